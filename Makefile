@@ -1,0 +1,59 @@
+# Everything a developer or CI does. `make demo` and `make test` work on a fresh machine with Python 3.11.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+TORCH  := 2.13.0
+export PIP_NO_INPUT := 1
+
+.PHONY: install demo test test-fast check format docs wheel audit clean install-firmware-tools
+
+install: $(VENV)/.installed
+
+# The CPU build of torch: from a local file or configured index, else from PyTorch's own CPU index, else the plain pin
+# (which on Linux brings CUDA; a machine with a GPU wants that: `make install TORCH_BUILD=cuda`).
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH_BUILD),cuda)
+	$(PIP) install --quiet -c constraints.txt "torch==$(TORCH)"
+else
+	$(PIP) install --quiet -c constraints.txt "torch==$(TORCH)+cpu" 2>/dev/null \
+	 || $(PIP) install --quiet -c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)+cpu" 2>/dev/null \
+	 || $(PIP) install --quiet -c constraints.txt "torch==$(TORCH)"
+endif
+	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: install
+	$(BIN)/compress run --run runs/demo
+
+# Two workers, one thread each: the tests are many and small.
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+
+# The generated pages; a test compares them with what the code says.
+docs: install
+	$(BIN)/benchmarks devices --format markdown > docs/devices.md
+	$(BIN)/deploy operators --format markdown > docs/operators.md
+
+wheel: install
+	$(BIN)/python -m build --outdir dist
+
+audit: install
+	$(PIP) install --quiet pip-audit && $(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+
+install-firmware-tools:
+	apt-get install -y --no-install-recommends gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

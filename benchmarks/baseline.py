@@ -1,0 +1,171 @@
+"""What a model is compared with: another file, a file at a git revision, or an earlier verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.errors import RuntimeFailure, UsageError
+
+_LARGEST_JSON = 200_000_000
+_GIT_SECONDS = 60
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a model is compared with.
+
+    Attributes:
+        profile: as `benchmarks.profile.profile` returns it.
+        source: the words for the report ("git:main", "old.tflite").
+        results: measured results that came with it.
+        environment: where its figures were measured, where that is known.
+        manifest: the exporter's manifest of that file, {} where there is none.
+    """
+
+    profile: dict[str, Any]
+    source: str
+    results: tuple[dict[str, Any], ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
+    """The profile of a model file, with its path in it.
+
+    Args:
+        path: a .tflite or .onnx file or a checkpoint directory.
+        arena: whether TFLite Micro's arena is measured, which starts a second process.
+
+    Raises:
+        UsageError: missing, damaged, or not a model.
+    """
+    from benchmarks.profile import profile
+
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
+    return {"file": str(path), **profile(path, arena=arena)}
+
+
+def load_baseline(source: Any, *, current: Mapping[str, Any], arena: bool = True) -> Baseline:
+    """Read a baseline.
+
+    Args:
+        source: "git:REV" (the model's own path at that revision) or "git:REV:PATH", a model file, a JSON file (of
+            `benchmarks profile` or `benchmarks gate --update-baseline`), or a mapping of one of these.
+        current: the profile of the model that is compared; its "file" is the path that is looked up in git.
+        arena: whether arenas are measured.
+
+    Raises:
+        UsageError: there is no such file or revision, or it is no model.
+        RuntimeFailure: git is missing or does not answer.
+    """
+    if isinstance(source, Baseline):
+        return source
+    if isinstance(source, Mapping):
+        return _from_json(dict(source), "the given baseline")
+    text = str(source)
+    if text.startswith("git:"):
+        return _from_git(text, str(current.get("file", "")), arena)
+    path = Path(text)
+    if path.suffix == ".json" and path.is_file():
+        return _from_json(_read_json(path), text)
+    return Baseline(profile_of(path, arena), text, manifest=manifest_beside(path))
+
+
+def manifest_beside(path: str | Path) -> dict[str, Any]:
+    """The exporter's manifest of a file, {} where there is none or it is damaged (it only adds explanations)."""
+    manifest = Path(f"{path}.manifest.json")
+    try:
+        value = json.loads(manifest.read_text(encoding="utf-8")) if manifest.stat().st_size < _LARGEST_JSON else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def as_json(profile: Mapping[str, Any], results: list[dict[str, Any]], environment: Mapping[str, Any],
+            manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--update-baseline` writes: the profile, the newest results of this file, and the environment."""
+    newest = {(r.get("kind", "accuracy"), r.get("runtime"), r.get("device_class")): r for r in results
+              if r.get("sha256") == profile.get("sha256")}
+    return {"schema": 1, "profile": dict(profile), "results": list(newest.values()), "environment": dict(environment),
+            "manifest": {key: manifest[key] for key in ("sha256", "tools", "tool_versions") if key in manifest}}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise UsageError(f"the baseline {path} is larger than {_LARGEST_JSON // 1_000_000} MB")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"cannot read the baseline {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"the baseline {path} holds no JSON object")
+    return value
+
+
+def _from_json(value: dict[str, Any], source: str) -> Baseline:
+    if value.get("schema") != 1:
+        raise UsageError(f"{source}: schema = {value.get('schema')!r} is unknown, this version reads 1")
+    profile = value.get("profile", value)
+    if not isinstance(profile, dict) or not isinstance(profile.get("macs"), dict):
+        raise UsageError(f"{source} holds neither a profile nor a baseline: write one with "
+                         "`benchmarks gate --update-baseline FILE.json` or `benchmarks profile --format json`")
+    results, environment, manifest = (value.get(key) for key in ("results", "environment", "manifest"))
+    return Baseline(profile, source, tuple(r for r in results if isinstance(r, dict)) if isinstance(results, list) else (),
+                    environment if isinstance(environment, dict) else {}, manifest if isinstance(manifest, dict) else {})
+
+
+def _from_git(text: str, current: str, arena: bool) -> Baseline:
+    revision, _, named = text.removeprefix("git:").partition(":")
+    path = Path(named or current)
+    if not revision or revision.startswith("-"):
+        raise UsageError(f"baseline = {text!r} names no revision: write git:main or git:main:path/model.tflite")
+    if not path.name or (named == "" and not Path(current).is_file()):
+        raise UsageError(f"baseline = {text!r} needs a model that is a file of the repository")
+    data = _git_show(revision, path)
+    if data is None:
+        raise UsageError(f"{path} does not exist at the git revision {revision!r}; choose another --baseline")
+    if data.startswith(_LFS):
+        raise UsageError(f"{path} at {revision!r} is a Git LFS pointer: run `git lfs fetch {revision}`, or use a file")
+    beside = _git_show(revision, Path(f"{path}.manifest.json"))
+    with tempfile.TemporaryDirectory(prefix="edgepress-baseline-") as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(data)
+        profile = profile_of(copy, arena)
+    try:
+        manifest = json.loads(beside) if beside else {}
+    except (ValueError, RecursionError):
+        manifest = {}
+    return Baseline({**profile, "file": f"{revision}:{path}", "sha256": hashlib.sha256(data).hexdigest()}, text,
+                    manifest=manifest if isinstance(manifest, dict) else {})
+
+
+def _git_show(revision: str, path: Path) -> bytes | None:
+    """The content of a file at a revision; None where that revision lacks it."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    name = path.name if path.parent.is_dir() else str(path)
+    known = _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if known.returncode:
+        inside = _git(folder, "rev-parse", "--git-dir").returncode == 0
+        raise UsageError(f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)" if inside
+                         else f"{folder.resolve()} is in no git repository: name a baseline file instead of git:")
+    shown = _git(folder, "show", f"{revision}:./{name}")
+    return shown.stdout if shown.returncode == 0 else None
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=_GIT_SECONDS, check=False)
+    except FileNotFoundError:
+        raise RuntimeFailure("git is not installed: install it, or name a baseline file instead of git:REV") from None
+    except subprocess.TimeoutExpired:
+        raise RuntimeFailure(f"git did not answer within {_GIT_SECONDS} s") from None

@@ -1,0 +1,78 @@
+"""Batches gathered by index from memory-mapped arrays: one gather for a batch, none for a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+def seed_of(*numbers: int) -> int:
+    """One 63-bit seed from several numbers (seed, epoch, rank); neighbours give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class BatchOrder:
+    """The indices of each batch of an epoch, derived from seed and epoch alone, so that a resumed run sees them again.
+
+    Every rank of a distributed run takes its share of each batch: the batch of all ranks together, and so the number
+    of steps, does not depend on how many there are.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool, rank: int = 0, ranks: int = 1):
+        self._count, self._batch_size, self._seed, self._shuffle = count, min(batch_size, count), seed, shuffle
+        self._rank, self._ranks, self._epoch = rank, ranks, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        # In training an incomplete batch is left out: batch statistics of one or two clips do harm.
+        return self._count // self._batch_size if self._shuffle else -(-self._count // self._batch_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = np.arange(self._count)
+        if self._shuffle:
+            order = np.random.default_rng([self._seed, self._epoch]).permutation(self._count)
+        for step in range(len(self)):
+            batch = order[step * self._batch_size:(step + 1) * self._batch_size]
+            # In rising order a memory-mapped file is read forwards; the order inside a batch has no meaning.
+            yield np.sort(batch)[self._rank::self._ranks]
+
+
+class GatheredArrays(Dataset[tuple[Tensor, ...]]):
+    """Arrays of equal length whose item is a whole batch: `self[indices]` gathers rows of each, and the indices."""
+
+    def __init__(self, *arrays: np.ndarray):
+        self._arrays = arrays
+
+    def __getitem__(self, indices: Any) -> tuple[Tensor, ...]:
+        return (*(torch.from_numpy(np.ascontiguousarray(np.asarray(array[indices]))) for array in self._arrays),
+                torch.from_numpy(np.asarray(indices)))
+
+    def __len__(self) -> int:
+        return len(self._arrays[0])
+
+
+def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0,
+            ranks: int = 1, pin_memory: bool = False) -> DataLoader[tuple[Tensor, ...]]:
+    """A loader whose batches are gathered in the main process.
+
+    Args:
+        arrays: [N, ...] each; memory-mapped ones are read batch by batch.
+        batch_size: clips of all ranks together.
+        seed: with the epoch, it gives the order (`loader.sampler.set_epoch`).
+        shuffle: training order, whole batches only; otherwise every row once, in order.
+        rank, ranks: which share of each batch.
+        pin_memory: for copies to a GPU.
+
+    Returns:
+        A loader of tuples: one tensor for each array, then the indices [B].
+    """
+    order = BatchOrder(len(arrays[0]), batch_size, seed, shuffle=shuffle, rank=rank, ranks=ranks)
+    return DataLoader(GatheredArrays(*arrays), sampler=order, batch_size=None,  # type: ignore[arg-type]
+                      num_workers=0, pin_memory=pin_memory)

@@ -1,0 +1,323 @@
+"""The network as a graph of few operators, with batch normalisation folded into the layers before it.
+
+Both exporters and fake quantization start from this graph, so that what is trained is what is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from models.errors import UsageError
+
+aten = torch.ops.aten
+#: Operators with weights: target -> (axis of the output channels, index of the weight, index of the bias).
+LAYERS: dict[Any, int] = {
+    aten.conv2d.default: 0, aten.conv2d.padding: 0, aten.conv1d.default: 0, aten.conv1d.padding: 0,
+    aten.conv_transpose2d.input: 1, aten.linear.default: 0,
+}
+#: Operators which do nothing in inference.
+_IDENTITIES = {aten.clone.default, aten.alias.default, aten.detach.default, aten.contiguous.default,
+               aten.dropout.default, aten.lift_fresh_copy.default}
+_BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the tensors of a layer came from in the original module.
+
+    Attributes:
+        weight, bias: state-dict keys; bias is None where the layer had none.
+        batch_norm: path of the batch norm folded into it, or None.
+        writable: whether folded tensors can be written back to these keys: they belong to this layer alone.
+        affine: the layer is a batch norm that had nothing to be folded into (a depthwise 1x1 convolution now).
+    """
+
+    weight: str
+    bias: str | None = None
+    batch_norm: str | None = None
+    writable: bool = True
+    affine: bool = False
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A traced network.
+
+    Attributes:
+        module: GraphModule without batch norm, dropout or in-place operators; a copy, trainable.
+        origins: name of the layer's node -> where its tensors came from.
+        dynamic_batch: False where the network has its batch size written into it.
+    """
+
+    module: fx.GraphModule
+    origins: dict[str, Origin] = field(default_factory=dict)
+    dynamic_batch: bool = True
+
+
+def as_inputs(batch: Any) -> tuple[torch.Tensor, ...]:
+    """Inputs as a tuple of tensors; a bare tensor is the only input.
+
+    Raises:
+        UsageError: something else was given.
+    """
+    inputs = (batch,) if isinstance(batch, torch.Tensor) else batch
+    if not isinstance(inputs, (tuple, list)) or not inputs or not all(isinstance(x, torch.Tensor) for x in inputs):
+        raise UsageError(f"inputs must be a tensor or a tuple of tensors, one per input, not {type(batch).__name__}")
+    return tuple(inputs)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide warnings that torch's own tracer gives about torch's own code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def fold(model: nn.Module, example_inputs: Any) -> Folded:
+    """Trace a network in evaluation mode and fold its batch norms.
+
+    Args:
+        model: untouched; its tensors are copied.
+        example_inputs: a tensor or a tuple of tensors with a batch dimension.
+
+    Raises:
+        UsageError: torch.export cannot trace it; the message carries its first line.
+    """
+    inputs = as_inputs(example_inputs)
+    traced, dynamic = _trace(copy.deepcopy(model).eval(), inputs)
+    graph = traced.graph
+    for node in list(graph.nodes):
+        if node.op == "call_module" and "_guards" in str(node.target):
+            graph.erase_node(node)
+        elif node.op == "call_function" and node.target in _IDENTITIES:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    _fold_constants(traced)
+    origins = {node.name: _origin(node) for node in graph.nodes if node.target in LAYERS}
+    _separate_shared(traced, origins)
+    for node in list(graph.nodes):
+        if node.target in _BATCH_NORMS:
+            _fold_batch_norm(traced, node, origins)
+    graph.eliminate_dead_code()
+    graph.lint()
+    return Folded(fx.GraphModule(traced, graph, class_name="Folded").eval(), origins, dynamic)
+
+
+def weight_and_bias(node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
+    """The nodes which give a layer its weight and bias."""
+    weight = node.args[1]
+    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    return weight, bias  # type: ignore[return-value]
+
+
+def fetch(module: nn.Module, target: str) -> torch.Tensor:
+    """A tensor by its dotted path."""
+    path, _, name = target.rpartition(".")
+    return getattr(module.get_submodule(path), name)
+
+
+def store(module: nn.Module, target: str, value: torch.Tensor, parameter: bool = True) -> None:
+    """Put a tensor at a dotted path, making the modules on the way."""
+    *path, name = target.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            module.add_module(part, nn.Module())
+        module = getattr(module, part)
+    if name in module._buffers:
+        del module._buffers[name]
+    if parameter and value.is_floating_point():
+        module.register_parameter(name, nn.Parameter(value.detach().clone()))
+    else:
+        module.register_buffer(name, value.detach().clone())
+
+
+def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[fx.GraphModule, bool]:
+    from compress.quantize.rewrite import DECOMPOSITIONS
+
+    batch = inputs[0].shape[0] if inputs[0].ndim else 0
+    attempts: list[tuple[tuple[torch.Tensor, ...], Any]] = []
+    if batch and all(x.ndim and x.shape[0] == batch for x in inputs):
+        # torch.export takes a batch of 1 for a constant: trace with two copies.
+        doubled = tuple(torch.cat([x, x])[: max(2, batch)] for x in inputs)
+        attempts.append((doubled, tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)))
+        attempts.append((doubled, tuple({0: torch.export.Dim.AUTO} for _ in inputs)))
+    attempts.append((inputs, None))
+    first: Exception | None = None
+    for example, shapes in attempts:
+        try:
+            with quiet(), torch.no_grad():
+                program = torch.export.export(model, example, dynamic_shapes=shapes)
+                traced = program.run_decompositions(DECOMPOSITIONS).module()
+                if shapes is not None:  # a batch size that is written into the graph fails on another batch
+                    traced(*(torch.cat([x, x, x])[: len(x) + 1] for x in example))
+            return fx.GraphModule(traced, traced.graph), shapes is not None
+        except Exception as error:
+            first = first or error
+    raise UsageError(f"torch.export cannot trace {type(model).__name__}: "
+                     f"{type(first).__name__}: {str(first).strip().splitlines()[0]}") from first
+
+
+def _fold_constants(module: fx.GraphModule) -> None:
+    """Evaluate what depends on parameters alone, such as a weight that a parametrization computes."""
+    constants: dict[fx.Node, torch.Tensor] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            constants[node] = fetch(module, str(node.target))
+        elif node.op == "call_function" and node.all_input_nodes and all(n in constants for n in node.all_input_nodes):
+            with torch.no_grad():
+                value = node.target(*fx.map_arg(node.args, constants.__getitem__),
+                                    **fx.map_arg(node.kwargs, constants.__getitem__))
+            if not isinstance(value, torch.Tensor):
+                continue
+            name = f"folded_{node.name}"
+            store(module, name, value)
+            with module.graph.inserting_before(node):
+                constant = module.graph.get_attr(name)
+            constants[constant] = value
+            node.replace_all_uses_with(constant)
+            module.graph.erase_node(node)
+
+
+def _origin(node: fx.Node) -> Origin:
+    weight, bias = weight_and_bias(node)
+    folded = weight.op != "get_attr" or str(weight.target).startswith("folded_")
+    return Origin(str(weight.target), str(bias.target) if bias is not None else None, writable=not folded)
+
+
+def _separate_shared(module: fx.GraphModule, origins: dict[str, Origin]) -> None:
+    """Give every layer tensors of its own: folding and ranges differ where a module is called twice."""
+    seen: dict[str, str] = {}
+    for node in module.graph.nodes:
+        if node.name not in origins:
+            continue
+        shared = False
+        for index in (1, 2):
+            tensor = node.args[index] if len(node.args) > index else None
+            if not isinstance(tensor, fx.Node) or tensor.op != "get_attr":
+                continue
+            target = str(tensor.target)
+            if target in seen:
+                shared = True
+                copied = f"{target}_{node.name}".replace(".", "_")
+                store(module, copied, fetch(module, target))
+                with module.graph.inserting_before(node):
+                    node.update_arg(index, module.graph.get_attr(copied))
+                first = seen[target]
+                origins[first] = Origin(origins[first].weight, origins[first].bias, writable=False)
+            else:
+                seen[target] = node.name
+        if shared:
+            origins[node.name] = Origin(origins[node.name].weight, origins[node.name].bias, writable=False)
+
+
+def _fold_batch_norm(module: fx.GraphModule, node: fx.Node, origins: dict[str, Origin]) -> None:
+    """Replace y = (x - mean) / sqrt(var + eps) * gamma + beta by a changed layer before it, or by a depthwise 1x1."""
+    source, gamma_node, beta_node, mean_node, var_node = node.args[:5]
+    eps = float(node.args[6] if node.target is aten._native_batch_norm_legit_no_training.default else node.args[7])
+    mean, var = fetch(module, mean_node.target).detach(), fetch(module, var_node.target).detach()
+    gamma = fetch(module, gamma_node.target).detach() if gamma_node is not None else torch.ones_like(mean)
+    beta = fetch(module, beta_node.target).detach() if beta_node is not None else torch.zeros_like(mean)
+    path = str(mean_node.target).rpartition(".")[0]
+    # A division, not rsqrt: with gamma = sqrt(1 + eps), var = 1 the factor is exactly 1, so that a folded network
+    # which was written back into these tensors folds to itself.
+    factor = gamma / torch.sqrt(var + eps)
+    outputs = [user for user in node.users if user.target is operator.getitem] or [node]
+    foldable = (isinstance(source, fx.Node) and source.name in origins and len(source.users) == 1
+                and not (source.target is aten.linear.default and _dimensions(source) not in (2, None))
+                and not (source.target is aten.conv_transpose2d.input and len(source.args) > 6 and source.args[6] != 1))
+    with module.graph.inserting_before(node):
+        if foldable:
+            _scale_layer(module, source, factor, beta - mean * factor, origins, path, gamma_node is not None)
+            result = source
+        else:
+            result = _affine(module, node, source, factor, beta - mean * factor, origins, path)
+    for output in outputs:
+        output.replace_all_uses_with(result)
+        if output is not node:
+            module.graph.erase_node(output)
+    module.graph.erase_node(node)
+
+
+def _scale_layer(module: fx.GraphModule, layer: fx.Node, factor: torch.Tensor, shift: torch.Tensor,
+                 origins: dict[str, Origin], path: str, affine: bool) -> None:
+    weight_node, bias_node = weight_and_bias(layer)
+    weight = fetch(module, str(weight_node.target)).detach()
+    shape = [1] * weight.ndim
+    shape[LAYERS[layer.target]] = -1
+    store(module, str(weight_node.target), weight * factor.reshape(shape))
+    if bias_node is not None:
+        store(module, str(bias_node.target), fetch(module, str(bias_node.target)).detach() * factor + shift)
+    else:
+        name = str(weight_node.target).removesuffix("weight").rstrip(".") + ".bias"
+        if name.startswith("folded_") or _exists(module, name):
+            name = f"folded_bias_{layer.name}"
+        store(module, name, shift)
+        bias = module.graph.get_attr(name)
+        layer.prepend(bias)
+        arguments = list(layer.args) + [None] * (3 - len(layer.args))
+        arguments[2] = bias
+        layer.args = tuple(arguments)
+    origin = origins[layer.name]
+    origins[layer.name] = Origin(origin.weight, origin.bias, path,
+                                 writable=origin.writable and origin.batch_norm is None and affine)
+
+
+def _affine(module: fx.GraphModule, node: fx.Node, source: Any, factor: torch.Tensor, shift: torch.Tensor,
+            origins: dict[str, Origin], path: str) -> fx.Node:
+    rank, channels = _dimensions(source), factor.numel()
+    weight_name, bias_name = f"{path}.affine_weight", f"{path}.affine_bias"
+    if _exists(module, weight_name):
+        weight_name, bias_name = f"affine_weight_{node.name}", f"affine_bias_{node.name}"
+    if rank == 4:
+        store(module, weight_name, factor.reshape(-1, 1, 1, 1))
+        store(module, bias_name, shift)
+        weight, bias = module.graph.get_attr(weight_name), module.graph.get_attr(bias_name)
+        made = module.graph.call_function(aten.conv2d.default,
+                                          (source, weight, bias, [1, 1], [0, 0], [1, 1], channels))
+        origins[made.name] = Origin(weight_name, bias_name, path, affine=True, writable=False)
+    else:
+        shape = [1, -1, *([1] * ((rank or 2) - 2))]
+        store(module, weight_name, factor.reshape(shape))
+        store(module, bias_name, shift.reshape(shape))
+        scaled = module.graph.call_function(aten.mul.Tensor, (source, module.graph.get_attr(weight_name)))
+        made = module.graph.call_function(aten.add.Tensor, (scaled, module.graph.get_attr(bias_name)))
+        scaled.meta.update(_inherited(node))
+    made.meta.update(_inherited(node))
+    return made
+
+
+def _inherited(node: fx.Node) -> dict[str, Any]:
+    meta = {key: node.meta[key] for key in ("nn_module_stack",) if key in node.meta}
+    value = node.meta.get("val")
+    if value is not None:
+        meta["val"] = value[0] if isinstance(value, (tuple, list)) else value
+    return meta
+
+
+def _dimensions(node: Any) -> int | None:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return value.dim() if isinstance(value, torch.Tensor) else None
+
+
+def _exists(module: nn.Module, target: str) -> bool:
+    try:
+        fetch(module, target)
+    except AttributeError:
+        return False
+    return True
+
+
+def module_path(node: fx.Node) -> str:
+    """Dotted path of the module that a node came from; "" for the network itself."""
+    stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack and isinstance(stack[-1], (tuple, list)) else ""

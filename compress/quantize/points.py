@@ -1,0 +1,251 @@
+"""Where integers sit: which values of the graph an integer file holds, and which of them share one range.
+
+A *point* is a set of values with one scale and zero point. TFLite demands equal parameters at the input and output
+of pooling, concatenation, padding, slicing, reshaping and resizing; softmax, logistic and tanh have fixed outputs.
+A ReLU belongs to the layer before it: the value between the two exists in no integer file.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from compress.quantize.fold import LAYERS, aten, module_path
+from compress.quantize.scheme import FLOAT
+
+#: Operators whose output has the scale of their input.
+SAME_RANGE = {
+    aten.max_pool2d.default, aten.avg_pool2d.default, aten.cat.default, aten.view.default, aten.reshape.default,
+    aten._unsafe_view.default, aten.flatten.using_ints, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
+    aten.unsqueeze.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.slice.Tensor, aten.select.int,
+    aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, operator.getitem,
+    aten.constant_pad_nd.default, aten.pad.default, aten.expand.default, aten.upsample_nearest2d.vec,
+    aten.upsample_nearest2d.default, aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default, aten.stack.default,
+    aten.pixel_shuffle.default, aten.repeat.default, aten.flip.default, aten.roll.default, aten.amax.default,
+    aten.max_pool1d.default, aten.avg_pool1d.default, aten.channel_shuffle.default, aten.maximum.default,
+    aten.minimum.default, aten.index_select.default,
+}
+#: Pooling that computes new values; these are rounded again, to the same range.
+AVERAGES = {aten.avg_pool2d.default, aten.avg_pool1d.default}
+#: Operator -> range of its output. 255/256 and 127/128 give exactly the scales 1/256 and 1/128 of the specification.
+FIXED = {
+    aten.softmax.int: (0.0, 255 / 256), aten._softmax.default: (0.0, 255 / 256),
+    aten.sigmoid.default: (0.0, 255 / 256), aten.tanh.default: (-1.0, 127 / 128),
+}
+#: Operators with integer kernels and an output range of their own.
+COMPUTED = {
+    aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mean.dim, aten.adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool1d.default, aten.hardswish.default, aten.leaky_relu.default, aten.rsqrt.default,
+    aten.sum.dim_IntList, *LAYERS,
+}
+RELUS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}
+#: What a ReLU melts into.
+_FUSING = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, *LAYERS}
+_POOLS = {aten.max_pool2d.default, aten.avg_pool2d.default}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Values with one range.
+
+    Attributes:
+        key: stable name, the module path and operator of its first value; "input" or "input.1" for inputs.
+        nodes: names of the nodes whose values are rounded here, in the order of the graph.
+        followers: names of nodes which carry the same integers without rounding (max pooling, reshape).
+        fixed: the range which the specification prescribes, or None.
+        scheme: "w8a8" (int8), "a16w8" (int16) or "float" (not quantized).
+    """
+
+    key: str
+    nodes: tuple[str, ...]
+    followers: tuple[str, ...] = ()
+    fixed: tuple[float, float] | None = None
+    scheme: str = "w8a8"
+
+
+@dataclass(frozen=True)
+class Points:
+    """All points of a graph.
+
+    Attributes:
+        points: in the order of the graph.
+        layers: name of a node with weights -> key of the layer.
+        constants: constant operand, name of its get_attr node -> scheme.
+        islands: name of a node which stays in float -> its operator; no integer kernel covers it, or it was asked for.
+    """
+
+    points: tuple[Point, ...]
+    layers: dict[str, str]
+    constants: dict[str, str]
+    islands: dict[str, str]
+
+    def of_node(self) -> dict[str, Point]:
+        """Node name -> its point, followers included."""
+        return {name: point for point in self.points for name in (*point.nodes, *point.followers)}
+
+
+def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Points:
+    """Decide where integers sit.
+
+    Args:
+        graph: of a folded network.
+        scheme: "w8a8" or "a16w8".
+        exceptions: key of a layer or operator (or the module path it came from) -> "float", "w8a8" or "a16w8".
+    """
+    keys = node_keys(graph)
+    parent: dict[str, str] = {}
+    rounded: set[str] = set()
+    fixed: dict[str, tuple[float, float]] = {}
+    islands: dict[str, str] = {}
+    constants: dict[str, str] = {}
+    hidden = {node.name for node in graph.nodes if _melts(node)}
+
+    def find(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    def unite(a: str, b: str) -> None:
+        a, b = find(a), find(b)
+        if a == b:
+            return
+        both = {root: fixed[root] for root in (a, b) if root in fixed}
+        if len(set(both.values())) > 1:  # two prescribed ranges: the operator rounds to a range of its own
+            return
+        parent[b] = a
+        if both:
+            fixed[a] = next(iter(both.values()))
+
+    for node in graph.nodes:
+        if node.op == "get_attr" or node.op == "output" or node.name in hidden or not holds_floats(node):
+            continue
+        parent[node.name] = node.name
+        wanted = exception_of(node, keys, exceptions, scheme)
+        inputs = [source for source in node.all_input_nodes if holds_floats(source) and source.op != "get_attr"]
+        if node.target in SAME_RANGE and wanted != FLOAT:
+            for source in inputs:
+                if source.name in parent:
+                    unite(source.name, node.name)
+            if node.target in AVERAGES:
+                rounded.add(node.name)
+            continue
+        rounded.add(node.name)
+        if node.op == "placeholder":
+            continue
+        body = _body(node, hidden)
+        if wanted == FLOAT or not has_integer_kernel(body):
+            islands[node.name] = str(body.target)
+        elif body.target in FIXED:
+            fixed[node.name] = FIXED[body.target]
+        if node.target in RELUS and body is node and inputs and inputs[0].target in _POOLS:
+            unite(inputs[0].name, node.name)  # converters move a ReLU into the pooling before it
+    for node in graph.nodes:
+        if node.op == "get_attr" and any(_reads_as_operand(user, node) for user in node.users) and holds_floats(node):
+            constants[node.name] = scheme
+    members: dict[str, list[str]] = {}
+    for name in parent:
+        members.setdefault(find(name), []).append(name)
+    by_name = {node.name: node for node in graph.nodes}
+    points = []
+    for root, names in members.items():
+        nodes = tuple(name for name in names if name in rounded)
+        followers = tuple(name for name in names if name not in rounded)
+        own = by_name[nodes[0] if nodes else names[0]]
+        of_point = exception_of(own, keys, exceptions, scheme)
+        if all(name in islands for name in nodes) and not _feeds_integers(names, by_name, islands):
+            of_point = FLOAT
+        elif of_point == FLOAT:
+            of_point = scheme
+        points.append(Point(keys[own.name], nodes, followers, fixed.get(root), of_point))
+    layers = {node.name: keys[node.name] for node in graph.nodes if node.target in LAYERS}
+    return Points(tuple(points), layers, constants, islands)
+
+
+def node_keys(graph: fx.Graph) -> dict[str, str]:
+    """A stable, readable and unique name for every node: "stage1.conv1/conv2d"; "input", "input.1" for inputs."""
+    keys: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    placeholders = 0
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            keys[node.name] = "input" if not placeholders else f"input.{placeholders}"
+            placeholders += 1
+            continue
+        kind = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+        path = module_path(node)
+        key = f"{path}/{kind}" if path else kind
+        counts[key] = counts.get(key, 0) + 1
+        keys[node.name] = key if counts[key] == 1 else f"{key}#{counts[key]}"
+    return keys
+
+
+def exception_of(node: fx.Node, keys: dict[str, str], exceptions: dict[str, str], scheme: str) -> str:
+    """The scheme of a node: that of its key, of its module path or of a module around it, else the default."""
+    for name in (keys[node.name], module_path(node)):
+        while name:
+            if name in exceptions:
+                return exceptions[name]
+            name = name.rpartition(".")[0]
+    return scheme
+
+
+def holds_floats(node: fx.Node) -> bool:
+    """Whether a node's value is a float tensor (or several)."""
+    value = node.meta.get("val")
+    if isinstance(value, (tuple, list)):
+        return any(isinstance(v, torch.Tensor) and v.is_floating_point() for v in value)
+    if value is None:
+        return node.op in ("call_function", "get_attr", "placeholder") and "sym_size" not in node.name
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def has_integer_kernel(node: fx.Node) -> bool:
+    """Whether TFLite computes the operator on integers."""
+    if node.target in RELUS:
+        return clipping_of(node) is not None
+    if node.target is aten.adaptive_avg_pool2d.default:
+        return list(node.args[1]) == [1, 1]  # type: ignore[arg-type]
+    return node.target in SAME_RANGE or node.target in FIXED or node.target in COMPUTED
+
+
+def clipping_of(node: fx.Node) -> tuple[float, float | None] | None:
+    """(low, high) of an activation which TFLite can melt into a layer: ReLU, ReLU6, ReLU -1..1; else None."""
+    if node.target is aten.relu.default:
+        return 0.0, None
+    if node.target is aten.relu6.default:
+        return 0.0, 6.0
+    low = node.args[1] if len(node.args) > 1 else (-1.0 if node.target is aten.hardtanh.default else None)
+    high = node.args[2] if len(node.args) > 2 else (1.0 if node.target is aten.hardtanh.default else None)
+    return (low, high) if (low, high) in ((0.0, None), (0.0, 6.0), (-1.0, 1.0)) else None  # type: ignore[return-value]
+
+
+def _melts(node: fx.Node) -> bool:
+    """Whether the value is seen by one ReLU only, so that no file holds it."""
+    if node.target not in _FUSING or len(node.users) != 1:
+        return False
+    user = next(iter(node.users))
+    return user.target in RELUS and clipping_of(user) is not None
+
+
+def _body(node: fx.Node, hidden: set[str]) -> fx.Node:
+    """The operator that computes a value: the layer behind a melted ReLU, else the node itself."""
+    source = node.args[0] if node.args else None
+    return source if isinstance(source, fx.Node) and source.name in hidden else node
+
+
+def _reads_as_operand(user: fx.Node, constant: fx.Node) -> bool:
+    return user.op == "call_function" and user.target not in LAYERS and constant in user.all_input_nodes
+
+
+def _feeds_integers(names: list[str], by_name: dict[str, fx.Node], islands: dict[str, str]) -> bool:
+    for name in names:
+        for user in by_name[name].users:
+            if user.op == "output" or user.name in names:
+                continue
+            if user.name not in islands and not (len(user.users) == 1 and next(iter(user.users)).name in islands):
+                return True
+    return False

@@ -1,0 +1,305 @@
+"""Training: one Lightning loop for dense networks, students, ADMM, fine-tuning and quantization-aware training."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.batches import batches, seed_of
+from compress.recipe import Distill, TrainSettings
+from models.atomic import write_text
+from models.errors import UsageError
+
+if TYPE_CHECKING:
+    from compress.loop import Shaping
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What to train on; Lightning's own options, passed through.
+
+    Attributes:
+        accelerator: "auto", "cpu", "gpu", ...
+        devices: "auto", a count, or a list as Lightning reads it.
+        strategy: "auto", "ddp", "ddp_spawn", "fsdp", ...
+        nodes: machines that take part.
+        progress: show progress on stderr.
+    """
+
+    accelerator: str = "auto"
+    devices: str | int = "auto"
+    strategy: str = "auto"
+    nodes: int = 1
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes:
+        model: the network with the weights of the chosen epoch, in evaluation mode on the CPU.
+        history: one record per epoch: losses, validation accuracy, rate, seconds, residuals.
+        best_epoch: the chosen one, from 1; 0 where nothing was trained.
+        seconds: the sum over all epochs, those before a resume included.
+        shaping: the final state of the shaping, where there was one.
+    """
+
+    model: nn.Module
+    history: list[dict[str, float]]
+    best_epoch: int
+    seconds: float
+    shaping: dict[str, Any] | None = field(default=None, repr=False)
+
+
+def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.Module | None = None,
+          distill: Distill | None = None, penalty: Shaping | None = None, run: Path | None = None,
+          resume: bool = True, seed: int = 0, machine: Machine = Machine(), name: str = "train",
+          after_epoch: Callable[[int], None] | None = None) -> TrainResult:
+    """Train a copy of `model` on the task's training split; the epoch is chosen on its validation split.
+
+    Args:
+        model: [B, *task.input_shape] -> logits [B, len(task.classes)]; it is left untouched.
+        task: see models/tasks.
+        settings: epochs, rates, augmentation, precision.
+        teacher: a network on the same inputs to distil from; used where `distill` is given.
+        distill: the form of the distillation loss.
+        penalty: ADMM or gradual masks, see `compress.loop.Shaping`.
+        run: folder of logs and of the training state; a training with the same inputs found there goes on from its
+            last finished epoch (bit-equal on one CPU thread). None: nothing is kept.
+        resume: False starts anew.
+        seed: of order, augmentation and dropout.
+        machine: devices, see `Machine`.
+        name: for progress lines.
+        after_epoch: called with the number of the epoch behind each one.
+
+    Raises:
+        UsageError: the folder holds another training, or a damaged one.
+        RuntimeFailure: the loss is no longer finite.
+    """
+    model = copy.deepcopy(model).float()
+    if settings.epochs == 0:
+        return TrainResult(model.eval(), [], 0, 0.0, None)
+    with _folder(run) as folder:
+        key = _fingerprint(model, task, settings, distill if teacher is not None else None, teacher, penalty, seed)
+        _claim(folder, key, resume)
+        last = folder / "last.ckpt"
+        state = _finished(last)
+        if state is None:
+            _fit(model, task, settings, teacher, distill, penalty, folder, seed, machine, name, after_epoch)
+            state = _finished(last)
+            assert state is not None, "the training ended without its last state"
+        model.load_state_dict(state["best"]["state"])
+        return TrainResult(model.cpu().eval(), state["history"], state["best"]["epoch"],
+                           sum(record["seconds"] for record in state["history"]), state["shaping"])
+
+
+def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Module | None, distill: Distill | None,
+         penalty: Shaping | None, folder: Path, seed: int, machine: Machine, name: str,
+         after_epoch: Callable[[int], None] | None) -> None:
+    import lightning.pytorch as lightning
+
+    from compress.augment import make_augmentation
+    from compress.distill import teacher_of
+    from compress.loop import AtomicCheckpoints, ProgressLine, SaveEveryEpoch, TrainingLoop
+
+    splits = {split: task.split(split) for split in ("train", "validation")}
+    labels = {split: np.asarray(found.labels, np.int64) for split, found in splits.items()}
+    for split, found in labels.items():
+        if len(found) < 2:
+            raise UsageError(f"the task {task.name!r} has {len(found)} clips in its {split} split: at least 2 are "
+                             "needed to train")
+    augment, waveforms = None, False
+    if settings.augment != type(settings.augment)():
+        augment = make_augmentation(settings.augment, task)
+        waveforms = settings.augment.on_waveforms
+    inputs = task.waveforms("train") if waveforms else task.features("train")
+    validation = task.features("validation")
+    guide: nn.Module | Tensor | None = None
+    if teacher is not None and distill is not None:
+        guide = teacher_of(copy.deepcopy(teacher))
+        if distill.logits == "cached":
+            guide = torch.from_numpy(logits_of(guide, task.features("train")))
+
+    def loaders(rank: int, ranks: int) -> tuple[Any, Any]:
+        pin = torch.cuda.is_available()
+        return (batches((inputs, labels["train"]), settings.batch_size, seed=seed, shuffle=True, rank=rank,
+                        ranks=ranks, pin_memory=pin),
+                batches((validation, labels["validation"]), 256, pin_memory=pin))
+
+    steps = settings.epochs * len(loaders(0, 1)[0].sampler)  # type: ignore[arg-type]
+    channels_last(model)
+    loop = TrainingLoop(model, settings, loaders, augment, steps, seed, distill, guide, penalty)
+    callbacks: list[Any] = [SaveEveryEpoch(folder)]
+    if machine.progress:
+        callbacks.append(ProgressLine(name, settings.epochs))
+    if after_epoch is not None:
+        callbacks.append(lightning.callbacks.LambdaCallback(
+            on_train_epoch_end=lambda trainer, module: after_epoch(trainer.current_epoch + 1)))
+    with _quiet():
+        trainer = lightning.Trainer(
+            accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes,
+            strategy=_strategy(machine), precision=precision_for(settings, machine),  # type: ignore[arg-type]
+            max_epochs=settings.epochs, callbacks=callbacks, plugins=[AtomicCheckpoints()],
+            logger=_tensorboard(folder), enable_checkpointing=True, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
+            default_root_dir=str(folder), log_every_n_steps=10**9)
+        last = folder / "last.ckpt"
+        torch.manual_seed(seed_of(seed, 0))
+        try:
+            trainer.fit(loop, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+        except SystemExit:
+            # Lightning turns Ctrl-C into an exit with code 1; to us it is an interrupt like any other.
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None
+            raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def logits_of(model: nn.Module, features: np.ndarray, batch_size: int = 256) -> np.ndarray:
+    """Logits of every row, float32, on the CPU.
+
+    Args:
+        model: used in evaluation mode; left in the mode that it was in.
+        features: [N, *input_shape] float32, memory-mapped or not.
+
+    Returns:
+        [N, K] float32.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return np.concatenate([model(inputs).float().cpu().numpy()
+                                   for inputs, _ in batches((features,), batch_size)])
+    finally:
+        model.train(was_training)
+
+
+def evaluate_model(model: nn.Module, task: Any, split: str) -> dict[str, Any]:
+    """Accuracy, log loss and their breakdown of a network on one split (models.tasks.metrics.evaluate)."""
+    from models.tasks.metrics import evaluate
+
+    found = task.split(split)
+    return evaluate(logits_of(model, task.features(split)), np.asarray(found.labels), found.devices, task.classes,
+                    found.identifiers, task.unseen_devices)
+
+
+def channels_last(model: nn.Module) -> None:
+    """The layout in which CPU and GPU kernels of 2-d convolutions are fastest; values do not change."""
+    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def precision_for(settings: TrainSettings, machine: Machine) -> str:
+    """ "auto" is bf16-mixed where the hardware multiplies bf16, otherwise fp32."""
+    if settings.precision != "auto":
+        return settings.precision
+    if machine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    flags = Path("/proc/cpuinfo")
+    if machine.accelerator in ("auto", "cpu") and flags.exists() and "avx512_bf16" in flags.read_text():
+        return "bf16-mixed"
+    return "32-true"
+
+
+def _strategy(machine: Machine) -> str:
+    """Several devices of one machine: spawned processes, so that the command line is not run once for each."""
+    count = str(machine.devices)
+    if machine.strategy == "auto" and machine.nodes == 1 and count.isdigit() and int(count) > 1:
+        return "ddp_spawn"
+    return machine.strategy
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(str(folder), name="tensorboard", version="", default_hp_metric=False)
+    except ModuleNotFoundError:
+        return False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's banners and its advice on loader processes, which do not apply to whole-batch gathers."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*is not allowlisted.*|.*LeafSpec.*|.*isinstance.treespec.*")
+            warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*optimizer.step.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _folder(run: Path | None) -> Iterator[Path]:
+    if run is not None:
+        run.mkdir(parents=True, exist_ok=True)
+        yield run
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgepress-train-") as folder:
+            yield Path(folder)
+
+
+def _claim(folder: Path, key: str, resume: bool) -> None:
+    """Note what is trained here, so that a state is never taken for that of another training."""
+    note = folder / "training.json"
+    if note.exists() and resume:
+        try:
+            found = json.loads(note.read_text())["key"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        if found == key:
+            return
+        raise UsageError(f"{folder} holds a training with other inputs (settings, data, seed or network); choose "
+                         "another folder, or remove it")
+    for old in ("last.ckpt", "history.csv"):
+        (folder / old).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    write_text(note, json.dumps({"key": key, "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}) + "\n")
+
+
+def _finished(last: Path) -> dict[str, Any] | None:
+    from compress.loop import STATE, read_state
+
+    if not last.exists():
+        return None
+    state = read_state(last)[STATE]
+    return state if state["done"] else None
+
+
+def _fingerprint(model: nn.Module, task: Any, settings: TrainSettings, distill: Distill | None,
+                 teacher: nn.Module | None, penalty: Any, seed: int) -> str:
+    digest = hashlib.sha256(json.dumps([settings.model_dump(), distill.model_dump() if distill else None, seed,
+                                        str(task.fingerprint), type(penalty).__name__,
+                                        getattr(penalty, "description", None)], sort_keys=True).encode())
+    for network in (model, teacher if distill else None):
+        for name, value in (network.state_dict() if network is not None else {}).items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                          if value.numel() else b"")
+    return digest.hexdigest()

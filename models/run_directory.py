@@ -1,0 +1,121 @@
+"""A run directory: what the commands made, newest last, under a lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from models.atomic import write_text
+from models.errors import UsageError
+
+DEFAULT_RUN = Path("runs/default")
+KINDS = ("checkpoint", "artifact", "result")
+
+
+class RunDirectory:
+    """Checkpoints, artifacts and results of one run.
+
+    `index.jsonl` holds one line for each: kind, name, path relative to the run, time, and facts such as MACs. A file
+    that was deleted by hand is passed over. Everything is written atomically, so that a kill loses nothing finished.
+    """
+
+    def __init__(self, path: str | Path = DEFAULT_RUN):
+        self.path = Path(path)
+        self._index = self.path / "index.jsonl"
+
+    def place(self, kind: str, name: str) -> Path:
+        """Where a thing of this kind and name belongs: checkpoints/NAME, artifacts/NAME, results/NAME."""
+        _check_kind(kind)
+        if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+            raise UsageError(f"name = {name!r} must be a plain file name")
+        return self.path / f"{kind}s" / name
+
+    def add(self, kind: str, name: str, path: str | Path, **facts: Any) -> None:
+        """Enter a finished thing; an older entry of the same kind and name is replaced."""
+        _check_kind(kind)
+        relative = os.path.relpath(path, self.path)
+        kept = [line for line in self._lines() if (line["kind"], line["name"]) != (kind, name)]
+        kept.append({"kind": kind, "name": name, "path": relative, "time": time.time(), **facts})
+        write_text(self._index, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def entries(self, kind: str) -> list[dict[str, Any]]:
+        """All that exist of this kind, oldest first; `path` is absolute or relative to the working directory."""
+        _check_kind(kind)
+        found = [{**line, "path": self.path / line["path"]} for line in self._lines() if line["kind"] == kind]
+        return [entry for entry in found if entry["path"].exists()]
+
+    def newest(self, kind: str, fits: Callable[[dict[str, Any]], bool] = lambda entry: True, *,
+               wanted: str, first: str) -> dict[str, Any]:
+        """The newest entry that fits.
+
+        Args:
+            kind: "checkpoint", "artifact" or "result".
+            fits: whether an entry will do.
+            wanted: what is looked for, for the error ("an unpruned float checkpoint above 20 M MACs").
+            first: the command that makes one ("compress train").
+
+        Raises:
+            UsageError: there is none; the message names the command to run first.
+        """
+        for entry in reversed(self.entries(kind)):
+            if fits(entry):
+                return entry
+        raise UsageError(f"{self.path} holds no {wanted}; run `{first}` first, or name a path")
+
+    @contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Keep a second command out of this run directory.
+
+        The operating system drops the lock with its process, so that a killed command leaves no stale one.
+
+        Raises:
+            UsageError: another living process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        holder = self.path / "lock.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock", timeout=-1 if wait else 0)
+            lock.acquire()
+        except Timeout:
+            try:
+                who = "process {pid} ({command})".format(**json.loads(holder.read_text()))
+            except (OSError, ValueError, KeyError):
+                who = "another process"
+            raise UsageError(f"{self.path} is in use by {who}; wait for it, or choose another --run") from None
+        except OSError as error:
+            raise UsageError(f"cannot write {self.path}: {error.strerror or error}; choose a writable --run") from error
+        try:
+            import sys
+
+            write_text(holder, json.dumps({"pid": os.getpid(), "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])}))
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self._index.exists():
+            return []
+        lines = []
+        for number, text in enumerate(self._index.read_text().splitlines(), 1):
+            try:
+                line = json.loads(text)
+                inside = not os.path.isabs(line["path"])
+                if line["kind"] not in KINDS or not isinstance(line["name"], str) or not inside:
+                    raise ValueError
+            except (ValueError, KeyError, TypeError):
+                raise UsageError(f"{self._index}, line {number}, is damaged: remove the line or the file") from None
+            lines.append(line)
+        return lines
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"kind = {kind!r} is unknown: allowed are {', '.join(KINDS)}")

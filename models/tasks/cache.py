@@ -1,0 +1,117 @@
+"""Arrays on disk, found again by what they were made from.
+
+An entry is a folder `<cache>/<kind>/<key>/` with `data.npy`, renamed into place when it is complete; a lock keeps two
+processes from making the same one. Nothing is ever deleted from the cache: remove the folder to empty it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.atomic import new_directory
+from models.errors import UsageError
+
+
+def cache_directory(cache: str | Path | None = None) -> Path:
+    """`cache`, else $EDGEPRESS_CACHE, else the user's cache folder of the platform (~/.cache/edgepress on Linux)."""
+    if cache is not None:
+        return Path(cache)
+    if os.environ.get("EDGEPRESS_CACHE"):
+        return Path(os.environ["EDGEPRESS_CACHE"]).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "edgepress"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgepress" / "Cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepress"
+
+
+def digest(*parts: Any) -> str:
+    """32 hexadecimal digits of JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def cached_array(root: Path, kind: str, key: str, shape: tuple[int, ...], dtype: Any,
+                 fill: Callable[[np.ndarray], None]) -> np.ndarray:
+    """The array of this key, memory-mapped and read-only; made by `fill` when it is not there or damaged.
+
+    Args:
+        root: the cache folder.
+        kind: a subfolder, such as "features".
+        key: hexadecimal digest of everything that the content follows from.
+        shape: of the array.
+        dtype: of the array.
+        fill: writes the content into the (memory-mapped) array that it is given.
+
+    Raises:
+        UsageError: the cache is not writable, or there is too little space.
+    """
+    entry = root / kind / key
+    found = _open(entry, shape, dtype)
+    if found is not None:
+        return found
+    with _locked(entry):
+        found = _open(entry, shape, dtype)
+        if found is not None:
+            return found
+        for leftover in entry.parent.glob(f".{key}.*"):
+            if leftover.is_dir():  # of a process that was killed: the lock is ours, so nobody writes it
+                shutil.rmtree(leftover, ignore_errors=True)
+        need = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        free = shutil.disk_usage(entry.parent).free
+        if need + 2**26 > free:
+            raise UsageError(f"the cache {root} needs {need / 1e9:.1f} GB for {kind}, but {free / 1e9:.1f} GB are "
+                             "free; set EDGEPRESS_CACHE to a larger disk")
+        with new_directory(entry, overwrite=True) as folder:
+            array = np.lib.format.open_memmap(folder / "data.npy", mode="w+", dtype=dtype, shape=shape)
+            fill(array)
+            array.flush()
+            del array
+    found = _open(entry, shape, dtype)
+    if found is None:
+        raise UsageError(f"the cache entry {entry} cannot be read back; set EDGEPRESS_CACHE to another disk")
+    return found
+
+
+def _open(entry: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
+    path = entry / "data.npy"
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
+
+
+def _locked(entry: Path) -> Any:
+    from filelock import FileLock
+
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(entry.parent / f".{entry.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise UsageError(f"cannot write the cache {entry.parent}: {error.strerror or error}; "
+                         "set EDGEPRESS_CACHE to a writable folder") from error
+    return _Release(lock)
+
+
+class _Release:
+    """Releases an acquired lock at the end of a `with` block."""
+
+    def __init__(self, lock: Any):
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()

@@ -1,0 +1,261 @@
+"""What a task is: named splits of labelled clips, and the arrays that belong to them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from models.errors import UsageError
+from models.tasks.features import LogMel
+
+SPLITS = ("train", "validation", "test", "calibration")
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
+_SYNTHETIC = re.compile(r"synthetic(?::(\d{1,9}))?\Z")
+SOURCES = ('"synthetic" or "synthetic:SEED", a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile (with '
+           '"@split25" for a training subset), an .npz file, or "package.module:factory"')
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The clips of one split, in the order of its arrays.
+
+    Attributes:
+        names: one name per clip, for scenes the path within the folder.
+        labels: int64 [N], indices into the task's classes.
+        devices: the recording device of every clip, or None where unknown.
+        identifiers: what clips of one recording location share, or None; the unit of cutting and of bootstrapping.
+    """
+
+    names: tuple[str, ...]
+    labels: np.ndarray
+    devices: tuple[str, ...] | None = None
+    identifiers: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
+            raise UsageError(f"labels must be a vector of integers, not {labels.dtype} of shape {labels.shape}")
+        object.__setattr__(self, "labels", labels.astype(np.int64))
+        for name in ("names", "devices", "identifiers"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(map(str, value)))
+                if len(value) != len(labels):
+                    raise UsageError(f"a split has {len(labels)} labels but {len(value)} {name}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Split:
+        """The clips at these positions, in their order."""
+        def pick(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+            return None if values is None else tuple(values[index] for index in indices)
+
+        return Split(pick(self.names) or (), self.labels[np.asarray(indices, np.int64)],
+                     pick(self.devices), pick(self.identifiers))
+
+
+@dataclass(frozen=True)
+class StoredInputs:
+    """How a task's own arrays are stored, where the file holds network inputs as they are.
+
+    Attributes:
+        dtype: the NumPy type, such as "int8".
+        shape: of one clip, as stored.
+        layout: "NHWC" (channels last, as TFLite has it) or "NCHW" for three-dimensional clips, otherwise "flat".
+        quantized: True where the integers are a quantized network's input and are to be fed as they are.
+        scale: real value = scale * (integer - zero_point); 1 where the file does not say.
+        zero_point: see `scale`; 0 where the file does not say.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    layout: str
+    quantized: bool
+    scale: float = 1.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Labelled clips in splits, with the arrays that a network takes. A user's factory returns one of these.
+
+    Attributes:
+        name: short, for reports.
+        classes: class names, by label.
+        input_shape: of one clip for the network, in torch's layout, without the batch: (1, mel bands, frames).
+        front_end: the log-mel definition that made the features, or None where they are the user's own.
+        fingerprint: hexadecimal digest of the clips and labels (not of the front end): equal on every machine, so that
+            figures measured on different data are never compared.
+        splits: by name; train, validation and test are what the sources make, calibration is part of train.
+        read_features: split name -> float32 [N, *input_shape].
+        read_waveforms: split name -> [N, samples] at `front_end.sample_rate_hz`, or None.
+        stored: how the file's own inputs are stored, or None where features are computed.
+        read_stored: split name -> the stored array [N, *stored.shape], or None.
+        notes: what a report should say about the data.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    fingerprint: str
+    splits: Mapping[str, Split]
+    read_features: Callable[[str], np.ndarray]
+    front_end: LogMel | None = None
+    read_waveforms: Callable[[str], np.ndarray] | None = None
+    stored: StoredInputs | None = None
+    read_stored: Callable[[str], np.ndarray] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise UsageError(f"task {self.name}: needs two or more different classes, not {list(self.classes)}")
+        unknown = sorted(set(self.splits) - set(SPLITS))
+        if unknown:
+            raise UsageError(f"task {self.name}: unknown splits {unknown}; known are {', '.join(SPLITS)}")
+        for name, split in self.splits.items():
+            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
+                raise UsageError(f"task {self.name}, split {name}: labels reach from {split.labels.min()} to "
+                                 f"{split.labels.max()}, but there are {len(self.classes)} classes")
+
+    def has(self, split_name: str) -> bool:
+        """Whether the split exists and holds a clip."""
+        return len(self.splits.get(split_name, ())) > 0
+
+    def split(self, split_name: str) -> Split:
+        """The clips of a split.
+
+        Raises:
+            UsageError: no such split, or it is empty.
+        """
+        if split_name not in SPLITS:
+            raise UsageError(f"split = {split_name!r} is unknown: allowed are {', '.join(SPLITS)}")
+        if not self.has(split_name):
+            present = ", ".join(f"{name} ({len(self.splits[name])})" for name in SPLITS if self.has(name)) or "none"
+            hint = " (an .npz needs an array `split` with train and test for training)" if self.stored else ""
+            raise UsageError(f"task {self.name} has no {split_name} clips; it has {present}{hint}")
+        return self.splits[split_name]
+
+    def features(self, split_name: str) -> np.ndarray:
+        """float32 [N, *input_shape], memory-mapped from the cache where they are computed.
+
+        Raises:
+            UsageError: no such split, or damaged audio.
+        """
+        self.split(split_name)
+        return self.read_features(split_name)
+
+    def waveforms(self, split_name: str) -> np.ndarray:
+        """[N, samples] at `front_end.sample_rate_hz`, memory-mapped; int16 (1.0 = 32768) or float32.
+
+        `log_mel` and `log_mel_torch` take both types.
+
+        Raises:
+            UsageError: no such split, or the task holds no audio.
+        """
+        self.split(split_name)
+        if self.read_waveforms is None:
+            raise UsageError(f"task {self.name} holds no audio; augmentation on waveforms (DIR, waveform roll) needs "
+                             "a folder of clips, so leave it out")
+        return self.read_waveforms(split_name)
+
+    def stored_inputs(self, split_name: str) -> np.ndarray:
+        """The arrays of the file as they are, [N, *stored.shape] of type `stored.dtype`.
+
+        Raises:
+            UsageError: no such split, or the task computes its features.
+        """
+        self.split(split_name)
+        if self.read_stored is None:
+            raise UsageError(f"task {self.name} stores no network inputs; use its features")
+        return self.read_stored(split_name)
+
+    @property
+    def recording_devices(self) -> tuple[str, ...]:
+        """Every recording device of train, validation and test, sorted."""
+        return tuple(sorted(self._devices("train", "validation", "test")))
+
+    @property
+    def unseen_devices(self) -> tuple[str, ...]:
+        """The recording devices that are in test but neither in train nor in validation, sorted."""
+        known = self._devices("train", "validation")
+        return tuple(sorted(self._devices("test") - known)) if known else ()
+
+    def _devices(self, *names: str) -> set[str]:
+        found: set[str] = set()
+        for name in names:
+            if name in self.splits:
+                found.update(self.splits[name].devices or ())
+        return found
+
+
+def load_task(source: str | Path, *, front_end: LogMel | None = None, cache: str | Path | None = None,
+              trust: bool = False) -> Task:
+    """Open a task.
+
+    Args:
+        source: "synthetic[:SEED]", a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile (DIR, or
+            DIR@split25 for the training clips of split25.csv), an .npz file, or "package.module:factory".
+        front_end: the log-mel definition; None takes the task's default (MEL22 for scenes, MEL16K for synthetic).
+        cache: the folder for waveforms and features; None takes $EDGEPRESS_CACHE, else the user's cache folder.
+        trust: allow "package.module:factory" to run code. Set it where the user typed the source.
+
+    Raises:
+        UsageError: nothing of this kind, or its files are missing or damaged; all problems are reported together.
+    """
+    text = os.fspath(source)
+    synthetic = _SYNTHETIC.match(text)
+    if synthetic:
+        from models.tasks.synthetic import load_synthetic
+
+        return load_synthetic(int(synthetic[1] or 0), front_end=front_end, cache=cache)
+    path = Path(text)
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise UsageError(f"data = {text!r} is a file but no .npz; expected {SOURCES}")
+        if front_end is not None:
+            raise UsageError(f"data = {text!r} holds network inputs, to which no front end applies; leave it out")
+        from models.tasks.arrays import load_arrays
+
+        return load_arrays(path)
+    if path.is_dir() or Path(text.rpartition("@")[0] or os.devnull).is_dir():
+        from models.tasks.scenes import load_scenes
+
+        folder, subset = (text, None) if path.is_dir() else text.rsplit("@", 1)
+        return load_scenes(folder, subset=subset, front_end=front_end, cache=cache)
+    if _FACTORY.match(text):
+        return _call_factory(text, front_end, cache, trust)
+    raise UsageError(f"data = {text!r} is neither an existing file or folder nor a known task; expected {SOURCES}")
+
+
+def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | None, trust: bool) -> Task:
+    import importlib
+    import inspect
+
+    if not trust:
+        raise UsageError(f"data = {source!r} would run code of {source.split(':')[0]}; allow it with trust=True "
+                         "(--trust) if you know where it comes from")
+    module_name, name = source.split(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"data = {source!r}: {error}; check the name, and that the package is importable from "
+                         f"{os.getcwd()}") from error
+    offered = {"front_end": front_end, "cache": cache}
+    try:
+        accepted = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"data = {source!r} is no function: {error}") from error
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    arguments = {key: value for key, value in offered.items() if takes_all or key in accepted}
+    if front_end is not None and "front_end" not in arguments:
+        raise UsageError(f"data = {source!r} takes no front_end; leave it out, or add the parameter to the factory")
+    task = factory(**arguments)
+    if not isinstance(task, Task):
+        raise UsageError(f"data = {source!r} returned {type(task).__name__}, expected models.tasks.Task")
+    return task

@@ -1,0 +1,76 @@
+"""The built wheel: exactly the four packages, and it works in an empty environment without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
+                           text=True, check=True).stdout.split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
+                           capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"models", "compress", "deploy", "benchmarks"}
+    for needed in ("models/devices.toml", "compress/recipes/default.toml"):
+        assert needed in names
+    assert not [name for name in names if name.startswith("benchmarks/results/")]
+
+
+@pytest.fixture(scope="module")
+def empty_environment(wheel, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    installed = subprocess.run([folder / "bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel],
+                               capture_output=True, text=True, check=False)
+    if installed.returncode and "No matching distribution" in installed.stderr:
+        pytest.skip("no package index is reachable for the base dependencies")
+    assert installed.returncode == 0, installed.stderr[-2000:]
+    return folder
+
+
+def run(environment: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([environment / "bin" / arguments[0], *arguments[1:]], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", ["compress", "deploy", "benchmarks"])
+def test_commands_answer_without_torch(empty_environment, tmp_path, command):
+    assert run(empty_environment, "python", "-c", "import torch", cwd=tmp_path).returncode == 1
+    shown = run(empty_environment, command, "--help", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "Usage" in shown.stdout
+
+
+def test_a_model_is_profiled_and_gated_without_torch(empty_environment, shared, tmp_path):
+    model = str(shared / "data/reference_models/kws_ref_model.tflite")
+    profiled = run(empty_environment, "benchmarks", "profile", model, cwd=tmp_path)
+    assert profiled.returncode == 0, profiled.stderr
+    assert run(empty_environment, "benchmarks", "gate", model, "--limit", "macs=3M", cwd=tmp_path).returncode == 0
+    assert run(empty_environment, "benchmarks", "gate", model, "--limit", "macs=2M", cwd=tmp_path).returncode == 1
+
+
+def test_training_without_torch_says_what_to_install(empty_environment, tmp_path):
+    failed = run(empty_environment, "compress", "train", cwd=tmp_path)
+    assert failed.returncode == 3
+    assert "edgepress[train]" in failed.stderr
+    assert "Traceback" not in failed.stderr
