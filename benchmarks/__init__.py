@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.gate import evaluate_gate as evaluate_gate
-    from benchmarks.profile import profile as profile
+    from benchmarks.profiling import profile as profile
 
 #: Public name -> the module that defines it; imported when first used, so that light commands stay light.
 _HOME = {
     "evaluate_gate": "benchmarks.gate",
-    "profile": "benchmarks.profile",
+    "profile": "benchmarks.profiling",
 }
 __all__ = ['evaluate_gate', 'profile']
 

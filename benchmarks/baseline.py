@@ -23,11 +23,12 @@ class Baseline:
     """What a model is compared with.
 
     Attributes:
-        profile: as `benchmarks.profile.profile` returns it.
+        profile: as `benchmarks.profiling.profile` returns it.
         source: the words for the report ("git:main", "old.tflite").
         results: measured results that came with it.
         environment: where its figures were measured, where that is known.
         manifest: the exporter's manifest of that file, {} where there is none.
+        note: why there are no figures, where there are none.
     """
 
     profile: dict[str, Any]
@@ -35,6 +36,7 @@ class Baseline:
     results: tuple[dict[str, Any], ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
     Raises:
         UsageError: missing, damaged, or not a model.
     """
-    from benchmarks.profile import profile
+    from benchmarks.profiling import profile
 
     path = Path(path)
     if not path.exists():
@@ -133,7 +135,8 @@ def _from_git(text: str, current: str, arena: bool) -> Baseline:
         raise UsageError(f"baseline = {text!r} needs a model that is a file of the repository")
     data = _git_show(revision, path)
     if data is None:
-        raise UsageError(f"{path} does not exist at the git revision {revision!r}; choose another --baseline")
+        # A model that is new has no baseline; that must not keep it out.
+        return Baseline({}, text, note=f"{path} does not exist at {revision!r}: a new model, so there is nothing to compare with")
     if data.startswith(_LFS):
         raise UsageError(f"{path} at {revision!r} is a Git LFS pointer: run `git lfs fetch {revision}`, or use a file")
     beside = _git_show(revision, Path(f"{path}.manifest.json"))

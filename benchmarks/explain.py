@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,9 @@ from models.units import format_quantity
 _SHOWN = 3
 #: Metric -> the metric in which a layer's part of it is counted.
 _LAYER_KEY = {"macs": "macs", "latency": "macs", "params": "params", "weights": "weight_bytes", "file": "weight_bytes",
-              "flash": "weight_bytes", "arena": "activation_bytes", "peak": "activation_bytes"}
+              "flash": "weight_bytes", "arena": "live_bytes", "peak": "live_bytes"}
+
+_UNIT = {"macs": "macs", "params": "params"}
 
 
 def layer_macs(layer: Mapping[str, Any], rule: str | None) -> int:
@@ -35,23 +41,26 @@ def contributors(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
             continue
         done.add((metric, check["rule"]))
         values = [layer_macs(layer, check["rule"]) if key == "macs" else int(layer.get(key) or 0) for layer in layers]
-        total = sum(values)
-        # Activations are alive one after the other: a layer's part is that of the largest moment, not of a sum.
-        whole = check["value"] if key == "activation_bytes" else total
-        largest = sorted(range(len(layers)), key=lambda i: -values[i])[:_SHOWN]
-        found += [{"metric": metric, "layer": str(layers[i].get("name", i)), "operator": layers[i].get("operator"),
-                   "value": values[i], "unit": "macs" if key == "macs" else check["unit"] if key != "params" else "params",
-                   "share": min(1.0, values[i] / whole) if whole else None} for i in largest if values[i]]
-        if metric in ("file", "flash"):
-            size, weights = profile.get("file_bytes") or 0, profile.get("weight_bytes") or 0
-            if size > weights:
-                found.append({"metric": metric, "layer": "everything that is not weights (names, structure, metadata)",
-                              "operator": None, "value": size - weights, "unit": "bytes", "share": (size - weights) / size})
+        size, weights = profile.get("file_bytes") or 0, profile.get("weight_bytes") or 0
+        # Activations are alive one after the other: a layer's part is that of its own moment, not of a sum.
+        whole = check["value"] if key == "live_bytes" else size if metric in ("file", "flash") else sum(values)
+        parts: list[tuple[int, str, str | None]] = [(values[i], str(layer.get("name", i)), layer.get("operator"))
+                                                    for i, layer in enumerate(layers) if values[i]]
+        if metric in ("file", "flash") and size > weights:
+            parts.append((size - weights, "everything that is not weights (names, structure, metadata)", None))
+        found += [{"metric": metric, "layer": name, "operator": operator, "value": value, "unit": _UNIT.get(key, "bytes"),
+                   "share": min(1.0, value / whole) if whole else None}
+                  for value, name, operator in sorted(parts, key=lambda part: -part[0])[:_SHOWN]]
     return found
 
 
-def fixes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def fixes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], tried: bool = True) -> list[dict[str, Any]]:
     """What would bring a failed or warned figure under its limit, cheapest first.
+
+    Args:
+        profile: of the model.
+        checks: of the verdict.
+        tried: whether lossless shrinking is tried on the file, which takes seconds.
 
     Returns:
         For each: device, metric, fix (a sentence), command, after (the figure with it, None where not known), enough
@@ -60,7 +69,7 @@ def fixes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> li
     found: list[dict[str, Any]] = []
     seen: set[tuple[str, Any]] = set()
     path = str(profile.get("file", "FILE"))
-    shrunk = _Shrunk(path)
+    shrunk = _Shrunk(path if tried else "")
     for check in checks:
         if check["status"] not in ("failed", "warned") or check["value"] is None or check["limit"] is None:
             continue
@@ -91,7 +100,7 @@ def _candidates(profile: Mapping[str, Any], check: Mapping[str, Any], path: str,
         arena = shrunk.arena_bytes()
         if arena is not None and arena < value:
             found.append(("plan the arena offline (outputs stay bit-identical)", f"deploy shrink {path}", arena, True))
-    if metric in ("weights", "file", "flash", "arena", "peak", "latency") and _is_float(profile):
+    if metric in ("weights", "file", "flash", "arena", "peak", "latency") and is_float(profile):
         after = value - _int8_saving(profile) if metric in ("weights", "file", "flash") else None
         found.append(("int8 weights and activations", "deploy export --format tflite", after, False))
     if metric in ("macs", "params", "weights"):
@@ -120,10 +129,10 @@ def _percent(value: float, limit: float) -> str:
     return f"{100 * (1 - limit / value):.2g} %" if value else "0 %"
 
 
-def _is_float(profile: Mapping[str, Any]) -> bool:
-    """Whether the weights take more than two bytes each, as floats do."""
+def is_float(profile: Mapping[str, Any]) -> bool:
+    """Whether the weights take nearly two bytes each or more; int8 weights take one, their biases four."""
     params, weights = profile.get("params") or 0, profile.get("weight_bytes") or 0
-    return bool(params) and weights > 2 * params
+    return bool(params) and weights > 1.75 * params
 
 
 def _int8_saving(profile: Mapping[str, Any]) -> int:
@@ -136,50 +145,42 @@ class _Shrunk:
 
     def __init__(self, path: str):
         self._path = Path(path)
-        self._bytes: bytes | None = None
-        self._tried = False
-
-    def _data(self) -> bytes | None:
-        if not self._tried:
-            self._tried = True
-            if self._path.suffix == ".tflite" and self._path.is_file():
-                self._bytes = _shrink(self._path)
-        return self._bytes
+        self._tried: dict[bool, dict[str, Any]] = {}
 
     def file_bytes(self) -> int | None:
-        data = self._data()
-        return None if data is None else len(data)
+        return self._after(plan=False).get("file_bytes")
 
     def arena_bytes(self) -> int | None:
-        data = self._data()
-        if data is None:
-            return None
-        import tempfile
+        return self._after(plan=True).get("arena_bytes")
 
-        from benchmarks.baseline import profile_of
-        from models.errors import EdgepressError
-
-        with tempfile.TemporaryDirectory(prefix="edgepress-shrunk-") as folder:
-            copy = Path(folder) / self._path.name
-            copy.write_bytes(data)
-            try:
-                return (profile_of(copy)["arena_bytes"] or {}).get("tflm")
-            except EdgepressError:
-                return None
+    def _after(self, plan: bool) -> dict[str, Any]:
+        if plan not in self._tried:
+            fits = self._path.suffix == ".tflite" and self._path.is_file()
+            self._tried[plan] = _try_shrinking(self._path, plan) if fits else {}
+        return self._tried[plan]
 
 
-def _shrink(path: Path) -> bytes | None:
-    """The shrunk file's bytes; None where shrinking is not installed or does not know the file."""
-    from models.errors import EdgepressError
+#: `deploy shrink` proves what it does on every runtime, which takes seconds; the gate does not wait for longer.
+_SHRINK_SECONDS = 8
+_SHRINK = """
+import json, sys
+from pathlib import Path
+from deploy.shrink import shrink_model
+report = shrink_model(Path(sys.argv[1]).read_bytes(), samples=1, plan=sys.argv[2] == "plan").report
+print(json.dumps(report["after"]))
+"""
 
+
+def _try_shrinking(path: Path, plan: bool) -> dict[str, Any]:
+    """{"file_bytes", "arena_bytes"} of the shrunk file, {} where it cannot be had; in a child, which may crash or hang."""
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     try:
-        from deploy.shrink import shrink_bytes  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
-    except ImportError:
-        return None
-    try:
-        return shrink_bytes(path.read_bytes())
-    except EdgepressError:
-        return None
+        child = subprocess.run([sys.executable, "-P", "-c", _SHRINK, str(path.resolve()), "plan" if plan else "no plan"],
+                               capture_output=True, timeout=_SHRINK_SECONDS, check=False, env=environment)
+        return json.loads(child.stdout) if child.returncode == 0 else {}
+    except (subprocess.TimeoutExpired, ValueError, OSError):
+        return {}
 
 
 def cause_of(before: Any, profile: Mapping[str, Any]) -> dict[str, Any]:

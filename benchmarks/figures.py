@@ -45,7 +45,7 @@ def figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, *, 
 
     Args:
         metric: a key of `models.devices.METRICS`.
-        profile: what `benchmarks.profile.profile` returned.
+        profile: what `benchmarks.profiling.profile` returned.
         device: the class it is meant for; None for limits without one.
         results: measurements, oldest first; those of other models are passed over.
         macs_rule: the rule of the limit; None takes the one of the class, else "dcase".

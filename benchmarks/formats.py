@@ -65,9 +65,10 @@ def _signed(value: float | None, unit: str, base: float | None) -> str:
 def headline(verdict: Mapping[str, Any]) -> str:
     """One line: passed or failed, how many checks, where."""
     failed, warned = len(verdict["violations"]), len(verdict["warnings"])
+    count = len(verdict["checks"])
     unknown = sum(check["status"] == "not measured" for check in verdict["checks"])
     parts = [f"{failed} over the limit" if failed else "", f"{warned} warned" if warned else "",
-             f"{unknown} not measured" if unknown else "", f"{len(verdict['checks'])} checks"]
+             f"{unknown} not measured" if unknown else "", f"{count} check" if count == 1 else f"{count} checks"]
     return f"{'passed' if verdict['passed'] else 'FAILED'}: {', '.join(part for part in parts if part)}"
 
 
@@ -77,7 +78,7 @@ def _explanations(verdict: Mapping[str, Any]) -> list[str]:
     for item in verdict["contributors"]:
         share = "" if item["share"] is None else f", {item['share']:.0%}"
         operator = f" ({item['operator']})" if item["operator"] else ""
-        lines.append(f"largest in {item['metric']}: {item['layer']}{operator}: "
+        lines.append(f"largest in {item['metric']}: {short_name(item['layer'])}{operator}: "
                      f"{format_quantity(item['value'], item['unit'])}{share}")
     for item in verdict["fixes"]:
         after = "" if item["after"] is None else f" -> {format_quantity(item['after'], item['unit'])}"
@@ -91,6 +92,12 @@ def _explanations(verdict: Mapping[str, Any]) -> list[str]:
     if verdict["cause"]:
         lines.append(f"against {verdict['baseline']['source']}: {verdict['cause']['summary']}")
     return list(dict.fromkeys([*lines, *verdict["notes"]]))
+
+
+def short_name(name: str, longest: int = 60) -> str:
+    """A layer's name for people: converters join every operator that went into a layer by semicolons."""
+    last = name.rpartition(";")[2] or name
+    return last if len(last) <= longest else f"{last[:longest // 2 - 2]}...{last[-(longest // 2 - 1):]}"
 
 
 def _text(verdict: Mapping[str, Any]) -> str:

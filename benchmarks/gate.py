@@ -23,7 +23,8 @@ _ORDER = {"failed": 0, "warned": 1, "not measured": 2, "passed": 3}
 
 def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mapping[str, Any] | None = None,
                   device: str | DeviceClass | Sequence[str | DeviceClass] = (), *, budgets: str | Path | None = None,
-                  baseline: Any = None, results: Any = None, rule: str | None = None) -> dict[str, Any]:
+                  baseline: Any = None, results: Any = None, rule: str | None = None,
+                  try_fixes: bool = True) -> dict[str, Any]:
     """Hold a model against device classes and limits.
 
     Args:
@@ -34,6 +35,7 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
         baseline: a file, "git:REV", a verdict's JSON, or a profile; changes are counted from it.
         results: measured results: records, or a file of them (`benchmarks.result_log`).
         rule: the counting rule of a MACs limit given as text; "dcase" where not given.
+        try_fixes: measure what lossless shrinking would give where a size fails (seconds); False names the fixes only.
 
     Returns:
         The verdict, JSON-able: schema, passed, file, sha256, devices, checks, violations, warnings, contributors,
@@ -60,7 +62,7 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
     figures: dict[str, dict[str, Any]] = {}
     for name, (target, rules, demanded) in targets.items():
         now = _figures(profile, target, rules, records)
-        then = {} if before is None else _figures(before.profile, target, rules, past, missing_rule_is_none=True)
+        then = {} if before is None or before.note else _figures(before.profile, target, rules, past, missing_rule_is_none=True)
         figures[name] = {metric: _shown(found) for metric, found in now.items() if found.value is not None}
         for metric, limit in rules.items():
             checks += compare(limit, now[metric], then.get(metric), device=name, demanded=metric in demanded)
@@ -70,10 +72,10 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
         "schema": SCHEMA, "passed": not violations, "file": str(profile.get("file", "")),
         "sha256": profile.get("sha256"), "devices": list(targets), "checks": checks, "violations": violations,
         "warnings": [_short(check) for check in checks if check["status"] == "warned"],
-        "contributors": contributors(profile, checks), "fixes": fixes(profile, checks),
-        "cause": None if before is None else cause_of(before, profile),
+        "contributors": contributors(profile, checks), "fixes": fixes(profile, checks, tried=try_fixes),
+        "cause": None if before is None or before.note else cause_of(before, profile),
         "baseline": None if before is None else {"source": before.source, "sha256": before.profile.get("sha256")},
-        "figures": figures, "environment": environment(), "notes": _notes(profile)}
+        "figures": figures, "environment": environment(), "notes": _notes(profile) + ([before.note] if before and before.note else [])}
     return verdict
 
 
@@ -98,9 +100,9 @@ def compare(limit: Rule, now: Figure, before: Figure | None = None, *, device: s
     if limit.minimum is not None:
         bounds.append(("min", limit.minimum))
     # What a baseline allows is written as a bound on the figure itself, so that every check reads alike.
-    if limit.max_drop is not None and before is not None:
+    if limit.max_drop is not None:
         bounds.append(("max_drop", None if base is None else base - limit.max_drop))
-    if limit.max_growth is not None and before is not None:
+    if limit.max_growth is not None:
         bounds.append(("max_growth", None if base is None else base * (1 + limit.max_growth)))
     checks = []
     for kind, bound in bounds:
@@ -109,10 +111,12 @@ def compare(limit: Rule, now: Figure, before: Figure | None = None, *, device: s
         over = None
         if now.value is not None and bound is not None:
             over = bound - now.value if kind in ("min", "max_drop") else now.value - bound
-        status = _status(over, dust, limit, demanded)
+        # A missing baseline is no fault of the model; a missing figure is one where its limit was asked for.
+        status = _status(over, dust, limit, demanded and now.value is None)
         note = now.note
-        if bound is None and before is not None:
-            note = "; ".join(part for part in (note, "the baseline has no comparable figure") if part)
+        if bound is None:
+            why = "needs --baseline" if before is None else "the baseline has no comparable figure"
+            note = "; ".join(part for part in (note, why) if part)
         checks.append({
             "device": device, "metric": limit.metric, "unit": limit.unit, "rule": now.rule, "kind": kind,
             "value": now.value, "limit": bound, "baseline": base, "change": change,

@@ -96,7 +96,7 @@ def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> Any:
     from models.tasks import features
 
     if isinstance(front_end, str):
-        presets = {"mel22": features.MEL22, "mel23": features.MEL23, "melpasst": features.MELPASST}
+        presets = features.PRESETS
         if front_end not in presets:
             raise UsageError(f"front_end = {front_end!r} is unknown: known are {', '.join(presets)}, or a table of the "
                              "fields of LogMel")

@@ -79,7 +79,7 @@ class TrainingLoop(lightning.LightningModule):
         network: [B, *input] -> logits [B, K]; trained in place.
         settings: epochs, rates, losses.
         loaders: called with (rank, ranks), gives the training and the validation loader: inputs, labels, indices.
-        augment: (inputs, labels) -> (inputs, partner [B] or None, share [B] or None), or None for no augmentation.
+        augment: (inputs, labels, indices) -> (inputs, partner [B] or None, share [B] or None), or None for no augmentation.
         steps: optimizer steps of the whole training.
         seed: of everything random; with the epoch it seeds each epoch anew, so that a resumed run repeats it.
         distill: how to follow the teacher; None: not at all.
@@ -131,7 +131,10 @@ class TrainingLoop(lightning.LightningModule):
             if self._restored is not None:
                 self._shaping.load_state_dict(_moved(self._restored["shaping"], self.device))
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        # Not in on_train_epoch_start: Lightning leaves that out in the first epoch of a resumed training.
+        if batch_index > 0:
+            return
         torch.manual_seed(seed_of(self._seed, self.current_epoch, self.global_rank))
         self._began, self._loss_sum, self._loss_count = time.perf_counter(), torch.zeros((), device=self.device), 0
 
@@ -140,7 +143,7 @@ class TrainingLoop(lightning.LightningModule):
         partner = share = None
         if self._augment is not None:
             with torch.autocast(self.device.type, enabled=False), torch.no_grad():
-                inputs, partner, share = self._augment(inputs, labels)
+                inputs, partner, share = self._augment(inputs, labels, indices)
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         logits = self.network(inputs).float()
@@ -181,7 +184,8 @@ class TrainingLoop(lightning.LightningModule):
         self._validation.append((float(F.cross_entropy(logits, labels, reduction="sum")),
                                  int((logits.argmax(1) == labels).sum()), len(labels)))
 
-    def on_train_epoch_end(self) -> None:
+    def on_validation_epoch_end(self) -> None:
+        # The last thing in an epoch, before the callbacks that report and save it.
         loss = float(self._loss_sum) / max(1, self._loss_count)
         if not math.isfinite(loss):
             raise RuntimeFailure(f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}; lower "
@@ -272,7 +276,7 @@ class ProgressLine(Callback):
         self._name, self._epochs, self._seconds = name, epochs, seconds
         self._last, self._bar = 0.0, None  # type: ignore[var-annotated]
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if trainer.is_global_zero and sys.stderr.isatty() and self._bar is None:
             from tqdm import tqdm
 

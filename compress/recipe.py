@@ -45,10 +45,12 @@ class Augment(_Section):
     mixstyle_alpha: float = Field(0.3, gt=0)
     mixup_alpha: float = Field(0.0, ge=0)
     frequency_mask: int = Field(0, ge=0)
+    time_mask: int = Field(0, ge=0)
     roll_frames: int = Field(0, ge=0)
     roll_samples: int = Field(0, ge=0)
     impulse_probability: float = Field(0.0, ge=0, le=1)
     impulse_folder: str | None = None
+    impulse_exclude: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _complete(self) -> Augment:
@@ -171,8 +173,14 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
+                sections: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
     """A recipe by its shipped name or by its file, with changes from the command line, fully checked.
+
+    Args:
+        source: "default", "esc10-mobile", ..., or a path.
+        changes: replace whole top-level keys.
+        sections: replace keys within a section.
 
     Raises:
         UsageError: no such recipe.
@@ -188,6 +196,9 @@ def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None) ->
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"it is not TOML: {error}"], subject) from error
+    for section, values in (sections or {}).items():
+        before = written.get(section)
+        written[section] = {**(before if isinstance(before, dict) else {}), **values}
     return parse_recipe({**written, **(changes or {})}, subject)
 
 

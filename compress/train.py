@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +69,7 @@ class TrainResult:
 
 def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.Module | None = None,
           distill: Distill | None = None, penalty: Shaping | None = None, run: Path | None = None,
-          resume: bool = True, seed: int = 0, machine: Machine = Machine(), name: str = "train",
-          after_epoch: Callable[[int], None] | None = None) -> TrainResult:
+          resume: bool = True, seed: int = 0, machine: Machine = Machine(), name: str = "train") -> TrainResult:
     """Train a copy of `model` on the task's training split; the epoch is chosen on its validation split.
 
     Args:
@@ -86,7 +85,6 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
         seed: of order, augmentation and dropout.
         machine: devices, see `Machine`.
         name: for progress lines.
-        after_epoch: called with the number of the epoch behind each one.
 
     Raises:
         UsageError: the folder holds another training, or a damaged one.
@@ -101,7 +99,7 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
         last = folder / "last.ckpt"
         state = _finished(last)
         if state is None:
-            _fit(model, task, settings, teacher, distill, penalty, folder, seed, machine, name, after_epoch)
+            _fit(model, task, settings, teacher, distill, penalty, folder, seed, machine, name)
             state = _finished(last)
             assert state is not None, "the training ended without its last state"
         model.load_state_dict(state["best"]["state"])
@@ -110,11 +108,9 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
 
 
 def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Module | None, distill: Distill | None,
-         penalty: Shaping | None, folder: Path, seed: int, machine: Machine, name: str,
-         after_epoch: Callable[[int], None] | None) -> None:
+         penalty: Shaping | None, folder: Path, seed: int, machine: Machine, name: str) -> None:
     import lightning.pytorch as lightning
 
-    from compress.augment import make_augmentation
     from compress.distill import teacher_of
     from compress.loop import AtomicCheckpoints, ProgressLine, SaveEveryEpoch, TrainingLoop
 
@@ -126,6 +122,8 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
                              "needed to train")
     augment, waveforms = None, False
     if settings.augment != type(settings.augment)():
+        from compress.augment import make_augmentation
+
         augment = make_augmentation(settings.augment, task)
         waveforms = settings.augment.on_waveforms
     inputs = task.waveforms("train") if waveforms else task.features("train")
@@ -148,9 +146,6 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
     callbacks: list[Any] = [SaveEveryEpoch(folder)]
     if machine.progress:
         callbacks.append(ProgressLine(name, settings.epochs))
-    if after_epoch is not None:
-        callbacks.append(lightning.callbacks.LambdaCallback(
-            on_train_epoch_end=lambda trainer, module: after_epoch(trainer.current_epoch + 1)))
     with _quiet():
         trainer = lightning.Trainer(
             accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes,
@@ -158,7 +153,7 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
             max_epochs=settings.epochs, callbacks=callbacks, plugins=[AtomicCheckpoints()],
             logger=_tensorboard(folder), enable_checkpointing=True, enable_progress_bar=False,
             enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-            default_root_dir=str(folder), log_every_n_steps=10**9)
+            default_root_dir=str(folder), log_every_n_steps=steps // settings.epochs)
         last = folder / "last.ckpt"
         torch.manual_seed(seed_of(seed, 0))
         try:

@@ -38,10 +38,6 @@ class Engine(Protocol):
         """Run N samples: one array [N, ...] per input, one [N, ...] per output back."""
         ...
 
-    def tensors(self, arrays: Sequence[np.ndarray], indices: Sequence[int]) -> dict[int, np.ndarray]:
-        """Run one sample and give inner tensors, by their index in the file; needs preserve_all_tensors."""
-        ...
-
     def arena(self) -> dict[str, int]:
         """Bytes of TFLite Micro's arena: head (activations), tail (persistent), total; empty elsewhere."""
         ...
@@ -65,7 +61,7 @@ def missing_package(runtime: str, error: ImportError) -> RuntimeFailure:
 class LiteRTEngine:
     """LiteRT on the CPU, with XNNPACK (the default of phones and boards) or with the reference kernels."""
 
-    def __init__(self, model: bytes, *, reference: bool = False, threads: int = 1, preserve_all_tensors: bool = False):
+    def __init__(self, model: bytes, *, reference: bool = False, threads: int = 1):
         runtime = "litert-reference" if reference else "litert"
         try:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
@@ -73,8 +69,7 @@ class LiteRTEngine:
             raise missing_package(runtime, error) from error
         kind = OpResolverType.BUILTIN_REF if reference else OpResolverType.BUILTIN
         try:
-            self._interpreter = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=kind,
-                                            experimental_preserve_all_tensors=preserve_all_tensors)
+            self._interpreter = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=kind)
         except ValueError as error:
             raise UsageError(f"LiteRT refuses the file: {error}") from error
         try:
@@ -95,16 +90,6 @@ class LiteRTEngine:
                 rows.append(interpreter.get_tensor(tensor["index"]))
         return _stacked(kept, arrays, self.outputs)
 
-    def tensors(self, arrays: Sequence[np.ndarray], indices: Sequence[int]) -> dict[int, np.ndarray]:
-        self._invoke(next(_samples(arrays, self.inputs)))
-        values = {}
-        for index in indices:
-            try:
-                values[index] = self._interpreter.get_tensor(index)
-            except ValueError:  # a tensor that a delegate swallowed has no data
-                continue
-        return values
-
     def arena(self) -> dict[str, int]:
         return {}
 
@@ -123,15 +108,13 @@ class LiteRTEngine:
 class TFLMEngine:
     """TFLite Micro with its reference kernels. It may abort its process: use it behind `deploy.isolated`."""
 
-    def __init__(self, model: bytes, *, arena_bytes: int, preserve_all_tensors: bool = False, stateful: bool = False):
+    def __init__(self, model: bytes, *, arena_bytes: int, stateful: bool = False):
         try:
             from tflite_micro import runtime
         except ImportError as error:
             raise missing_package("tflm", error) from error
-        config = runtime.InterpreterConfig
-        kind = config.kPreserveAllTensors if preserve_all_tensors else config.kAllocationRecording
         try:
-            self._interpreter = runtime.Interpreter.from_bytes(model, arena_size=arena_bytes, intrepreter_config=kind)
+            self._interpreter = runtime.Interpreter.from_bytes(model, arena_size=arena_bytes)
         except RuntimeError as error:
             raise RuntimeFailure(f"TFLite Micro cannot prepare the file: {_one_line(error)}") from error
         except Exception as error:  # its Python reader of the file raises whatever struct and flatbuffers raise
@@ -147,10 +130,6 @@ class TFLMEngine:
             for index, rows in enumerate(kept):
                 rows.append(np.array(self._interpreter.get_output(index)))
         return _stacked(kept, arrays, self.outputs)
-
-    def tensors(self, arrays: Sequence[np.ndarray], indices: Sequence[int]) -> dict[int, np.ndarray]:
-        self._invoke(next(_samples(arrays, self.inputs)))
-        return {index: np.array(self._interpreter.GetTensor(index, 0)["tensor_data"]) for index in indices}
 
     def arena(self) -> dict[str, int]:
         """Read what the recording allocator prints on the C level's stderr: there is no other way to ask it."""
@@ -197,7 +176,7 @@ class TFLMEngine:
 class OnnxEngine:
     """ONNX Runtime on the CPU. For a QDQ file with float input and output the details carry the outer scales."""
 
-    def __init__(self, model: bytes, *, threads: int = 1, preserve_all_tensors: bool = False):
+    def __init__(self, model: bytes, *, threads: int = 1):
         try:
             import onnxruntime
         except ImportError as error:
@@ -231,9 +210,6 @@ class OnnxEngine:
                 rows_of.append(np.asarray(value))
         return _stacked(kept, arrays, self.outputs)
 
-    def tensors(self, arrays: Sequence[np.ndarray], indices: Sequence[int]) -> dict[int, np.ndarray]:
-        raise UsageError("per-layer values are read from TFLite files; ONNX Runtime keeps none")
-
     def arena(self) -> dict[str, int]:
         return {}
 
@@ -247,14 +223,13 @@ def build_engine(runtime: str, model: bytes, options: dict[str, Any]) -> Engine:
     Raises:
         UsageError: the file is damaged. RuntimeFailure: the package is missing, or the runtime cannot run the file.
     """
-    threads, preserve = options.get("threads", 1), options.get("preserve_all_tensors", False)
+    threads = options.get("threads", 1)
     if runtime in ("litert", "litert-reference"):
-        return LiteRTEngine(model, reference=runtime == "litert-reference", threads=threads, preserve_all_tensors=preserve)
+        return LiteRTEngine(model, reference=runtime == "litert-reference", threads=threads)
     if runtime == "tflm":
-        return TFLMEngine(model, arena_bytes=options["arena_bytes"], preserve_all_tensors=preserve,
-                          stateful=options.get("stateful", False))
+        return TFLMEngine(model, arena_bytes=options["arena_bytes"], stateful=options.get("stateful", False))
     if runtime == "onnxruntime":
-        return OnnxEngine(model, threads=threads, preserve_all_tensors=preserve)
+        return OnnxEngine(model, threads=threads)
     raise UsageError(f"runtime = {runtime!r} is unknown: allowed are {', '.join(RUNTIMES)}")
 
 

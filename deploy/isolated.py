@@ -36,10 +36,10 @@ class IsolatedEngine:
         self._name, self._timeout_s = _NAMES.get(runtime, runtime), timeout_s
         self._stderr = tempfile.TemporaryFile()
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.get("threads", 1))}
-        # The child must find this very project, installed or not, and start without reading the caller's startup files.
+        # The child must find this very project, installed or not; -P keeps files of the working directory out.
         root = str(Path(__file__).resolve().parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-        self._process = subprocess.Popen([sys.executable, "-m", "deploy.worker", runtime], stdin=subprocess.PIPE,
+        self._process = subprocess.Popen([sys.executable, "-P", "-m", "deploy.worker", runtime], stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=self._stderr, env=environment)
         try:
             answer, _ = self._ask({"op": "open", "options": options}, [np.frombuffer(model, np.uint8)], open_timeout_s)
@@ -57,10 +57,6 @@ class IsolatedEngine:
         for start in range(0, max(1, count), rows):
             pieces.append(self._ask({"op": "run"}, [a[start:start + rows] for a in arrays], self._timeout_s)[1])
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-
-    def tensors(self, arrays: Sequence[np.ndarray], indices: Sequence[int]) -> dict[int, np.ndarray]:
-        found, values = self._ask({"op": "tensors", "indices": list(indices)}, arrays, self._timeout_s)
-        return dict(zip(found, values, strict=True))
 
     def arena(self) -> dict[str, int]:
         return self._ask({"op": "arena"}, [], self._timeout_s)[0]

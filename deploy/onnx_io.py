@@ -70,9 +70,6 @@ class OuterScales:
         floats = [details.dequantize(array) for array, details in zip(arrays, self.inputs, strict=True)]
         return [details.quantize(value) for value, details in zip(self._engine.run(floats), self.outputs, strict=True)]
 
-    def tensors(self, arrays: Sequence[np.ndarray], indices: Sequence[int]) -> dict[int, np.ndarray]:
-        return self._engine.tensors(arrays, indices)
-
     def arena(self) -> dict[str, int]:
         return self._engine.arena()
 

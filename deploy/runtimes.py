@@ -93,10 +93,6 @@ class Session:
         made = self._engine.run(arrays)
         return made[0] if len(made) == 1 else tuple(made)
 
-    def tensors(self, *q: np.ndarray, indices: Sequence[int]) -> dict[int, np.ndarray]:
-        """Inner tensors of one raw sample by index in the file; needs `preserve_all_tensors=True` at the opening."""
-        return self._engine.tensors(q, indices)
-
     def arena_bytes(self) -> dict[str, int]:
         """TFLite Micro's used arena: {"head", "tail", "total"} in bytes; empty for other runtimes.
 
@@ -137,7 +133,7 @@ class _Closed:
 
 
 def open_session(path: str | Path, runtime: str | None = None, *, threads: int = 1, isolate: bool | None = None,
-                 preserve_all_tensors: bool = False, timeout_s: float = 300.0, trust: bool = False) -> Session:
+                 timeout_s: float = 300.0, trust: bool = False) -> Session:
     """Make a network ready to run.
 
     Args:
@@ -146,7 +142,6 @@ def open_session(path: str | Path, runtime: str | None = None, *, threads: int =
         threads: at most this many threads compute; TFLite Micro always uses one.
         isolate: run native code in a child process, so that a crash is an error and not the end of this process. TFLite
             Micro always is; None isolates a runtime only where the file carries no manifest of ours.
-        preserve_all_tensors: keep inner tensors for `Session.tensors` (TFLite only).
         timeout_s: longest time for about 256 samples in a child process.
         trust: allow a checkpoint to name a factory outside the zoo.
 
@@ -175,7 +170,7 @@ def open_session(path: str | Path, runtime: str | None = None, *, threads: int =
     from deploy.artifact import find_manifest
 
     model, manifest = _read(path), find_manifest(path)
-    options: dict[str, Any] = {"threads": threads, "preserve_all_tensors": preserve_all_tensors}
+    options: dict[str, Any] = {"threads": threads}
     if kind == "tflite":
         options.update(_tflite_options(path, model))
     engine = _engine(runtime, model, options, isolate if isolate is not None else manifest is None, timeout_s)
@@ -224,28 +219,18 @@ def _read(path: Path) -> bytes:
 
 def _tflite_options(path: Path, model: bytes) -> dict[str, Any]:
     """Check the file before native code sees it, and size the arena generously from its tensors."""
-    try:
-        from deploy.tflite_file import read_tflite
-    except ModuleNotFoundError:  # INTERIM, until deploy.tflite_file exists
-        return {"arena_bytes": 64 << 20, "stateful": False}
+    from deploy.tflite_file import read_tflite
+
     try:
         parsed = read_tflite(model)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return {"arena_bytes": arena_estimate_bytes(parsed, len(model)), "stateful": _stateful(parsed)}
-
-
-def arena_estimate_bytes(parsed: Any, file_bytes: int) -> int:
-    """An arena that is surely large enough: twice all activations plus the file, within sane bounds."""
-    from deploy.tflite_view import activation_bytes
-
-    return min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + 2 * activation_bytes(parsed) + 2 * file_bytes)
-
-
-def _stateful(parsed: Any) -> bool:
-    from deploy.tflite_view import is_stateful
-
-    return is_stateful(parsed)
+    tensors = [tensor for graph in parsed.subgraphs for tensor in graph.tensors]
+    # Surely enough: twice all activations, as if none shared its place, and twice the file for what is persistent.
+    wanted = 2 * sum(tensor.size_bytes for tensor in tensors if not tensor.constant) + 2 * len(model)
+    # A multiple of the alignment: otherwise the tail, which grows down from the end, measures some bytes more.
+    return {"arena_bytes": min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + wanted) // 16 * 16,
+            "stateful": any(tensor.variable for tensor in tensors)}
 
 
 def _layouts(manifest: dict[str, Any] | None, kind: str, engine: Engine) -> dict[str, list[str | None]]:

@@ -58,9 +58,6 @@ class TorchEngine:
             torch.set_num_threads(before)
         return [np.concatenate(parts) for parts in zip(*made, strict=True)]
 
-    def tensors(self, arrays: Sequence[np.ndarray], indices: Sequence[int]) -> dict[int, np.ndarray]:
-        raise UsageError("per-layer values are read from TFLite files")
-
     def arena(self) -> dict[str, int]:
         return {}
 

@@ -1,7 +1,7 @@
 """The child process in which a runtime may crash: `python -m deploy.worker RUNTIME`, spoken to over pipes.
 
 A message is a line of JSON with the shapes and types of its arrays, then their raw bytes; nothing is ever unpickled.
-Requests: open, run, tensors, arena. Answers: {"ok": ...} or {"error": sentence, "exit_code": n}.
+Requests: open, run, arena. Answers: {"ok": ...} or {"error": sentence, "exit_code": n}.
 """
 
 from __future__ import annotations
@@ -83,9 +83,6 @@ def serve(runtime: str, requests: BinaryIO, answers: BinaryIO) -> None:
                 raise ValueError("the first request must be open")
             elif kind == "run":
                 send(answers, {"ok": True}, engine.run(arrays))
-            elif kind == "tensors":
-                values = engine.tensors(arrays, request["indices"])
-                send(answers, {"ok": list(values)}, list(values.values()))
             elif kind == "arena":
                 send(answers, {"ok": engine.arena()})
             else:

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from models.graph import Graph, Node, Ref
-from models.op_costs import Op, convolution, dense, transposed_convolution
+from models.op_costs import Op, convolution, dense, einsum_products, transposed_convolution
 
 #: Operators that move, select or name data and compute nothing.
 MOVING = frozenset("""
@@ -104,7 +104,7 @@ def _shape(graph: Graph, node: Node, argument: str | int) -> tuple[int, ...] | N
 def _convolution(graph: Graph, node: Node) -> Op:
     weight, data = _shape(graph, node, "weight"), _shape(graph, node, "input")
     assert weight is not None and data is not None and node.shape is not None
-    bias, groups = node.arguments.get("bias") is not None, int(node.arguments.get("groups", 1))
+    bias, groups = node.arguments.get("bias") is not None, node.arguments.get("groups", 1)
     if is_transposed(node):
         return transposed_convolution(weight, data, node.shape, groups=groups, bias=bias)
     return convolution(weight, node.shape, groups=groups, bias=bias)
@@ -142,48 +142,21 @@ def _attention(graph: Graph, node: Node) -> Op:
     query, key, value = (_shape(graph, node, name) for name in ("query", "key", "value"))
     assert query is not None and key is not None and value is not None
     rows = prod(query[:-1])
-    return Op("attention", products=rows * key[-2] * (query[-1] + value[-1]), output_elements=node.elements)
+    return Op("attention", products=rows * key[-2] * (query[-1] + value[-1]), output_elements=node.elements,
+              softmax_elements=rows * key[-2])
 
 
 def _einsum(graph: Graph, node: Node) -> Op:
-    """An einsum as products of two operands, from left to right, as torch does without a path."""
-    equation = str(node.arguments["equation"]).replace(" ", "")
     operands = [graph.by_name[name] for name in node.inputs]
-    left, _, right = equation.partition("->")
-    terms = left.split(",")
-    if "..." in equation or len(terms) != len(operands):
-        terms, right = _without_ellipsis(terms, right, [operand.shape or () for operand in operands])
-    elif "->" not in equation:
-        right = "".join(sorted(letter for letter in set(left) - {","} if left.count(letter) == 1))
-    sizes = {letter: size for term, operand in zip(terms, operands, strict=True)
-             for letter, size in sorted(zip(term, operand.shape or (), strict=False), key=lambda pair: pair[1])}
-    products, contracted = 0, False
-    current = set(terms[0])
-    for index, term in enumerate(terms[1:], start=1):
-        later = set(right).union(*terms[index + 1:])
-        joint = current | set(term)
-        products += prod(sizes[letter] for letter in joint)
-        contracted |= bool(joint - later)
-        current = joint & later
-    constant = [operand.name in graph.constant for operand in operands]
-    if not contracted:  # an outer or elementwise product: nothing is accumulated
+    products, summed = einsum_products(str(node.arguments["equation"]), [operand.shape or () for operand in operands])
+    if not summed:  # an outer or elementwise product: nothing is accumulated
         return Op("mul", input_elements=_elements(operands[0]), output_elements=node.elements)
+    constant = [operand.name in graph.constant for operand in operands]
     if len(operands) == 2 and constant[0] != constant[1]:
         weights = operands[constant.index(True)].elements
         if weights and products % weights == 0:
             return Op("dense", weights=weights, positions=products // weights, output_elements=node.elements)
     return Op("attention", products=products, output_elements=node.elements)
-
-
-def _without_ellipsis(terms: list[str], right: str, shapes: list[tuple[int, ...]]) -> tuple[list[str], str]:
-    letters = [chr(code) for code in range(0x100, 0x100 + 16)]  # letters which no equation uses
-    widest = 0
-    replaced = []
-    for term, shape in zip(terms, shapes, strict=False):
-        hidden = len(shape) - len(term.replace("...", "")) if "..." in term else 0
-        widest = max(widest, hidden)
-        replaced.append(term.replace("...", "".join(letters[16 - hidden:])))
-    return replaced, right.replace("...", "".join(letters[16 - widest:]))
 
 
 def _bilinear(graph: Graph, node: Node) -> Op:
@@ -271,7 +244,7 @@ _READERS: dict[str, Callable[[Graph, Node], Op]] = {
     **dict.fromkeys(POOLS, _pool), **dict.fromkeys(ADAPTIVE_POOLS, _adaptive_pool),
     **dict.fromkeys(BATCH_NORMS, _batch_norm),
     **dict.fromkeys(("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"), _norm),
-    **dict.fromkeys(("add", "sub", "rsub", "add_n"), _elementwise("add")),
+    "add": _elementwise("add"),
     **dict.fromkeys(("mul", "div", "multiply", "true_divide"), _elementwise("mul")),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin"), _elementwise("softmax")),
     "mean": _elementwise("mean"), "linear": _linear, "einsum": _einsum, "bilinear": _bilinear,

@@ -175,8 +175,8 @@ def as_inputs(example_inputs: Any) -> tuple[torch.Tensor, ...]:
 def trace_one_sample(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor) -> Graph:
     """`trace` with a batch of one, so that every figure is that of one inference.
 
-    The first dimension is the batch where all inputs have the same one. Where a recurrent layer shows that it is time
-    (batch_first=False, fed without a transpose), the inputs are traced as they are.
+    The first dimension is the batch where all inputs have the same one, and where cutting it to one changes neither
+    the steps of a recurrent layer nor the lengths in an attention; else it is time, and the inputs are traced as given.
     """
     inputs = as_inputs(example_inputs)
     leading = {value.shape[0] if value.dim() else 0 for value in inputs}
@@ -184,14 +184,25 @@ def trace_one_sample(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] 
         return trace(model, inputs)
     try:
         graph = trace(model, tuple(value[:1] for value in inputs))
-    except UsageError:  # a size which is written into the forward
+    except UsageError:  # the batch is written into the forward, or there is none and this was another dimension
         return trace(model, inputs)
+    if not _lengths(graph):
+        return graph
+    given = trace(model, inputs)
+    return graph if _lengths(graph) == _lengths(given) else given
+
+
+def _lengths(graph: Graph) -> list[tuple[int, ...]]:
+    """What must not depend on the batch: steps of recurrent layers, sizes of the matrices in products of activations."""
+    lengths = []
     for node in graph.nodes:
-        if node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu") and not node.arguments.get("batch_first", True):
-            source = graph.by_name[node.arguments["input"].name]
-            if source.shape is not None and len(source.shape) == 3 and source.shape[1] != 1:
-                return trace(model, inputs)
-    return graph
+        shapes = [graph.by_name[name].shape or () for name in node.inputs if name not in graph.constant]
+        if node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu") and shapes:
+            batched = len(shapes[0]) == 3
+            lengths.append((shapes[0][1 if batched and node.arguments.get("batch_first") else 0],))
+        elif node.op in ("scaled_dot_product_attention", "bmm", "baddbmm", "matmul") and len(shapes) > 1:
+            lengths += [shape[-2:] for shape in shapes]
+    return lengths
 
 
 @contextmanager

@@ -19,7 +19,7 @@ st              core, plus one per bias parameter, pooling, ADD, and 15 per elem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -52,6 +52,7 @@ class Op:
         input_elements: elements of the first input.
         output_elements: elements of the output.
         window: elements that one output of a pooling reads.
+        softmax_elements: elements of a softmax inside the operator (fused attention).
         seen_parameters: parameters which torchinfo sees in the leaf module that made this operator; None where the
             unfolded network is not known.
         seen_positions: what torchinfo multiplies them by.
@@ -66,6 +67,7 @@ class Op:
     input_elements: int = 0
     output_elements: int = 0
     window: int = 0
+    softmax_elements: int = 0
     seen_parameters: int | None = None
     seen_positions: int = 1
 
@@ -148,8 +150,16 @@ def _vela_softmax(op: Op) -> int:
     return 2 * op.output_elements
 
 
+def _vela_attention(op: Op) -> int:
+    return op.products + 2 * op.softmax_elements
+
+
 def _st_softmax(op: Op) -> int:
     return 15 * op.output_elements
+
+
+def _st_attention(op: Op) -> int:
+    return op.products + 15 * op.softmax_elements
 
 
 _CORE: dict[str, Callable[[Op], int]] = {
@@ -162,9 +172,10 @@ _RULE_TABLE: dict[str, dict[str, Callable[[Op], int]]] = {
     # The tool looks at these operators and no others.
     "nessi-tflite": {"conv": window_products, "depthwise": window_products, "dense": window_products,
                      "pool": pool_reads, "mean": mean_reads, "add": add_writes},
-    "vela": {**_CORE, "pool": pool_reads, "mean": mean_reads, "softmax": _vela_softmax},
+    "vela": {**_CORE, "pool": pool_reads, "mean": mean_reads, "softmax": _vela_softmax,
+             "attention": _vela_attention},
     "st": {**_CORE, **dict.fromkeys(WEIGHTED_KINDS, _st_weighted), "pool": pool_reads, "mean": mean_reads,
-           "add": add_writes, "softmax": _st_softmax},
+           "add": add_writes, "softmax": _st_softmax, "attention": _st_attention},
 }
 
 
@@ -228,3 +239,37 @@ def dense(in_features: int, out_features: int, rows: int, *, bias: bool) -> Op:
     """A dense layer applied to `rows` vectors."""
     return Op("dense", weights=in_features * out_features, positions=rows, bias=out_features if bias else 0,
               bias_positions=rows, output_elements=rows * out_features)
+
+
+def einsum_products(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[int, bool]:
+    """Products of an einsum, two operands at a time from left to right, and whether anything is summed at all.
+
+    Args:
+        equation: as numpy.einsum takes it, "..." included.
+        shapes: of the operands.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "..." in equation:
+        hidden = [len(shape) - len(term.replace("...", "")) if "..." in term else 0
+                  for term, shape in zip(terms, shapes, strict=True)]
+        letters = [chr(0x100 + index) for index in range(max(hidden))]  # letters which no equation uses
+        terms = [term.replace("...", "".join(letters[len(letters) - count:]))
+                 for term, count in zip(terms, hidden, strict=True)]
+        right = right.replace("...", "".join(letters)) if arrow else "".join(letters)
+    if not arrow:
+        named = "".join(terms)
+        right += "".join(sorted(letter for letter in set(named) if named.count(letter) == 1 and letter not in right))
+    # A size of one broadcasts, so the largest size of a letter is its own.
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        for letter, size in zip(term, shape, strict=True):
+            sizes[letter] = size if sizes.get(letter, 1) == 1 else sizes[letter]
+    products, summed, current = 0, False, set(terms[0])
+    for index, term in enumerate(terms[1:], start=1):
+        later = set(right).union(*terms[index + 1:])
+        joint = current | set(term)
+        products += prod(sizes[letter] for letter in joint)
+        summed |= bool(joint - later)
+        current = joint & later
+    return products, summed

@@ -45,7 +45,7 @@ _ZOO = {entry.name: entry for entry in (
     ZooEntry("passt", "models.zoo.passt:passt", ((1, 128, 100),),
              "PaSST, audio transformer with patchout, 85 M parameters; a teacher"),
     ZooEntry("passt_tiny", "models.zoo.passt:passt_tiny", ((1, 128, 100),),
-             "PaSST with 4 narrow blocks, 0.9 M parameters; a teacher that trains on a CPU"),
+             "PaSST with 4 narrow blocks, 0.8 M parameters; a teacher that trains on a CPU"),
     ZooEntry("ds_cnn", "models.zoo.ds_cnn:ds_cnn", ((1, 49, 10),),
              "DS-CNN, keyword spotting of MLPerf Tiny"),
     ZooEntry("resnet8", "models.zoo.resnet8:resnet8", ((3, 32, 32),),
@@ -142,7 +142,8 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name == missing or name.startswith(f"{missing}."):
-            raise UsageError(f"there is no module {name!r}: call from the folder that holds it, or install it") from error
+            raise UsageError(f"there is no module {name!r}: call from the folder that holds it, "
+                             "or install it") from error
         raise UsageError(f"module {name!r} needs {missing!r}, which is not installed") from error
     except Exception as error:
         raise UsageError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error

@@ -14,6 +14,8 @@ from models.atomic import write_text
 from models.errors import UsageError
 
 DEFAULT_RUN = Path("runs/default")
+#: Set for child commands: the run directory that their parent has locked.
+_HELD_BY_PARENT = "EDGEPRESS_RUN_HELD"
 KINDS = ("checkpoint", "artifact", "result")
 
 
@@ -71,18 +73,30 @@ class RunDirectory:
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Keep a second command out of this run directory.
 
-        The operating system drops the lock with its process, so that a killed command leaves no stale one.
+        The operating system drops the lock with its process, so that a killed command leaves no stale one. A command
+        started by the holder (`environment_for_children`) takes a lock of its own, so that it does not wait for its
+        parent; who comes from outside needs both, so that it also waits for what a killed holder has left running.
 
         Raises:
             UsageError: another living process holds it.
         """
         from filelock import FileLock, Timeout
 
-        holder = self.path / "lock.json"
+        child = os.environ.get(_HELD_BY_PARENT) == str(self.path.resolve())
+        holder = self.path / ("lock-child.json" if child else "lock.json")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=-1 if wait else 0)
+            timeout = -1 if wait else 0
+            lock = FileLock(self.path / (".lock-child" if child else ".lock"), timeout=timeout)
             lock.acquire()
+            if not child:
+                try:
+                    with FileLock(self.path / ".lock-child", timeout=timeout):
+                        pass
+                except Timeout:
+                    lock.release()
+                    holder = self.path / "lock-child.json"
+                    raise
         except Timeout:
             try:
                 who = "process {pid} ({command})".format(**json.loads(holder.read_text()))
@@ -99,6 +113,10 @@ class RunDirectory:
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def environment_for_children(self) -> dict[str, str]:
+        """The environment for commands that the holder of the lock starts on the same run directory."""
+        return {**os.environ, _HELD_BY_PARENT: str(self.path.resolve())}
 
     def _lines(self) -> list[dict[str, Any]]:
         if not self._index.exists():

@@ -174,11 +174,11 @@ class LabelSpace:
             grown = True
             while grown:
                 grown = False
-                for other in list(pending):
-                    if axes & set(axes_of(other[0])):
-                        pending.remove(other)
-                        component.append(other)
-                        axes |= set(axes_of(other[0]))
+                for index in range(len(pending) - 1, -1, -1):
+                    own = set(axes_of(pending[index][0]))
+                    if axes & own:
+                        component.append(pending.pop(index))
+                        axes |= own
                         grown = True
             if len(component) == 1:
                 plane, side = component[0]

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from compress.quantize.rewrite import DECOMPOSITIONS, rewrite_response_norm
 from models.errors import UsageError
 
 aten = torch.ops.aten
@@ -94,7 +95,8 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
         UsageError: torch.export cannot trace it; the message carries its first line.
     """
     inputs = as_inputs(example_inputs)
-    traced, dynamic = _trace(copy.deepcopy(model).eval(), inputs)
+    with quiet():
+        traced, dynamic = _trace(copy.deepcopy(model).eval(), inputs)
     graph = traced.graph
     for node in list(graph.nodes):
         if node.op == "call_module" and "_guards" in str(node.target):
@@ -108,9 +110,26 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
     for node in list(graph.nodes):
         if node.target in _BATCH_NORMS:
             _fold_batch_norm(traced, node, origins)
+    rewrite_response_norm(graph)
+    _plain_output(graph)
     graph.eliminate_dead_code()
     graph.lint()
     return Folded(fx.GraphModule(traced, graph, class_name="Folded").eval(), origins, dynamic)
+
+
+def _plain_output(graph: fx.Graph) -> None:
+    """Return a tensor or a tuple of tensors as itself, not by way of torch's tree description."""
+    output = graph.output_node()
+    spec = getattr(getattr(graph._codegen, "pytree_info", None), "out_spec", None)
+    if spec is None:
+        return
+    if spec.is_leaf():
+        output.args = (output.args[0][0],)  # type: ignore[index]
+    elif spec.type in (tuple, list) and spec.num_leaves == spec.num_children:
+        output.args = (tuple(output.args[0]),)  # type: ignore[arg-type]
+    else:
+        return
+    graph.set_codegen(fx.graph.CodeGen())
 
 
 def weight_and_bias(node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
@@ -142,8 +161,6 @@ def store(module: nn.Module, target: str, value: torch.Tensor, parameter: bool =
 
 
 def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[fx.GraphModule, bool]:
-    from compress.quantize.rewrite import DECOMPOSITIONS
-
     batch = inputs[0].shape[0] if inputs[0].ndim else 0
     attempts: list[tuple[tuple[torch.Tensor, ...], Any]] = []
     if batch and all(x.ndim and x.shape[0] == batch for x in inputs):
@@ -240,7 +257,8 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node, origins: dict[str, O
             _scale_layer(module, source, factor, beta - mean * factor, origins, path, gamma_node is not None)
             result = source
         else:
-            result = _affine(module, node, source, factor, beta - mean * factor, origins, path)
+            own = gamma_node is not None and not _exists(module, f"{path}.affine_weight")
+            result = _affine(module, node, source, factor, beta - mean * factor, origins, path, own)
     for output in outputs:
         output.replace_all_uses_with(result)
         if output is not node:
@@ -273,7 +291,7 @@ def _scale_layer(module: fx.GraphModule, layer: fx.Node, factor: torch.Tensor, s
 
 
 def _affine(module: fx.GraphModule, node: fx.Node, source: Any, factor: torch.Tensor, shift: torch.Tensor,
-            origins: dict[str, Origin], path: str) -> fx.Node:
+            origins: dict[str, Origin], path: str, gamma_is_own: bool) -> fx.Node:
     rank, channels = _dimensions(source), factor.numel()
     weight_name, bias_name = f"{path}.affine_weight", f"{path}.affine_bias"
     if _exists(module, weight_name):
@@ -284,7 +302,7 @@ def _affine(module: fx.GraphModule, node: fx.Node, source: Any, factor: torch.Te
         weight, bias = module.graph.get_attr(weight_name), module.graph.get_attr(bias_name)
         made = module.graph.call_function(aten.conv2d.default,
                                           (source, weight, bias, [1, 1], [0, 0], [1, 1], channels))
-        origins[made.name] = Origin(weight_name, bias_name, path, affine=True, writable=False)
+        origins[made.name] = Origin(weight_name, bias_name, path, gamma_is_own, affine=True)
     else:
         shape = [1, -1, *([1] * ((rank or 2) - 2))]
         store(module, weight_name, factor.reshape(shape))

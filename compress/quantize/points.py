@@ -15,7 +15,8 @@ import torch
 from torch import fx
 
 from compress.quantize.fold import LAYERS, aten, module_path
-from compress.quantize.scheme import FLOAT
+from compress.quantize.rewrite import WANTED_SCHEME
+from compress.quantize.scheme import FLOAT, SCHEMES
 
 #: Operators whose output has the scale of their input.
 SAME_RANGE = {
@@ -31,10 +32,12 @@ SAME_RANGE = {
 }
 #: Pooling that computes new values; these are rounded again, to the same range.
 AVERAGES = {aten.avg_pool2d.default, aten.avg_pool1d.default}
-#: Operator -> range of its output. 255/256 and 127/128 give exactly the scales 1/256 and 1/128 of the specification.
+#: Operator -> bits -> range of its output; these give exactly the scales of the specification (1/256, 1/128, 1/32768).
 FIXED = {
-    aten.softmax.int: (0.0, 255 / 256), aten._softmax.default: (0.0, 255 / 256),
-    aten.sigmoid.default: (0.0, 255 / 256), aten.tanh.default: (-1.0, 127 / 128),
+    aten.softmax.int: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
+    aten._softmax.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
+    aten.sigmoid.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
+    aten.tanh.default: {8: (-1.0, 127 / 128), 16: (-1.0, 32767 / 32768)},
 }
 #: Operators with integer kernels and an output range of their own.
 COMPUTED = {
@@ -109,40 +112,42 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
             name = parent[name]
         return name
 
-    def unite(a: str, b: str) -> None:
-        a, b = find(a), find(b)
-        if a == b:
-            return
-        both = {root: fixed[root] for root in (a, b) if root in fixed}
-        if len(set(both.values())) > 1:  # two prescribed ranges: the operator rounds to a range of its own
-            return
-        parent[b] = a
-        if both:
-            fixed[a] = next(iter(both.values()))
+    def unite(sources: list[str], name: str) -> None:
+        # A prescribed range is kept from values that need another one: concatenating a sigmoid with a convolution
+        # rounds the sigmoid's output once more, to the range of the concatenation.
+        prescribed = {fixed.get(find(source)) for source in sources}
+        for source in sources:
+            a, b = find(source), find(name)
+            if a != b and not (len(prescribed) > 1 and a in fixed):
+                parent[b] = a
+                if b in fixed:
+                    fixed[a] = fixed[b]
 
     for node in graph.nodes:
-        if node.op == "get_attr" or node.op == "output" or node.name in hidden or not holds_floats(node):
+        if node.op == "output" or node.name in hidden or is_constant(node) or not holds_floats(node):
             continue
         parent[node.name] = node.name
         wanted = exception_of(node, keys, exceptions, scheme)
-        inputs = [source for source in node.all_input_nodes if holds_floats(source) and source.op != "get_attr"]
-        if node.target in SAME_RANGE and wanted != FLOAT:
-            for source in inputs:
-                if source.name in parent:
-                    unite(source.name, node.name)
+        inputs = [source for source in node.all_input_nodes if holds_floats(source) and not is_constant(source)]
+        taken_out = node.target is operator.getitem and inputs and inputs[0].name in islands
+        if node.target in SAME_RANGE and wanted != FLOAT and not taken_out:
+            unite([source.name for source in inputs if source.name in parent], node.name)
             if node.target in AVERAGES:
                 rounded.add(node.name)
             continue
+        if isinstance(node.meta.get("val"), (tuple, list)):
+            islands[node.name] = str(node.target)  # several results at once: each is rounded where it is taken out
+            continue
         rounded.add(node.name)
-        if node.op == "placeholder":
+        if node.op == "placeholder" or taken_out:
             continue
         body = _body(node, hidden)
         if wanted == FLOAT or not has_integer_kernel(body):
             islands[node.name] = str(body.target)
         elif body.target in FIXED:
-            fixed[node.name] = FIXED[body.target]
+            fixed[node.name] = FIXED[body.target][SCHEMES.get(wanted, 8)]
         if node.target in RELUS and body is node and inputs and inputs[0].target in _POOLS:
-            unite(inputs[0].name, node.name)  # converters move a ReLU into the pooling before it
+            unite([inputs[0].name], node.name)  # converters move a ReLU into the pooling before it
     for node in graph.nodes:
         if node.op == "get_attr" and any(_reads_as_operand(user, node) for user in node.users) and holds_floats(node):
             constants[node.name] = scheme
@@ -153,8 +158,10 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
     points = []
     for root, names in members.items():
         nodes = tuple(name for name in names if name in rounded)
+        if not nodes:  # made from constants alone
+            continue
         followers = tuple(name for name in names if name not in rounded)
-        own = by_name[nodes[0] if nodes else names[0]]
+        own = by_name[nodes[0]]
         of_point = exception_of(own, keys, exceptions, scheme)
         if all(name in islands for name in nodes) and not _feeds_integers(names, by_name, islands):
             of_point = FLOAT
@@ -190,7 +197,7 @@ def exception_of(node: fx.Node, keys: dict[str, str], exceptions: dict[str, str]
             if name in exceptions:
                 return exceptions[name]
             name = name.rpartition(".")[0]
-    return scheme
+    return node.meta.get(WANTED_SCHEME, scheme)
 
 
 def holds_floats(node: fx.Node) -> bool:
@@ -201,6 +208,13 @@ def holds_floats(node: fx.Node) -> bool:
     if value is None:
         return node.op in ("call_function", "get_attr", "placeholder") and "sym_size" not in node.name
     return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Whether a node is a tensor of the network, or such a tensor in another shape."""
+    if node.op == "call_function" and node.target in SAME_RANGE:
+        return bool(node.all_input_nodes) and all(is_constant(source) for source in node.all_input_nodes)
+    return node.op == "get_attr"
 
 
 def has_integer_kernel(node: fx.Node) -> bool:
@@ -249,3 +263,17 @@ def _feeds_integers(names: list[str], by_name: dict[str, fx.Node], islands: dict
             if user.name not in islands and not (len(user.users) == 1 and next(iter(user.users)).name in islands):
                 return True
     return False
+
+
+def known_names(graph: fx.Graph) -> set[str]:
+    """Names which exceptions may use: keys of operators, paths of modules and of the modules around them."""
+    names: set[str] = set()
+    keys = node_keys(graph)
+    for node in graph.nodes:
+        if node.op == "call_function":
+            names.add(keys[node.name])
+            path = module_path(node)
+            while path:
+                names.add(path)
+                path = path.rpartition(".")[0]
+    return names

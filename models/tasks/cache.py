@@ -59,7 +59,7 @@ def cached_array(root: Path, kind: str, key: str, shape: tuple[int, ...], dtype:
     found = _open(entry, shape, dtype)
     if found is not None:
         return found
-    with _locked(entry):
+    with locked(entry):
         found = _open(entry, shape, dtype)
         if found is not None:
             return found
@@ -91,27 +91,18 @@ def _open(entry: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
     return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
 
 
-def _locked(entry: Path) -> Any:
+def locked(entry: Path) -> Any:
+    """A context manager: only one process at a time makes `entry`; others wait.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
     from filelock import FileLock
 
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(entry.parent / f".{entry.name}.lock")
-        lock.acquire()
+        # What acquire() returns releases the lock at the end of a `with` block.
+        return FileLock(entry.parent / f".{entry.name}.lock").acquire()
     except OSError as error:
         raise UsageError(f"cannot write the cache {entry.parent}: {error.strerror or error}; "
                          "set EDGEPRESS_CACHE to a writable folder") from error
-    return _Release(lock)
-
-
-class _Release:
-    """Releases an acquired lock at the end of a `with` block."""
-
-    def __init__(self, lock: Any):
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *exception: object) -> None:
-        self._lock.release()

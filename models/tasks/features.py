@@ -88,24 +88,24 @@ class LogMel:
         return (1, self.n_mels, self.frames(samples))
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that `from_json` reads."""
-        return {"kind": "log_mel", **asdict(self)}
+        """A dictionary of the attributes, which `from_json` and `LogMel(**...)` read."""
+        return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> LogMel:
         """Read what `to_json` wrote.
 
         Raises:
-            UsageError: not a log-mel definition, an unknown key, or a value out of range.
+            UsageError: no object, an unknown key, or a value out of range.
         """
-        if not isinstance(value, dict) or value.get("kind", "log_mel") != "log_mel":
-            raise UsageError(f"front end {value!r} is unknown: expected an object of kind 'log_mel'")
+        if not isinstance(value, dict):
+            raise UsageError(f"front end {value!r} is no log-mel definition: an object such as {cls().to_json()} is")
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(value) - known - {"kind"})
+        unknown = sorted(set(map(str, value)) - known)
         if unknown:
             raise UsageError(f"front end: unknown keys {', '.join(map(repr, unknown))}; "
                              f"known are {', '.join(sorted(known))}")
-        return cls(**{key: entry for key, entry in value.items() if key != "kind"})
+        return cls(**value)
 
 
 #: CP-ResNet, DCASE 2022: 1 x 256 x 44 for one second.
@@ -191,8 +191,8 @@ def _log_mel_batch(waveforms: np.ndarray, config: LogMel, frames: int) -> np.nda
     signal = signal[:, 1:] - np.float32(config.pre_emphasis) * signal[:, :-1]
     signal = np.pad(signal, ((0, 0), (config.n_fft // 2,) * 2), mode="reflect")
     cut = np.lib.stride_tricks.sliding_window_view(signal, config.n_fft, axis=1)[:, ::config.hop][:, :frames]
-    spectrum = scipy.fft.rfft(cut * analysis_window(config), axis=-1)
-    power = (spectrum.real ** 2 + spectrum.imag ** 2).reshape(-1, config.n_fft // 2 + 1)
+    spectrum: Any = scipy.fft.rfft(cut * analysis_window(config), axis=-1)
+    power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).reshape(-1, config.n_fft // 2 + 1)
     mel = _sparse_bank(config) @ power.T
     mel = mel.reshape(config.n_mels, len(waveforms), frames).transpose(1, 0, 2)
     return (np.log(mel + np.float32(config.log_offset)) + np.float32(config.shift)) / np.float32(config.scale)

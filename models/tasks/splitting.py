@@ -37,17 +37,21 @@ def cut_validation(labels: np.ndarray, groups: Sequence[str], share: float = VAL
         for label in counts[group]:
             by_class[label].append(group)
     chosen: set[str] = set()
+    left = {label: len(members) for label, members in by_class.items()}
     for label in sorted(by_class, key=lambda one: (len(by_class[one]), one)):
         members = sorted(by_class[label], key=_hash)
         wanted = share * sum(counts[group][label] for group in members)
         have = sum(counts[group][label] for group in members if group in chosen)
         for group in members:
-            if group in chosen or len(chosen.intersection(members)) + 1 >= len(members):
+            # A group with several classes must not take the last one from any of them.
+            if group in chosen or any(left[other] <= 1 for other in counts[group]):
                 continue
             size = counts[group][label]
             if abs(have + size - wanted) < abs(have - wanted) or not have:
                 chosen.add(group)
                 have += size
+                for other in counts[group]:
+                    left[other] -= 1
     return np.array([group in chosen for group in groups], bool)
 
 

@@ -137,7 +137,11 @@ class Task:
             raise UsageError(f"split = {split_name!r} is unknown: allowed are {', '.join(SPLITS)}")
         if not self.has(split_name):
             present = ", ".join(f"{name} ({len(self.splits[name])})" for name in SPLITS if self.has(name)) or "none"
-            hint = " (an .npz needs an array `split` with train and test for training)" if self.stored else ""
+            hint = ""
+            if split_name == "validation" and self.has("train"):
+                hint = " (it is cut from train by identifier: a class needs clips of two or more identifiers)"
+            elif self.stored:
+                hint = " (an .npz needs an array `split` with train and test for training)"
             raise UsageError(f"task {self.name} has no {split_name} clips; it has {present}{hint}")
         return self.splits[split_name]
 

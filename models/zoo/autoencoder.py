@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 from models.zoo.arguments import whole_number
@@ -47,6 +49,6 @@ def autoencoder(n_inputs: int = 640, hidden: int = 128, latent: int = 8, n_layer
 def _dense(widths: list[int]) -> nn.Sequential:
     # The bias of the reference's dense layers cancels in the BatchNorm that follows, and comes back when it is folded.
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths, widths[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(widths):
         layers += [nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.ReLU()]
     return nn.Sequential(*layers)

@@ -37,15 +37,15 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, expanded: int, stride: tuple[int, int]):
         super().__init__()
+        self.after_block_norm = GRN()
+        self.after_block_activation = nn.ReLU()
+        self.use_shortcut = in_channels == out_channels
+        if self.use_shortcut:
+            self.shortcut = nn.Identity() if stride == (1, 1) else nn.AvgPool2d(3, stride, padding=1)
         self.block = nn.Sequential(
             conv_bn(in_channels, expanded, 1, relu=True),
             conv_bn(expanded, expanded, 3, stride, groups=expanded, relu=True),
             conv_bn(expanded, out_channels, 1, relu=False))
-        self.use_shortcut = in_channels == out_channels
-        if self.use_shortcut:
-            self.shortcut = nn.Identity() if stride == (1, 1) else nn.AvgPool2d(3, stride, padding=1)
-        self.after_block_norm = GRN()
-        self.after_block_activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.block(x)

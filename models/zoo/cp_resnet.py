@@ -1,4 +1,4 @@
-"""CP-ResNet, the receptive-field regularised network of the DCASE 2022 winner (Koutini et al. 2019; Schmid et al. 2022).
+"""CP-ResNet, the receptive-field regularised network of DCASE 2022's winner (Koutini et al. 2019; Schmid et al. 2022).
 
 Parameter names and shapes are those of CPJKU/cpjku_dcase22. One thing differs, on purpose: the initialisation.
 `init="published"` starts the second convolution of each block and the head at zero. Batch normalisation follows both,
@@ -155,10 +155,10 @@ def _initialise(model: CPResNet, init: str) -> None:
         return
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     with torch.no_grad():
-        model.feed_forward[0].weight.zero_()
+        model.feed_forward[0].weight.zero_()  # type: ignore[operator]
         for block in blocks:
             conv1, shortcut = block.conv1, block.shortcut
-            # The published code counts blocks in a global that grows with every network built; here it is this network's.
+            # The published code counts blocks in a global that grows with every network; here it is this network's.
             nn.init.normal_(conv1.weight, 0, math.sqrt(2 / (conv1.kernel_size[0] ** 2 * conv1.out_channels))
                             * len(blocks) ** -0.5)
             block.conv2.weight.zero_()

@@ -24,7 +24,7 @@ def output_size(size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, in
 
 def same_conv(size: tuple[int, int], in_channels: int, out_channels: int, kernel: tuple[int, int],
               stride: tuple[int, int], groups: int = 1, bias: bool = False) -> list[nn.Module]:
-    """The modules of one SAME convolution: a symmetric padding stays in the convolution, else a ZeroPad2d precedes it."""
+    """The modules of a SAME convolution: symmetric padding stays in the convolution, else a ZeroPad2d precedes it."""
     left, right, top, bottom = same_padding(size, kernel, stride)
     if (left, top) == (right, bottom):
         return [nn.Conv2d(in_channels, out_channels, kernel, stride, (top, left), groups=groups, bias=bias)]

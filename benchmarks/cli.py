@@ -1,0 +1,289 @@
+"""The command `benchmarks`: profile, run, latency, gate, compare, devices, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.errors import UsageError, run_command
+from models.run_directory import DEFAULT_RUN, RunDirectory
+
+app = typer.Typer(help="Measure a model, hold it against device classes, report.", no_args_is_help=True,
+                  pretty_exceptions_enable=False, add_completion=False)
+
+File = Annotated[Path | None, typer.Argument(help="A .tflite or .onnx file or a checkpoint; default: the run's newest.")]
+Run = Annotated[Path, typer.Option("--run", help="Run directory.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to the terminal.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow --output to replace a file.")]
+Format = Annotated[str, typer.Option("--format", help="text or json.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow a checkpoint or data source to run its own code.")]
+
+
+@app.command("profile")
+def profile_command(file: File = None, run: Run = DEFAULT_RUN, form: Format = "text", arena: Annotated[
+        bool, typer.Option(help="Measure TFLite Micro's arena.")] = True, output: Output = None,
+        overwrite: Overwrite = False) -> None:
+    """Count a model under every rule: MACs, params, bytes, arena, layers."""
+    from benchmarks.baseline import profile_of
+    from benchmarks.profiling import format_profile
+
+    _one_of(form, ("text", "json"))
+    found = profile_of(_model(file, run), arena)
+    _emit(_as_json(found) if form == "json" else format_profile(found), output, overwrite)
+
+
+@app.command("run")
+def run_accuracy(
+        file: File = None,
+        data: Annotated[str | None, typer.Option(help="Folder, .npz, synthetic, or package.module:factory.")] = None,
+        runtime: Annotated[str, typer.Option(help="Runtimes, separated by commas; default: every installed one.")] = "",
+        device: Annotated[list[str] | None, typer.Option(help="Device class: takes its runtime. Repeatable.")] = None,
+        split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+        limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+        threads: Annotated[int, typer.Option(min=1, help="Threads of a runtime.")] = 1,
+        run: Run = DEFAULT_RUN, form: Format = "text", output: Output = None, overwrite: Overwrite = False,
+        trust: Trust = False) -> None:
+    """Accuracy on labelled data, on several runtimes at once."""
+    from benchmarks.accuracy import measure_accuracy, records
+    from benchmarks.tables import accuracy_text
+
+    _one_of(form, ("text", "json"))
+    path = _model(file, run)
+    source = data or _task_of(path)
+    quiet = not sys.stderr.isatty()
+    measured = measure_accuracy(path, source, _names(runtime), devices=device or (), split=split, limit=limit,
+                                threads=threads, trust=trust, progress=None if quiet else _progress)
+    if not quiet:
+        print(file=sys.stderr)
+    # A sample of the data says nothing about the whole: it is shown, not kept.
+    if limit is None:
+        _keep(run, records(measured))
+    _emit(_as_json(measured) if form == "json" else accuracy_text(measured), output, overwrite)
+    _fail_late(measured["failures"])
+
+
+@app.command("latency")
+def latency_command(
+        file: File = None,
+        runtime: Annotated[str, typer.Option(help="Runtimes to time here; default: every installed one.")] = "",
+        device: Annotated[list[str] | None, typer.Option(help="Device class to estimate for; default: all.")] = None,
+        threads: Annotated[int, typer.Option(min=1, help="Threads of a runtime.")] = 1,
+        runs: Annotated[int, typer.Option(min=1, help="At least this many inferences.")] = 50,
+        measure: Annotated[bool, typer.Option(help="Measure on this host.")] = True,
+        run: Run = DEFAULT_RUN, form: Format = "text", output: Output = None, overwrite: Overwrite = False,
+        trust: Trust = False) -> None:
+    """Latency: measured on this host, estimated for device classes."""
+    from benchmarks.latency import latency_overview
+    from benchmarks.tables import latency_text
+
+    _one_of(form, ("text", "json"))
+    found = latency_overview(_model(file, run), _names(runtime), device or (), threads=threads, runs=runs,
+                             measure=measure, trust=trust)
+    _keep(run, found["measured"])
+    _emit(_as_json(found) if form == "json" else latency_text(found), output, overwrite)
+    _fail_late(found["failures"])
+
+
+@app.command("gate")
+def gate_command(
+        file: File = None,
+        device: Annotated[list[str] | None, typer.Option(help="Device class. Repeatable.")] = None,
+        limit: Annotated[list[str] | None, typer.Option(help='METRIC=QUANTITY, as macs=20M or file=128kB.')] = None,
+        macs_rule: Annotated[str, typer.Option(help="Counting rule of --limit macs=...")] = "dcase",
+        budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
+        baseline: Annotated[str | None, typer.Option(help="A file, a JSON of --update-baseline, or git:REV.")] = None,
+        update_baseline: Annotated[Path | None, typer.Option(help="Write the figures here, as a later baseline.")] = None,
+        results: Annotated[Path | None, typer.Option(help="Measured results; default: those of the run.")] = None,
+        data: Annotated[str | None, typer.Option(help="Measure accuracy on this data first.")] = None,
+        run: Run = DEFAULT_RUN,
+        form: Annotated[str, typer.Option("--format", help="text, markdown, json, junit or sarif.")] = "text",
+        fixes: Annotated[bool, typer.Option(help="Try on the file what would buy a failed size back.")] = True,
+        output: Output = None, overwrite: Overwrite = False) -> None:
+    """Hold a model against limits. Exit 0: passed or only warned; 1: over; 2: bad input; 3: a runtime failed."""
+    from benchmarks.formats import FORMATS, render
+    from benchmarks.gate import evaluate_gate, exit_code
+
+    _one_of(form, tuple(FORMATS))
+    limits = _limits(limit or [])
+    budgets, named = _budgets(budgets)
+    # A file or baseline that the budgets name counts from where the budgets are.
+    path = _model(file or _beside(budgets, named.get("file")), run)
+    baseline = baseline or _baseline(budgets, named.get("baseline"))
+    found = _results(results or _beside(budgets, named.get("results")), run)
+    if data is not None:
+        from benchmarks.accuracy import measure_accuracy, records
+
+        measured = measure_accuracy(path, data, devices=device or ())
+        _fail_late(measured["failures"])
+        _keep(run, records(measured))
+        found += [{"schema": 1, **record} for record in records(measured)]
+    verdict = evaluate_gate(path, limits, device or (), budgets=budgets, baseline=baseline, results=found, rule=macs_rule,
+                            try_fixes=fixes)
+    _emit(render(verdict, form), output, overwrite)
+    if update_baseline is not None:
+        from benchmarks.baseline import as_json, manifest_beside, profile_of
+        from models.atomic import write_json
+
+        write_json(update_baseline, as_json(profile_of(path), found, verdict["environment"], manifest_beside(path)))
+    raise typer.Exit(exit_code(verdict))
+
+
+@app.command("compare")
+def compare_command(a: Annotated[Path, typer.Argument(help="A model, or a file of results.")],
+                    b: Annotated[Path, typer.Argument(help="Another one of the same kind.")],
+                    form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
+                    output: Output = None, overwrite: Overwrite = False) -> None:
+    """Two models or two files of results, side by side."""
+    from benchmarks.compare import compare_files
+    from benchmarks.tables import compare_markdown, compare_text
+
+    _one_of(form, ("text", "markdown", "json"))
+    found = compare_files(a, b)
+    text = {"json": _as_json, "markdown": compare_markdown, "text": compare_text}[form](found)
+    _emit(text, output, overwrite)
+
+
+@app.command("devices")
+def devices_command(budgets: Annotated[Path | None, typer.Option(help="Add the classes of this budgets.toml.")] = None,
+                    form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text") -> None:
+    """The device classes and their limits."""
+    from benchmarks.tables import devices_json, devices_text
+    from models.devices import device_classes
+
+    _one_of(form, ("text", "markdown", "json"))
+    known = device_classes(budgets)
+    if form == "markdown":
+        from models.device_schema import markdown
+
+        _emit(markdown(known), None, False)
+    else:
+        _emit(_as_json(devices_json(known)) if form == "json" else devices_text(known), None, False)
+
+
+@app.command("report")
+def report_command(run: Run = DEFAULT_RUN, output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Default: RUN/report.html.")] = None) -> None:
+    """The HTML report of a run: one page that needs no network."""
+    from benchmarks.report import write_report
+
+    print(write_report(run, output))
+
+
+def main() -> None:
+    """The entry point: errors become one sentence and an exit code."""
+    run_command(app)
+
+
+def _model(file: Path | None, run: Path) -> Path:
+    if file is not None:
+        return file
+    newest = RunDirectory(run).newest("artifact", wanted="exported file", first="deploy export --format tflite")
+    print(f"taking the newest artifact of {run}: {newest['path']}", file=sys.stderr)
+    return newest["path"]
+
+
+def _task_of(path: Path) -> str:
+    """The data that the model was made for, as far as it says so."""
+    if path.is_dir():
+        from models.checkpoint import read_spec
+
+        task = read_spec(path).task
+    else:
+        from benchmarks.baseline import manifest_beside
+
+        task = (manifest_beside(path).get("spec") or {}).get("task")
+    if not isinstance(task, str):
+        raise UsageError(f"{path} does not say which data it was made for: give --data FOLDER or FILE.npz")
+    print(f"taking the task of the model: {task}", file=sys.stderr)
+    return task
+
+
+def _limits(given: list[str]) -> dict[str, str]:
+    limits: dict[str, str] = {}
+    for text in given:
+        metric, equals, quantity = text.partition("=")
+        if not equals:
+            raise UsageError(f"--limit {text}: write METRIC=QUANTITY, such as macs=20M or file=128kB")
+        if metric in limits:
+            raise UsageError(f"--limit {metric} is given twice")
+        limits[metric] = quantity
+    return limits
+
+
+def _budgets(given: Path | None) -> tuple[Path | None, dict[str, str]]:
+    path = given if given is not None else Path("budgets.toml") if Path("budgets.toml").is_file() else None
+    if path is None:
+        return None, {}
+    from models.devices import read_budgets
+
+    if given is None:
+        print(f"using {path}", file=sys.stderr)
+    return path, read_budgets(path).gate
+
+
+def _beside(budgets: Path | None, name: str | None) -> Path | None:
+    return None if budgets is None or name is None else budgets.parent / name
+
+
+def _baseline(budgets: Path | None, text: str | None) -> str | None:
+    return text if text is None or text.startswith("git:") else str(_beside(budgets, text))
+
+
+def _results(given: Path | None, run: Path) -> list[dict[str, Any]]:
+    from benchmarks.result_log import of_run, read
+
+    return read(given) if given is not None else of_run(RunDirectory(run))
+
+
+def _keep(run: Path, found: list[dict[str, Any]]) -> None:
+    """Results go to a run directory that exists; none is made only for them, unless it was asked for by name."""
+    if found and (run.is_dir() or run != DEFAULT_RUN):
+        from benchmarks.result_log import append
+
+        append(RunDirectory(run), found)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _one_of(value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"--format {value!r} is unknown: allowed are {', '.join(allowed)}")
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
+
+
+def _emit(text: str, output: Path | None, overwrite: bool) -> None:
+    if output is None:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+        return
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already: choose another name or add --overwrite")
+    from models.atomic import write_text
+
+    write_text(output, text)
+    print(f"wrote {output}", file=sys.stderr)
+
+
+def _fail_late(failures: list[dict[str, Any]]) -> None:
+    """What worked has been shown; now the command fails for what did not."""
+    if failures:
+        from models.errors import RuntimeFailure
+
+        raise RuntimeFailure("; ".join(failure["error"] for failure in failures))
+
+
+def _progress(runtime: str, done: int, samples: int) -> None:
+    print(f"\r{runtime}: {done} of {samples}   ", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

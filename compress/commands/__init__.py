@@ -1,0 +1,1 @@
+"""What the commands of `compress` do, one file each; imported when the command is called."""

@@ -1,0 +1,50 @@
+"""`compress list`: recipes, networks, tasks, device classes."""
+
+from __future__ import annotations
+
+import tomllib
+
+from models.errors import UsageError
+
+_TASKS = (("synthetic[:seed]", "scenes generated from a seed, ten classes, nine recording devices; the default"),
+          ("DIR", "a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile"),
+          ("FILE.npz", "arrays x and y, optionally device, names, labels"),
+          ("package.module:factory", "a function of yours that returns a Task"))
+
+
+def list_things(what: str) -> None:
+    """Print a table of each kind asked for.
+
+    Raises:
+        UsageError: unknown kind.
+    """
+    kinds = {"recipes": _recipes, "networks": _networks, "tasks": lambda: list(_TASKS), "devices": _devices}
+    if what != "all" and what not in kinds:
+        raise UsageError(f"list = {what!r} is unknown: allowed are {', '.join(kinds)}, all")
+    for kind, rows in kinds.items():
+        if what not in ("all", kind):
+            continue
+        found = rows()
+        width = max(len(name) for name, _ in found)
+        print(f"{kind}:")
+        for name, summary in found:
+            print(f"  {name:<{width}}  {summary}".rstrip())
+
+
+def _recipes() -> list[tuple[str, str]]:
+    from compress.recipe import shipped_recipes
+
+    return [(name, tomllib.loads(path.read_text(encoding="utf-8")).get("summary", ""))
+            for name, path in shipped_recipes().items()]
+
+
+def _networks() -> list[tuple[str, str]]:
+    from models.registry import zoo
+
+    return [(entry.name, entry.summary) for entry in zoo().values()]
+
+
+def _devices() -> list[tuple[str, str]]:
+    from models.devices import device_classes
+
+    return [(name, found.summary) for name, found in device_classes().items()]

@@ -1,0 +1,116 @@
+"""A user's own network, package.module:factory with a file of weights, as a checkpoint of the run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.provenance import command, cost_facts, source_of, versions
+from compress.stages import finished, free_name, key_of, say
+from models.errors import UsageError
+from models.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def enter_own_network(run: RunDirectory, factory: str, weights: Path | None, inputs: tuple[str, ...],
+                      data: str | None) -> dict[str, Any]:
+    """Build it (its code is run: the user typed its name), load the weights, save it; returns the entry.
+
+    Args:
+        run: where it is saved.
+        factory: package.module:factory, or a network of the zoo.
+        weights: .safetensors, or .pt with tensors only; None keeps what the factory gives.
+        inputs: shapes with the batch, "1,3,32,32", one for each input.
+        data: the task, as the user typed it.
+
+    Raises:
+        UsageError: no such factory, weights that do not fit, or shapes that it does not take.
+    """
+    import torch
+
+    from models.checkpoint import save_checkpoint
+    from models.cost import cost_of
+    from models.registry import build, resolve_factory, zoo
+    from models.spec import ModelSpec
+
+    if not inputs and factory not in zoo():
+        raise UsageError("--model needs --input, the shape of its input with the batch, such as --input 1,3,32,32")
+    shapes = tuple(_shape(text) for text in inputs) or zoo()[factory].input_shapes
+    made = resolve_factory(factory)() if ":" in factory else build(factory)
+    if not isinstance(made, torch.nn.Module):
+        raise UsageError(f"{factory} returned a {type(made).__name__}; it must return a torch.nn.Module")
+    if weights is not None:
+        load_weights(made, weights)
+    model = made.float().eval()
+    spec = ModelSpec(factory, {}, shapes, task=source_of(data) if data else None, notes={"stage": "own"})
+    try:
+        with torch.no_grad():
+            model(*spec.example_inputs())
+    except Exception as error:
+        raise UsageError(f"{factory} does not take inputs of shape {list(shapes)} besides the batch: {error}") from error
+    key = key_of("own", factory, shapes, spec.task, digest(model))
+    if entry := finished(run, key, f"own network {factory}"):
+        return entry
+    cost = cost_of(model, spec.example_inputs())
+    name = free_name(run, factory.replace(":", "."))
+    path = save_checkpoint(run.place("checkpoint", name), model, spec,
+                           {"stage": "own", "key": key, "command": command(), "cost": cost_facts(cost),
+                            "weights": str(weights), "versions": versions()})
+    facts = {"key": key, "stage": "own", "network": factory, "task": spec.task, "pruned": False, "scheme": "float32",
+             "rule": cost.rule, "macs": cost.macs, "params": cost.params, "weight_bytes": cost.weight_bytes,
+             "peak_activation_bytes": cost.peak_activation_bytes}
+    run.add("checkpoint", name, path, **facts)
+    say(f"own network: {path}, {cost.macs:,} MACs ({cost.rule}), {cost.params:,} parameters")
+    return {"kind": "checkpoint", "name": name, "path": path, **facts}
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dict into the model, in place; nothing but tensors is read.
+
+    Raises:
+        UsageError: no such file, damaged, holding other objects, or of another network.
+    """
+    import torch
+
+    if not path.is_file():
+        raise UsageError(f"weights = {str(path)!r} does not exist; give a state dict, .safetensors or .pt")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state) if isinstance(state, dict) else state
+    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+        raise UsageError(f"{path} cannot be read as weights (tensors only, no pickled objects): "
+                         f"{str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UsageError(f"{path} holds no state dict: a mapping of names to tensors is needed")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:4]]
+        raise UsageError(f"{path} does not fit the network: {' '.join(lines)}") from error
+
+
+def digest(model: nn.Module) -> str:
+    """The SHA-256 of all tensors of a model with their names."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        if value.numel():
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.replace("x", ",").split(",")
+    if len(parts) < 2 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--input = {text!r} must be positive sizes with the batch, such as 1,3,32,32")
+    return tuple(int(part) for part in parts[1:])

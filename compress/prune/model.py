@@ -1,0 +1,119 @@
+"""`prune_model`: a network and budgets go in, a smaller network with its plan and its proof comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress.prune.channels import ChannelGraph, Frozen, Selection, find_groups
+from compress.prune.importance import importance as score
+from compress.prune.project import FLOOR, projection
+from compress.prune.proof import Proof, remove_with_proof
+from models.cost import Cost, cost_of, cost_of_graph
+from models.errors import UsageError, VerdictError
+from models.limits import Limits
+from models.units import parse_quantity
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned network.
+
+    Attributes:
+        model: new, physically smaller, trainable; the given one is untouched.
+        plan: JSON-able; `models.plan.apply_plan` makes the same network from a dense one.
+        before, after: cost under the rule and scheme asked for; `after` is counted anew on `model`.
+        proof: the removed network against its reference.
+        frozen: what could not be pruned, with operator, module and reason.
+        notes: what a user should know, in sentences.
+        selection: the kept units per group of `graph`.
+        graph: the coupled groups.
+    """
+
+    model: nn.Module
+    plan: dict[str, Any]
+    before: Cost
+    after: Cost
+    proof: Proof
+    frozen: tuple[Frozen, ...]
+    notes: tuple[str, ...]
+    selection: Selection
+    graph: ChannelGraph
+
+
+def prune_model(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
+                macs: float | str | None = None, params: float | str | None = None,
+                weight_bytes: float | str | None = None, peak_activation_bytes: float | str | None = None, *,
+                scheme: str = "w8a8", importance: str | tuple[np.ndarray, ...] = "l2", projection: str = "knapsack",
+                protect: Iterable[str] = (), divisor: int = 1, min_channels: int = 1, rule: str = "dcase",
+                floor: float = FLOOR, batches: Iterable[Any] | None = None,
+                loss: Callable[[nn.Module, Any], torch.Tensor] | None = None) -> Pruned:
+    """Prune a network to hard budgets: the result is never above any of them.
+
+    Args:
+        model: any module that `torch.export` can trace; it is not changed.
+        example_inputs: one tensor per input; a bare tensor for one input.
+        macs, params, weight_bytes, peak_activation_bytes: upper limits for one inference; a number, or text such as
+            "20M", "64 kB", "50%" (of the given network).
+        scheme: what bytes mean; "w8a8" is int8 weights and activations with int32 biases.
+        importance: a kind of `compress.prune.importance.KINDS`, or scores, one array per group.
+        projection: "knapsack" or "threshold".
+        protect: names of modules and parameters that keep their shapes. The output width always stays.
+        divisor, min_channels: of the kept channels of every group.
+        rule: counting rule of `macs`.
+        floor: smallest kept share of every group; lowered where the budget needs it, which a note then says.
+        batches, loss: for importance "taylor".
+
+    Raises:
+        UsageError: no budget, an unknown name or value, or a network that cannot be traced.
+        InfeasibleBudget: the budget can't be reached; the message says what can be, and which layers bind.
+        ProofError: the removed network differs from its reference; the message names the group.
+    """
+    graph = find_groups(model, example_inputs, protect, rule, scheme)
+    before = cost_of_graph(graph.graph, rule, scheme)
+    limits = _limits(before, rule, scheme, {"macs": macs, "params": params, "weight_bytes": weight_bytes,
+                                            "peak_activation_bytes": peak_activation_bytes})
+    scores = score(model, graph, importance, batches=batches, loss=loss) if isinstance(importance, str) else importance
+    chosen = _projection(graph, scores, limits, projection, divisor, min_channels, floor)
+    smaller, plan, proof = remove_with_proof(model, graph, chosen.selection, example_inputs)
+    after = cost_of(smaller, example_inputs, rule, scheme)
+    _check_count(after, chosen.figures, limits)
+    notes = chosen.notes
+    if proof.kind == "graph":
+        notes += ("the forward has sizes written into it, so the network was rebuilt from its trace as a GraphModule",)
+    return Pruned(smaller, plan, before, after, proof, graph.frozen, notes, chosen.selection, graph)
+
+
+_projection = projection
+
+
+def _limits(before: Cost, rule: str, scheme: str, budgets: dict[str, float | str | None]) -> Limits:
+    if all(value is None for value in budgets.values()):
+        raise UsageError("prune_model needs a budget: macs, params, weight_bytes or peak_activation_bytes")
+    parsed: dict[str, Any] = {}
+    for name, value in budgets.items():
+        if value is None:
+            continue
+        unit = "macs" if name == "macs" else "params" if name == "params" else "bytes"
+        if isinstance(value, str):
+            parsed[name] = parse_quantity(value, unit, name=name, relative_to=getattr(before, name))
+        elif isinstance(value, bool) or not 0 <= float(value) < float("inf"):
+            raise UsageError(f"{name} = {value!r} must be a finite number that is not negative")
+        else:
+            parsed[name] = int(float(value) + 1e-6)
+    return Limits(**parsed, rule=rule, scheme=scheme)
+
+
+def _check_count(after: Cost, expected: Any, limits: Limits) -> None:
+    """The smaller network is traced and counted anew: nothing of the prediction goes into `after`."""
+    for metric in ("macs", "params", "weight_bytes", "peak_activation_bytes"):
+        limit = limits.budgets().get(metric)
+        if limit is not None and getattr(after, metric) > limit:
+            raise VerdictError(f"the pruned network has {metric} = {getattr(after, metric):,}, above the limit "
+                               f"{limit:,} (predicted {expected.get(metric):,}); this is a defect of edgepress")

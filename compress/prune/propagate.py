@@ -1,0 +1,160 @@
+"""Propagation of channel labels through the operators of a traced network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from compress.prune.labels import Cause, Labelled, LabelSpace, axes_of
+from models.graph import Graph, Node
+
+QUIET = "the network's own input or output"
+
+
+@dataclass
+class Propagation:
+    """What is known while the network is walked through.
+
+    Attributes:
+        values: node name -> its labels (a tuple for operators with several results).
+        mode: names of convolutions and group normalisations which lose whole groups ("group"); the others lose equal
+            counts in every group ("index").
+        grids: (node, plane, cause) of every plane which depends on two axes and must be made rectangular.
+    """
+
+    graph: Graph
+    space: LabelSpace = field(default_factory=LabelSpace)
+    values: dict[str, Labelled | tuple[Labelled | None, ...]] = field(default_factory=dict)
+    mode: dict[str, str] = field(default_factory=dict)
+    grids: list[tuple[Labelled, Cause]] = field(default_factory=list)
+
+    def value(self, name: str) -> Labelled:
+        """The labels of a node with one result."""
+        value = self.values[name]
+        assert isinstance(value, Labelled), f"{name} has several results"
+        return value
+
+    def cause(self, node: Node, reason: str) -> Cause:
+        return Cause(node.op, node.module, reason)
+
+    def free(self, shape: Sequence[int]) -> Labelled:
+        """A value which is the same at every position: any position may be left out."""
+        return self.space.parameter(shape)
+
+    def unknown(self, node: Node, reason: str = "its coupling is not known") -> Labelled | tuple[Labelled | None, ...]:
+        """Fix everything that the operator reads; its results carry no labels."""
+        for name in node.inputs:
+            values = self.values[name]
+            for value in values if isinstance(values, tuple) else (values,):
+                if value is not None:
+                    self.space.fix_value(value, self.cause(node, reason))
+        if node.shapes:
+            return tuple(None if shape is None else Labelled(shape) for shape in node.shapes)
+        return Labelled(node.shape or ())
+
+    def grid(self, node: Node, value: Labelled, axes: tuple[int, int]) -> None:
+        """Remember that the labels over these two axes must stay rectangular."""
+        for plane in value.planes:
+            if all(plane.shape[axis] > 1 for axis in axes):
+                self.grids.append((Labelled(value.shape, (plane,)), self.cause(node, "unequal counts per group")))
+
+
+def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
+    """Label every value of the network.
+
+    Args:
+        protected: whether the parameter or buffer of this name must keep its shape.
+    """
+    from compress.prune.compute_rules import COMPUTE_RULES
+    from compress.prune.layout_rules import LAYOUT_RULES
+
+    state = Propagation(graph)
+    by_source: dict[str, Labelled] = {}
+    for node in graph.nodes:
+        if node.kind in ("parameter", "buffer"):
+            movable = node.kind == "parameter" or node.dtype.startswith(("float", "bfloat"))
+            if node.source not in by_source:
+                labels = state.space.parameter(node.shape or ()) if movable else Labelled(node.shape or ())
+                if protected(node.source):
+                    state.space.fix_value(labels, Cause(node.kind, node.source, "protected", quiet=True))
+                by_source[node.source] = labels
+            state.values[node.name] = by_source[node.source]
+        elif node.kind in ("input", "constant"):
+            state.values[node.name] = Labelled(node.shape or ())
+        else:
+            rule = LAYOUT_RULES.get(node.op) or COMPUTE_RULES.get(node.op)
+            state.values[node.name] = rule(state, node) if rule else state.unknown(node)
+    for name in graph.outputs:
+        values = state.values[name]
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None:
+                state.space.fix_value(value, Cause("output", "", QUIET, quiet=True))
+    _make_rectangular(state)
+    while _compact_all(state):
+        _make_rectangular(state)
+    return state
+
+
+def _compact_all(state: Propagation) -> bool:
+    """Reduce every plane to the axes that it still depends on; True if an axis with two planes had to be fixed."""
+    crossing = False
+
+    def final(value: Labelled | None, node: Node) -> Labelled | None:
+        nonlocal crossing
+        if value is None:
+            return None
+        planes = state.space.compacted(value.planes)
+        axes = [axis for plane in planes for axis in axes_of(plane)]
+        if len(set(axes)) < len(axes):
+            crossing = True
+            for plane in planes:
+                state.space.fix(plane, state.cause(node, "two kinds of channels share one axis"))
+        return Labelled(value.shape, planes)
+
+    for node in state.graph.nodes:
+        values = state.values[node.name]
+        state.values[node.name] = (tuple(final(value, node) for value in values) if isinstance(values, tuple)
+                                   else final(values, node))  # type: ignore[assignment]
+    return crossing
+
+
+def _make_rectangular(state: Propagation) -> None:
+    """Until every plane depends on one axis: a plane over several keeps the axis that leaves the most units."""
+    for node in state.graph.nodes:
+        values = state.values[node.name]
+        for value in values if isinstance(values, tuple) else (values,):
+            for plane in value.planes if value is not None else ():
+                if len(axes_of(plane)) > 1:
+                    state.grids.append((Labelled(value.shape, (plane,)),
+                                        state.cause(node, "unequal counts would leave a ragged tensor")))
+    changed = True
+    while changed:
+        changed = False
+        for value, cause in state.grids:
+            plane = state.space.compact(value.planes[0])
+            if plane is None or len(axes_of(plane)) <= 1:
+                continue
+            changed = True
+            best = max(axes_of(plane), key=lambda axis: _units_left(state, plane, axis, cause))
+            _keep_axis(state, plane, best, cause)
+
+
+def _keep_axis(state: Propagation, plane: np.ndarray, axis: int, cause: Cause) -> None:
+    others = [other for other in axes_of(plane) if other != axis]
+    first = plane
+    for other in others:
+        first = first.take([0], other)
+    state.space.unify(plane, first, cause)
+
+
+def _units_left(state: Propagation, plane: np.ndarray, axis: int, cause: Cause) -> int:
+    saved = state.space.snapshot()
+    _keep_axis(state, plane, axis, cause)
+    anchors = [anchor for anchor, _ in state.space.causes]
+    fixed = np.unique(state.space.find(np.array(anchors, np.int64))) if anchors else np.zeros(0, np.int64)
+    roots = np.unique(state.space.find(plane))
+    left = int((~np.isin(roots, fixed) & (roots > 0)).sum())
+    state.space.restore(saved)
+    return left

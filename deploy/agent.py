@@ -1,0 +1,117 @@
+"""Runs a .tflite file on a device: one file, standard library + NumPy + whichever interpreter is there.
+
+It is copied to the device and started there as `python3 agent.py REQUEST.json`; it needs nothing else of this project
+and runs on Python 3.7 and NumPy 1. The answer is one line of JSON on stdout, after a marker.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+
+MARKER = "EDGEPRESS-RESULT "
+
+
+def load_interpreter(path, runtime, threads):
+    """(interpreter, package name, version)."""
+    errors = []
+    for module, package in (("ai_edge_litert.interpreter", "ai-edge-litert"), ("tflite_runtime.interpreter", "tflite-runtime"),
+                            ("tensorflow.lite.python.interpreter", "tensorflow")):
+        try:
+            found = __import__(module, fromlist=["Interpreter"])
+        except Exception as error:  # NumPy 2 under tflite-runtime raises AttributeError and worse
+            errors.append("%s: %s" % (package, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            continue
+        options = {}
+        if runtime == "litert-reference":
+            options["experimental_op_resolver_type"] = found.OpResolverType.BUILTIN_REF
+        return found.Interpreter(model_path=path, num_threads=threads, **options), package, version_of(package)
+    raise RuntimeError("no TFLite interpreter can be imported (%s); install ai-edge-litert or tflite-runtime there"
+                       % "; ".join(errors))
+
+
+def version_of(package):
+    """The installed version, or "unknown"."""
+    try:
+        from importlib import metadata
+
+        return metadata.version(package)
+    except Exception:
+        return "unknown"
+
+
+def percentile(values, share):
+    """Linear between the neighbours; `values` sorted."""
+    place = (len(values) - 1) * share
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (place - low)
+
+
+def describe():
+    """What the machine says about itself."""
+    processor = ""
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.split(":")[0].strip() in ("model name", "Model", "Hardware"):
+                    processor = line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return {"system": platform.system(), "release": platform.release(), "machine": platform.machine(),
+            "python": platform.python_version(), "processor": processor, "cores": os.cpu_count()}
+
+
+def main(request_path):
+    """Run what the request says, write the outputs beside it, answer on stdout."""
+    with open(request_path) as file:
+        request = json.load(file)
+    folder = os.path.dirname(os.path.abspath(request_path))
+    import numpy as np
+
+    interpreter, package, version = load_interpreter(os.path.join(folder, "model.tflite"), request["runtime"], request["threads"])
+    interpreter.allocate_tensors()
+    given, made = interpreter.get_input_details(), interpreter.get_output_details()
+    arrays = [np.load(os.path.join(folder, "input%d.npy" % i), allow_pickle=False) for i in range(len(given))]
+    kept = [[] for _ in made]
+    batch = max(1, int(given[0]["shape"][0]))
+    count = len(arrays[0])
+
+    def place(start):
+        for details, array in zip(given, arrays):
+            rows = array[start:start + batch]
+            if len(rows) < batch:
+                rows = np.concatenate([rows, np.zeros((batch - len(rows),) + rows.shape[1:], rows.dtype)])
+            interpreter.set_tensor(details["index"], np.ascontiguousarray(rows))
+
+    for start in range(0, count, batch):
+        place(start)
+        interpreter.invoke()
+        for rows, details in zip(kept, made):
+            rows.append(np.array(interpreter.get_tensor(details["index"])))
+    place(0)
+    for _ in range(min(10, request["repeats"])):
+        interpreter.invoke()
+    times = []
+    for _ in range(request["repeats"]):
+        begin = time.perf_counter()
+        interpreter.invoke()
+        times.append(1000 * (time.perf_counter() - begin))
+    for i, rows in enumerate(kept):
+        np.save(os.path.join(folder, "output%d.npy" % i), np.concatenate(rows)[:count])
+    times.sort()
+    latency = {name: percentile(times, share) for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
+    latency.update(mean=sum(times) / len(times), repeats=len(times), warm_up=min(10, request["repeats"]))
+    device = describe()
+    device.update(interpreter=package, version=version, numpy=np.__version__)
+    return {"outputs": len(kept), "latency_ms": latency, "device": device}
+
+
+if __name__ == "__main__":
+    try:
+        answer = main(sys.argv[1])
+    except Exception as problem:
+        answer = {"error": "%s: %s" % (type(problem).__name__, " ".join(str(problem).split())[:400])}
+    print(MARKER + json.dumps(answer))
+    sys.exit(3 if "error" in answer else 0)

@@ -1,0 +1,227 @@
+"""One call from a network to a proven file: convert, compare with torch on every runtime, and only then write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from deploy.artifact import FORMATS, Artifact, manifest_path, write_manifest
+from models.atomic import write_bytes
+from models.errors import ParityError, RuntimeFailure, UsageError
+
+#: Departure from fake quantization that an export accepts: at the largest, and in the mean of all outputs.
+MAX_LSB, MEAN_LSB = 3.0, 0.5
+#: The same for a float file, relative to the largest output.
+FLOAT_TOLERANCE = 1e-3
+_SAMPLES = 16
+#: float32 arithmetic around the same integer gives up to this much of a step.
+_DUST_LSB = 0.01
+_RUNTIMES = {"tflite": ("litert-reference", "litert", "tflm"), "onnx": ("onnxruntime",)}
+
+
+def export_model(model: Any, example_inputs: Any, path: str | Path, format: str = "tflite", overwrite: bool = False, *,
+                 float_io: bool = False, per_tensor_dense: bool | None = None, samples: Any = None,
+                 runtimes: Sequence[str] | None = None, verify: bool = True, spec: Any = None) -> Artifact:
+    """Write a network as a file for devices, with its manifest beside it.
+
+    Args:
+        model: a Quantized (an integer file), or a float nn.Module (an fp32 file).
+        example_inputs: a tensor or a tuple of tensors with a batch dimension.
+        path: the file to write.
+        format: "tflite" (batch 1, images NHWC), "onnx" (QDQ for integers, free batch, NCHW) or "c".
+        overwrite: replace an existing file.
+        float_io: TFLite only: float32 inputs and outputs instead of int8.
+        per_tensor_dense: one weight scale per fully connected layer (old TFLite Micro); None keeps the model's choice.
+        samples: inputs on which file and torch are compared, a batch like `example_inputs`; None makes noise around the
+            example.
+        runtimes: which to compare on; None takes all that are installed.
+        verify: False skips the comparison; the manifest then has no parity figures.
+        spec: ModelSpec for the manifest.
+
+    Returns:
+        Artifact; its manifest holds ranges, float islands and parity figures.
+
+    Raises:
+        UsageError: unknown format, existing file, or a network that cannot be converted.
+        ParityError: a runtime departs by more than `MAX_LSB` or `MEAN_LSB`; nothing is written then.
+    """
+    from compress.quantize.fold import as_inputs
+
+    path = Path(path)
+    if format not in FORMATS:
+        raise UsageError(f"format = {format!r} is unknown: allowed are {', '.join(map(repr, FORMATS))}")
+    if path.exists() and not overwrite:
+        raise UsageError(f"{path} exists already; choose another name or allow overwriting")
+    inputs = as_inputs(example_inputs)
+    if format == "c":
+        return _export_c(model, inputs, path, overwrite, per_tensor_dense=per_tensor_dense, samples=samples,
+                         runtimes=runtimes, verify=verify, spec=spec)
+    one = tuple(x[:1] for x in inputs)
+    reference, made, scheme = _convert(model, one, format, float_io, per_tensor_dense)
+    manifest = {"format": format, "scheme": scheme, "ranges": made.ranges, "float_islands": made.islands,
+                "layouts": made.layouts, "spec": spec.to_json() if hasattr(spec, "to_json") else spec}
+    with TemporaryDirectory(prefix="edgepress-") as folder:
+        draft = Path(folder) / (path.name if path.suffix else f"{path.name}.{format}")
+        draft.write_bytes(made.data)
+        write_manifest(draft, manifest)
+        if verify:
+            batch = as_inputs(samples) if samples is not None else _noise(one)
+            manifest["parity"] = compare_with_torch(draft, reference, batch, runtimes or _RUNTIMES[format],
+                                                    required=runtimes is not None)
+    if path.exists():
+        manifest_path(path).unlink(missing_ok=True)
+    write_bytes(path, made.data)
+    return Artifact(path, format, write_manifest(path, manifest))
+
+
+def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runtimes: Sequence[str], *,
+                       required: bool = False) -> dict[str, Any]:
+    """Run a file and its network on the same inputs.
+
+    Args:
+        path: the file, with its manifest.
+        reference: module in evaluation mode.
+        batch: tensors of N samples.
+        runtimes: names for `open_session`.
+        required: whether a runtime that is missing or fails is an error; otherwise it is noted.
+
+    Returns:
+        {"samples", "runtimes": {name: {"max_lsb", "mean_lsb", "equal", "label_agreement"} or {"skipped": reason}}}; for
+        float files "max_abs" takes the place of the LSBs.
+
+    Raises:
+        ParityError: a runtime departs too far. RuntimeFailure: none of the runtimes could run the file.
+    """
+    import torch
+
+    from deploy.runtimes import open_session
+
+    with torch.no_grad():
+        outputs = reference(*batch)
+    expected = [y.cpu().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else [outputs])]
+    figures: dict[str, Any] = {}
+    departed, ran = [], 0
+    for runtime in runtimes:
+        try:
+            with open_session(path, runtime) as session:
+                given = session.run(*(x.cpu().numpy() for x in batch))
+                scales = _output_scales(session, path)
+        except (RuntimeFailure, UsageError) as error:
+            if required:
+                raise
+            figures[runtime] = {"skipped": str(error)}
+            continue
+        ran += 1
+        got = list(given) if isinstance(given, (tuple, list)) else [given]
+        figures[runtime] = _figures(got, expected, scales)
+        if reason := _departs(figures[runtime]):
+            departed.append(f"{runtime} by {reason}")
+    if departed:
+        raise ParityError(f"{path.name} departs from the network: {'; '.join(departed)}; it was not written. "
+                          f"Allowed are {MAX_LSB:g} LSB, {MEAN_LSB:g} LSB in the mean")
+    if not ran:
+        reasons = "; ".join(f"{name}: {entry['skipped']}" for name, entry in figures.items())
+        raise RuntimeFailure(f"no runtime could run {path.name} for the comparison with torch: {reasons}")
+    return {"samples": len(batch[0]), "runtimes": figures}
+
+
+def _convert(model: Any, inputs: tuple[Any, ...], format: str, float_io: bool, per_tensor_dense: bool | None) -> tuple[Any, Any, str]:
+    """(reference module, file in memory, scheme)."""
+    from compress.quantize.fold import fold
+    from compress.quantize.model import Quantized
+    from deploy.to_onnx import float_onnx, integer_onnx
+    from deploy.to_tflite import float_tflite, integer_tflite
+
+    if isinstance(model, Quantized):
+        if per_tensor_dense is not None and per_tensor_dense != model.per_tensor_dense:
+            model = replace(model, per_tensor_dense=per_tensor_dense)
+            model = model.rebuilt(inputs)
+        reference = model.model.eval()
+        made: Any = integer_tflite(model, inputs, float_io) if format == "tflite" else integer_onnx(model, inputs)
+        return reference, made, model.scheme
+    folded = fold(model, inputs)
+    if format == "tflite":
+        return folded.module, float_tflite(folded.module, inputs), "float32"
+    return folded.module, float_onnx(folded.module, inputs, folded.dynamic_batch), "float32"
+
+
+def _export_c(model: Any, inputs: tuple[Any, ...], path: Path, overwrite: bool, **options: Any) -> Artifact:
+    """A TFLite file, made and compared as ever, as C++ source."""
+    from deploy.artifact import sha256_of
+    from deploy.to_c import write_c
+
+    with TemporaryDirectory(prefix="edgepress-") as folder:
+        inner = export_model(model, inputs, Path(folder) / f"{path.stem}.tflite", format="tflite", **options)
+        data = inner.path.read_bytes()
+        source, header, made = write_c(data, path, overwrite=overwrite)
+        manifest = {**inner.manifest, "format": "c", "files": {header.name: sha256_of(header)},
+                    "c": {"operators": list(made.operators), "arena_bytes": made.arena_bytes,
+                          "model_sha256": sha256_of(inner.path), "model_bytes": len(data)}}
+    return Artifact(source, "c", write_manifest(source, manifest))
+
+
+def _noise(example: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Inputs around the example, of its own spread."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    batch = []
+    for x in example:
+        x = x.detach().cpu()
+        if not x.is_floating_point():
+            batch.append(x.expand(_SAMPLES, *x.shape[1:]).clone())
+            continue
+        spread = float(x.std(correction=0)) or 1.0
+        noise = torch.randn((_SAMPLES, *x.shape[1:]), generator=generator)
+        batch.append(x + spread * noise * torch.linspace(0, 1, _SAMPLES).reshape(-1, *[1] * (x.ndim - 1)))
+    return tuple(batch)
+
+
+def _output_scales(session: Any, path: Path) -> list[float | None]:
+    """Size of one step of each output; a QDQ file has float outputs, whose last pair knows it."""
+    scales: list[float | None] = [details.scale for details in session.outputs]
+    if path.suffix != ".onnx" or any(scale is not None for scale in scales):
+        return scales
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(str(path)).graph
+    constants = {entry.name: entry for entry in graph.initializer}
+    makers = {name: node for node in graph.node for name in node.output}
+    for position, value in enumerate(graph.output):
+        node = makers.get(value.name)
+        if node is not None and node.op_type == "DequantizeLinear":
+            scales[position] = float(numpy_helper.to_array(constants[node.input[1]]))
+    return scales
+
+
+def _figures(got: list[np.ndarray], expected: list[np.ndarray], scales: Sequence[float | None]) -> dict[str, Any]:
+    differences = [np.abs(np.asarray(a, np.float64).reshape(b.shape) - b) for a, b in zip(got, expected, strict=True)]
+    figures: dict[str, Any] = {}
+    if all(scale is not None for scale in scales):
+        steps = [difference / scale for difference, scale in zip(differences, scales, strict=True)]
+        every = np.concatenate([step.ravel() for step in steps])
+        figures = {"max_lsb": float(every.max(initial=0)), "mean_lsb": float(every.mean()) if every.size else 0.0,
+                   "equal": float((every < _DUST_LSB).mean()) if every.size else 1.0}
+    else:
+        largest = max((float(np.abs(value).max(initial=0)) for value in expected), default=0.0)
+        figures = {"max_abs": max(float(d.max(initial=0)) for d in differences),
+                   "relative": max(float(d.max(initial=0)) for d in differences) / max(1.0, largest)}
+    if expected[0].ndim == 2 and expected[0].shape[1] > 1:
+        same = np.asarray(got[0]).reshape(expected[0].shape).argmax(1) == expected[0].argmax(1)
+        figures["label_agreement"] = float(same.mean())
+    return figures
+
+
+def _departs(figures: dict[str, Any]) -> str | None:
+    if "max_lsb" in figures:
+        if figures["max_lsb"] > MAX_LSB + _DUST_LSB or figures["mean_lsb"] >= MEAN_LSB:
+            return f"{figures['max_lsb']:.1f} LSB at most, {figures['mean_lsb']:.2f} in the mean"
+    elif figures["relative"] > FLOAT_TOLERANCE:
+        return f"{figures['max_abs']:.3g}"
+    return None

@@ -1,0 +1,77 @@
+"""Which tensor of a converted file is which value of the network: found by running both on the same inputs.
+
+Converters rename, reorder and melt operators; their numbers stay the same. Matching by value needs no knowledge of a
+converter's names and is checked by itself: what matches nothing is reported, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+#: Largest difference between a converted float value and ours, relative to the largest magnitude in the tensor.
+TOLERANCE = 1e-3
+#: Axis orders in which a converter may keep a tensor of so many dimensions.
+_ORDERS = {3: [(0, 1, 2), (0, 2, 1)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)]}
+
+
+def record_values(module: Any, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    """Run an FX graph and return every float tensor by the name of its node.
+
+    Args:
+        module: GraphModule.
+        inputs: tensors.
+    """
+    import torch
+    from torch import fx
+
+    values: dict[str, np.ndarray] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n.op != "get_attr" and n.op != "output" and isinstance(value, torch.Tensor) and value.is_floating_point():
+                values[n.name] = value.detach().cpu().numpy()
+            return value
+
+    with torch.no_grad():
+        Recorder(module).run(*inputs)
+    return values
+
+
+def match_values(ours: Mapping[str, np.ndarray], theirs: Iterable[tuple[int | str, np.ndarray]]) -> dict[Any, list[str]]:
+    """Find our value for each tensor of a file.
+
+    Args:
+        ours: name -> value, in the order of the graph, in torch's layout.
+        theirs: (identity, value) in the order of the file, in any layout.
+
+    Returns:
+        Identity -> names of all our values which equal it, the nearest in the order of the graph first. A tensor
+        without an equal is left out.
+    """
+    forms: dict[int, list[tuple[int, str, list[np.ndarray], float]]] = {}
+    for position, (name, value) in enumerate(ours.items()):
+        orders = _ORDERS.get(value.ndim, [tuple(range(value.ndim))])
+        flat = [np.ascontiguousarray(value.transpose(order)).ravel() for order in orders]
+        unique = [f for i, f in enumerate(flat) if not any(np.array_equal(f, g) for g in flat[:i])]
+        forms.setdefault(value.size, []).append((position, name, unique, float(np.abs(value).max(initial=0))))
+    found: dict[Any, list[str]] = {}
+    used: set[str] = set()
+    reached = 0
+    for identity, value in theirs:
+        flat = np.asarray(value, np.float32).ravel()
+        equal = []
+        for position, name, unique, largest in forms.get(flat.size, []):
+            error = min(float(np.abs(flat - form).max(initial=0)) for form in unique)
+            if error <= TOLERANCE * largest + 1e-12:
+                equal.append((name in used, abs(position - reached), position, name))
+        if equal:
+            # Equal values follow each other (reshapes, a ReLU on what is positive): the file goes through them in order.
+            equal.sort()
+            reached = max(reached, equal[0][2])
+            found[identity] = [name for *_, name in equal]
+            used.add(found[identity][0])
+    return found

@@ -1,0 +1,180 @@
+"""Networks as TFLite files: float by LiteRT-Torch, integers by rewriting that file with our own parameters.
+
+ai-edge-quantizer could write the integers as well, with its calibration result replaced by ours. The file is written
+here instead because it decides three things by itself that must come from the network: weight scales are max |w| / 127
+without a floor under all but dead channels, its bias checks refuse such channels, and per-layer 16-bit or float parts
+can't share ranges with their neighbours as fake quantization has them. One table (`_LAYERS`, `_SAME`, `_COMPUTED`) and
+one rule ("an operator works in the integers of its output") give the whole file, equal to fake quantization to the bit.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.match import match_values, record_values
+from models.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TFLiteFile:
+    """A file in memory.
+
+    Attributes:
+        data: the flatbuffer.
+        ranges: tensor name in the file -> {"scale", "zero_point"} of activations.
+        islands: operators which stay in float, as "OPERATOR (value)".
+        layouts: {"inputs": [...], "outputs": [...]} of "NHWC" or None.
+    """
+
+    data: bytes
+    ranges: dict[str, dict[str, float]]
+    islands: list[str]
+    layouts: dict[str, list[str | None]]
+
+
+def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, dict[str, list[str | None]]]:
+    """A float graph as a float TFLite file of batch 1, images with channels last.
+
+    Args:
+        module: nn.Module in evaluation mode.
+        example_inputs: tensors of batch 1.
+
+    Returns:
+        The file, and which of its inputs and outputs are "NHWC".
+
+    Raises:
+        UsageError: LiteRT-Torch cannot convert it; the message carries its reason.
+    """
+    import torch
+
+    outputs = module(*example_inputs)
+    outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    inputs_last = [i for i, x in enumerate(example_inputs) if x.ndim == 4]
+    outputs_last = [i for i, y in enumerate(outputs) if isinstance(y, torch.Tensor) and y.ndim == 4]
+    examples = tuple(x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x for x in example_inputs)
+    with tempfile.TemporaryDirectory() as folder, silenced() as said:
+        try:
+            import litert_torch
+
+            wrapped = litert_torch.to_channel_last_io(module, args=inputs_last, outputs=outputs_last) \
+                if inputs_last or outputs_last else module
+            path = Path(folder) / "float.tflite"
+            litert_torch.convert(wrapped.eval(), examples).export(str(path))
+            data = path.read_bytes()
+        except ImportError as error:
+            raise UsageError(f"TFLite export needs LiteRT-Torch ({error}): pip install 'edgepress[export]'") from error
+        except Exception as error:
+            reason = str(error).strip().splitlines() or said() or ["no reason given"]
+            raise UsageError(f"LiteRT-Torch cannot convert {type(module).__name__}: {type(error).__name__}: "
+                             f"{reason[0][:300]}") from error
+    layouts: dict[str, list[str | None]] = {
+        "inputs": ["NHWC" if i in inputs_last else None for i in range(len(example_inputs))],
+        "outputs": ["NHWC" if i in outputs_last else None for i in range(len(outputs))]}
+    return data, layouts
+
+
+def float_tflite(module: Any, example_inputs: tuple[Any, ...]) -> TFLiteFile:
+    """A float network as an fp32 TFLite file."""
+    from deploy.tflite_objects import read_objects
+    from deploy.tflite_writer import pack
+
+    data, layouts = convert_float(module, example_inputs)
+    model = read_objects(data)
+    model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
+    return TFLiteFile(pack(model), {}, [], layouts)
+
+
+def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bool = False) -> TFLiteFile:
+    """A quantized network as a TFLite file with exactly its integer parameters.
+
+    Args:
+        quantized: compress.quantize Quantized.
+        example_inputs: tensors of batch 1.
+        float_io: float32 inputs and outputs, with QUANTIZE and DEQUANTIZE inside the file.
+
+    Raises:
+        UsageError: a value of the file has no range, or a float tensor would be left outside of declared islands.
+    """
+    from deploy.tflite_integers import rewrite
+
+    module = quantized.float_module()
+    data, layouts = convert_float(module, example_inputs)
+    names = match_tensors(data, module, example_inputs)
+    rewritten = rewrite(data, names, quantized, float_io)
+    return TFLiteFile(rewritten.data, rewritten.ranges, rewritten.islands, layouts)
+
+
+def match_tensors(data: bytes, module: Any, example_inputs: tuple[Any, ...]) -> dict[int, list[str]]:
+    """Tensor index of a float TFLite file -> names of the graph's nodes with the same value."""
+    import torch
+
+    # Noise of the size of the example: distinct values everywhere, whatever the example is.
+    generator = torch.Generator().manual_seed(0)
+    probe = tuple(x.cpu() + torch.randn(x.shape, generator=generator) * (0.5 * x.float().std(correction=0).cpu() + 1e-3)
+                  if x.is_floating_point() else x.cpu() for x in example_inputs)
+    ours = record_values(module.cpu(), probe)
+    return match_values(ours, run_all(data, [x.numpy() for x in probe]))
+
+
+def run_all(data: bytes, inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
+    """Run a float file and return every float tensor as (index, value), in the order of its operators.
+
+    Args:
+        data: the file, inputs of four dimensions being NHWC.
+        inputs: in torch's layout.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    from deploy.tflite_objects import read_objects
+
+    interpreter = Interpreter(model_content=data, experimental_preserve_all_tensors=True,
+                              experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    interpreter.allocate_tensors()
+    graph = read_objects(data).subgraphs[0]
+    for index, value in zip(graph.inputs, inputs, strict=True):
+        interpreter.set_tensor(int(index), np.ascontiguousarray(value.transpose(0, 2, 3, 1)) if value.ndim == 4 else value)
+    interpreter.invoke()
+    details = {int(d["index"]): d["dtype"] for d in interpreter.get_tensor_details()}
+    order = [*map(int, graph.inputs), *(int(i) for operator in graph.operators for i in operator.outputs)]
+    return [(i, interpreter.get_tensor(i).copy()) for i in order if details.get(i) is np.float32]
+
+
+@contextmanager
+def silenced() -> Iterator[Any]:
+    """Keep what converters print, from Python and from C++, off the terminal; yields a function giving its last lines."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink:
+        saved = {}
+        for descriptor in (1, 2):
+            with suppress(OSError):
+                saved[descriptor] = os.dup(descriptor)
+                os.dup2(sink.fileno(), descriptor)
+
+        def said() -> list[str]:
+            sink.seek(0)
+            return sink.read().decode(errors="replace").strip().splitlines()[-1:]
+
+        from compress.quantize.fold import quiet
+
+        level = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), quiet():
+                yield said
+        finally:
+            logging.disable(level)
+            for descriptor, copy in saved.items():
+                os.dup2(copy, descriptor)
+                os.close(copy)

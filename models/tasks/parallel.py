@@ -1,0 +1,82 @@
+"""The same work on many clips: all cores, bounded memory, a progress bar on stderr when it takes long.
+
+Threads are enough: libsndfile, soxr, the Fourier transform and NumPy's loops all release the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_PATIENCE_S = 2.0
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_batches(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], *, batch: int, title: str,
+                workers: int | None = None) -> list[Result]:
+    """`work` on consecutive batches of `items`, in parallel; results in order.
+
+    Args:
+        work: called with at most `batch` items; must be safe to run in several threads.
+        items: anything that can be sliced.
+        batch: items per call.
+        title: what the progress bar says, which appears on stderr after two seconds.
+        workers: threads; None takes all cores.
+    """
+    workers = workers or cores()
+    pieces = [items[start:start + batch] for start in range(0, len(items), batch)]
+    results: list[Result] = []
+    waiting: deque[Future[Result]] = deque()
+    with _Progress(title, len(items)) as progress, ThreadPoolExecutor(workers) as pool:
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(work, piece))
+                if len(waiting) > 2 * workers:
+                    results.append(waiting.popleft().result())
+                    progress.advance(batch)
+            while waiting:
+                results.append(waiting.popleft().result())
+                progress.advance(batch)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+class _Progress:
+    """A rich progress bar on stderr that starts only when the work turns out to take long."""
+
+    def __init__(self, title: str, total: int):
+        self._title, self._total, self._done = title, total, 0
+        self._begin = time.monotonic()
+        self._bar = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def advance(self, count: int) -> None:
+        self._done = min(self._total, self._done + count)
+        if self._bar is None and time.monotonic() - self._begin > _PATIENCE_S and self._done < self._total:
+            from rich.console import Console
+            from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+            self._bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(),
+                                 console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self._title, total=self._total)
+            self._bar.start()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

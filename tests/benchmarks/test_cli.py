@@ -1,0 +1,213 @@
+"""The command `benchmarks`: formats, defaults, exit codes, light imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cli import app
+from models.errors import run_command
+from models.run_directory import RunDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(capsys, *arguments):
+    """(exit code, stdout, stderr) of a command, in this process."""
+    with pytest.raises(SystemExit) as left:
+        run_command(app, [str(a) for a in arguments])
+        raise SystemExit(0)
+    out, err = capsys.readouterr()
+    code = left.value.code
+    return 0 if code is None else code, out, err
+
+
+@pytest.fixture
+def keywords(shared, tmp_path, monkeypatch):
+    """The keyword model, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copy(shared / "data" / "reference_models" / "kws_ref_model.tflite", tmp_path / "kws.tflite")
+
+
+def test_gate_passes_and_prints_one_json_object(capsys, keywords):
+    code, out, _ = call(capsys, "gate", keywords, "--limit", "macs=3M", "--limit", "file=64kB", "--format", "json")
+    verdict = json.loads(out)
+    assert code == 0
+    assert verdict["schema"] == 1
+    assert verdict["passed"]
+    assert verdict["violations"] == []
+    assert {c["metric"]: c["value"] for c in verdict["checks"]} == {"macs": 2_656_768 + 72_012, "file": 53_936}
+
+
+@pytest.mark.parametrize(("arguments", "code", "sentence"), [
+    (["--limit", "macs=2M"], 1, "FAIL"), (["--limit", "file=50kB", "--no-fixes"], 1, "FAIL"),
+    (["--limit", "file=banana"], 2, "is not a quantity"), (["--limit", "file"], 2, "write METRIC=QUANTITY"),
+    (["--limit", "macs=1M", "--limit", "macs=2M"], 2, "given twice"), (["--device", "no-such-device"], 2, "is unknown"),
+    ([], 2, "nothing to check"), (["--device", "phone", "--format", "yaml"], 2, "allowed are text, markdown"),
+    (["--budgets", "none.toml"], 2, "none.toml"), (["--limit", "macs=3M", "--results", "none.jsonl"], 2, "none.jsonl"),
+    (["--limit", "macs=3M", "--macs-rule", "abacus"], 2, "abacus"), (["--device", "phone", "--limit", "latency=1 ms"], 0, "")])
+def test_exit_codes_of_the_gate(capsys, keywords, arguments, code, sentence):
+    found, out, err = call(capsys, "gate", keywords, *arguments)
+    assert found == code, err
+    assert sentence in out + err
+    assert "Traceback" not in out + err
+    if code == 2:
+        assert len(err.strip().splitlines()) <= 2
+
+
+def test_the_macs_rule_of_a_limit(capsys, keywords):
+    _, out, _ = call(capsys, "gate", keywords, "--limit", "macs=3M", "--macs-rule", "core", "--format", "json")
+    check, = json.loads(out)["checks"]
+    assert (check["rule"], check["value"]) == ("core", 2_656_768)
+
+
+def test_the_newest_artifact_of_the_run_is_taken_and_named(capsys, keywords):
+    run = RunDirectory("runs/default")
+    run.add("artifact", "kws.tflite", keywords)
+    code, _, err = call(capsys, "gate", "--limit", "macs=3M")
+    assert code == 0
+    assert "newest artifact" in err
+    assert "kws.tflite" in err
+
+
+def test_nothing_in_the_run_names_the_command_to_run_first(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, "gate", "--device", "dcase2023")
+    assert code == 2
+    assert "deploy export" in err
+
+
+def test_budgets_of_the_working_directory_decide(capsys, keywords):
+    Path("budgets.toml").write_text("""
+        [gate]
+        file = "kws.tflite"
+        baseline = "kws.tflite"
+        [device.tiny]
+        runtime = "tflm"
+        macs = { max = "3 M", max_growth = "0%" }
+        accuracy = { min = "90%", max_drop = 0.01 }
+        """)
+    code, out, err = call(capsys, "gate", "--format", "json")
+    verdict = json.loads(out)
+    assert code == 1, "an accuracy that is demanded and was never measured fails"
+    assert "using budgets.toml" in err
+    assert verdict["devices"] == ["tiny"]
+    assert verdict["cause"]["model_changed"] is False
+    assert {(c["metric"], c["kind"]): c["status"] for c in verdict["checks"]} == {
+        ("macs", "max"): "passed", ("macs", "max_growth"): "passed", ("accuracy", "min"): "failed",
+        ("accuracy", "max_drop"): "failed"}
+
+
+def test_accuracy_is_measured_once_and_used_by_the_gate(capsys, keywords, shared):
+    data = shared / "data" / "kws01.npz"
+    code, out, _ = call(capsys, "run", keywords, "--data", data, "--runtime", "litert-reference", "--run", "here",
+                        "--format", "json")
+    assert code == 0
+    assert [r["correct"] for r in json.loads(out)["results"]] == [901]
+    assert call(capsys, "gate", keywords, "--limit", "accuracy=90%", "--run", "here")[0] == 0
+    assert call(capsys, "gate", keywords, "--limit", "accuracy=91%", "--run", "here")[0] == 1
+
+
+def test_update_baseline_then_compare_against_it(capsys, keywords):
+    assert call(capsys, "gate", keywords, "--limit", "macs=3M", "--update-baseline", "base.json")[0] == 0
+    code, out, _ = call(capsys, "gate", keywords, "--limit", "macs=3M", "--baseline", "base.json")
+    assert code == 0
+    assert "the model file is the same to the byte; no tool changed" in out
+
+
+def test_output_is_written_once(capsys, keywords):
+    arguments = ("gate", keywords, "--limit", "macs=3M", "--format", "junit", "-o", "gate.xml")
+    assert call(capsys, *arguments)[0] == 0
+    assert Path("gate.xml").read_text().startswith("<?xml")
+    assert call(capsys, *arguments)[0] == 2
+    assert call(capsys, *arguments, "--overwrite")[0] == 0
+
+
+def test_profile_compare_and_devices(capsys, keywords, shared):
+    code, out, _ = call(capsys, "profile", keywords, "--format", "json", "--no-arena")
+    assert code == 0
+    assert json.loads(out)["macs"]["core"] == 2_656_768
+    assert call(capsys, "profile", keywords)[0] == 0
+    other = shared / "data" / "reference_models" / "pretrainedResnet_quant.tflite"
+    code, out, _ = call(capsys, "compare", keywords, other, "--format", "json")
+    rows = {row["metric"]: (row["a"], row["b"]) for row in json.loads(out)["rows"]}
+    assert rows["macs (core)"] == (2_656_768, 12_501_632)
+    assert rows["file"] == (53_936, 98_496)
+    assert "| macs (core) |" in call(capsys, "compare", keywords, other, "--format", "markdown")[1]
+    assert call(capsys, "compare", keywords, "none.tflite")[0] == 2
+    code, out, _ = call(capsys, "devices", "--format", "json")
+    assert {d["name"]: d["limits"] for d in json.loads(out)["devices"]}["dcase2023"] == {
+        "macs": 30_000_000, "weight_bytes": 128_000}
+    assert "cortex-m4" in call(capsys, "devices")[1]
+
+
+def test_results_on_different_data_are_not_compared(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = {"schema": 1, "kind": "accuracy", "runtime": "tflm", "accuracy": 0.5, "sha256": "a",
+              "data": {"fingerprint": "x"}, "environment": {"tools": {"numpy": "1"}}}
+    Path("a.jsonl").write_text(json.dumps(record))
+    Path("b.jsonl").write_text(json.dumps({**record, "accuracy": 0.6, "environment": {"tools": {"numpy": "2"}}}))
+    Path("c.jsonl").write_text(json.dumps({**record, "data": {"fingerprint": "y"}}))
+    code, out, _ = call(capsys, "compare", "a.jsonl", "b.jsonl")
+    assert code == 0
+    assert "+10.00 %" in out
+    assert "numpy 1 -> 2" in out
+    code, _, err = call(capsys, "compare", "a.jsonl", "c.jsonl")
+    assert code == 2
+    assert "different data" in err
+
+
+def test_latency_without_measuring(capsys, keywords):
+    code, out, _ = call(capsys, "latency", keywords, "--no-measure", "--device", "cortex-m4", "--device", "esp32-s3")
+    assert code == 0
+    assert "80% interval" in out
+    assert "no published measurements" in out
+
+
+#: Runs `python -m benchmarks ...` as if torch and the other heavy packages were not installed.
+BLOCKED = """
+import runpy, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "lightning", "litert_torch", "tensorflow", "onnxscript", "jax"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv[0] = "benchmarks"
+runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_the_gate_is_light_and_needs_no_torch(keywords):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", BLOCKED, "gate", str(keywords), "--limit", "macs=3M", "--limit",
+                           "file=64kB", "--limit", "params=30k", "--limit", "weights=30kB", "--limit", "flash=1MB"],
+                          capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "passed: 5 checks" in done.stdout
+    # Processor time, which other programs on the machine do not change; the wall clock is under a second where it is free.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_the_gate_stays_small(keywords):
+    script = ("import resource, subprocess, sys; "
+              "code = subprocess.run([sys.executable, '-m', 'benchmarks', 'gate', *sys.argv[1:]]).returncode; "
+              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr); sys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", script, str(keywords), "--limit", "macs=3M"], capture_output=True,
+                          text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0
+    assert int(done.stderr.split()[-1]) < 150 * 1024, "kilobytes"
+
+
+def test_help_imports_nothing_heavy():
+    script = ("import sys\nfrom benchmarks.cli import app\nfrom typer.main import get_command\nget_command(app)\n"
+              "heavy = {'numpy', 'scipy', 'torch', 'pydantic', 'onnx', 'onnxruntime', 'ai_edge_litert'} & set(sys.modules)\n"
+              "assert not heavy, heavy")
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.layers import layer_differences
+from deploy.parity import Thresholds, compare, summary, verify
+from models.errors import UsageError
+from tests.deploy.small_models import chain
+
+KWS = "data/reference_models/kws_ref_model.tflite"
+
+
+def test_figures_of_a_pair_by_hand() -> None:
+    a = np.array([[1.0, 2.0], [3.0, 1.0], [0.0, 0.0], [0.5, 0.0]], np.float32)
+    b = np.array([[1.0, 2.0], [2.0, 2.0], [0.0, 0.0], [0.0, 0.5]], np.float32)
+    # In steps of 0.5: 0 0 | 2 2 | 0 0 | 1 1. Labels 1 0 0 0 against 1 0 0 1: a tie goes to the first index.
+    figures = compare(a, b, 0.5)
+    assert (figures["max_lsb"], figures["mean_lsb"], figures["equal"]) == (2, 0.75, 0.5)
+    assert (figures["label_agreement"], figures["max_abs"], figures["samples"]) == (0.75, 1.0, 4)
+    low, high = figures["label_interval"]
+    assert (round(low, 4), round(high, 4)) == (0.3006, 0.9544)  # Wilson, 3 of 4
+    assert figures["relative"] is None
+
+
+def test_float_files_have_no_lsb() -> None:
+    figures = compare(np.array([[4.0]], np.float32), np.array([[4.5]], np.float32), None)
+    assert figures["max_lsb"] is None
+    assert figures["label_agreement"] is None
+    assert figures["relative"] == pytest.approx(0.125)
+
+
+def test_dust_of_float_is_no_difference() -> None:
+    assert compare(np.array([[0.3]], np.float32), np.array([[0.1 * 3]], np.float64), 0.1)["max_lsb"] == 0
+
+
+def test_keyword_model_between_runtimes(shared: Path) -> None:
+    report = verify(shared / KWS, data=shared / "data/kws01.npz", samples=100, random_samples=4,
+                    thresholds=Thresholds(max_lsb=3, mean_lsb=None, label_agreement=None))
+    by_pair = {(pair["a"], pair["b"]): pair for pair in report["pairs"]}
+    assert by_pair["litert-reference", "tflm"]["max_lsb"] <= 3
+    assert by_pair["litert-reference", "litert"]["max_lsb"] > 3  # XNNPACK rounds otherwise (deploy notes: 368 of 1,000)
+    assert report["passed"] is False
+    assert [(v["b"], v["metric"]) for v in report["violations"]] == [("litert", "max_lsb"), ("litert", "max_lsb")]
+    assert "max_lsb" in summary(report)
+    assert report["inputs"]["samples"] == 100
+    assert all(entry["total"] == 100 for entry in report["runtimes"].values())
+
+
+def test_foreign_file_passes_without_thresholds(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(chain([64, 32]))
+    report = verify(path, random_samples=8)
+    assert report["passed"] is True
+    assert {pair["equal"] for pair in report["pairs"]} == {1.0}
+    assert len(report["pairs"]) == 3
+    assert report["random_pairs"] == []
+    assert any("torch is left out" in note for note in report["notes"])
+    with pytest.raises(UsageError, match="onnxruntime: nothing here runs with it"):
+        verify(path, runtimes=["onnxruntime"])
+
+
+def test_first_layer_that_departs_is_named(shared: Path) -> None:
+    with np.load(shared / "data/kws01.npz", allow_pickle=False) as data:
+        x = data["x"][:64]
+    found = layer_differences(shared / KWS, [x])
+    assert len(found["layers"]) == 13
+    # TFLite Micro and LiteRT's reference kernels differ in FULLY_CONNECTED only; XNNPACK from the first convolution on.
+    assert (found["first"]["tflm"]["step"], found["first"]["tflm"]["operator"]) == (11, "FULLY_CONNECTED")
+    assert (found["first"]["litert"]["step"], found["first"]["litert"]["operator"]) == (0, "CONV_2D")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy import open_session
+from deploy.remote import Host, parse_target, run_remote
+from deploy.run_inputs import run_there
+from models.errors import RuntimeFailure, UsageError
+from tests.deploy.small_models import chain
+
+
+@pytest.mark.parametrize(("text", "host"), [
+    ("ssh://pi@raspberry", Host("pi@raspberry", 22)), ("ssh://10.0.0.7:2222", Host("10.0.0.7", 2222)),
+    ("ssh://me@board.local:22/", Host("me@board.local", 22)), ("ssh://me@[fe80::1]:7", Host("me@fe80::1", 7))])
+def test_targets(text: str, host: Host) -> None:
+    assert parse_target(text) == host
+
+
+@pytest.mark.parametrize("text", ["pi@raspberry", "ssh://", "ssh://-oProxyCommand=x", "ssh://me@-x", "ssh://a b", "ssh://h:0",
+                                  "ssh://h:99999", "http://h", "ssh://-l@h"])
+def test_wrong_targets_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="write ssh://user@host"):
+        parse_target(text)
+
+
+@dataclass(frozen=True)
+class Daemon:
+    host: Host
+    identity: Path
+    known_hosts: Path
+
+    @property
+    def url(self) -> str:
+        return f"ssh://{self.host.address}:{self.host.port}"
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A real sshd on loopback with throwaway keys."""
+    sshd, keygen = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin"), shutil.which("ssh-keygen")
+    if sshd is None or keygen is None or shutil.which("ssh") is None:
+        pytest.skip("needs openssh-server and openssh-client")
+    folder = tmp_path_factory.mktemp("sshd")
+    for name in ("host", "client"):
+        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/client.pub\nPidFile none\n"
+        "UsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
+        "Subsystem sftp internal-sftp\n")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
+    log = (folder / "log").open("w")
+    process = subprocess.Popen([sshd, "-D", "-e", "-f", str(folder / "config")], stderr=log)
+    try:
+        for _ in range(100):
+            if process.poll() is not None:
+                pytest.skip(f"sshd does not start here: {(folder / 'log').read_text()[-200:]}")
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield Daemon(Host(f"{getpass.getuser()}@127.0.0.1", port), folder / "client", folder / "known")
+    finally:
+        process.terminate()
+        process.wait()
+        log.close()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.tflite"
+    path.write_bytes(chain([64, 32, 96]))
+    return path
+
+
+def _left_behind() -> set[str]:
+    return {path.name for path in Path("/tmp").glob("edgepress-????????") if len(path.name) == len("edgepress-") + 8}
+
+
+@pytest.mark.slow
+def test_device_gives_the_same_integers_and_keeps_nothing(daemon: Daemon, model: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(-128, 128, (20, 64)).astype(np.int8)
+    with open_session(model, "litert") as session:
+        expected = session.run_integer(x)
+        floats = session.input.dequantize(x)
+    before = _left_behind()
+    answer = run_remote(model, [x], daemon.host, python=sys.executable, repeats=5, identity=daemon.identity,
+                        known_hosts=daemon.known_hosts)
+    np.testing.assert_array_equal(answer.arrays[0], expected)
+    assert answer.device["interpreter"] == "ai-edge-litert"
+    assert 0 < answer.latency_ms["p50"] <= answer.latency_ms["p99"]
+    np.savez(tmp_path / "data.npz", x=floats, y=expected.argmax(1))
+    outputs, result = run_there(model, tmp_path / "data.npz", daemon.url, python=sys.executable, repeats=5,
+                                identity=daemon.identity, known_hosts=daemon.known_hosts)
+    assert (result["correct"], result["total"]) == (20, 20)
+    assert outputs.dtype == np.float32
+    assert _left_behind() <= before
+
+
+@pytest.mark.slow
+def test_failures_there_are_sentences_and_leave_nothing(daemon: Daemon, model: Path, tmp_path: Path) -> None:
+    before = _left_behind()
+    options = {"identity": daemon.identity, "known_hosts": daemon.known_hosts, "repeats": 5}
+    x = [np.zeros((1, 64), np.int8)]
+    with pytest.raises(RuntimeFailure, match="has no program /no/python: name its Python with --python"):
+        run_remote(model, x, daemon.host, python="/no/python", **options)
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(RuntimeFailure, match="No module named 'numpy'"):
+        run_remote(model, x, daemon.host, python=str(bare), **options)
+    with pytest.raises(RuntimeFailure, match="ValueError"):
+        run_remote(model, [np.zeros((1, 65), np.int8)], daemon.host, python=sys.executable, **options)
+    damaged = tmp_path / "bad.tflite"
+    damaged.write_bytes(b"hello")
+    with pytest.raises(RuntimeFailure, match="valid Flatbuffer"):
+        run_remote(damaged, x, daemon.host, python=sys.executable, **options)
+    assert _left_behind() <= before
+
+
+@pytest.mark.slow
+def test_connection_that_is_refused_or_not_trusted(daemon: Daemon, model: Path, tmp_path: Path) -> None:
+    x = [np.zeros((1, 64), np.int8)]
+    with pytest.raises(RuntimeFailure, match=r"port 1: the connection failed.*refused"):
+        run_remote(model, x, Host("127.0.0.1", 1), identity=daemon.identity, known_hosts=daemon.known_hosts)
+    (tmp_path / "empty").touch()
+    with pytest.raises(RuntimeFailure, match="Host key verification failed"):
+        run_remote(model, x, daemon.host, identity=daemon.identity, known_hosts=tmp_path / "empty")
+
+
+def test_missing_ssh_is_a_runtime_failure(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RuntimeFailure, match="needs the program ssh"):
+        run_remote(model, [np.zeros((1, 64), np.int8)], Host("127.0.0.1", 22))
