@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -52,7 +53,8 @@ def measure_accuracy(path: str | Path, data: str | Path | Task, runtimes: Sequen
 
     path = Path(path)
     wanted = wanted_runtimes(path, runtimes, devices)
-    task = data if isinstance(data, Task) else load_task(data, front_end=_front_end(path, data), cache=cache, trust=trust)
+    task = data if isinstance(data, Task) else load_task(data, front_end=_front_end(path, data), cache=cache,
+                                                         trust=trust)
     clips = task.split(split)
     if limit is not None and limit < len(clips):
         clips = clips.subset(range(limit))
@@ -103,7 +105,7 @@ def wanted_runtimes(path: Path, runtimes: Sequence[str], devices: Sequence[str] 
     unknown = [name for name in wanted if name not in RUNTIMES]
     if unknown:
         raise UsageError(f"runtime = {unknown[0]!r} is unknown: allowed are {', '.join(RUNTIMES)}")
-    if not path.exists():
+    if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
     if wanted:
         return wanted
@@ -123,10 +125,10 @@ def _front_end(path: Path, data: Any) -> Any:
 
         definition = read_spec(path).front_end
     else:
-        from benchmarks.baseline import manifest_beside
+        from benchmarks.baseline import spec_beside
 
-        definition = (manifest_beside(path).get("spec") or {}).get("front_end")
-    if definition is None:
+        definition = spec_beside(path).get("front_end")
+    if not isinstance(definition, dict):
         return None
     from models.tasks.features import LogMel
 
@@ -155,8 +157,9 @@ def _logits(path: Path, task: Task, split: str, samples: int, runtime: str, thre
     if logits.shape[1] != len(task.classes):
         raise UsageError(f"{path} gives {logits.shape[1]} outputs, but {task.name} has {len(task.classes)} classes")
     if not np.isfinite(logits).all():
-        raise RuntimeFailure(f"{runtime}: {path} gives NaN or infinity for {int((~np.isfinite(logits)).any(1).sum())} of "
-                             f"{samples} samples; a verdict on them would mean nothing")
+        bad = int((~np.isfinite(logits)).any(axis=1).sum())
+        raise RuntimeFailure(f"{runtime}: {path} gives NaN or infinity for {bad} of {samples} samples; a verdict on "
+                             "them would mean nothing")
     return logits
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -52,7 +54,8 @@ def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
     from benchmarks.profiling import profile
 
     path = Path(path)
-    if not path.exists():
+    # Neither pipes nor devices: opening one could wait forever.
+    if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
     return {"file": str(path), **profile(path, arena=arena)}
 
@@ -93,6 +96,12 @@ def manifest_beside(path: str | Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def spec_beside(path: str | Path) -> dict[str, Any]:
+    """The network's specification in the manifest of a file, {} where there is none."""
+    spec = manifest_beside(path).get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
 def as_json(profile: Mapping[str, Any], results: list[dict[str, Any]], environment: Mapping[str, Any],
             manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What `--update-baseline` writes: the profile, the newest results of this file, and the environment."""
@@ -118,12 +127,23 @@ def _from_json(value: dict[str, Any], source: str) -> Baseline:
     if value.get("schema") != 1:
         raise UsageError(f"{source}: schema = {value.get('schema')!r} is unknown, this version reads 1")
     profile = value.get("profile", value)
-    if not isinstance(profile, dict) or not isinstance(profile.get("macs"), dict):
+    if not isinstance(profile, dict) or not _usable(profile):
         raise UsageError(f"{source} holds neither a profile nor a baseline: write one with "
                          "`benchmarks gate --update-baseline FILE.json` or `benchmarks profile --format json`")
     results, environment, manifest = (value.get(key) for key in ("results", "environment", "manifest"))
-    return Baseline(profile, source, tuple(r for r in results if isinstance(r, dict)) if isinstance(results, list) else (),
-                    environment if isinstance(environment, dict) else {}, manifest if isinstance(manifest, dict) else {})
+    kept = tuple(r for r in results if isinstance(r, dict)) if isinstance(results, list) else ()
+    return Baseline(profile, source, kept, environment if isinstance(environment, dict) else {},
+                    manifest if isinstance(manifest, dict) else {})
+
+
+def _usable(profile: Mapping[str, Any]) -> bool:
+    """Whether every figure that is compared is a finite number or absent."""
+    macs, arena = profile.get("macs"), profile.get("arena_bytes") or {}
+    if not isinstance(macs, dict) or not isinstance(arena, dict) or not isinstance(profile.get("layers", []), list):
+        return False
+    figures = [*macs.values(), arena.get("tflm"), *(profile.get(key) for key in ("params", "weight_bytes", "file_bytes",
+                                                                               "peak_activation_bytes"))]
+    return all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in figures)
 
 
 def _from_git(text: str, current: str, arena: bool) -> Baseline:
@@ -136,7 +156,8 @@ def _from_git(text: str, current: str, arena: bool) -> Baseline:
     data = _git_show(revision, path)
     if data is None:
         # A model that is new has no baseline; that must not keep it out.
-        return Baseline({}, text, note=f"{path} does not exist at {revision!r}: a new model, so there is nothing to compare with")
+        return Baseline({}, text, note=f"{path} does not exist at {revision!r}: a new model, so there is nothing to "
+                                       "compare with")
     if data.startswith(_LFS):
         raise UsageError(f"{path} at {revision!r} is a Git LFS pointer: run `git lfs fetch {revision}`, or use a file")
     beside = _git_show(revision, Path(f"{path}.manifest.json"))

@@ -15,7 +15,7 @@ from models.run_directory import DEFAULT_RUN, RunDirectory
 app = typer.Typer(help="Measure a model, hold it against device classes, report.", no_args_is_help=True,
                   pretty_exceptions_enable=False, add_completion=False)
 
-File = Annotated[Path | None, typer.Argument(help="A .tflite or .onnx file or a checkpoint; default: the run's newest.")]
+File = Annotated[Path | None, typer.Argument(help="A .tflite, an .onnx or a checkpoint; default: the run's newest.")]
 Run = Annotated[Path, typer.Option("--run", help="Run directory.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to the terminal.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow --output to replace a file.")]
@@ -96,7 +96,7 @@ def gate_command(
         macs_rule: Annotated[str, typer.Option(help="Counting rule of --limit macs=...")] = "dcase",
         budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
         baseline: Annotated[str | None, typer.Option(help="A file, a JSON of --update-baseline, or git:REV.")] = None,
-        update_baseline: Annotated[Path | None, typer.Option(help="Write the figures here, as a later baseline.")] = None,
+        update_baseline: Annotated[Path | None, typer.Option(help="Write the figures here, as a baseline.")] = None,
         results: Annotated[Path | None, typer.Option(help="Measured results; default: those of the run.")] = None,
         data: Annotated[str | None, typer.Option(help="Measure accuracy on this data first.")] = None,
         run: Run = DEFAULT_RUN,
@@ -121,8 +121,8 @@ def gate_command(
         _fail_late(measured["failures"])
         _keep(run, records(measured))
         found += [{"schema": 1, **record} for record in records(measured)]
-    verdict = evaluate_gate(path, limits, device or (), budgets=budgets, baseline=baseline, results=found, rule=macs_rule,
-                            try_fixes=fixes)
+    verdict = evaluate_gate(path, limits, device or (), budgets=budgets, baseline=baseline, results=found,
+                            rule=macs_rule, try_fixes=fixes)
     _emit(render(verdict, form), output, overwrite)
     if update_baseline is not None:
         from benchmarks.baseline import as_json, manifest_beside, profile_of
@@ -181,7 +181,8 @@ def main() -> None:
 def _model(file: Path | None, run: Path) -> Path:
     if file is not None:
         return file
-    newest = RunDirectory(run).newest("artifact", wanted="exported file", first="deploy export --format tflite")
+    newest = RunDirectory(run).newest("artifact", lambda entry: entry["path"].suffix in (".tflite", ".onnx"),
+                                      wanted="exported .tflite or .onnx", first="deploy export --format tflite")
     print(f"taking the newest artifact of {run}: {newest['path']}", file=sys.stderr)
     return newest["path"]
 
@@ -193,9 +194,9 @@ def _task_of(path: Path) -> str:
 
         task = read_spec(path).task
     else:
-        from benchmarks.baseline import manifest_beside
+        from benchmarks.baseline import spec_beside
 
-        task = (manifest_beside(path).get("spec") or {}).get("task")
+        task = spec_beside(path).get("task")
     if not isinstance(task, str):
         raise UsageError(f"{path} does not say which data it was made for: give --data FOLDER or FILE.npz")
     print(f"taking the task of the model: {task}", file=sys.stderr)
@@ -261,6 +262,8 @@ def _as_json(value: Any) -> str:
 
 
 def _emit(text: str, output: Path | None, overwrite: bool) -> None:
+    # A file name that is no UTF-8 must not make the whole output unreadable.
+    text = text.encode("utf-8", "replace").decode()
     if output is None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()

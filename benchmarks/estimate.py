@@ -106,7 +106,8 @@ def estimate_latency(profile: Mapping[str, Any], device: DeviceClass) -> Estimat
     if not device.latency_systems:
         return Estimate(None, note="no published measurements stand for this class, so there is no number")
     if is_float(profile):
-        return Estimate(None, note="the published measurements are of int8 models and this one is float: export it in int8")
+        return Estimate(None, note="the published measurements are of int8 models and this one is float: export it in "
+                                   "int8")
     macs, outputs, other = work_of(profile)
     total = sum(macs.values()) + other
     if not total:
@@ -178,10 +179,10 @@ def _vela_estimate(profile: Mapping[str, Any], device: DeviceClass) -> Estimate:
     words = f"Vela {version}, {settings['accelerator']}, {settings['system_config']}, {settings['memory_mode']}"
     seconds = figures.get("inference_time")
     if seconds is None or not math.isfinite(seconds) or seconds <= 0:
-        return Estimate(None, source=words, note="Vela places no operator of this file on the NPU, so there is no number")
+        return Estimate(None, source=words, note="Vela places no operator of this file on the NPU: there is no number")
     return Estimate(seconds * 1e3, source=words,
-                    note="compiler estimate of the NPU alone, not measured; it depends on the system configuration more "
-                         "than on MACs")
+                    note="compiler estimate of the NPU alone, not measured; it depends on the system configuration "
+                         "more than on MACs")
 
 
 def run_vela(path: Path, accelerator: str, system_config: str, memory_mode: str) -> dict[str, float]:
@@ -195,14 +196,15 @@ def run_vela(path: Path, accelerator: str, system_config: str, memory_mode: str)
                    str(path.resolve()), "--accelerator-config", accelerator, "--system-config", system_config,
                    "--memory-mode", memory_mode, "--output-dir", folder]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_VELA_SECONDS, check=False, cwd=folder,
-                                  env={**os.environ, "OMP_NUM_THREADS": "1"})
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_VELA_SECONDS, check=False,
+                                  cwd=folder, errors="replace", env={**os.environ, "OMP_NUM_THREADS": "1"})
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(f"vela: no estimate of {path} within {_VELA_SECONDS} s") from None
         summaries = list(Path(folder).glob("*_summary_*.csv"))
         if done.returncode or not summaries:
             last = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-            raise RuntimeFailure(f"vela: cannot compile {path}: {last[-1][:200] if last else f'exit {done.returncode}'}")
+            reason = last[-1][:200] if last else f"exit {done.returncode}"
+            raise RuntimeFailure(f"vela: cannot compile {path}: {reason}")
         with summaries[0].open(newline="") as file:
             row = next(csv.DictReader(file))
     found = {}

@@ -48,8 +48,8 @@ def contributors(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
                                                     for i, layer in enumerate(layers) if values[i]]
         if metric in ("file", "flash") and size > weights:
             parts.append((size - weights, "everything that is not weights (names, structure, metadata)", None))
-        found += [{"metric": metric, "layer": name, "operator": operator, "value": value, "unit": _UNIT.get(key, "bytes"),
-                   "share": min(1.0, value / whole) if whole else None}
+        found += [{"metric": metric, "layer": name, "operator": operator, "value": value,
+                   "unit": _UNIT.get(key, "bytes"), "share": min(1.0, value / whole) if whole else None}
                   for value, name, operator in sorted(parts, key=lambda part: -part[0])[:_SHOWN]]
     return found
 
@@ -172,11 +172,14 @@ print(json.dumps(report["after"]))
 
 
 def _try_shrinking(path: Path, plan: bool) -> dict[str, Any]:
-    """{"file_bytes", "arena_bytes"} of the shrunk file, {} where it cannot be had; in a child, which may crash or hang."""
+    """{"file_bytes", "arena_bytes"} of the shrunk file, {} where it cannot be had.
+
+    It is tried in a child process, which may crash or hang.
+    """
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     try:
-        child = subprocess.run([sys.executable, "-P", "-c", _SHRINK, str(path.resolve()), "plan" if plan else "no plan"],
+        child = subprocess.run([sys.executable, "-P", "-c", _SHRINK, str(path.resolve()), "plan" if plan else ""],
                                capture_output=True, timeout=_SHRINK_SECONDS, check=False, env=environment)
         return json.loads(child.stdout) if child.returncode == 0 else {}
     except (subprocess.TimeoutExpired, ValueError, OSError):
@@ -192,7 +195,8 @@ def cause_of(before: Any, profile: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         model_changed (None where a hash is missing), tools (name -> [before, after]: those that measured), exporters
-        (those that made the file, from the manifests), operators (type -> [before, after] counts), summary (a sentence).
+        (those that made the file, from the manifests), operators (type -> counts [before, after]), summary (a
+        sentence).
     """
     from benchmarks.baseline import manifest_beside
 

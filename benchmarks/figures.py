@@ -80,7 +80,9 @@ def _figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, re
                       note=f"model file and {format_quantity(runtime_bytes, 'bytes')} of runtime and kernels")
     key = {"params": "params", "weights": "weight_bytes", "file": "file_bytes", "peak": "peak_activation_bytes"}[metric]
     value = profile.get(key)
-    return Figure(value) if value is not None else Figure(None, "", note=_note(profile, key) or "not known for this file")
+    if value is not None:
+        return Figure(value)
+    return Figure(None, "", note=_note(profile, key) or "not known for this file")
 
 
 def _note(profile: dict[str, Any], key: str) -> str:
@@ -97,8 +99,8 @@ def _macs(profile: dict[str, Any], rule: str) -> Figure:
                       note=f"{rule} cannot be derived (no batch normalisation is left in this file): dcase is used")
     why = _note(profile, rule)
     known = ", ".join(name for name, value in counts.items() if value is not None)
-    raise UsageError(f"MACs under the rule {rule!r} are not known for this file{f' ({why})' if why else ''}, and figures "
-                     f"of different rules are never compared: known here are {known}")
+    raise UsageError(f"MACs under the rule {rule!r} are not known for this file{f' ({why})' if why else ''}, and "
+                     f"figures of different rules are never compared: known here are {known}")
 
 
 def _same_model(profile: dict[str, Any], results: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Fit what a MAC costs on published systems: `python -m benchmarks.fit_latency RESULTS.csv > benchmarks/latency_systems.json`.
+"""Fit what a MAC costs on published systems: `python -m benchmarks.fit_latency CSV` prints latency_systems.json.
 
 The model: time = a * (conv MACs + k * conv outputs) + b * depthwise MACs + c * dense MACs, with three coefficients
 for each system (ns per MAC) and one k for all of them: what an output of a convolution costs beside its MACs

@@ -123,8 +123,10 @@ def _markdown(verdict: Mapping[str, Any]) -> str:
 def _escape(text: str) -> str:
     """No cell breaks its row or becomes markup, whatever a file or a layer is called."""
     cleaned = "".join(c if c.isprintable() else "?" for c in str(text))
-    for character in "\\`*_[]<>|":
-        cleaned = cleaned.replace(character, f"\\{character}" if character not in "<>" else f"&{'lg'['<>'.index(character)]}t;")
+    for character in "\\`*_[]|":
+        cleaned = cleaned.replace(character, f"\\{character}")
+    cleaned = cleaned.replace("<", "&lt;").replace(">", "&gt;")
+    # No name notifies anybody.
     return cleaned.replace("@", "@\u200b")
 
 

@@ -62,21 +62,22 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
     figures: dict[str, dict[str, Any]] = {}
     for name, (target, rules, demanded) in targets.items():
         now = _figures(profile, target, rules, records)
-        then = {} if before is None or before.note else _figures(before.profile, target, rules, past, missing_rule_is_none=True)
+        then = {} if before is None or before.note else _figures(before.profile, target, rules, past, strict=False)
         figures[name] = {metric: _shown(found) for metric, found in now.items() if found.value is not None}
         for metric, limit in rules.items():
             checks += compare(limit, now[metric], then.get(metric), device=name, demanded=metric in demanded)
     checks.sort(key=lambda check: _ORDER[check["status"]])
     violations = [_short(check) for check in checks if check["status"] == "failed"]
-    verdict = {
-        "schema": SCHEMA, "passed": not violations, "file": str(profile.get("file", "")),
+    return {
+        "schema": SCHEMA, "passed": not violations,
+        "file": str(profile.get("file", "")).encode("utf-8", "replace").decode(),
         "sha256": profile.get("sha256"), "devices": list(targets), "checks": checks, "violations": violations,
         "warnings": [_short(check) for check in checks if check["status"] == "warned"],
         "contributors": contributors(profile, checks), "fixes": fixes(profile, checks, tried=try_fixes),
         "cause": None if before is None or before.note else cause_of(before, profile),
         "baseline": None if before is None else {"source": before.source, "sha256": before.profile.get("sha256")},
-        "figures": figures, "environment": environment(), "notes": _notes(profile) + ([before.note] if before and before.note else [])}
-    return verdict
+        "figures": figures, "environment": environment(),
+        "notes": _notes(profile) + ([before.note] if before and before.note else [])}
 
 
 def compare(limit: Rule, now: Figure, before: Figure | None = None, *, device: str = NO_DEVICE,
@@ -174,8 +175,8 @@ def _limit_rules(limits: Limits | Mapping[str, Any] | None) -> dict[str, Rule]:
         return {}
     if isinstance(limits, Limits):
         short = {long: name for name, long in METRICS.items()}
-        return {short[long]: Rule(short[long], **{"minimum" if long in MINIMUM_METRICS else "maximum": value})
-                for long, value in limits.given().items()}
+        return {short[long]: Rule(short[long], minimum=value) if long in MINIMUM_METRICS
+                else Rule(short[long], maximum=value) for long, value in limits.given().items()}
     return {metric: rule_from_text(metric, value) for metric, value in limits.items()}
 
 
@@ -184,7 +185,7 @@ def _needs_arena(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule]
 
 
 def _figures(profile: dict[str, Any], target: DeviceClass | None, rules: Mapping[str, Rule],
-             records: Sequence[dict[str, Any]], missing_rule_is_none: bool = False) -> dict[str, Figure]:
+             records: Sequence[dict[str, Any]], strict: bool = True) -> dict[str, Figure]:
     frame = None if target is None or target.name == NO_DEVICE else target
     macs_rule = target.macs_rule if target else None
     found = {}
@@ -194,7 +195,7 @@ def _figures(profile: dict[str, Any], target: DeviceClass | None, rules: Mapping
         try:
             found[metric] = figure(metric, profile, frame, results=records, macs_rule=macs_rule, runtime=rule.runtime)
         except UsageError:
-            if not missing_rule_is_none:
+            if strict:
                 raise
             found[metric] = Figure(None, "")
     # Metrics that are switched off are not computed, but compare() is asked for every rule.

@@ -45,7 +45,9 @@ class Network:
     @property
     def tflite(self) -> File | None:
         """The newest full-int8 TFLite file."""
-        found = [file for file in self.files if file.path.suffix == ".tflite" and file.manifest.get("scheme") != "float32"]
+        found = [
+            file for file in self.files if file.path.suffix == ".tflite" and file.manifest.get("scheme") != "float32"
+        ]
         return found[-1] if found else None
 
 
@@ -67,7 +69,9 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
     for entry in entries:
         if entry.get("precision", "float") != "float" and entry.get("parent"):
             children[entry["parent"]] = entry["name"]
-    floats = [entry for entry in entries if entry.get("precision", "float") == "float" and "cost" in metrics[entry["name"]]]
+    floats = [
+        entry for entry in entries if entry.get("precision", "float") == "float" and "cost" in metrics[entry["name"]]
+    ]
     if not floats:
         raise UsageError(f"{run.path} holds no trained network; run `compress run` or `compress train` first")
     files = {name: list(found) for name, found in _by_checkpoint(_files(run, arena)).items()}
@@ -75,7 +79,9 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
     for entry in floats:
         child = children.get(entry["name"])
         own = [*files.get(entry["name"], []), *(files.get(child, []) if child else [])]
-        networks.append(Network(entry["name"], metrics[entry["name"]], metrics.get(child) if child else None, tuple(own)))
+        networks.append(
+            Network(entry["name"], metrics[entry["name"]], metrics.get(child) if child else None, tuple(own))
+        )
     return tuple(sorted(networks, key=lambda network: -network.macs))
 
 
@@ -89,8 +95,11 @@ def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
         if path.suffix not in (".tflite", ".onnx"):
             continue
         counted = profile(path, arena=arena and path.suffix == ".tflite")
-        accuracy = {record["runtime"]: record for record in records
-                    if record.get("sha256") == counted["sha256"] and record.get("kind", "accuracy") == "accuracy"}
+        accuracy = {
+            record["runtime"]: record
+            for record in records
+            if record.get("sha256") == counted["sha256"] and record.get("kind", "accuracy") == "accuracy"
+        }
         yield File(path, read_manifest(path), counted, accuracy)
 
 

@@ -28,9 +28,8 @@ def gate_arguments(environment: Mapping[str, str]) -> list[str]:
     arguments: list[str] = []
     for name, option in _OPTIONS.items():
         text = environment.get(f"INPUT_{name}", "").strip()
-        values = [part.strip() for line in text.splitlines() for part in line.split(",")] if name in _SEVERAL else [text]
-        for value in filter(None, values):
-            arguments += [f"{option}={value}"]
+        values = text.replace(",", "\n").splitlines() if name in _SEVERAL else [text]
+        arguments += [f"{option}={value.strip()}" for value in values if value.strip()]
     file = environment.get("INPUT_FILE", "").strip()
     return ["gate", *arguments, *(["--", file] if file else [])]
 

@@ -24,8 +24,8 @@ def measure_latency(path: str | Path, runtime: str, *, threads: int = 1, runs: i
                     seconds: float = LEAST_SECONDS, trust: bool = False) -> dict[str, Any]:
     """Time single inferences on this host.
 
-    The clock runs around one call with one prepared sample of zeros: no feature extraction, no quantization. TFLite Micro
-    lives in a child process, so its figure includes a round trip through a pipe (`round_trip` is True).
+    The clock runs around one call with one prepared sample of zeros: no feature extraction, no quantization. TFLite
+    Micro lives in a child process, so its figure includes a round trip through a pipe (`round_trip` is True).
 
     Args:
         path: a model file or checkpoint.
@@ -108,6 +108,8 @@ def latency_overview(path: str | Path, runtimes: Sequence[str] = (), devices: Se
         try:
             measured.append(measure_latency(path, runtime, threads=threads, runs=runs, trust=trust))
         except RuntimeFailure as error:
-            failures.append({"runtime": runtime, "error": str(error) if runtime in str(error) else f"{runtime}: {error}"})
-    return {"schema": SCHEMA, "file": str(path), "sha256": model_sha256(path), "measured": measured, "failures": failures,
+            text = str(error) if runtime in str(error) else f"{runtime}: {error}"
+            failures.append({"runtime": runtime, "error": text})
+    return {"schema": SCHEMA, "file": str(path), "sha256": model_sha256(path), "measured": measured,
+            "failures": failures,
             "estimated": {device.name: asdict(estimate_latency(profile, device)) for device in classes}}

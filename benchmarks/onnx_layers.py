@@ -1,4 +1,4 @@
-"""The operators of an .onnx file as layers with costs: float files and int8 files with QuantizeLinear/DequantizeLinear."""
+"""The operators of an .onnx file as layers with costs: float files, and int8 ones with QuantizeLinear in them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from benchmarks.file_layers import FileContent, FileLayer, FileTensor, Shape
 from deploy.onnx_file import OnnxFile, attributes
 from models.op_costs import Op, convolution, einsum_products, transposed_convolution
 
-_MOVING = frozenset("""
-    Reshape Transpose Flatten Squeeze Unsqueeze Concat Split Slice Gather GatherElements GatherND Pad Expand Tile Cast
-    CastLike Identity Shape Size Constant ConstantOfShape Range DepthToSpace SpaceToDepth Dropout Where ScatterND Resize
-    ReverseSequence OneHot NonZero EyeLike Trilu ScatterElements Upsample ArgMax ArgMin
-    """.split())
-_ACTIVATIONS = frozenset("""
-    Relu LeakyRelu PRelu Elu Selu Celu Gelu Sigmoid HardSigmoid HardSwish Tanh Softplus Softsign Clip Mish
-    ThresholdedRelu Swish
-    """.split())
+_MOVING = frozenset({
+    "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "GatherElements",
+    "GatherND", "Pad", "Expand", "Tile", "Cast", "CastLike", "Identity", "Shape", "Size", "Constant",
+    "ConstantOfShape", "Range", "DepthToSpace", "SpaceToDepth", "Dropout", "Where", "ScatterND", "Resize",
+    "ReverseSequence", "OneHot", "NonZero", "EyeLike", "Trilu", "ScatterElements", "Upsample", "ArgMax", "ArgMin",
+})
+_ACTIVATIONS = frozenset({
+    "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
+    "Softplus", "Softsign", "Clip", "Mish", "ThresholdedRelu", "Swish",
+})
 #: Operators that pass a constant, or an activation without arithmetic of the network, on unchanged.
 _PASSING = frozenset({"DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Transpose", "Reshape", "Squeeze",
                       "Unsqueeze", "Dropout", "Flatten"})
@@ -117,7 +118,8 @@ class _Reader:
                 for name in node.output[:1]:
                     self.holder[name] = place
                     if node.op_type == "QuantizeLinear":
-                        self.activation_bytes[place] = min(self.activation_bytes.get(place, 1 << 60), self.bytes_of(name))
+                        before = self.activation_bytes.get(place, 1 << 60)
+                        self.activation_bytes[place] = min(before, self.bytes_of(name))
                 if node.op_type in _PASSING and node.op_type not in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
                     continue
             found.append(self._layer(index, node, folded))
@@ -227,7 +229,8 @@ class _Reader:
             products, summed = einsum_products(str(options.get("equation", "")), [self.shape(n) for n in node.input])
             return Op("attention" if summed else "mul", products=products if summed else 0, output_elements=written)
         if kind in ("AveragePool", "MaxPool", "LpPool"):
-            return Op("pool", input_elements=read, output_elements=written, window=prod(options.get("kernel_shape", ())))
+            window = prod(options.get("kernel_shape", ()))
+            return Op("pool", input_elements=read, output_elements=written, window=window)
         if kind == "GlobalMaxPool":
             return Op("pool", input_elements=read, output_elements=written, window=read // written if written else 0)
         if kind == "BatchNormalization":
@@ -265,15 +268,16 @@ class _Reader:
         if weight is None or not prod(self.shape(weight)):
             return Op("attention", products=written * inner, output_elements=written)
         weights = prod(self.shape(weight))
-        bias = prod(self.shape(node.input[2])) if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] else 0
-        bias = bias or self.bias_for.get(index, 0)
+        bias = self.bias_for.get(index, 0)
+        if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
+            bias = prod(self.shape(node.input[2]))
         # torchinfo counts a dense layer once per parameter, whatever the number of rows of one sample.
         return Op("dense", weights=weights, positions=written * inner // weights, bias=bias,
                   bias_positions=written // bias if bias else 0, output_elements=written,
                   seen_parameters=weights + bias, seen_positions=(self.shape(node.output[0]) or (1,))[0])
 
     def _recurrent(self, node: Any, written: int) -> Op:
-        """W [directions, gates * hidden, in], R [directions, gates * hidden, hidden], B [directions, 2 * gates * hidden]."""
+        """W [D, gates * hidden, in], R [D, gates * hidden, hidden], B [D, 2 * gates * hidden] for D directions."""
         data = self.shape(node.input[0])
         steps = prod(data[:2])
         weights = sum(prod(self.shape(name)) for name in node.input[1:3])

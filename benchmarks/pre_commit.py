@@ -21,9 +21,8 @@ def run(arguments: Sequence[str]) -> int:
     options, files = list(arguments), []
     while options and options[-1].lower().endswith(_MODELS):
         files.insert(0, options.pop())
-    codes = [subprocess.run([sys.executable, "-P", "-m", "benchmarks", "gate", *options, "--", file], check=False).returncode
-             for file in files]
-    return max(codes, default=0)
+    command = [sys.executable, "-P", "-m", "benchmarks", "gate", *options, "--"]
+    return max((subprocess.run([*command, file], check=False).returncode for file in files), default=0)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
     header = ("#", "operator", "layer", "input", "output", "core MACs", "share", "params", "out bytes")
-    rows = [header]
+    rows: list[tuple[str, ...]] = [header]
     for index, layer in enumerate(layers):
         rows.append((str(index), _printable(layer["operator"]), _short(layer["name"]), _shape(layer["input_shape"]),
                      _shape(layer["output_shape"]), _number(layer["macs"]["core"]),

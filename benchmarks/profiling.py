@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from models.cost import Cost
 
 SCHEMA = 1
-_WHY_LIVE = ("the largest sum of tensors alive at once, and so a lower bound: TFLite Micro's planner lays whole tensors "
-             "into one block and leaves gaps, and its arena also holds the structures of tensors and operators, "
+_WHY_LIVE = ("the largest sum of tensors alive at once, and so a lower bound: TFLite Micro's planner lays whole "
+             "tensors into one block and leaves gaps, and its arena also holds structures of tensors and operators, "
              "quantization data of each channel, and scratch memory of kernels")
 
 
@@ -30,8 +30,8 @@ def profile(path: str | Path, *, arena: bool = False, trust: bool = False) -> di
 
     Returns:
         JSON: schema, format, sha256, macs (rule -> count or null), params, weight_bytes, constant_bytes, file_bytes,
-        arena_bytes, peak_activation_bytes, memory, layers, inputs, outputs, uncounted, remarks, and notes: the reason of
-        every null by its key.
+        arena_bytes, peak_activation_bytes, memory, layers, inputs, outputs, uncounted, and notes: the reason of every
+        null by its key.
 
     Raises:
         UsageError: missing, damaged, or not a model.

@@ -64,13 +64,15 @@ def latency_text(found: Mapping[str, Any]) -> str:
         parts.append(f"measured on this host ({found['measured'][0]['cpu']}):\n")
         parts.append(aligned(("Runtime", "p50", "p90", "p99", "Runs", "Threads", ""), [
             (m["runtime"], *[format_quantity(m[key], "ms") for key in ("p50_ms", "p90_ms", "p99_ms")], str(m["runs"]),
-             str(m["threads"]), "with a pipe to a child process" if m["round_trip"] else "") for m in found["measured"]]))
+             str(m["threads"]), "with a pipe to a child process" if m["round_trip"] else "")
+            for m in found["measured"]]))
     parts += [f"{failure['runtime']} failed: {failure['error']}\n" for failure in found["failures"]]
     if found["estimated"]:
         parts.append("estimated for device classes:\n")
         parts.append(aligned(("Device", "Latency", "Interval", "Energy", "From"), [
             (name, format_quantity(e["latency_ms"], "ms"),
-             "-" if e["low_ms"] is None else f"{format_quantity(e['low_ms'], 'ms')} to {format_quantity(e['high_ms'], 'ms')}",
+             "-" if e["low_ms"] is None
+             else f"{format_quantity(e['low_ms'], 'ms')} to {format_quantity(e['high_ms'], 'ms')}",
              format_quantity(e["energy_uj"], "uJ"), e["source"] or "-") for name, e in found["estimated"].items()]))
         names: dict[str, list[str]] = {}
         for name, e in found["estimated"].items():

@@ -11,18 +11,21 @@ from deploy.tflite_file import Operator, Subgraph, Tensor, TFLiteModel
 from models.op_costs import Op
 
 #: Operators that move or name data; constants that they read are sizes and axes, never parameters.
-_MOVING = frozenset("""
-    RESHAPE TRANSPOSE PAD PADV2 MIRROR_PAD CONCATENATION SPLIT SPLIT_V SLICE STRIDED_SLICE SQUEEZE EXPAND_DIMS PACK
-    UNPACK GATHER GATHER_ND TILE BROADCAST_TO SHAPE RANK FILL CAST SPACE_TO_DEPTH DEPTH_TO_SPACE SPACE_TO_BATCH_ND
-    BATCH_TO_SPACE_ND REVERSE_V2 RESIZE_NEAREST_NEIGHBOR ARG_MAX ARG_MIN ZEROS_LIKE SELECT SELECT_V2 WHERE
-    EMBEDDING_LOOKUP RANGE DYNAMIC_UPDATE_SLICE BROADCAST_ARGS READ_VARIABLE ASSIGN_VARIABLE VAR_HANDLE CALL_ONCE
-    SCATTER_ND ONE_HOT UNIQUE REVERSE_SEQUENCE MATRIX_DIAG MATRIX_SET_DIAG BITCAST
-    """.split())
+_MOVING = frozenset({
+    "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "CONCATENATION", "SPLIT", "SPLIT_V", "SLICE",
+    "STRIDED_SLICE", "SQUEEZE", "EXPAND_DIMS", "PACK", "UNPACK", "GATHER", "GATHER_ND", "TILE", "BROADCAST_TO",
+    "SHAPE", "RANK", "FILL", "CAST", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND",
+    "REVERSE_V2", "RESIZE_NEAREST_NEIGHBOR", "ARG_MAX", "ARG_MIN", "ZEROS_LIKE", "SELECT", "SELECT_V2", "WHERE",
+    "EMBEDDING_LOOKUP", "RANGE", "DYNAMIC_UPDATE_SLICE", "BROADCAST_ARGS", "READ_VARIABLE", "ASSIGN_VARIABLE",
+    "VAR_HANDLE", "CALL_ONCE", "SCATTER_ND", "ONE_HOT", "UNIQUE", "REVERSE_SEQUENCE", "MATRIX_DIAG",
+    "MATRIX_SET_DIAG", "BITCAST",
+})
 _RECURRENT = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF",
                         "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN"})
-_ACTIVATIONS = frozenset("""
-    RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU PRELU ELU GELU HARD_SWISH LOGISTIC TANH
-    """.split())
+_ACTIVATIONS = frozenset({
+    "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU", "ELU", "GELU", "HARD_SWISH", "LOGISTIC",
+    "TANH",
+})
 _CONTROL_FLOW = frozenset({"IF", "WHILE", "CALL_ONCE", "STABLEHLO_COMPOSITE", "CALL"})
 #: Operator -> (input that holds the weights, input that holds the bias).
 _WEIGHT_INPUTS = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2), "FULLY_CONNECTED": (1, 2), "CONV_3D": (1, 2),
@@ -54,8 +57,8 @@ def tflite_content(model: TFLiteModel) -> FileContent:
         tuple(_tensor(tensor) for tensor in model.outputs),
         {_key(tensor): tensor.size_bytes for tensor in graph.tensors if not tensor.constant and not tensor.variable},
         sum(len(tensor.data or b"") for tensor in used.values()), tuple(remarks),
-        f"{len(dynamic)} tensors have a size that the file leaves open (mostly the batch): counted with the stored one, "
-        f"e.g. {list(dynamic[0].shape)} for {list(dynamic[0].shape_signature)}" if dynamic else "",
+        f"{len(dynamic)} tensors have a size that the file leaves open (mostly the batch): counted with the stored "
+        f"one, e.g. {list(dynamic[0].shape)} for {list(dynamic[0].shape_signature)}" if dynamic else "",
         facts={"metadata_bytes": sum(len(model.buffers[index]) for index in set(model.metadata.values())),
                "name_bytes": sum(len(t.name.encode()) for s in model.subgraphs for t in s.tensors),
                "signatures": [signature.key for signature in model.signatures]})

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import inspect
+import difflib
+import re
 from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from models.errors import EdgepressError, UsageError
 from models.units import parse_quantity
 
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 
-def network_errors(network: Any) -> list[str]:
+
+def is_code(name: Any) -> bool:
+    """Whether a network or a task is named as package.module:factory."""
+    return isinstance(name, str) and bool(_FACTORY.match(name)) and not name.startswith("synthetic:")
+
+
+def network_errors(network: Any, trust: bool) -> list[str]:
     """Problems of a recipe's [network]: an unknown name, arguments that its factory does not take."""
     if not isinstance(network, Mapping) or not isinstance(network.get("name"), str):
         return []
-    from models.registry import resolve_factory, zoo
+    from models.registry import arguments_of, resolve_factory, zoo
 
     name, arguments = network["name"], network.get("arguments", {})
-    entries = zoo()
-    if ":" in name:
-        module = name.split(":")[0]
-        if not _importable(module):
-            return [f"network.name = {name!r}: there is no module {module!r}; is its folder on PYTHONPATH?"]
-    elif name not in entries:
-        return [f"network.name = {name!r} is unknown: known are {', '.join(entries)}, or package.module:factory"]
-    if not isinstance(arguments, Mapping):
+    if is_code(name):
+        if not trust:
+            return [f"network.name = {name!r} is code outside edgepress: read it, then allow it with --trust"]
+        resolve_factory(name)
         return []
-    try:
-        inspect.signature(resolve_factory(entries[name].factory if name in entries else name)).bind(**arguments)
-    except TypeError as error:
-        return [f"network.arguments of {name}: {error}"]
-    return []
+    if name not in zoo():
+        near = difflib.get_close_matches(name, zoo(), 1)
+        return [f"network.name = {name!r} is unknown" + (f" (did you mean {near[0]!r}?)" if near else "")
+                + f": known are {', '.join(zoo())}, or package.module:factory"]
+    known = arguments_of(name)
+    return [f"network.arguments.{argument} is unknown: {name} takes {', '.join(known)}"
+            for argument in (arguments if isinstance(arguments, Mapping) else ()) if argument not in known]
 
 
-def task_errors(task: Any) -> list[str]:
-    """Problems of a task's source: a missing folder or file, a malformed seed, an unknown module."""
+def task_errors(task: Any, trust: bool) -> list[str]:
+    """Problems of a task's source: a missing folder or file, a malformed seed, code that nobody allowed."""
     if not isinstance(task, str):
         return []
     kind, _, rest = task.partition(":")
@@ -44,10 +49,10 @@ def task_errors(task: Any) -> list[str]:
         if rest and not rest.isdigit():
             return [f"task = {task!r}: the seed {rest!r} is not a number; write \"synthetic\" or \"synthetic:1\""]
         return []
-    if Path(task).exists():
+    if Path(task).exists() or Path(task.rpartition("@")[0] or task).is_dir():
         return []
-    if rest and "/" not in task and not task.endswith(".npz"):
-        return [] if _importable(kind) else [f"task = {task!r}: there is no module {kind!r}; is its folder on PYTHONPATH?"]
+    if is_code(task):
+        return [] if trust else [f"task = {task!r} is code outside edgepress: read it, then allow it with --trust"]
     return [f"task = {task!r} does not exist; allowed are \"synthetic[:seed]\", a folder in the layout of TAU Urban "
             "Acoustic Scenes 2022 Mobile, a file .npz with x and y, or package.module:factory"]
 
@@ -101,14 +106,4 @@ def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> Any:
             raise UsageError(f"front_end = {front_end!r} is unknown: known are {', '.join(presets)}, or a table of the "
                              "fields of LogMel")
         return presets[front_end]
-    try:
-        return features.LogMel(**front_end)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"front_end: {error}") from error
-
-
-def _importable(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+    return features.LogMel.from_json(dict(front_end))

@@ -22,7 +22,7 @@ Accelerator = Annotated[str, typer.Option(help="Lightning's accelerator: auto, c
 Devices = Annotated[str, typer.Option(help="Lightning's devices: auto, a count, or a list such as 0,1.")]
 Strategy = Annotated[str, typer.Option(help="Lightning's strategy: auto, ddp, ddp_spawn, fsdp, ...")]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines that take part.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Allow a checkpoint to name code outside edgepress.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow a checkpoint or recipe to name code outside edgepress.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Begin again instead of going on from a killed training.")]
 
 
@@ -32,12 +32,12 @@ def train(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file
           network: Annotated[str | None, typer.Option(help="Another network, by name or package.module:factory.")] = None,
           batch_size: Annotated[int | None, typer.Option(min=2, help="Clips per step.")] = None,
           learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
-          restart: Restart = False, accelerator: Accelerator = "auto", devices: Devices = "auto",
-          strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
+          trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
+          devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Train the dense network of a recipe; killed, the same command goes on from the last epoch."""
     from compress.commands.train import run_train
 
-    run_train(recipe, data=data, run=run, seed=seed, network=network, restart=restart,
+    run_train(recipe, data=data, run=run, seed=seed, network=network, restart=restart, trust=trust,
               train={"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
               machine=(accelerator, devices, strategy, nodes))
 
@@ -103,12 +103,12 @@ def quantize(checkpoint: Annotated[Path | None, typer.Argument(help="A float che
 
 @app.command(epilog="compress run    compress run esc10-mobile --data ./esc10-mobile --run runs/esc10")
 def run(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")] = "default", data: Data = None,
-        run: Run = DEFAULT_RUN, seed: Seed = None, accelerator: Accelerator = "auto", devices: Devices = "auto",
-        strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
+        run: Run = DEFAULT_RUN, seed: Seed = None, trust: Trust = False, accelerator: Accelerator = "auto",
+        devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """All of a recipe: train, prune, quantize, export, benchmark, gate, report; killed, it goes on from what is finished."""
     from compress.run import run_recipe
 
-    run_recipe(recipe, data=data, run=run, seed=seed, machine=(accelerator, devices, strategy, nodes))
+    run_recipe(recipe, data=data, run=run, seed=seed, trust=trust, machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command("list")
@@ -120,12 +120,13 @@ def list_(what: Annotated[str, typer.Argument(help="recipes, networks, tasks, de
 
 
 @app.command()
-def check(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")]) -> None:
+def check(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")],
+          trust: Trust = False) -> None:
     """Check a recipe as a whole and say everything that is wrong with it."""
     from compress.recipe import read_recipe
 
-    checked = read_recipe(recipe)
-    typer.echo(f"{recipe}: a valid recipe ({checked.network.name} on {checked.task}, {len(checked.prune.targets)} budgets)")
+    checked = read_recipe(recipe, trust=trust)
+    typer.echo(f"{recipe}: a valid recipe ({checked.network.name} on {checked.task or 'the --data you give'}, {len(checked.prune.targets)} budgets)")
 
 
 def main() -> None:

@@ -11,7 +11,8 @@
     [prune]
     targets = ["30M", "20M"]
 
-Every section and key has a default except `name`, `task` and `network`; an unknown key is an error.
+Every section and key has a default except `name` and `network`; an unknown key is an error. A recipe without a `task`
+needs `--data`.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ class Recipe(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     summary: str = ""
-    task: str
+    task: str | None = None
     device: str | None = "dcase2023"
     seed: int = Field(0, ge=0, lt=2**31)
     front_end: dict[str, Any] | str | None = None
@@ -174,13 +175,14 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
-                sections: Mapping[str, Mapping[str, Any]] | None = None) -> Recipe:
+                sections: Mapping[str, Mapping[str, Any]] | None = None, trust: bool = False) -> Recipe:
     """A recipe by its shipped name or by its file, with changes from the command line, fully checked.
 
     Args:
         source: "default", "esc10-mobile", ..., or a path.
         changes: replace whole top-level keys.
         sections: replace keys within a section.
+        trust: the file may name code, package.module:factory; what the command line names is trusted anyway.
 
     Raises:
         UsageError: no such recipe.
@@ -196,19 +198,23 @@ def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
         written = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"it is not TOML: {error}"], subject) from error
+    typed = {**(changes or {}), **(sections or {})}
     for section, values in (sections or {}).items():
         before = written.get(section)
         written[section] = {**(before if isinstance(before, dict) else {}), **values}
-    return parse_recipe({**written, **(changes or {})}, subject)
+    return parse_recipe({**written, **(changes or {})}, subject,
+                        trusted=("network", "task") if trust else tuple(typed))
 
 
-def parse_recipe(written: Mapping[str, Any], subject: str = "the recipe", *, deep: bool = True) -> Recipe:
+def parse_recipe(written: Mapping[str, Any], subject: str = "the recipe", *, deep: bool = True,
+                 trusted: tuple[str, ...] = ()) -> Recipe:
     """A recipe from a mapping.
 
     Args:
         written: sections and keys as in the TOML file.
         subject: what to call it in an error.
         deep: also check that network, task, device and limits exist and parse.
+        trusted: which of "network" and "task" may name code.
 
     Raises:
         ConfigError: everything that is wrong with it, together.
@@ -218,8 +224,8 @@ def parse_recipe(written: Mapping[str, Any], subject: str = "the recipe", *, dee
     except ValidationError as error:
         # What can be checked of the rest is checked too, so that nothing comes to light one run later.
         errors = [_sentence(problem) for problem in error.errors()]
-        raise ConfigError(errors + (_deep_errors(written) if deep else []), subject) from None
-    errors = _deep_errors(written) if deep else []
+        raise ConfigError(errors + (_deep_errors(written, trusted) if deep else []), subject) from None
+    errors = _deep_errors(written, trusted) if deep else []
     if errors:
         raise ConfigError(errors, subject)
     return recipe
@@ -263,13 +269,13 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     return list(kind.model_fields)
 
 
-def _deep_errors(written: Mapping[str, Any]) -> list[str]:
+def _deep_errors(written: Mapping[str, Any], trusted: tuple[str, ...]) -> list[str]:
     """What pydantic cannot know: whether the named things exist and the targets parse."""
     from compress.checks import device_errors, front_end_errors, network_errors, target_errors, task_errors
 
     checks = [
-        lambda: network_errors(written.get("network")),
-        lambda: task_errors(written.get("task")),
+        lambda: network_errors(written.get("network"), "network" in trusted),
+        lambda: task_errors(written.get("task"), "task" in trusted),
         lambda: device_errors([written.get("device", "dcase2023"), *_list(written, "measure", "devices")]),
         lambda: target_errors(_list(written, "prune", "targets")),
         lambda: front_end_errors(written.get("front_end")),

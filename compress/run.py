@@ -15,18 +15,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.provenance import identity, source_of
+from compress.checks import is_code
+from compress.provenance import budget_name, identity, source_of
 from compress.stages import key_of, open_task, prune_stage, quantize_stage, say, train_stage
 from models.atomic import write_json
 from models.errors import EdgepressError, RuntimeFailure, UsageError, VerdictError
 from models.limits import Limits
 from models.run_directory import RunDirectory
+from models.units import parse_quantity
 
 if TYPE_CHECKING:
     from compress.recipe import Recipe
 
 
-def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None,
+def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, trust: bool,
                machine: tuple[str, str, str, int]) -> None:
     """Run a recipe to its end and print the table and the report's path.
 
@@ -35,6 +37,7 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None,
         data: another task than the recipe's.
         run: the run directory.
         seed: another seed than the recipe's.
+        trust: the recipe may name code.
         machine: accelerator, devices, strategy, nodes.
 
     Raises:
@@ -47,7 +50,7 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None,
     from compress.train import Machine
 
     changes = {name: value for name, value in (("task", data), ("seed", seed)) if value is not None}
-    recipe = read_recipe(source, changes)
+    recipe = read_recipe(source, changes, trust=trust)
     directory = RunDirectory(run)
     with directory.lock():
         say(f"recipe {recipe.name} in {run}")
@@ -71,9 +74,14 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
             continue
         settings = recipe.prune.model_copy(update={"targets": ()})
         entries.append(prune_stage(run, Path(dense["path"]), limits, settings, task, machine=machine,
-                                   seed=recipe.seed))
+                                   seed=recipe.seed, trust=True, label=budget_name(Limits(macs=_absolute(dense, target)))))
     return [{"name": entry["name"], "float": entry, "int8": quantize_stage(
-        run, Path(entry["path"]), recipe.quantize, task, machine=machine, seed=recipe.seed)} for entry in entries]
+        run, Path(entry["path"]), recipe.quantize, task, machine=machine, seed=recipe.seed,
+        trust=True)} for entry in entries]
+
+
+def _absolute(dense: dict[str, Any], target: str) -> int:
+    return int(parse_quantity(target, "macs", name="prune.targets", relative_to=dense["macs"]))
 
 
 def limits_of(recipe: Recipe, dense: dict[str, Any], target: str) -> Limits:
@@ -98,7 +106,8 @@ def export_stages(run: RunDirectory, recipe: Recipe, networks: Sequence[dict[str
             done = _done(run, key)
             if done is None:
                 say(f"export: {checkpoint['name']} as {form}")
-                _child(run, ["deploy", "export", str(checkpoint["path"]), "--format", form, "--run", str(run.path)])
+                _child(run, ["deploy", "export", str(checkpoint["path"]), "--format", form, "--run", str(run.path),
+                             *_trusted(recipe)])
                 made = [entry for entry in run.entries("artifact")
                         if entry.get("checkpoint") == checkpoint["name"] and entry.get("format") == form]
                 if not made:
@@ -122,14 +131,19 @@ def benchmark_stages(run: RunDirectory, recipe: Recipe, files: dict[str, dict[st
             fits = [name for name in recipe.measure.runtimes if (name == "onnxruntime") == (form == "onnx")]
             found: dict[str, Any] = {"runs": [], "gates": {}}
             if fits:
-                found["runs"] = _measured(run, path, ["benchmarks", "run", str(path), "--data", source_of(recipe.task),
-                                                      "--runtime", ",".join(fits)])["results"]
+                found["runs"] = _measured(run, path, ["benchmarks", "run", str(path), "--data", source_of(recipe.task or ""),
+                                                      "--runtime", ",".join(fits), *_trusted(recipe)])["results"]
             if form == "tflite":
                 for device in devices:
                     found["gates"][device] = _measured(run, path, ["benchmarks", "gate", str(path), "--device", device,
                                                                    "--no-fixes"], verdict=True)
             results[path.name] = found
     return results
+
+
+def _trusted(recipe: Recipe) -> list[str]:
+    """Code that this recipe was allowed to name, its child commands may load too."""
+    return ["--trust"] if is_code(recipe.network.name) or is_code(recipe.task) else []
 
 
 def report_stage(run: RunDirectory) -> Path | None:

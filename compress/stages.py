@@ -71,8 +71,14 @@ def free_name(run: RunDirectory, name: str) -> str:
     return taken
 
 
-def open_task(source: str, front_end: Any = None, *, trust: bool = False) -> Any:
-    """`load_task`, with the front end by name or by its fields."""
+def open_task(source: str | None, front_end: Any = None, *, trust: bool = False) -> Any:
+    """`load_task`, with the front end by name or by its fields.
+
+    Raises:
+        UsageError: no source, or what `load_task` raises.
+    """
+    if source is None:
+        raise UsageError("the recipe names no data: give --data DIR, --data FILE.npz or --data synthetic")
     from compress.checks import resolve_front_end
     from models.tasks import load_task
 
@@ -168,7 +174,7 @@ def train_stage(run: RunDirectory, recipe: Recipe, task: Any, *, machine: Machin
     from compress.train import train
 
     model, spec = build_for(recipe.network, task, recipe.seed)
-    spec = replace(spec, task=source_of(recipe.task), notes={"stage": "train", "recipe": recipe.model_dump(mode="json")})
+    spec = replace(spec, task=source_of(recipe.task or ""), notes={"stage": "train", "recipe": recipe.model_dump(mode="json")})
     folder = run.path / "training" / f"{name}-{key[:8]}"
     say(f"train: {recipe.network.name} on {task.name}, {recipe.train.epochs} epochs")
     result = train(model, task, recipe.train, run=folder, resume=resume, seed=recipe.seed, machine=machine, name=name)
@@ -178,15 +184,18 @@ def train_stage(run: RunDirectory, recipe: Recipe, task: Any, *, machine: Machin
 
 def prune_stage(run: RunDirectory, parent: Path, limits: Limits, settings: PruneSettings, task: Any, *,
                 machine: Machine, seed: int, protect: tuple[str, ...] = (), trust: bool = False,
-                resume: bool = True) -> dict[str, Any]:
-    """Prune the checkpoint `parent` to `limits` and train it; returns the new checkpoint's entry."""
+                resume: bool = True, label: str | None = None) -> dict[str, Any]:
+    """Prune the checkpoint `parent` to `limits` and train it; returns the new checkpoint's entry.
+
+    `label` is the budget in its name, such as "20M"; without one the limits say it.
+    """
     from models.checkpoint import load_checkpoint
 
     model, spec = load_checkpoint(parent, trust=trust)
     used = settings.model_dump(exclude={"targets"})
     key = key_of("prune", identity(parent), limits.budgets(), limits.rule, limits.scheme, used, protect, seed,
                  task.fingerprint if task is not None else None)
-    name = f"{budget_name(limits)}-{settings.method}"
+    name = f"{label or budget_name(limits)}-{settings.method}"
     if entry := finished(run, key, f"prune to {name}"):
         return entry
     folder = run.path / "training" / f"{name}-{key[:8]}"

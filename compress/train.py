@@ -142,6 +142,7 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
 
     steps = settings.epochs * len(loaders(0, 1)[0].sampler)  # type: ignore[arg-type]
     channels_last(model)
+    model.train()  # Lightning keeps the mode that a module comes in
     loop = TrainingLoop(model, settings, loaders, augment, steps, seed, distill, guide, penalty)
     callbacks: list[Any] = [SaveEveryEpoch(folder)]
     if machine.progress:

@@ -16,19 +16,22 @@ MARKER = "EDGEPRESS-RESULT "
 def load_interpreter(path, runtime, threads):
     """(interpreter, package name, version)."""
     errors = []
-    for module, package in (("ai_edge_litert.interpreter", "ai-edge-litert"), ("tflite_runtime.interpreter", "tflite-runtime"),
-                            ("tensorflow.lite.python.interpreter", "tensorflow")):
+    for module, package in (
+        ("ai_edge_litert.interpreter", "ai-edge-litert"),
+        ("tflite_runtime.interpreter", "tflite-runtime"),
+        ("tensorflow.lite.python.interpreter", "tensorflow"),
+    ):
         try:
             found = __import__(module, fromlist=["Interpreter"])
         except Exception as error:  # NumPy 2 under tflite-runtime raises AttributeError and worse
-            errors.append("%s: %s" % (package, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            errors.append(f"{package}: {(str(error) or type(error).__name__).splitlines()[0]}")
             continue
         options = {}
         if runtime == "litert-reference":
             options["experimental_op_resolver_type"] = found.OpResolverType.BUILTIN_REF
         return found.Interpreter(model_path=path, num_threads=threads, **options), package, version_of(package)
-    raise RuntimeError("no TFLite interpreter can be imported (%s); install ai-edge-litert or tflite-runtime there"
-                       % "; ".join(errors))
+    reasons = "; ".join(errors)
+    raise RuntimeError(f"no TFLite interpreter can be imported ({reasons}); install ai-edge-litert or tflite-runtime")
 
 
 def version_of(package):
@@ -59,8 +62,14 @@ def describe():
                     processor = line.split(":", 1)[1].strip()
     except OSError:
         pass
-    return {"system": platform.system(), "release": platform.release(), "machine": platform.machine(),
-            "python": platform.python_version(), "processor": processor, "cores": os.cpu_count()}
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "processor": processor,
+        "cores": os.cpu_count(),
+    }
 
 
 def main(request_path):
@@ -70,25 +79,27 @@ def main(request_path):
     folder = os.path.dirname(os.path.abspath(request_path))
     import numpy as np
 
-    interpreter, package, version = load_interpreter(os.path.join(folder, "model.tflite"), request["runtime"], request["threads"])
+    interpreter, package, version = load_interpreter(
+        os.path.join(folder, "model.tflite"), request["runtime"], request["threads"]
+    )
     interpreter.allocate_tensors()
     given, made = interpreter.get_input_details(), interpreter.get_output_details()
-    arrays = [np.load(os.path.join(folder, "input%d.npy" % i), allow_pickle=False) for i in range(len(given))]
+    arrays = [np.load(os.path.join(folder, f"input{i}.npy"), allow_pickle=False) for i in range(len(given))]
     kept = [[] for _ in made]
     batch = max(1, int(given[0]["shape"][0]))
     count = len(arrays[0])
 
     def place(start):
-        for details, array in zip(given, arrays):
-            rows = array[start:start + batch]
+        for details, array in zip(given, arrays):  # noqa: B905 - Python 3.7
+            rows = array[start : start + batch]
             if len(rows) < batch:
-                rows = np.concatenate([rows, np.zeros((batch - len(rows),) + rows.shape[1:], rows.dtype)])
+                rows = np.concatenate([rows, np.zeros((batch - len(rows), *rows.shape[1:]), rows.dtype)])
             interpreter.set_tensor(details["index"], np.ascontiguousarray(rows))
 
     for start in range(0, count, batch):
         place(start)
         interpreter.invoke()
-        for rows, details in zip(kept, made):
+        for rows, details in zip(kept, made):  # noqa: B905
             rows.append(np.array(interpreter.get_tensor(details["index"])))
     place(0)
     for _ in range(min(10, request["repeats"])):
@@ -99,7 +110,7 @@ def main(request_path):
         interpreter.invoke()
         times.append(1000 * (time.perf_counter() - begin))
     for i, rows in enumerate(kept):
-        np.save(os.path.join(folder, "output%d.npy" % i), np.concatenate(rows)[:count])
+        np.save(os.path.join(folder, f"output{i}.npy"), np.concatenate(rows)[:count])
     times.sort()
     latency = {name: percentile(times, share) for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
     latency.update(mean=sum(times) / len(times), repeats=len(times), warm_up=min(10, request["repeats"]))
@@ -112,6 +123,6 @@ if __name__ == "__main__":
     try:
         answer = main(sys.argv[1])
     except Exception as problem:
-        answer = {"error": "%s: %s" % (type(problem).__name__, " ".join(str(problem).split())[:400])}
+        answer = {"error": f"{type(problem).__name__}: {' '.join(str(problem).split())[:400]}"}
     print(MARKER + json.dumps(answer))
     sys.exit(3 if "error" in answer else 0)

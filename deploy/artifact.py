@@ -24,13 +24,34 @@ SUFFIXES = {"tflite": ".tflite", "onnx": ".onnx", "c": ".cc"}
 #: A manifest is small; a larger file is not one and isn't read into memory.
 _LARGEST_MANIFEST_BYTES = 64 << 20
 #: Packages whose versions decide what is in an exported file or how it runs.
-_TOOLS = ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "litert-converter", "tflite_micro", "onnx",
-          "onnxscript", "onnxruntime", "numpy")
+_TOOLS = (
+    "torch",
+    "litert-torch",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+    "litert-converter",
+    "tflite_micro",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+)
 #: Key of a manifest -> the JSON types it may have. Unknown keys are kept: a later version may write more.
 _TYPES: dict[str, tuple[type, ...]] = {
-    "schema": (int,), "sha256": (str,), "file_bytes": (int,), "format": (str,), "scheme": (str,),
-    "spec": (dict, type(None)), "tools": (dict,), "ranges": (dict,), "float_islands": (list,), "parity": (dict, type(None)),
-    "shrink": (dict, type(None)), "files": (dict,), "checkpoint": (dict, type(None)), "layouts": (dict, type(None)),
+    "schema": (int,),
+    "sha256": (str,),
+    "file_bytes": (int,),
+    "format": (str,),
+    "scheme": (str,),
+    "spec": (dict, type(None)),
+    "tools": (dict,),
+    "ranges": (dict,),
+    "float_islands": (list,),
+    "parity": (dict, type(None)),
+    "shrink": (dict, type(None)),
+    "files": (dict,),
+    "checkpoint": (dict, type(None)),
+    "layouts": (dict, type(None)),
 }
 _REQUIRED = ("schema", "sha256", "format", "scheme")
 
@@ -114,10 +135,22 @@ def write_manifest(path: str | Path, manifest: Mapping[str, Any]) -> dict[str, A
         UsageError: the file is missing, or a key has a wrong type.
     """
     path = Path(path)
-    full = {"schema": SCHEMA, "sha256": sha256_of(path), "file_bytes": path.stat().st_size,
-            **{key: value for key, value in manifest.items() if key not in ("schema", "sha256", "file_bytes")}}
-    for key, default in (("spec", None), ("ranges", {}), ("float_islands", []), ("parity", None), ("shrink", None),
-                         ("layouts", None), ("files", {}), ("checkpoint", None)):
+    full = {
+        "schema": SCHEMA,
+        "sha256": sha256_of(path),
+        "file_bytes": path.stat().st_size,
+        **{key: value for key, value in manifest.items() if key not in ("schema", "sha256", "file_bytes")},
+    }
+    for key, default in (
+        ("spec", None),
+        ("ranges", {}),
+        ("float_islands", []),
+        ("parity", None),
+        ("shrink", None),
+        ("layouts", None),
+        ("files", {}),
+        ("checkpoint", None),
+    ):
         full.setdefault(key, default)
     full.setdefault("tools", tool_versions())
     _check(full, path)
@@ -155,8 +188,10 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"{beside} is damaged ({type(error).__name__}): delete it, or export again") from error
     _check(manifest, beside)
     if manifest["sha256"] != sha256_of(path):
-        raise UsageError(f"{beside} belongs to other bytes than those of {path}: the file was changed after its export; "
-                         "delete the manifest to treat it as a foreign file, or export again")
+        raise UsageError(
+            f"{beside} belongs to other bytes than those of {path}: the file was changed after its export; "
+            "delete the manifest to treat it as a foreign file, or export again"
+        )
     for name, digest in manifest.get("files", {}).items():
         other = path.parent / name
         if not other.is_file() or sha256_of(other) != digest:
@@ -192,14 +227,23 @@ def _check(manifest: Any, where: Path) -> None:
         if key in manifest and (not isinstance(manifest[key], types) or isinstance(manifest[key], bool)):
             raise UsageError(f"{where}: {key} = {manifest[key]!r:.80} has the wrong type")
     if manifest["schema"] != SCHEMA:
-        raise UsageError(f"{where}: schema = {manifest['schema']} is not known here (known: {SCHEMA}); use a newer edgepress")
+        raise UsageError(
+            f"{where}: schema = {manifest['schema']} is not known here (known: {SCHEMA}); use a newer edgepress"
+        )
     if manifest["format"] not in FORMATS:
         raise UsageError(f"{where}: format = {manifest['format']!r} is unknown: allowed are {', '.join(FORMATS)}")
     for name, digest in manifest.get("files", {}).items():
         if not name or name in (".", "..") or any(c in name for c in "/\\\0") or not isinstance(digest, str):
-            raise UsageError(f"{where}: files = {name!r:.80} must be a plain file name in the same folder, with its sha256")
+            raise UsageError(
+                f"{where}: files = {name!r:.80} must be a plain file name in the same folder, with its sha256"
+            )
     layouts = manifest.get("layouts") or {}
     for side, values in layouts.items():
-        if side not in ("inputs", "outputs") or not isinstance(values, list) \
-                or any(value not in ("NHWC", "NCHW", None) for value in values):
-            raise UsageError(f"{where}: layouts = {layouts!r:.80} must be inputs and outputs, each a list of NHWC, NCHW or null")
+        if (
+            side not in ("inputs", "outputs")
+            or not isinstance(values, list)
+            or any(value not in ("NHWC", "NCHW", None) for value in values)
+        ):
+            raise UsageError(
+                f"{where}: layouts = {layouts!r:.80} must be inputs and outputs, each a list of NHWC, NCHW or null"
+            )

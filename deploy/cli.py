@@ -12,8 +12,14 @@ import typer
 from models.errors import UsageError, run_command
 from models.run_directory import DEFAULT_RUN, RunDirectory
 
-app = typer.Typer(name="deploy", help="A checkpoint goes in, a proven file for a device comes out.", no_args_is_help=True,
-                  add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    name="deploy",
+    help="A checkpoint goes in, a proven file for a device comes out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 _Run = Annotated[Path, typer.Option("--run", help="run directory that collects what is made")]
 _Format = Annotated[str, typer.Option("--format", help="text or json (one object on stdout)")]
@@ -25,27 +31,38 @@ _File = Annotated[Path | None, typer.Argument(help=".tflite or .onnx; default: t
 
 @app.command()
 def export(
-        checkpoint: Annotated[Path | None, typer.Argument(help="checkpoint; default: the newest of the run")] = None,
-        format: Annotated[str, typer.Option("--format", help="tflite, onnx or c")] = "tflite",
-        float_: Annotated[bool, typer.Option("--float", help="fp32 instead of int8")] = False,
-        scheme: Annotated[str, typer.Option("--scheme", help="scheme of a float checkpoint's calibration")] = "w8a8",
-        data: Annotated[str | None, typer.Option("--data", help="calibration and verification data; default: its task")] = None,
-        run: _Run = DEFAULT_RUN,
-        output: Annotated[Path | None, typer.Option("-o", "--output", help="file; default: in the run directory")] = None,
-        overwrite: _Overwrite = False,
-        shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="lossless shrinking of TFLite files")] = True,
-        verify: Annotated[bool, typer.Option("--verify/--no-verify", help="compare with torch before it counts")] = True,
-        max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 3.0,
-        mean_lsb: Annotated[float, typer.Option("--mean-lsb", min=0, help="mean difference that it allows")] = 0.5,
-        trust: _Trust = False) -> None:
-    """Export a checkpoint as int8 TFLite (default), ONNX QDQ or C; a float one is calibrated first, and this is said."""
+    checkpoint: Annotated[Path | None, typer.Argument(help="checkpoint; default: the newest of the run")] = None,
+    format: Annotated[str, typer.Option("--format", help="tflite, onnx or c")] = "tflite",
+    float_: Annotated[bool, typer.Option("--float", help="fp32 instead of int8")] = False,
+    scheme: Annotated[str, typer.Option("--scheme", help="scheme of a float checkpoint's calibration")] = "w8a8",
+    data: Annotated[
+        str | None, typer.Option("--data", help="calibration and verification data; default: its task")
+    ] = None,
+    run: _Run = DEFAULT_RUN,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="file; default: in the run directory")] = None,
+    overwrite: _Overwrite = False,
+    shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="lossless shrinking of TFLite files")] = True,
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="compare with torch before it counts")] = True,
+    max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 3.0,
+    mean_lsb: Annotated[float, typer.Option("--mean-lsb", min=0, help="mean difference that it allows")] = 0.5,
+    trust: _Trust = False,
+) -> None:
+    """Export a checkpoint as int8 TFLite (default), ONNX QDQ or C; a float one is calibrated first."""
     from deploy.from_checkpoint import ExportOptions, export_checkpoint, find_checkpoint
     from models.units import format_quantity
 
     runs = RunDirectory(run)
     source = find_checkpoint(checkpoint, runs, float_)
-    options = ExportOptions(format=format, scheme="float32" if float_ else scheme, data=data, shrink=shrink, verify=verify,
-                            max_lsb=max_lsb, mean_lsb=mean_lsb, trust=trust)
+    options = ExportOptions(
+        format=format,
+        scheme="float32" if float_ else scheme,
+        data=data,
+        shrink=shrink,
+        verify=verify,
+        max_lsb=max_lsb,
+        mean_lsb=mean_lsb,
+        trust=trust,
+    )
     _say(f"checkpoint {source.path}" + ("" if checkpoint else " (the newest of the run)"))
     if output is None:
         with runs.lock():
@@ -58,18 +75,26 @@ def export(
 
 @app.command()
 def verify(
-        file: _File = None,
-        data: Annotated[str | None, typer.Option("--data", help=".npz, .npy or task; default: the task of the network")] = None,
-        also: Annotated[list[Path] | None, typer.Option("--with", help="another file of the same network, such as its ONNX")] = None,
-        runtime: Annotated[str | None, typer.Option("--runtime", help="only these, separated by commas")] = None,
-        samples: Annotated[int, typer.Option("--samples", min=1, help="real inputs")] = 200,
-        random_samples: Annotated[int, typer.Option("--random-samples", min=0, help="random inputs")] = 32,
-        layers: Annotated[bool, typer.Option("--layers", help="name the first layer that departs (TFLite)")] = False,
-        max_lsb: Annotated[float | None, typer.Option("--max-lsb", help="limit for every pair")] = None,
-        mean_lsb: Annotated[float | None, typer.Option("--mean-lsb", help="limit for every pair")] = None,
-        agreement: Annotated[float | None, typer.Option("--agreement", help="least label agreement, 0 to 1")] = None,
-        threads: _Threads = 1, run: _Run = DEFAULT_RUN, format: _Format = "text", trust: _Trust = False) -> None:
-    """Compare every runtime on the same inputs; exit 1 beyond the thresholds (pairs with torch: 3 LSB, mean 0.5, 99 %)."""
+    file: _File = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help=".npz, .npy or task; default: the task of the network")
+    ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option("--with", help="another file of the same network, such as its ONNX")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="only these, separated by commas")] = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="real inputs")] = 200,
+    random_samples: Annotated[int, typer.Option("--random-samples", min=0, help="random inputs")] = 32,
+    layers: Annotated[bool, typer.Option("--layers", help="name the first layer that departs (TFLite)")] = False,
+    max_lsb: Annotated[float | None, typer.Option("--max-lsb", help="limit for every pair")] = None,
+    mean_lsb: Annotated[float | None, typer.Option("--mean-lsb", help="limit for every pair")] = None,
+    agreement: Annotated[float | None, typer.Option("--agreement", help="least label agreement, 0 to 1")] = None,
+    threads: _Threads = 1,
+    run: _Run = DEFAULT_RUN,
+    format: _Format = "text",
+    trust: _Trust = False,
+) -> None:
+    """Compare every runtime on the same inputs; exit 1 beyond 3 LSB, mean 0.5, 99 % (with torch)."""
     from deploy.parity import Thresholds
     from deploy.parity import verify as compare_runtimes
 
@@ -77,8 +102,17 @@ def verify(
     path = _file_or_newest(file, run, ("tflite", "onnx"))
     given = (max_lsb, mean_lsb, agreement)
     thresholds = Thresholds(*given, relative=None) if any(value is not None for value in given) else None
-    report = compare_runtimes(path, data=data, also=also or (), runtimes=_names(runtime), samples=samples,
-                              random_samples=random_samples, threads=threads, thresholds=thresholds, trust=trust)
+    report = compare_runtimes(
+        path,
+        data=data,
+        also=also or (),
+        runtimes=_names(runtime),
+        samples=samples,
+        random_samples=random_samples,
+        threads=threads,
+        thresholds=thresholds,
+        trust=trust,
+    )
     if layers:
         report["layers"] = _layer_report(path, data, trust)
     if format == "json":
@@ -93,10 +127,15 @@ def verify(
 
 @app.command()
 def shrink(
-        file: _File = None,
-        output: Annotated[Path | None, typer.Option("-o", "--output", help="default: FILE with .small before its suffix")] = None,
-        plan: Annotated[bool, typer.Option("--plan/--no-plan", help="search an arena plan for TFLite Micro")] = True,
-        run: _Run = DEFAULT_RUN, overwrite: _Overwrite = False, format: _Format = "text") -> None:
+    file: _File = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="default: FILE with .small before its suffix")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan/--no-plan", help="search an arena plan for TFLite Micro")] = True,
+    run: _Run = DEFAULT_RUN,
+    overwrite: _Overwrite = False,
+    format: _Format = "text",
+) -> None:
     """Make a .tflite file and its arena smaller; every step proves equal outputs or is not applied."""
     from deploy.shrink import shrink_file
 
@@ -115,10 +154,12 @@ def shrink(
 
 @app.command()
 def operators(
-        file: _File = None,
-        ask: Annotated[bool, typer.Option("--ask/--no-ask", help="also run the file on the installed runtimes")] = True,
-        markdown: Annotated[bool, typer.Option("--markdown", help="print the whole table, as docs/operators.md")] = False,
-        run: _Run = DEFAULT_RUN, format: _Format = "text") -> None:
+    file: _File = None,
+    ask: Annotated[bool, typer.Option("--ask/--no-ask", help="also run the file on the installed runtimes")] = True,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print the whole table, as docs/operators.md")] = False,
+    run: _Run = DEFAULT_RUN,
+    format: _Format = "text",
+) -> None:
     """Show which runtime has the operators of a file, with the reason where one lacks them."""
     from deploy.operators import documentation, report
 
@@ -137,17 +178,27 @@ def operators(
 
 @app.command(name="run")
 def run_file(
-        file: Annotated[Path | None, typer.Argument(help=".tflite, .onnx or checkpoint; default: the newest artifact")] = None,
-        input_: Annotated[Path | None, typer.Option("--input", help=".npz with x (and y), or .npy; float NCHW or raw integers")] = None,
-        runtime: Annotated[str | None, typer.Option("--runtime", help="default: the first that fits")] = None,
-        output: Annotated[Path | None, typer.Option("-o", "--output", help=".npy for the outputs, float32")] = None,
-        on: Annotated[str | None, typer.Option("--on", help="ssh://user@host[:port]: run there, with its interpreter")] = None,
-        identity: Annotated[Path | None, typer.Option("--identity", help="private key for --on")] = None,
-        known_hosts: Annotated[Path | None, typer.Option("--known-hosts", help="file with the host's key for --on")] = None,
-        python: Annotated[str, typer.Option("--python", help="Python on the device for --on")] = "python3",
-        repeats: Annotated[int, typer.Option("--repeats", min=1, help="timed runs of one input for --on")] = 50,
-        threads: _Threads = 1, run: _Run = DEFAULT_RUN, overwrite: _Overwrite = False, format: _Format = "text",
-        trust: _Trust = False) -> None:
+    file: Annotated[
+        Path | None, typer.Argument(help=".tflite, .onnx or checkpoint; default: the newest artifact")
+    ] = None,
+    input_: Annotated[
+        Path | None, typer.Option("--input", help=".npz with x (and y), or .npy; float NCHW or raw integers")
+    ] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="default: the first that fits")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help=".npy for the outputs, float32")] = None,
+    on: Annotated[
+        str | None, typer.Option("--on", help="ssh://user@host[:port]: run there, with its interpreter")
+    ] = None,
+    identity: Annotated[Path | None, typer.Option("--identity", help="private key for --on")] = None,
+    known_hosts: Annotated[Path | None, typer.Option("--known-hosts", help="file with the host's key for --on")] = None,
+    python: Annotated[str, typer.Option("--python", help="Python on the device for --on")] = "python3",
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="timed runs of one input for --on")] = 50,
+    threads: _Threads = 1,
+    run: _Run = DEFAULT_RUN,
+    overwrite: _Overwrite = False,
+    format: _Format = "text",
+    trust: _Trust = False,
+) -> None:
     """Run a file on inputs, here or on a device; needs no torch."""
     _check_format(format)
     path = file if file is not None else _file_or_newest(None, run, ("tflite", "onnx"))
@@ -162,8 +213,17 @@ def run_file(
     else:
         if runtime not in (None, "litert", "litert-reference"):
             raise UsageError(f"runtime = {runtime!r} does not run on a device: allowed are litert and litert-reference")
-        outputs, result = run_there(path, input_, on, runtime or "litert", threads=threads, python=python, repeats=repeats,
-                                    identity=identity, known_hosts=known_hosts)
+        outputs, result = run_there(
+            path,
+            input_,
+            on,
+            runtime or "litert",
+            threads=threads,
+            python=python,
+            repeats=repeats,
+            identity=identity,
+            known_hosts=known_hosts,
+        )
     if output is not None:
         _save(output, outputs)
         result["output"] = str(output)
@@ -196,8 +256,12 @@ def _names(text: str | None) -> list[str] | None:
 def _file_or_newest(file: Path | None, run: Path, formats: tuple[str, ...]) -> Path:
     if file is not None:
         return file
-    entry = RunDirectory(run).newest("artifact", lambda e: e.get("format") in formats, wanted=f"artifact ({' or '.join(formats)})",
-                                     first="deploy export")
+    entry = RunDirectory(run).newest(
+        "artifact",
+        lambda e: e.get("format") in formats,
+        wanted=f"artifact ({' or '.join(formats)})",
+        first="deploy export",
+    )
     _say(f"file {entry['path']} (the newest of the run)")
     return entry["path"]
 
@@ -210,8 +274,13 @@ def _layer_report(path: Path, data: str | None, trust: bool) -> dict[str, Any]:
 
     manifest = find_manifest(path) or {}
     with open_session(path, "litert-reference") as session:
-        inputs = random_inputs(session, 8) if data is None else load_inputs(
-            data, session, samples=8, trust=trust, front_end=(manifest.get("spec") or {}).get("front_end"))
+        inputs = (
+            random_inputs(session, 8)
+            if data is None
+            else load_inputs(
+                data, session, samples=8, trust=trust, front_end=(manifest.get("spec") or {}).get("front_end")
+            )
+        )
         raw = session.quantize(*inputs.arrays)
     return layer_differences(path, raw, names=(manifest.get("shrink") or {}).get("tensor_names"))
 

@@ -19,11 +19,21 @@ from deploy.tensor_details import TensorDetails
 from models.errors import RuntimeFailure, UsageError
 
 #: Runtime -> the package that it needs, as pip knows it.
-PACKAGES = {"litert": "ai-edge-litert", "litert-reference": "ai-edge-litert", "tflm": "tflite-micro",
-            "onnxruntime": "onnxruntime", "torch": "torch"}
+PACKAGES = {
+    "litert": "ai-edge-litert",
+    "litert-reference": "ai-edge-litert",
+    "tflm": "tflite-micro",
+    "onnxruntime": "onnxruntime",
+    "torch": "torch",
+}
 #: Runtime -> the kind of file that it runs.
-FILE_KINDS = {"litert": "tflite", "litert-reference": "tflite", "tflm": "tflite", "onnxruntime": "onnx",
-              "torch": "checkpoint"}
+FILE_KINDS = {
+    "litert": "tflite",
+    "litert-reference": "tflite",
+    "tflm": "tflite",
+    "onnxruntime": "onnx",
+    "torch": "checkpoint",
+}
 RUNTIMES = tuple(PACKAGES)
 _ARENA = re.compile(r"Arena allocation (total|head|tail) (\d+)")
 
@@ -50,12 +60,20 @@ class Engine(Protocol):
 def missing_package(runtime: str, error: ImportError) -> RuntimeFailure:
     """The sentence for a runtime whose package is not installed."""
     package = PACKAGES[runtime]
-    where = "" if runtime != "tflm" else (" TFLite Micro's package exists for Linux on 64-bit x86 only"
-                                          f" (this is {sys.platform} {os.uname().machine});")
+    where = (
+        ""
+        if runtime != "tflm"
+        else (
+            " TFLite Micro's package exists for Linux on 64-bit x86 only"
+            f" (this is {sys.platform} {os.uname().machine});"
+        )
+    )
     extra = {"tflm": "tflm", "torch": "train"}.get(runtime)
     how = f"install edgepress[{extra}]" if extra else f"install {package}"
-    return RuntimeFailure(f"the runtime {runtime} needs the package {package}, which cannot be imported ({error});"
-                          f"{where} {how} or choose another runtime")
+    return RuntimeFailure(
+        f"the runtime {runtime} needs the package {package}, which cannot be imported ({error});"
+        f"{where} {how} or choose another runtime"
+    )
 
 
 class LiteRTEngine:
@@ -69,7 +87,9 @@ class LiteRTEngine:
             raise missing_package(runtime, error) from error
         kind = OpResolverType.BUILTIN_REF if reference else OpResolverType.BUILTIN
         try:
-            self._interpreter = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=kind)
+            self._interpreter = Interpreter(
+                model_content=model, num_threads=threads, experimental_op_resolver_type=kind
+            )
         except ValueError as error:
             raise UsageError(f"LiteRT refuses the file: {error}") from error
         try:
@@ -188,7 +208,11 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes are not exported under a common base
             text = _one_line(error)
-            kind = UsageError if re.search("INVALID_PROTOBUF|INVALID_GRAPH|NO_MODEL|INVALID_ARGUMENT", text) else RuntimeFailure
+            kind = (
+                UsageError
+                if re.search("INVALID_PROTOBUF|INVALID_GRAPH|NO_MODEL|INVALID_ARGUMENT", text)
+                else RuntimeFailure
+            )
             raise kind(f"ONNX Runtime refuses the file: {text}") from error
         self.inputs = tuple(_onnx_details(value) for value in self._session.get_inputs())
         self.outputs = tuple(_onnx_details(value) for value in self._session.get_outputs())
@@ -197,7 +221,7 @@ class OnnxEngine:
         names = [details.name for details in self.inputs]
         if all(details.shape and details.shape[0] == -1 for details in self.inputs):
             rows = max(1, min(64, (16 << 20) // max(1, sum(a[:1].nbytes for a in arrays))))
-            batches = ([a[i:i + rows] for a in arrays] for i in range(0, len(arrays[0]), rows))
+            batches = ([a[i : i + rows] for a in arrays] for i in range(0, len(arrays[0]), rows))
         else:
             batches = _samples(arrays, self.inputs)
         kept: list[list[np.ndarray]] = [[] for _ in self.outputs]
@@ -237,18 +261,19 @@ def _samples(arrays: Sequence[np.ndarray], inputs: Sequence[TensorDetails]):
     """Cut stacked inputs into batches of the file's own fixed size, the last one filled up with zeros."""
     batch = max(1, inputs[0].shape[0]) if inputs and inputs[0].shape else 1
     for start in range(0, len(arrays[0]), batch):
-        cut = [np.ascontiguousarray(array[start:start + batch]) for array in arrays]
+        cut = [np.ascontiguousarray(array[start : start + batch]) for array in arrays]
         missing = batch - len(cut[0])
         if missing:
             cut = [np.concatenate([a, np.zeros((missing, *a.shape[1:]), a.dtype)]) for a in cut]
         yield cut
 
 
-def _stacked(kept: list[list[np.ndarray]], arrays: Sequence[np.ndarray],
-             outputs: Sequence[TensorDetails]) -> list[np.ndarray]:
+def _stacked(
+    kept: list[list[np.ndarray]], arrays: Sequence[np.ndarray], outputs: Sequence[TensorDetails]
+) -> list[np.ndarray]:
     if not len(arrays[0]):
         return [np.zeros((0, *(abs(s) for s in d.shape[1:])), d.dtype) for d in outputs]
-    return [np.concatenate([np.atleast_1d(row) for row in rows])[:len(arrays[0])] for rows in kept]
+    return [np.concatenate([np.atleast_1d(row) for row in rows])[: len(arrays[0])] for rows in kept]
 
 
 def _integer_details(name: str, shape: Any, dtype: Any, scales: Any, zeros: Any) -> TensorDetails:
@@ -259,8 +284,9 @@ def _integer_details(name: str, shape: Any, dtype: Any, scales: Any, zeros: Any)
 
 def _litert_details(details: dict[str, Any]) -> TensorDetails:
     quantization = details["quantization_parameters"]
-    return _integer_details(details["name"], details["shape"], details["dtype"], quantization["scales"],
-                            quantization["zero_points"])
+    return _integer_details(
+        details["name"], details["shape"], details["dtype"], quantization["scales"], quantization["zero_points"]
+    )
 
 
 def _onnx_details(value: Any) -> TensorDetails:
@@ -269,7 +295,9 @@ def _onnx_details(value: Any) -> TensorDetails:
     try:
         dtype = np.dtype(dtype).name
     except TypeError:
-        raise UsageError(f"the ONNX file's {value.name!r} has the type {value.type}, which is no array of numbers") from None
+        raise UsageError(
+            f"the ONNX file's {value.name!r} has the type {value.type}, which is no array of numbers"
+        ) from None
     return TensorDetails(value.name, tuple(s if isinstance(s, int) else -1 for s in value.shape), dtype)
 
 

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +23,51 @@ from models.errors import RuntimeFailure, UsageError
 #: Samples cross in pieces of about this size: few round trips for small networks, and a timeout for each piece.
 _PIECE_BYTES = 1 << 20
 _PIECE_SAMPLES = 256
-_NAMES = {"tflm": "TFLite Micro", "litert": "LiteRT", "litert-reference": "LiteRT (reference kernels)",
-          "onnxruntime": "ONNX Runtime"}
+_NAMES = {
+    "tflm": "TFLite Micro",
+    "litert": "LiteRT",
+    "litert-reference": "LiteRT (reference kernels)",
+    "onnxruntime": "ONNX Runtime",
+}
 #: What native code says on stderr that explains a failure, as against its chatter.
-_REASON = re.compile(r"failed|error|not supported|unsupported|too small|mismatch|!=|check|invalid|requested|abort", re.I)
+_REASON = re.compile(
+    r"failed|error|not supported|unsupported|too small|mismatch|!=|check|invalid|requested|abort", re.I
+)
 
 
 class IsolatedEngine:
     """See `deploy.engines.Engine`; the work happens in `python -m deploy.worker`."""
 
-    def __init__(self, runtime: str, model: bytes, options: dict[str, Any], timeout_s: float = 300.0,
-                 open_timeout_s: float = 60.0):
+    def __init__(
+        self,
+        runtime: str,
+        model: bytes,
+        options: dict[str, Any],
+        timeout_s: float = 300.0,
+        open_timeout_s: float = 60.0,
+    ):
         self._name, self._timeout_s = _NAMES.get(runtime, runtime), timeout_s
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.get("threads", 1))}
         # The child must find this very project, installed or not; -P keeps files of the working directory out.
         root = str(Path(__file__).resolve().parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-        self._process = subprocess.Popen([sys.executable, "-P", "-m", "deploy.worker", runtime], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE, stderr=self._stderr, env=environment)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "deploy.worker", runtime],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+        )
         try:
             answer, _ = self._ask({"op": "open", "options": options}, [np.frombuffer(model, np.uint8)], open_timeout_s)
         except BaseException:
             self.close()
             raise
-        self.inputs, self.outputs = (tuple(TensorDetails(**{**d, "shape": tuple(d["shape"])}) for d in answer[side])
-                                     for side in ("inputs", "outputs"))
+        self.inputs, self.outputs = (
+            tuple(TensorDetails(**{**d, "shape": tuple(d["shape"])}) for d in answer[side])
+            for side in ("inputs", "outputs")
+        )
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         count, bytes_each = len(arrays[0]), max(1, sum(a[:1].nbytes for a in arrays))
@@ -55,7 +75,7 @@ class IsolatedEngine:
         rows = max(1, min(_PIECE_SAMPLES, _PIECE_BYTES // bytes_each) // batch) * batch
         pieces = []
         for start in range(0, max(1, count), rows):
-            pieces.append(self._ask({"op": "run"}, [a[start:start + rows] for a in arrays], self._timeout_s)[1])
+            pieces.append(self._ask({"op": "run"}, [a[start : start + rows] for a in arrays], self._timeout_s)[1])
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
     def arena(self) -> dict[str, int]:
@@ -65,10 +85,8 @@ class IsolatedEngine:
         process = self._process
         for stream in (process.stdin, process.stdout):
             if stream is not None:
-                try:
+                with suppress(OSError):
                     stream.close()
-                except OSError:
-                    pass
         try:
             process.wait(timeout=2)
         except subprocess.TimeoutExpired:
@@ -76,9 +94,12 @@ class IsolatedEngine:
             process.wait()
         self._stderr.close()
 
-    def _ask(self, message: dict[str, Any], arrays: Sequence[np.ndarray], timeout_s: float) -> tuple[Any, list[np.ndarray]]:
+    def _ask(
+        self, message: dict[str, Any], arrays: Sequence[np.ndarray], timeout_s: float
+    ) -> tuple[Any, list[np.ndarray]]:
         process, late = self._process, threading.Event()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
 
         def stop() -> None:
             late.set()
@@ -107,8 +128,12 @@ class IsolatedEngine:
     def _crash(self, code: int) -> RuntimeFailure:
         how = f"ended with code {code}"
         if code < 0:
-            meaning = {signal.SIGSEGV: "a memory fault", signal.SIGABRT: "it aborted", signal.SIGFPE: "a division by zero",
-                       signal.SIGKILL: "it was killed, perhaps for lack of memory"}
+            meaning = {
+                signal.SIGSEGV: "a memory fault",
+                signal.SIGABRT: "it aborted",
+                signal.SIGFPE: "a division by zero",
+                signal.SIGKILL: "it was killed, perhaps for lack of memory",
+            }
             name = signal.Signals(-code)
             how = f"ended by {name.name} ({meaning.get(name, 'a signal')})"
         return RuntimeFailure(f"{self._name} crashed on this file: its process {how}{self._said()}")

@@ -33,18 +33,25 @@ def expose_activations(model: bytes) -> tuple[bytes, list[dict[str, Any]]]:
     if len(unpacked.subgraphs) != 1:
         raise UsageError("per-layer differences need a file with one graph")
     graph = unpacked.subgraphs[0]
-    layers, seen = [], set()
+    layers: list[dict[str, Any]] = []
+    seen: set[int] = set()
     for step, operator in enumerate(graph.operators or ()):
-        for tensor in (int(t) for t in operator.outputs if t >= 0):
-            if tensor in seen:
+        for tensor in map(int, operator.outputs):
+            if tensor < 0 or tensor in seen:
                 continue
             seen.add(tensor)
             details = graph.tensors[tensor]
             scales = details.quantization.scale if details.quantization is not None else None
             name = details.name.decode(errors="replace") if isinstance(details.name, bytes) else details.name or ""
-            layers.append({"step": step, "operator": operator_name(unpacked, operator),
-                           "tensor": tensor, "name": name,
-                           "scale": float(scales[0]) if scales is not None and len(scales) == 1 else None})
+            layers.append(
+                {
+                    "step": step,
+                    "operator": operator_name(unpacked, operator),
+                    "tensor": tensor,
+                    "name": name,
+                    "scale": float(scales[0]) if scales is not None and len(scales) == 1 else None,
+                }
+            )
     graph.outputs = np.array([layer["tensor"] for layer in layers], np.int32)
     # Signatures would no longer fit the outputs, an arena plan no longer the lifetimes.
     unpacked.signatureDefs = None
@@ -52,8 +59,14 @@ def expose_activations(model: bytes) -> tuple[bytes, list[dict[str, Any]]]:
     return pack(unpacked), layers
 
 
-def layer_differences(path: str | Path, inputs: Sequence[np.ndarray], *, reference: str = "litert-reference",
-                      runtimes: Sequence[str] = ("tflm", "litert"), names: Sequence[str] | None = None) -> dict[str, Any]:
+def layer_differences(
+    path: str | Path,
+    inputs: Sequence[np.ndarray],
+    *,
+    reference: str = "litert-reference",
+    runtimes: Sequence[str] = ("tflm", "litert"),
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Differences of every activation against the reference, in LSB of its own scale.
 
     Args:
@@ -64,8 +77,8 @@ def layer_differences(path: str | Path, inputs: Sequence[np.ndarray], *, referen
 
     Returns:
         {"reference", "samples", "layers": [{"step", "operator", "tensor", "name", RUNTIME: {"max_lsb", "mean_lsb",
-        "equal"}}], "first": {RUNTIME: the first layer that departs, or null}, "not_run": {RUNTIME: reason}}. Activations
-        without a scale are compared in absolute values.
+        "equal"}}], "first": {RUNTIME: the first layer that departs, or null}, "not_run": {RUNTIME: reason}}.
+        Activations without a scale are compared in absolute values.
 
     Raises:
         UsageError: the file is damaged. RuntimeFailure: the reference does not run.
@@ -85,15 +98,21 @@ def layer_differences(path: str | Path, inputs: Sequence[np.ndarray], *, referen
                 if runtime == reference:
                     raise
                 not_run[runtime] = str(error)
-    table, first = [], {runtime: None for runtime in values if runtime != reference}
+    table: list[dict[str, Any]] = []
+    first: dict[str, dict[str, Any] | None] = {runtime: None for runtime in values if runtime != reference}
     for index, layer in enumerate(layers):
         name = layer["name"] or (names[layer["tensor"]] if names and layer["tensor"] < len(names) else "")
-        row = {key: layer[key] for key in ("step", "operator", "tensor")} | {"name": name}
+        row: dict[str, Any] = {key: layer[key] for key in ("step", "operator", "tensor")} | {"name": name}
         for runtime in first:
             step = 1.0 if np.asarray(values[reference][index]).dtype.kind in "iu" else (layer["scale"] or 1.0)
-            difference = np.abs(values[runtime][index].astype(np.float64) - values[reference][index].astype(np.float64)) / step
-            row[runtime] = {"max_lsb": float(difference.max(initial=0)), "mean_lsb": float(difference.mean()),
-                            "equal": float((difference == 0).mean())}
+            difference = (
+                np.abs(values[runtime][index].astype(np.float64) - values[reference][index].astype(np.float64)) / step
+            )
+            row[runtime] = {
+                "max_lsb": float(difference.max(initial=0)),
+                "mean_lsb": float(difference.mean()),
+                "equal": float((difference == 0).mean()),
+            }
             if first[runtime] is None and row[runtime]["max_lsb"] > 0:
                 first[runtime] = {key: row[key] for key in ("step", "operator", "tensor", "name")} | row[runtime]
         table.append(row)

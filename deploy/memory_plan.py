@@ -62,7 +62,9 @@ def place(order: Sequence[Block], best_fit: bool = False) -> dict[Block, int]:
     """Give each block, in this order, the lowest gap between those that live at the same time (or the tightest gap)."""
     offsets: dict[Block, int] = {}
     for block in order:
-        taken = sorted((offsets[other], offsets[other] + other.size_bytes) for other in offsets if other.overlaps(block))
+        taken = sorted(
+            (offsets[other], offsets[other] + other.size_bytes) for other in offsets if other.overlaps(block)
+        )
         end, best, slack = 0, None, None
         for start, stop in taken:
             gap = start - end
@@ -86,8 +88,13 @@ def search(blocks: Sequence[Block], *, tries: int = 2000, seed: int = 0) -> Plan
     bound = lower_bound_bytes(blocks)
     if not blocks:
         return Plan({}, 0, 0)
-    keys = (lambda b: (-b.size_bytes, b.first), lambda b: (-b.size_bytes * (b.last - b.first + 1), b.first),
-            lambda b: (b.first, -b.size_bytes), lambda b: (-b.last, -b.size_bytes), lambda b: (b.first - b.last, -b.size_bytes))
+    keys = (
+        lambda b: (-b.size_bytes, b.first),
+        lambda b: (-b.size_bytes * (b.last - b.first + 1), b.first),
+        lambda b: (b.first, -b.size_bytes),
+        lambda b: (-b.last, -b.size_bytes),
+        lambda b: (b.first - b.last, -b.size_bytes),
+    )
     best, best_order, best_fit = None, list(blocks), False
     for key in keys:
         for fit in (False, True):
@@ -118,7 +125,7 @@ def search(blocks: Sequence[Block], *, tries: int = 2000, seed: int = 0) -> Plan
 
 
 def encode(offsets: dict[int, int], tensor_count: int) -> np.ndarray:
-    """The metadata buffer, uint8: int32 version, subgraph, count, then one offset for each tensor, -1 where not planned."""
+    """The metadata buffer, uint8: int32 version, subgraph, count, an offset for each tensor (-1: not planned)."""
     values = [_VERSION, 0, tensor_count, *(offsets.get(index, -1) for index in range(tensor_count))]
     return np.frombuffer(np.array(values, "<i4").tobytes(), np.uint8)
 

@@ -1,4 +1,4 @@
-"""Read an .onnx file without trust: sizes first, no file beside it, and every complaint of the package as a sentence."""
+"""Read an .onnx file without trust: sizes first, no file beside it, every complaint of the package as a sentence."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def parse_onnx(model: bytes) -> Any:
 
 
 class OuterScales:
-    """An engine whose integers are those of the QuantizeLinear after each input and the DequantizeLinear before each output.
+    """An engine with the integers of the QuantizeLinear after each input and the DequantizeLinear before each output.
 
     The way through float is exact: for an integer n and a float32 scale s, rounding (n * s) / s gives n again.
     """
@@ -47,8 +47,15 @@ class OuterScales:
             return engine
         graph = parse_onnx(model).graph
         constants = {tensor.name: tensor for tensor in graph.initializer}
-        constants.update({node.output[0]: attribute.t for node in graph.node if node.op_type == "Constant"
-                          for attribute in node.attribute if attribute.name == "value"})
+        constants.update(
+            {
+                node.output[0]: attribute.t
+                for node in graph.node
+                if node.op_type == "Constant"
+                for attribute in node.attribute
+                if attribute.name == "value"
+            }
+        )
         made_by = {name: node for node in graph.node for name in node.output}
         inputs, outputs = [], []
         for details in engine.inputs:

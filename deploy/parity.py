@@ -35,8 +35,8 @@ class Thresholds:
     Attributes:
         max_lsb: largest difference of any output value.
         mean_lsb: mean difference of all output values.
-        label_agreement: least share of samples with the same label; missed where even the upper end of the 95 % interval
-            lies below it, so that one flip among a few samples is no verdict.
+        label_agreement: least share of samples with the same label; missed where even the upper end of the 95 %
+            interval lies below it, so that one flip among a few samples is no verdict.
         relative: largest difference of a file without integers, divided by max(1, largest |output|).
     """
 
@@ -49,9 +49,20 @@ class Thresholds:
 DEFAULT_THRESHOLDS = Thresholds()
 
 
-def verify(path: str | Path, *, data: str | Path | None = None, runtimes: Sequence[str] | None = None,
-           also: Sequence[str | Path] = (), samples: int = 200, random_samples: int = 32, seed: int = 0, threads: int = 1,
-           thresholds: Thresholds | None = None, only_torch: bool | None = None, trust: bool = False) -> dict[str, Any]:
+def verify(
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    runtimes: Sequence[str] | None = None,
+    also: Sequence[str | Path] = (),
+    samples: int = 200,
+    random_samples: int = 32,
+    seed: int = 0,
+    threads: int = 1,
+    thresholds: Thresholds | None = None,
+    only_torch: bool | None = None,
+    trust: bool = False,
+) -> dict[str, Any]:
     """Compare every runtime that can run a file, and the checkpoint that it was made from.
 
     Args:
@@ -62,14 +73,14 @@ def verify(path: str | Path, *, data: str | Path | None = None, runtimes: Sequen
             from the same checkpoint, is taken by itself.
         samples, random_samples: how many real and random inputs.
         thresholds: None takes `DEFAULT_THRESHOLDS`.
-        only_torch: gate only the pairs with torch, on noise without XNNPACK, whose own rounding noise exaggerates; None does
-            so where no thresholds are given. Otherwise every pair is gated.
+        only_torch: gate only the pairs with torch, on noise without XNNPACK, whose own rounding noise exaggerates; None
+            does so where no thresholds are given. Otherwise every pair is gated.
 
     Returns:
-        {"schema", "file", "sha256", "inputs", "pairs", "random_pairs", "runtimes", "passed", "violations", "notes"}; the
-        pairs are of real inputs where there are any (`random_pairs` then holds those of noise), and each is {"a", "b",
-        "max_lsb", "mean_lsb", "equal", "label_agreement", "label_interval", "max_abs", "relative", "samples"}. LSBs are null for
-        files without integers, labels for networks with one output.
+        {"schema", "file", "sha256", "inputs", "pairs", "random_pairs", "runtimes", "passed", "violations", "notes"};
+        the pairs are of real inputs where there are any (`random_pairs` then holds those of noise), each {"a", "b",
+        "max_lsb", "mean_lsb", "equal", "label_agreement", "label_interval", "max_abs", "relative", "samples"}. LSBs are
+        null for files without integers, labels for networks with one output.
 
     Raises:
         UsageError: a file or the data is missing or damaged. RuntimeFailure: not one runtime runs the file.
@@ -85,6 +96,7 @@ def verify(path: str | Path, *, data: str | Path | None = None, runtimes: Sequen
         outputs = {name: _run(name, session, real, ran) for name, session in sessions.items()} if real else {}
         noisy = {name: _run(name, session, noise, ran) for name, session in sessions.items()} if noise else {}
         scale = next((s.output.scale for n, s in sessions.items() if n != "torch" and s.output.scale), None)
+    main_inputs = real or noise
     for name, made in outputs.items():
         if real is not None and real.labels is not None and made is not None and ran[name]["ran"]:
             ran[name].update(_accuracy(made, real.labels))
@@ -92,22 +104,38 @@ def verify(path: str | Path, *, data: str | Path | None = None, runtimes: Sequen
     if real is None:
         pairs, random_pairs = random_pairs, []
     gate_all = thresholds is not None if only_torch is None else not only_torch
-    gated = pairs if gate_all else [
-        pair for pair in pairs if pair["a"] == "torch" and (real is not None or pair["b"] != "litert")]
+    gated = (
+        pairs
+        if gate_all
+        else [pair for pair in pairs if pair["a"] == "torch" and (real is not None or pair["b"] != "litert")]
+    )
     violations = _violations(gated, thresholds or DEFAULT_THRESHOLDS)
     failures = [f"{name} does not run the file: {entry['reason']}" for name, entry in ran.items() if not entry["ran"]]
-    return {"schema": SCHEMA, "file": str(path), "sha256": sha256_of(path),
-            "inputs": {"source": real.source if real else "random", "samples": (real or noise).samples if real or noise else 0,
-                       "random_samples": noise.samples if noise else 0},
-            "pairs": pairs, "random_pairs": random_pairs, "runtimes": ran, "passed": not violations,
-            "violations": violations, "notes": notes + failures}
+    return {
+        "schema": SCHEMA,
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "inputs": {
+            "source": real.source if real else "random",
+            "samples": main_inputs.samples if main_inputs else 0,
+            "random_samples": noise.samples if noise else 0,
+        },
+        "pairs": pairs,
+        "random_pairs": random_pairs,
+        "runtimes": ran,
+        "passed": not violations,
+        "violations": violations,
+        "notes": notes + failures,
+    }
 
 
 def summary(report: dict[str, Any]) -> str:
     """The violations, or the worst pair with torch (else of all), as one sentence."""
     if report["violations"]:
-        return ", ".join(f"{v['a']} and {v['b']}: {v['metric']} {v['value']:.6g} against {v['limit']:g}"
-                         for v in report["violations"])
+        return ", ".join(
+            f"{v['a']} and {v['b']}: {v['metric']} {v['value']:.6g} against {v['limit']:g}"
+            for v in report["violations"]
+        )
     pairs = [pair for pair in report["pairs"] if pair["a"] == "torch"] or report["pairs"]
     if not pairs:
         return "nothing to compare: one runtime only"
@@ -128,10 +156,14 @@ def compare(a: np.ndarray, b: np.ndarray, scale: float | None) -> dict[str, Any]
         equal = lsb == 0
     else:
         equal = difference == 0
-    figures.update(equal=float(equal.mean()) if equal.size else 1.0, label_agreement=None, label_interval=None,
-                   max_abs=float(difference.max(initial=0)),
-                   relative=None if scale else float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0))),
-                   samples=len(a))
+    figures.update(
+        equal=float(equal.mean()) if equal.size else 1.0,
+        label_agreement=None,
+        label_interval=None,
+        max_abs=float(difference.max(initial=0)),
+        relative=None if scale else float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0))),
+        samples=len(a),
+    )
     rows_a, rows_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     if len(a) and rows_a.shape[1] > 1:
         from models.tasks.metrics import wilson
@@ -145,8 +177,16 @@ def _number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else round(float(value), 6)
 
 
-def _open_all(path: Path, also: Sequence[str | Path], manifest: dict[str, Any], runtimes: Sequence[str] | None, threads: int,
-              trust: bool, stack: ExitStack, notes: list[str]) -> tuple[dict[str, Session], dict[str, dict[str, Any]]]:
+def _open_all(
+    path: Path,
+    also: Sequence[str | Path],
+    manifest: dict[str, Any],
+    runtimes: Sequence[str] | None,
+    threads: int,
+    trust: bool,
+    stack: ExitStack,
+    notes: list[str],
+) -> tuple[dict[str, Session], dict[str, dict[str, Any]]]:
     files = [path, *(Path(other) for other in also)]
     if not also:
         files += _siblings(path, manifest)
@@ -174,7 +214,9 @@ def _open_all(path: Path, also: Sequence[str | Path], manifest: dict[str, Any], 
                 ran[name] = {"ran": False, "file": str(file), "reason": str(error)}
     unknown = [name for name in runtimes or () if name not in ran]
     if unknown:
-        raise UsageError(f"runtimes = {', '.join(unknown)}: nothing here runs with it (files: {', '.join(map(str, files))})")
+        raise UsageError(
+            f"runtimes = {', '.join(unknown)}: nothing here runs with it (files: {', '.join(map(str, files))})"
+        )
     if not any(session.path == path for session in sessions.values()):
         reasons = "; ".join(f"{name}: {entry.get('reason')}" for name, entry in ran.items() if not entry["ran"])
         from models.errors import RuntimeFailure
@@ -210,8 +252,15 @@ def _checkpoint(file: Path, manifest: dict[str, Any], notes: list[str]) -> Path 
     return path
 
 
-def _real_inputs(data: str | Path | None, session: Session, manifest: dict[str, Any], samples: int, trust: bool, seed: int,
-                 notes: list[str]) -> Inputs | None:
+def _real_inputs(
+    data: str | Path | None,
+    session: Session,
+    manifest: dict[str, Any],
+    samples: int,
+    trust: bool,
+    seed: int,
+    notes: list[str],
+) -> Inputs | None:
     spec = manifest.get("spec") or {}
     if data is not None:
         return load_inputs(data, session, samples=samples, front_end=spec.get("front_end"), trust=trust, seed=seed)
@@ -246,8 +295,10 @@ def _pairs(outputs: dict[str, np.ndarray | None], scale: float | None) -> list[d
     for a, b in combinations(there, 2):
         one, other = there[a], there[b]
         if one.size != other.size:
-            raise UsageError(f"{a} gives outputs of the shape {list(one.shape)}, {b} of {list(other.shape)}: "
-                             "these are different networks")
+            raise UsageError(
+                f"{a} gives outputs of the shape {list(one.shape)}, {b} of {list(other.shape)}: "
+                "these are different networks"
+            )
         pairs.append({"a": a, "b": b, **compare(one, other.reshape(one.shape), scale)})
     return pairs
 
@@ -256,8 +307,12 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     from models.tasks.metrics import wilson
 
     correct = int((outputs.reshape(len(outputs), -1).argmax(1) == labels).sum())
-    return {"correct": correct, "total": len(labels), "accuracy": correct / max(1, len(labels)),
-            "interval": [float(v) for v in wilson(correct, len(labels))]}
+    return {
+        "correct": correct,
+        "total": len(labels),
+        "accuracy": correct / max(1, len(labels)),
+        "interval": [float(v) for v in wilson(correct, len(labels))],
+    }
 
 
 def _violations(pairs: Sequence[dict[str, Any]], thresholds: Thresholds) -> list[dict[str, Any]]:

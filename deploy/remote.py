@@ -1,4 +1,4 @@
-"""Run a file on a device over ssh: copy model, inputs and the agent there, run, bring the result back, leave nothing."""
+"""Run a file on a device over ssh: copy model, inputs and agent there, run, bring the result back, leave nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import numpy as np
 from deploy.agent import MARKER
 from models.errors import RuntimeFailure, UsageError
 
-_TARGET = re.compile(r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][\w.-]*)(?::(?P<port>\d+))?/?\Z")
+_TARGET = re.compile(
+    r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][\w.-]*)(?::(?P<port>\d+))?/?\Z"
+)
 _CONNECT_TIMEOUT_S = 10
 #: ssh's own exit code, as against that of the command it ran.
 _SSH_FAILED = 255
@@ -55,9 +57,19 @@ def parse_target(text: str) -> Host:
     return Host(f"{match['user']}@{host}" if match["user"] else host, port)
 
 
-def run_remote(path: str | Path, inputs: Sequence[np.ndarray], host: Host, *, runtime: str = "litert", threads: int = 1,
-               python: str = "python3", repeats: int = 50, identity: str | Path | None = None,
-               known_hosts: str | Path | None = None, timeout_s: float = 600.0) -> RemoteAnswer:
+def run_remote(
+    path: str | Path,
+    inputs: Sequence[np.ndarray],
+    host: Host,
+    *,
+    runtime: str = "litert",
+    threads: int = 1,
+    python: str = "python3",
+    repeats: int = 50,
+    identity: str | Path | None = None,
+    known_hosts: str | Path | None = None,
+    timeout_s: float = 600.0,
+) -> RemoteAnswer:
     """Run raw inputs through a .tflite file on another machine.
 
     Args:
@@ -71,8 +83,8 @@ def run_remote(path: str | Path, inputs: Sequence[np.ndarray], host: Host, *, ru
         timeout_s: for the run itself.
 
     Raises:
-        UsageError: the file is missing. RuntimeFailure: ssh or scp is missing or fails, the device has no interpreter, it
-        cannot run the file, or it takes too long. What was written there is removed in every case in which it still answers.
+        UsageError: the file is missing. RuntimeFailure: ssh or scp is missing or fails, the device has no interpreter,
+        it cannot run the file, or it takes too long. What was written there is removed wherever it still answers.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,8 +92,16 @@ def run_remote(path: str | Path, inputs: Sequence[np.ndarray], host: Host, *, ru
     for tool in ("ssh", "scp"):
         if shutil.which(tool) is None:
             raise RuntimeFailure(f"running on a device needs the program {tool}, which is not installed here")
-    common = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECT_TIMEOUT_S}", "-o", "ServerAliveInterval=5",
-              "-o", "ServerAliveCountMax=3"]
+    common = [
+        "-o",
+        "BatchMode=yes",
+        "-o",
+        f"ConnectTimeout={_CONNECT_TIMEOUT_S}",
+        "-o",
+        "ServerAliveInterval=5",
+        "-o",
+        "ServerAliveCountMax=3",
+    ]
     if identity is not None:
         common += ["-i", str(identity), "-o", "IdentitiesOnly=yes"]
     if known_hosts is not None:
@@ -91,10 +111,14 @@ def run_remote(path: str | Path, inputs: Sequence[np.ndarray], host: Host, *, ru
     def there(command: str, limit_s: float) -> subprocess.CompletedProcess[str]:
         return _call([*ssh, command], limit_s, host)
 
-    folder = _checked(there("umask 077 && mktemp -d /tmp/edgepress-XXXXXXXX", 60), host, "making a folder").stdout.strip()
+    folder = _checked(
+        there("umask 077 && mktemp -d /tmp/edgepress-XXXXXXXX", 60), host, "making a folder"
+    ).stdout.strip()
     if not re.fullmatch(r"/tmp/edgepress-\w{8}", folder):
-        raise RuntimeFailure(f"{host.address} answered {folder[:80]!r} instead of a folder's name: "
-                             "its shell prints something at login, or has no mktemp")
+        raise RuntimeFailure(
+            f"{host.address} answered {folder[:80]!r} instead of a folder's name: "
+            "its shell prints something at login, or has no mktemp"
+        )
     try:
         with TemporaryDirectory(prefix="edgepress-") as scratch:
             here = Path(scratch)
@@ -112,7 +136,11 @@ def run_remote(path: str | Path, inputs: Sequence[np.ndarray], host: Host, *, ru
             back = here / "back"
             back.mkdir()
             names = [f"output{i}.npy" for i in range(int(answer["outputs"]))]
-            _checked(_call([*scp, *(remote + name for name in names), str(back)], timeout_s, host), host, "bringing the result back")
+            _checked(
+                _call([*scp, *(remote + name for name in names), str(back)], timeout_s, host),
+                host,
+                "bringing the result back",
+            )
             arrays = tuple(np.load(back / name, allow_pickle=False) for name in names)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RuntimeFailure(f"{host.address} gave a damaged result: {error}") from error
@@ -123,16 +151,29 @@ def run_remote(path: str | Path, inputs: Sequence[np.ndarray], host: Host, *, ru
 
 def _call(command: list[str], limit_s: float, host: Host) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                              timeout=limit_s, check=False)
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit_s,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         raise RuntimeFailure(f"{host.address} gave no answer within {limit_s:g} s") from None
 
 
 def _checked(done: subprocess.CompletedProcess[str], host: Host, what: str) -> subprocess.CompletedProcess[str]:
     if done.returncode:
-        said = " ".join(line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Warning"))[:300]
-        broken = "the connection failed or broke off" if done.returncode == _SSH_FAILED else f"it ended with {done.returncode}"
+        said = " ".join(line for line in done.stderr.splitlines() if line.strip() and not line.startswith("Warning"))[
+            :300
+        ]
+        broken = (
+            "the connection failed or broke off"
+            if done.returncode == _SSH_FAILED
+            else f"it ended with {done.returncode}"
+        )
         raise RuntimeFailure(f"{what} on {host.address}, port {host.port}: {broken}" + (f" ({said})" if said else ""))
     return done
 
@@ -143,7 +184,9 @@ def _answer(ran: subprocess.CompletedProcess[str], host: Host, python: str) -> d
         if ran.returncode == 127:
             raise RuntimeFailure(f"{host.address} has no program {python}: name its Python with --python")
         if ran.returncode > 128 and ran.returncode != _SSH_FAILED:
-            raise RuntimeFailure(f"the interpreter on {host.address} crashed on this file (signal {ran.returncode - 128})")
+            raise RuntimeFailure(
+                f"the interpreter on {host.address} crashed on this file (signal {ran.returncode - 128})"
+            )
         _checked(ran, host, "running the file")
         raise RuntimeFailure(f"{host.address} ended without a result")
     answer = json.loads(lines[-1].removeprefix(MARKER))
@@ -155,7 +198,9 @@ def _answer(ran: subprocess.CompletedProcess[str], host: Host, python: str) -> d
 def _remove(ssh: list[str], folder: str) -> None:
     """Best effort: a device that no longer answers cannot be cleaned, and the first error is the one to show."""
     try:
-        subprocess.run([*ssh, f"rm -rf {folder}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        subprocess.run(
+            [*ssh, f"rm -rf {folder}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+        )
     except (subprocess.TimeoutExpired, OSError):
         return
 

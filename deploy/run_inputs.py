@@ -13,8 +13,9 @@ from deploy.runtimes import open_session
 from models.errors import RuntimeFailure, UsageError
 
 
-def run_here(path: Path, source: Path, runtime: str | None = None, *, threads: int = 1,
-             trust: bool = False) -> tuple[np.ndarray, dict[str, Any]]:
+def run_here(
+    path: Path, source: Path, runtime: str | None = None, *, threads: int = 1, trust: bool = False
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Run a file on this machine.
 
     Args:
@@ -30,16 +31,25 @@ def run_here(path: Path, source: Path, runtime: str | None = None, *, threads: i
     """
     _check_source(source)
     with open_session(path, runtime, threads=threads, trust=trust) as session:
-        inputs = load_inputs(source, session, trust=trust)
+        inputs = load_inputs(source, session, split=None, trust=trust)
         made = session.run(*inputs.arrays)
         name = session.runtime
     outputs = np.asarray(made[0] if isinstance(made, tuple) else made, np.float32)
     return outputs, _result(path, name, outputs, inputs, threads)
 
 
-def run_there(path: Path, source: Path, target: str, runtime: str = "litert", *, threads: int = 1, python: str = "python3",
-              repeats: int = 50, identity: Path | None = None,
-              known_hosts: Path | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+def run_there(
+    path: Path,
+    source: Path,
+    target: str,
+    runtime: str = "litert",
+    *,
+    threads: int = 1,
+    python: str = "python3",
+    repeats: int = 50,
+    identity: Path | None = None,
+    known_hosts: Path | None = None,
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Run a .tflite file on a device over ssh (see `deploy.remote.run_remote`); adds "latency_ms" and "device".
 
     The file is read here too, for its scales and layouts: both sides must have the same ones.
@@ -51,16 +61,30 @@ def run_there(path: Path, source: Path, target: str, runtime: str = "litert", *,
     if path.suffix.lower() != ".tflite":
         raise UsageError(f"{path}: only .tflite files run on a device")
     with open_session(path, "litert-reference") as session:
-        inputs = load_inputs(source, session)
+        inputs = load_inputs(source, session, split=None)
         raw = session.quantize(*inputs.arrays)
-        answer = run_remote(path, raw, host, runtime=runtime, threads=threads, python=python, repeats=repeats,
-                            identity=identity, known_hosts=known_hosts)
-        if answer.arrays[0].shape[1:] != tuple(session.output.shape[1:]) or \
-                answer.arrays[0].dtype.name != session.output.dtype:
+        answer = run_remote(
+            path,
+            raw,
+            host,
+            runtime=runtime,
+            threads=threads,
+            python=python,
+            repeats=repeats,
+            identity=identity,
+            known_hosts=known_hosts,
+        )
+        if (
+            answer.arrays[0].shape[1:] != tuple(session.output.shape[1:])
+            or answer.arrays[0].dtype.name != session.output.dtype
+        ):
             raise RuntimeFailure(f"{host.address} gave outputs of another shape or type than the file has")
         outputs = session.dequantize(*answer.arrays)[0]
-    return outputs, {**_result(path, f"{runtime} on {host.address}", outputs, inputs, threads),
-                     "latency_ms": answer.latency_ms, "device": answer.device}
+    return outputs, {
+        **_result(path, f"{runtime} on {host.address}", outputs, inputs, threads),
+        "latency_ms": answer.latency_ms,
+        "device": answer.device,
+    }
 
 
 def _check_source(source: Path) -> None:
@@ -71,8 +95,15 @@ def _check_source(source: Path) -> None:
 def _result(path: Path, runtime: str, outputs: np.ndarray, inputs: Inputs, threads: int) -> dict[str, Any]:
     rows = outputs.reshape(len(outputs), -1) if len(outputs) else outputs.reshape(0, 1)
     labels = rows.argmax(1).tolist() if rows.shape[1] > 1 else []
-    result: dict[str, Any] = {"schema": 1, "file": str(path), "sha256": sha256_of(path), "runtime": runtime,
-                              "samples": len(outputs), "threads": threads, "labels": labels}
+    result: dict[str, Any] = {
+        "schema": 1,
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "runtime": runtime,
+        "samples": len(outputs),
+        "threads": threads,
+        "labels": labels,
+    }
     manifest = find_manifest(path) if path.is_file() else None
     classes = ((manifest or {}).get("spec") or {}).get("classes") or ()
     if labels and len(classes) == rows.shape[1]:

@@ -52,13 +52,17 @@ class Session:
     def quantize(self, *x: np.ndarray) -> tuple[np.ndarray, ...]:
         """Float inputs in torch's layout to the integers and the layout of the file (see `TensorDetails.quantize`)."""
         self._count(x)
-        return tuple(details.quantize(to_file_layout(np.asarray(value), details, layout, f"x[{i}]" if len(x) > 1 else "x"))
-                     for i, (value, details, layout) in enumerate(zip(x, self.inputs, self.layouts["inputs"], strict=True)))
+        return tuple(
+            details.quantize(to_file_layout(np.asarray(value), details, layout, f"x[{i}]" if len(x) > 1 else "x"))
+            for i, (value, details, layout) in enumerate(zip(x, self.inputs, self.layouts["inputs"], strict=True))
+        )
 
     def dequantize(self, *q: np.ndarray) -> tuple[np.ndarray, ...]:
         """Raw outputs of the file to float32 in torch's layout."""
-        return tuple(from_file_layout(details.dequantize(value), layout)
-                     for value, details, layout in zip(q, self.outputs, self.layouts["outputs"], strict=True))
+        return tuple(
+            from_file_layout(details.dequantize(value), layout)
+            for value, details, layout in zip(q, self.outputs, self.layouts["outputs"], strict=True)
+        )
 
     def run(self, *x: np.ndarray) -> Any:
         """Run float inputs [N, ...] in torch's layout (NCHW).
@@ -86,8 +90,9 @@ class Session:
             value = np.asarray(value)
             if value.dtype.name != details.dtype:
                 raise UsageError(f"q has the type {value.dtype.name}; the file takes {details.dtype}")
-            if value.ndim != len(details.shape) or any(want not in (-1, got) for got, want in
-                                                       zip(value.shape[1:], details.shape[1:], strict=True)):
+            if value.ndim != len(details.shape) or any(
+                want not in (-1, got) for got, want in zip(value.shape[1:], details.shape[1:], strict=True)
+            ):
                 raise UsageError(f"q has the shape {list(value.shape)}; the file takes [N, *{list(details.shape[1:])}]")
             arrays.append(np.ascontiguousarray(value))
         made = self._engine.run(arrays)
@@ -109,7 +114,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -132,8 +139,15 @@ class _Closed:
         raise UsageError("the session is closed: open a new one")
 
 
-def open_session(path: str | Path, runtime: str | None = None, *, threads: int = 1, isolate: bool | None = None,
-                 timeout_s: float = 300.0, trust: bool = False) -> Session:
+def open_session(
+    path: str | Path,
+    runtime: str | None = None,
+    *,
+    threads: int = 1,
+    isolate: bool | None = None,
+    timeout_s: float = 300.0,
+    trust: bool = False,
+) -> Session:
     """Make a network ready to run.
 
     Args:
@@ -157,16 +171,18 @@ def open_session(path: str | Path, runtime: str | None = None, *, threads: int =
         raise UsageError(f"runtime = {runtime!r} is unknown: allowed are {', '.join(RUNTIMES)}")
     if FILE_KINDS[runtime] != kind:
         fitting = [name for name in RUNTIMES if FILE_KINDS[name] == kind]
-        raise UsageError(f"the runtime {runtime} runs {FILE_KINDS[runtime]} files, and {path} is {kind}: "
-                         f"take {' or '.join(fitting)}")
+        raise UsageError(
+            f"the runtime {runtime} runs {FILE_KINDS[runtime]} files, and {path} is {kind}: take {' or '.join(fitting)}"
+        )
     if threads < 1:
         raise UsageError(f"threads = {threads} must be at least 1")
     if runtime == "torch":
         from deploy.torch_engine import TorchEngine
 
         engine: Engine = TorchEngine(path, threads=threads, trust=trust)
-        return Session(path, runtime, engine, {"inputs": ["NCHW"] * len(engine.inputs),
-                                               "outputs": ["NCHW"] * len(engine.outputs)})
+        return Session(
+            path, runtime, engine, {"inputs": ["NCHW"] * len(engine.inputs), "outputs": ["NCHW"] * len(engine.outputs)}
+        )
     from deploy.artifact import find_manifest
 
     model, manifest = _read(path), find_manifest(path)
@@ -202,7 +218,9 @@ def _kind_of(path: Path) -> str:
     with path.open("rb") as file:
         if file.read(8)[4:] == b"TFL3":
             return "tflite"
-    raise UsageError(f"{path}: the kind of file is not known by its name; known are .tflite, .onnx and checkpoint directories")
+    raise UsageError(
+        f"{path}: the kind of file is not known by its name; known are .tflite, .onnx and checkpoint directories"
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -229,15 +247,18 @@ def _tflite_options(path: Path, model: bytes) -> dict[str, Any]:
     # Surely enough: twice all activations, as if none shared its place, and twice the file for what is persistent.
     wanted = 2 * sum(tensor.size_bytes for tensor in tensors if not tensor.constant) + 2 * len(model)
     # A multiple of the alignment: otherwise the tail, which grows down from the end, measures some bytes more.
-    return {"arena_bytes": min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + wanted) // 16 * 16,
-            "stateful": any(tensor.variable for tensor in tensors)}
+    return {
+        "arena_bytes": min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + wanted) // 16 * 16,
+        "stateful": any(tensor.variable for tensor in tensors),
+    }
 
 
 def _layouts(manifest: dict[str, Any] | None, kind: str, engine: Engine) -> dict[str, list[str | None]]:
-    """The manifest's word; else a foreign TFLite file's 4-D outputs are NHWC, and its inputs are left to their shapes."""
+    """The manifest's word; else a foreign TFLite file's 4-D outputs are NHWC, its inputs left to their shapes."""
     said = (manifest or {}).get("layouts") or {}
-    defaults: dict[str, str | None] = {"inputs": None, "outputs": "NHWC"} if kind == "tflite" else \
-        {"inputs": "NCHW", "outputs": "NCHW"}
+    defaults: dict[str, str | None] = (
+        {"inputs": None, "outputs": "NHWC"} if kind == "tflite" else {"inputs": "NCHW", "outputs": "NCHW"}
+    )
     found: dict[str, list[str | None]] = {}
     for side, details in (("inputs", engine.inputs), ("outputs", engine.outputs)):
         values = said.get(side)

@@ -31,8 +31,8 @@ class Shrunk:
     Attributes:
         model: its bytes.
         report: {"before": {"file_bytes", "arena_bytes"}, "after": the same, "steps": [{"step", "applied",
-            "file_bytes_saved", "arena_bytes_saved", "note"}], "proof": {"runtimes", "samples", "not_run"}, "tensor_names"
-            by index in the new file}; an arena is null where TFLite Micro does not run the file.
+            "file_bytes_saved", "arena_bytes_saved", "note"}], "proof": {"runtimes", "samples", "not_run"},
+            "tensor_names" by index in the new file}; an arena is null where TFLite Micro does not run the file.
     """
 
     model: bytes
@@ -56,12 +56,18 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
         tensor.label = _text(tensor.name)  # not a field of the schema: it travels with the object and isn't written
     before = _measure(model, samples, seed, foreign=True)
     if not before.outputs:
-        raise RuntimeFailure("nothing can be proven about this file, since no runtime runs it: "
-                             + "; ".join(f"{name}: {why}" for name, why in before.failures.items()))
+        raise RuntimeFailure(
+            "nothing can be proven about this file, since no runtime runs it: "
+            + "; ".join(f"{name}: {why}" for name, why in before.failures.items())
+        )
     current, measured, steps = model, before, []
     todo: list[tuple[str, Callable[[Any], str]]] = [
-        ("share equal vectors", _no_change), ("tensor names", _strip_names), ("metadata and description", _strip_metadata),
-        ("minimum and maximum of ranges", _strip_ranges), ("unused buffers, tensors and operator codes", _strip_unused)]
+        ("share equal vectors", _no_change),
+        ("tensor names", _strip_names),
+        ("metadata and description", _strip_metadata),
+        ("minimum and maximum of ranges", _strip_ranges),
+        ("unused buffers, tensors and operator codes", _strip_unused),
+    ]
     if plan and before.arena_bytes is not None:
         todo.append(("arena plan", lambda m: _plan_arena(m, seed)))
     for name, change in todo:
@@ -77,20 +83,27 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
         arena_saved = (measured.arena_bytes or 0) - (after.arena_bytes or 0)
         difference = _difference(before, after)
         # The plan costs some bytes of flash for its RAM; every other step must only not cost anything.
-        worth = arena_saved + min(0, file_saved) > 0 if name == "arena plan" else (
-            file_saved >= 0 and arena_saved >= 0 and file_saved + arena_saved > 0)
+        worth = (
+            arena_saved + min(0, file_saved) > 0
+            if name == "arena plan"
+            else (file_saved >= 0 and arena_saved >= 0 and file_saved + arena_saved > 0)
+        )
         if difference is None and worth:
             unpacked, current, measured = candidate, packed, after
         else:
             note = difference or note or "saves nothing"
         applied = difference is None and worth
         steps.append(_step(name, applied, file_saved, arena_saved, note))
-    return Shrunk(current, {
-        "before": {"file_bytes": len(model), "arena_bytes": before.arena_bytes},
-        "after": {"file_bytes": len(current), "arena_bytes": measured.arena_bytes},
-        "steps": steps,
-        "proof": {"runtimes": list(before.outputs), "samples": samples, "not_run": before.failures},
-        "tensor_names": [tensor.label for tensor in unpacked.subgraphs[0].tensors]})
+    return Shrunk(
+        current,
+        {
+            "before": {"file_bytes": len(model), "arena_bytes": before.arena_bytes},
+            "after": {"file_bytes": len(current), "arena_bytes": measured.arena_bytes},
+            "steps": steps,
+            "proof": {"runtimes": list(before.outputs), "samples": samples, "not_run": before.failures},
+            "tensor_names": [tensor.label for tensor in unpacked.subgraphs[0].tensors],
+        },
+    )
 
 
 def shrink_file(path: str | Path, target: str | Path, *, overwrite: bool = False, plan: bool = True) -> dict[str, Any]:
@@ -121,8 +134,13 @@ def shrink_file(path: str | Path, target: str | Path, *, overwrite: bool = False
 
 
 def _step(name: str, applied: bool, file_bytes: int, arena_bytes: int, note: str) -> dict[str, Any]:
-    return {"step": name, "applied": applied, "file_bytes_saved": file_bytes if applied else 0,
-            "arena_bytes_saved": arena_bytes if applied else 0, "note": note}
+    return {
+        "step": name,
+        "applied": applied,
+        "file_bytes_saved": file_bytes if applied else 0,
+        "arena_bytes_saved": arena_bytes if applied else 0,
+        "note": note,
+    }
 
 
 def shrink_bytes(model: bytes) -> bytes:
@@ -249,10 +267,19 @@ def _compact_tensors(model: Any, index: int) -> int:
     graph = model.subgraphs[index]
     used = {int(t) for values in (graph.inputs, graph.outputs) if values is not None for t in values}
     for operator in graph.operators or ():
-        used.update(int(t) for values in (operator.inputs, operator.outputs, operator.intermediates)
-                    if values is not None for t in values if t >= 0)
-    signatures = [entry for s in model.signatureDefs or () if s.subgraphIndex == index
-                  for entry in (*(s.inputs or ()), *(s.outputs or ()))]
+        used.update(
+            int(t)
+            for values in (operator.inputs, operator.outputs, operator.intermediates)
+            if values is not None
+            for t in values
+            if t >= 0
+        )
+    signatures = [
+        entry
+        for s in model.signatureDefs or ()
+        if s.subgraphIndex == index
+        for entry in (*(s.inputs or ()), *(s.outputs or ()))
+    ]
     used.update(entry.tensorIndex for entry in signatures)
     order = sorted(used)
     new = {old: i for i, old in enumerate(order)}
@@ -274,7 +301,7 @@ def _compact_tensors(model: Any, index: int) -> int:
 
 
 def _compact_buffers(model: Any) -> int:
-    """Number the buffers anew: 0 stays the empty one, all empty ones become it, unused ones go, equal constants share one."""
+    """Number the buffers anew: 0 is the empty one, all empty ones become it, unused ones go, equal ones are shared."""
     new: dict[int, int] = {0: 0}
     buffers, by_content = [model.buffers[0]], {}
     owners = [(tensor, tensor.buffer, tensor.isVariable) for graph in model.subgraphs for tensor in graph.tensors or ()]
@@ -345,9 +372,21 @@ def activation_blocks(graph: Any, buffers: Sequence[Any]) -> list[Block]:
 
 def _item_bytes(kind: int) -> int:
     types = schema().TensorType
-    sizes = {types.FLOAT32: 4, types.INT32: 4, types.UINT32: 4, types.FLOAT16: 2, types.INT16: 2, types.UINT16: 2,
-             types.INT64: 8, types.UINT64: 8, types.FLOAT64: 8, types.COMPLEX64: 8, types.INT8: 1, types.UINT8: 1,
-             types.BOOL: 1}
+    sizes = {
+        types.FLOAT32: 4,
+        types.INT32: 4,
+        types.UINT32: 4,
+        types.FLOAT16: 2,
+        types.INT16: 2,
+        types.UINT16: 2,
+        types.INT64: 8,
+        types.UINT64: 8,
+        types.FLOAT64: 8,
+        types.COMPLEX64: 8,
+        types.INT8: 1,
+        types.UINT8: 1,
+        types.BOOL: 1,
+    }
     if kind not in sizes:
         raise UsageError(f"a tensor of the schema's type {kind} has no size here, so that no arena is planned")
     return sizes[kind]

@@ -11,8 +11,10 @@ def rows_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [list(header), *[["-" if value is None else str(value) for value in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [all(_numeric(row[i]) for row in cells[1:]) and len(cells) > 1 for i in range(len(header))]
-    lines = ["  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-             for row in cells]
+    lines = [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    ]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
@@ -25,12 +27,28 @@ def verify_text(report: dict[str, Any]) -> str:
     parts = [f"{report['file']}: {report['inputs']['samples']} inputs ({report['inputs']['source']})"]
     for title, pairs in (("", report["pairs"]), ("random inputs", report["random_pairs"])):
         if pairs:
-            body = rows_text(("a", "b", "max LSB", "mean LSB", "max |a-b|", "equal", "same label", "95 % interval"),
-                             [(p["a"], p["b"], _short(p["max_lsb"]), _short(p["mean_lsb"]), f"{p['max_abs']:.3g}",
-                               f"{p['equal']:.2%}", _percent(p["label_agreement"]), _interval(p["label_interval"])) for p in pairs])
+            body = rows_text(
+                ("a", "b", "max LSB", "mean LSB", "max |a-b|", "equal", "same label", "95 % interval"),
+                [
+                    (
+                        p["a"],
+                        p["b"],
+                        _short(p["max_lsb"]),
+                        _short(p["mean_lsb"]),
+                        f"{p['max_abs']:.3g}",
+                        f"{p['equal']:.2%}",
+                        _percent(p["label_agreement"]),
+                        _interval(p["label_interval"]),
+                    )
+                    for p in pairs
+                ],
+            )
             parts.append(f"{title}\n{body}" if title else body)
-    scored = [(name, f"{e['correct']}/{e['total']}", f"{e['accuracy']:.2%}", _interval(e["interval"]))
-              for name, e in report["runtimes"].items() if "accuracy" in e]
+    scored = [
+        (name, f"{e['correct']}/{e['total']}", f"{e['accuracy']:.2%}", _interval(e["interval"]))
+        for name, e in report["runtimes"].items()
+        if "accuracy" in e
+    ]
     if scored:
         parts.append(rows_text(("runtime", "correct", "accuracy", "95 % interval"), scored))
     if "layers" in report:
@@ -44,24 +62,45 @@ def verify_text(report: dict[str, Any]) -> str:
 def layers_text(layers: dict[str, Any]) -> str:
     """The table of `deploy verify --layers`."""
     runtimes = list(layers["first"])
-    rows = [(row["step"], row["operator"], row["name"][-48:] or f"tensor {row['tensor']}",
-             *(text for name in runtimes for text in (_short(row[name]["max_lsb"]), f"{row[name]['equal']:.2%}")))
-            for row in layers["layers"]]
+    rows = [
+        (
+            row["step"],
+            row["operator"],
+            row["name"][-48:] or f"tensor {row['tensor']}",
+            *(text for name in runtimes for text in (_short(row[name]["max_lsb"]), f"{row[name]['equal']:.2%}")),
+        )
+        for row in layers["layers"]
+    ]
     header = ["step", "operator", "tensor", *(text for name in runtimes for text in (f"{name} max LSB", "equal"))]
-    first = [f"{name}: no layer departs from {layers['reference']}" if layer is None else
-             f"{name}: first departs at step {layer['step']}, {layer['operator']} ({layer['max_lsb']:g} LSB)"
-             for name, layer in layers["first"].items()]
+    first = [
+        f"{name}: no layer departs from {layers['reference']}"
+        if layer is None
+        else f"{name}: first departs at step {layer['step']}, {layer['operator']} ({layer['max_lsb']:g} LSB)"
+        for name, layer in layers["first"].items()
+    ]
     first += [f"{name} was not run: {reason}" for name, reason in layers["not_run"].items()]
-    return "\n".join([f"layers against {layers['reference']}, {layers['samples']} inputs", rows_text(header, rows), *first])
+    return "\n".join(
+        [f"layers against {layers['reference']}, {layers['samples']} inputs", rows_text(header, rows), *first]
+    )
 
 
 def shrink_text(report: dict[str, Any]) -> str:
     """`deploy shrink`."""
-    rows = [(step["step"], "yes" if step["applied"] else "no", f"{step['file_bytes_saved']:,}", f"{step['arena_bytes_saved']:,}",
-             step["note"]) for step in report["steps"]]
+    rows = [
+        (
+            step["step"],
+            "yes" if step["applied"] else "no",
+            f"{step['file_bytes_saved']:,}",
+            f"{step['arena_bytes_saved']:,}",
+            step["note"],
+        )
+        for step in report["steps"]
+    ]
     before, after, proof = report["before"], report["after"], report["proof"]
-    lines = [rows_text(("step", "applied", "file bytes", "arena bytes", "note"), rows),
-             f"file {before['file_bytes']:,} -> {after['file_bytes']:,} bytes"]
+    lines = [
+        rows_text(("step", "applied", "file bytes", "arena bytes", "note"), rows),
+        f"file {before['file_bytes']:,} -> {after['file_bytes']:,} bytes",
+    ]
     if after["arena_bytes"] is not None:
         lines.append(f"arena {before['arena_bytes']:,} -> {after['arena_bytes']:,} bytes (TFLite Micro, this machine)")
     lines.append(f"outputs equal to the bit on {proof['samples']} random inputs: {', '.join(proof['runtimes'])}")
@@ -75,12 +114,27 @@ def operators_text(found: dict[str, Any]) -> str:
     if found["operators"]:
         names = list(found["operators"])
         kinds = [(row["operator"], row["element_type"], row["count"]) for row in found["operators"][names[0]]]
-        by_runtime = {name: {(r["operator"], r["element_type"]): r for r in rows} for name, rows in found["operators"].items()}
-        rows = [(operator, kind, count, *("yes" if by_runtime[name][operator, kind]["supported"] else "NO" for name in names))
-                for operator, kind, count in kinds]
+        by_runtime = {
+            name: {(r["operator"], r["element_type"]): r for r in rows} for name, rows in found["operators"].items()
+        }
+        rows = [
+            (
+                operator,
+                kind,
+                count,
+                *("yes" if by_runtime[name][operator, kind]["supported"] else "NO" for name in names),
+            )
+            for operator, kind, count in kinds
+        ]
         parts.append(rows_text(("operator", "type", "count", *names), rows))
-        parts += sorted({f"{name}, {r['operator']} {r['element_type']}: {r['reason']}" for name in names
-                         for r in found["operators"][name] if r["reason"]})
+        parts += sorted(
+            {
+                f"{name}, {r['operator']} {r['element_type']}: {r['reason']}"
+                for name in names
+                for r in found["operators"][name]
+                if r["reason"]
+            }
+        )
     for name, reason in found["runs"].items():
         parts.append(f"{name}: " + ("runs the file" if reason is None else f"does not run the file: {reason}"))
     return "\n".join(parts)
@@ -97,11 +151,15 @@ def run_text(result: dict[str, Any]) -> str:
         lines.append("labels: " + ", ".join(str(name) for name in names[:20]) + (", ..." if len(labels) > 20 else ""))
     if "latency_ms" in result:
         latency = result["latency_ms"]
-        lines.append(f"latency p50 {latency['p50']:.3g} ms, p90 {latency['p90']:.3g} ms, p99 {latency['p99']:.3g} ms "
-                     f"({latency['repeats']} repeats, {result['threads']} threads)")
+        lines.append(
+            f"latency p50 {latency['p50']:.3g} ms, p90 {latency['p90']:.3g} ms, p99 {latency['p99']:.3g} ms "
+            f"({latency['repeats']} repeats, {result['threads']} threads)"
+        )
     if "device" in result:
         device = result["device"]
-        lines.append(f"on {device['host']}: {device['system']} {device['machine']}, {device['interpreter']} {device['version']}")
+        lines.append(
+            f"on {device['host']}: {device['system']} {device['machine']}, {device['interpreter']} {device['version']}"
+        )
     if "output" in result:
         lines.append(f"wrote {result['output']}")
     return "\n".join(lines)

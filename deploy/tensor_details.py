@@ -35,9 +35,9 @@ class TensorDetails:
     def quantize(self, x: np.ndarray) -> np.ndarray:
         """Float to the file's integers: round(x / scale) + zero_point, saturated.
 
-        Ties go to the even integer (torch's fake quantization and ONNX QuantizeLinear do the same; TFLite's own QUANTIZE
-        operator rounds them away from zero). The division is in float32, as in the runtimes. One rule for every runtime
-        makes sure that each gets the same integers. A tensor without scale is only converted to its type.
+        Ties go to the even integer (torch's fake quantization and ONNX QuantizeLinear do the same; TFLite's own
+        QUANTIZE operator rounds them away from zero). The division is in float32, as in runtimes. One rule for every
+        runtime makes sure that each gets the same integers. A tensor without scale is only converted to its type.
         """
         if self.scale is None:
             return np.asarray(x).astype(self.dtype)

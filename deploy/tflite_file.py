@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -196,27 +197,33 @@ def open_bytes(path: str | Path, largest_bytes: int) -> memoryview:
         UsageError: it is missing, a directory, unreadable, empty or larger than `largest_bytes`.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        # Opening a pipe would wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"{path} is no regular file")
+            size = status.st_size
             if size > largest_bytes:
                 raise UsageError(f"{path} has {size:,} bytes; files above {largest_bytes:,} bytes are not read")
             if size > _MAPPED_ABOVE_BYTES:
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            data = file.read(largest_bytes + 1)
+            # read() reserves what it is asked for, so it is asked for what is there.
+            data = file.read(size + 1)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:  # a name with a null byte
         raise UsageError(f"cannot read {str(path)!r}: {error}") from error
     if not data:
         raise UsageError(f"{path} is empty")
-    if len(data) > largest_bytes:  # not a regular file: a pipe or a device without an end
+    if len(data) > largest_bytes:  # it grew since
         raise UsageError(f"{path} has more than {largest_bytes:,} bytes; such files are not read")
     return memoryview(data)
 
 
 def _looks_like(data: memoryview) -> str:
-    known = {b"PK\x03\x04": "it is a zip archive", b"\x1f\x8b": "it is a gzip archive", b"\x89HDF": "it is an HDF5 file",
-             b"\x93NUM": "it is a NumPy file", b"\x80\x02": "it is a pickle, which is never opened",
+    known = {b"PK\x03\x04": "it is a zip archive", b"\x1f\x8b": "it is a gzip archive",
+             b"\x89HDF": "it is an HDF5 file", b"\x93NUM": "it is a NumPy file",
+             b"\x80\x02": "it is a pickle, which is never opened",
              b"\x08": "it looks like an ONNX file", b"GGUF": "it is a GGUF file", b"\x7fELF": "it is a program"}
     start = bytes(data[:4])
     for prefix, meaning in known.items():
@@ -301,8 +308,8 @@ class _Reader:
         if len(data) and bits and not sparse and len(data) != size_bytes:
             raise DamagedFlatbuffer(f"tensor {index} {name!r} has {len(data)} bytes where {list(shape)} of {dtype} "
                                     f"take {size_bytes}")
-        return Tensor(index, name, shape, signature or shape, dtype, buffer, self._quantization(index, table), table.flag(5),
-                      sparse, size_bytes, data if len(data) else None)
+        return Tensor(index, name, shape, signature or shape, dtype, buffer, self._quantization(index, table),
+                      table.flag(5), sparse, size_bytes, data if len(data) else None)
 
     def _quantization(self, index: int, tensor: Table) -> Quantization | None:
         table = tensor.table(4)

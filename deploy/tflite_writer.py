@@ -47,8 +47,11 @@ def unpack(model: bytes) -> Any:
         raise UsageError(f"the TFLite file is damaged: {type(error).__name__}") from error
     if not unpacked.subgraphs or unpacked.buffers is None or unpacked.operatorCodes is None:
         raise UsageError("the TFLite file has no graph")
-    outside = any(buffer.offset > 1 for buffer in unpacked.buffers) or unpacked.externalBuffers \
+    outside = (
+        any(buffer.offset > 1 for buffer in unpacked.buffers)
+        or unpacked.externalBuffers
         or any(op.largeCustomOptionsOffset > 1 for graph in unpacked.subgraphs for op in graph.operators or ())
+    )
     if outside:
         raise UsageError("the TFLite file keeps constants outside of its flatbuffer; such files are not rewritten")
     return unpacked
@@ -77,7 +80,7 @@ def pack(unpacked: Any) -> bytes:
             if key not in self._written:
                 self.StartVector(x.itemsize, x.size, alignment)
                 self.head = self.head - len(payload)
-                self.Bytes[self.head:self.head + len(payload)] = payload
+                self.Bytes[self.head : self.head + len(payload)] = payload
                 self._written[key] = self.EndVector()
             return self._written[key]
 

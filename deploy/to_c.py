@@ -1,4 +1,4 @@
-"""A .tflite file as C++ source for TFLite Micro: the bytes, exactly the operators that it needs, and the arena's size."""
+"""A .tflite file as C++ source for TFLite Micro: the bytes, exactly the operators it needs, and the arena's size."""
 
 from __future__ import annotations
 
@@ -56,10 +56,18 @@ def c_source(model: bytes, stem: str = "model_data") -> CSource:
     arena = None if measured is None else _aligned(int(measured * (1 + ARENA_MARGIN)))
     prefix = "".join(part.capitalize() for part in stem.split("_") if part) or "Model"
     values = {
-        "guard": f"{stem.upper()}_H_", "stem": stem, "prefix": prefix, "bytes": str(len(model)),
-        "operator_count": str(len(methods)), "resolver": _resolver(methods, prefix), "array": _array(model),
-        "arena": _arena_constant(prefix, arena, measured, why)}
-    return CSource(_template("model_data.h").substitute(values), _template("model_data.cc").substitute(values), arena, methods)
+        "guard": f"{stem.upper()}_H_",
+        "stem": stem,
+        "prefix": prefix,
+        "bytes": str(len(model)),
+        "operator_count": str(len(methods)),
+        "resolver": _resolver(methods, prefix),
+        "array": _array(model),
+        "arena": _arena_constant(prefix, arena, measured, why),
+    }
+    return CSource(
+        _template("model_data.h").substitute(values), _template("model_data.cc").substitute(values), arena, methods
+    )
 
 
 def write_c(model: bytes, path: str | Path, *, overwrite: bool = False) -> tuple[Path, Path, CSource]:
@@ -91,7 +99,7 @@ def _aligned(size: int) -> int:
 
 
 def _array(model: bytes) -> str:
-    rows = (model[i:i + _PER_LINE] for i in range(0, len(model), _PER_LINE))
+    rows = (model[i : i + _PER_LINE] for i in range(0, len(model), _PER_LINE))
     return "\n".join("    " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)
 
 
@@ -102,12 +110,16 @@ def _resolver(methods: Sequence[str], prefix: str) -> str:
 
 def _arena_constant(prefix: str, arena: int | None, measured: int | None, why: str) -> str:
     if arena is None:
-        return (f"// The arena could not be measured on this machine ({why}).\n"
-                f"// Define it for your device: constexpr size_t k{prefix}ArenaBytes = ...;")
-    return (f"// TFLite Micro used {measured:,} bytes on a 64-bit host with its reference kernels; {ARENA_MARGIN:.0%} were\n"
-            "// added for scratch buffers of optimized kernels. A 32-bit device needs less for its pointers.\n"
-            "// Read interpreter.arena_used_bytes() on the device and lower it.\n"
-            f"constexpr size_t k{prefix}ArenaBytes = {arena};")
+        return (
+            f"// The arena could not be measured on this machine ({why}).\n"
+            f"// Define it for your device: constexpr size_t k{prefix}ArenaBytes = ...;"
+        )
+    return (
+        f"// TFLite Micro used {measured:,} bytes on a 64-bit host with its reference kernels; {ARENA_MARGIN:.0%}\n"
+        "// were added for scratch buffers of optimized kernels. A 32-bit device needs less for its pointers.\n"
+        "// Read interpreter.arena_used_bytes() on the device and lower it.\n"
+        f"constexpr size_t k{prefix}ArenaBytes = {arena};"
+    )
 
 
 def _measured_arena(model: bytes) -> tuple[int | None, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from deploy.engines import missing_package
 from deploy.tensor_details import TensorDetails
-from models.errors import RuntimeFailure, UsageError
+from models.errors import RuntimeFailure
 
 _BATCH = 32
 
@@ -49,7 +49,7 @@ class TorchEngine:
         try:
             with torch.inference_mode():
                 for start in range(0, len(arrays[0]), _BATCH):
-                    batch = [torch.from_numpy(np.array(a[start:start + _BATCH], np.float32)) for a in arrays]
+                    batch = [torch.from_numpy(np.array(a[start : start + _BATCH], np.float32)) for a in arrays]
                     output = self._model(*batch)
                     made.append([y.numpy() for y in (output if isinstance(output, tuple | list) else (output,))])
         except RuntimeError as error:

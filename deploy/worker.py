@@ -77,8 +77,15 @@ def serve(runtime: str, requests: BinaryIO, answers: BinaryIO) -> None:
             kind = request["op"]
             if kind == "open":
                 engine = build_engine(runtime, arrays[0].tobytes(), request["options"])
-                send(answers, {"ok": {"inputs": [asdict(d) for d in engine.inputs],
-                                      "outputs": [asdict(d) for d in engine.outputs]}})
+                send(
+                    answers,
+                    {
+                        "ok": {
+                            "inputs": [asdict(d) for d in engine.inputs],
+                            "outputs": [asdict(d) for d in engine.outputs],
+                        }
+                    },
+                )
             elif engine is None:
                 raise ValueError("the first request must be open")
             elif kind == "run":

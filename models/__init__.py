@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from models.checkpoint import load_checkpoint as load_checkpoint
+    from models.checkpoint import save_checkpoint as save_checkpoint
     from models.cost import Cost as Cost
     from models.cost import LayerCost as LayerCost
     from models.cost import cost_of as cost_of
     from models.limits import Limits as Limits
-    from models.spec import ModelSpec as ModelSpec
     from models.registry import build as build
-    from models.checkpoint import load_checkpoint as load_checkpoint
-    from models.checkpoint import save_checkpoint as save_checkpoint
+    from models.spec import ModelSpec as ModelSpec
 
 #: Public name -> the module that defines it; imported when first used, so that light commands stay light.
 _HOME = {

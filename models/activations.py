@@ -111,6 +111,8 @@ def activation_plan(graph: Graph, folding: Folding | None = None) -> ActivationP
             if node.shape is not None:
                 write(node.name, node.shape, node.name, 0)
             continue
+        if node.op == "getitem":  # written by the operator that it picks from
+            continue
         reads = [stored[name] for name in node.inputs if name in stored]
         if stored.get(node.name, node.name) != node.name:  # renamed or fused: the reads count for its holder
             continue
@@ -128,7 +130,8 @@ def activation_plan(graph: Graph, folding: Folding | None = None) -> ActivationP
         # The results of an operator with several appear where they are picked, as "getitem", and are written here.
         for reader in graph.users[node.name] if node.shape is None else ():
             picked = graph.by_name[reader]
-            if picked.op == "getitem" and picked.shape is not None and graph.users[reader]:
+            if picked.op == "getitem" and picked.shape is not None \
+                    and (graph.users[reader] or reader in graph.outputs):
                 write(reader, picked.shape, reader, len(steps) - 1)
     for name in graph.outputs:
         if name in stored:
@@ -205,8 +208,9 @@ def needs_padding(graph: Graph, node: Node) -> bool:
 def is_same_padding(graph: Graph, node: Node) -> bool:
     """Whether an explicit padding with zeros is what TFLite's SAME does for the one convolution that reads it."""
     source, readers = data_input(graph, node), graph.users[node.name]
-    if node.op not in ("pad", "constant_pad_nd") or source is None or source.shape is None or len(readers) != 1 \
-            or node.arguments.get("value") not in (None, 0, 0.0) or node.arguments.get("mode", "constant") != "constant":
+    zeros = node.arguments.get("value") in (None, 0, 0.0) and node.arguments.get("mode", "constant") == "constant"
+    if node.op not in ("pad", "constant_pad_nd") or not zeros or source is None or source.shape is None \
+            or len(readers) != 1:
         return False
     reader = graph.by_name[readers[0]]
     own = _symmetric_padding(graph, reader) if reader.op in CONVOLUTIONS else None
@@ -233,7 +237,9 @@ def _same_amounts(size: int, kernel: int, stride: int, dilation: int) -> tuple[i
 def padded_shape(graph: Graph, node: Node) -> tuple[int, ...]:
     """Shape of the input of a convolution or pooling after its own padding."""
     source, before = data_input(graph, node), _symmetric_padding(graph, node)
-    assert source is not None and source.shape is not None and before is not None
+    assert source is not None
+    assert source.shape is not None
+    assert before is not None
     spatial = source.shape[len(source.shape) - len(before):]
     return (*source.shape[:len(source.shape) - len(before)],
             *(size + 2 * pad for size, pad in zip(spatial, before, strict=True)))

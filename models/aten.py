@@ -10,28 +10,33 @@ from models.graph import Graph, Node, Ref
 from models.op_costs import Op, convolution, dense, einsum_products, transposed_convolution
 
 #: Operators that move, select or name data and compute nothing.
-MOVING = frozenset("""
-    view reshape flatten unflatten squeeze unsqueeze contiguous clone detach alias lift_fresh_copy to _to_copy type_as
-    _assert_tensor_metadata permute transpose t movedim swapaxes numpy_T mT expand expand_as broadcast_to select narrow
-    slice split split_with_sizes chunk unbind tensor_split index_select gather index cat concat stack hstack vstack pad
-    constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d roll flip repeat
-    repeat_interleave tile pixel_shuffle pixel_unshuffle channel_shuffle unfold getitem dropout feature_dropout
-    alpha_dropout identity embedding zeros ones full zeros_like ones_like full_like empty arange scalar_tensor new_zeros
-    new_ones new_full masked_fill where copy fill zero tril triu sym_size as_strided view_as reshape_as unsafe_split
-    atleast_1d atleast_2d atleast_3d meshgrid scatter index_put slice_scatter select_scatter upsample_nearest1d
-    upsample_nearest2d upsample_nearest3d get_attr argmax argmin eye zeros_ detach_copy
-    """.split())
+MOVING = frozenset({
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "alias",
+    "lift_fresh_copy", "to", "_to_copy", "type_as", "_assert_tensor_metadata", "permute", "transpose", "t", "movedim",
+    "swapaxes", "numpy_T", "mT", "expand", "expand_as", "broadcast_to", "select", "narrow", "slice", "split",
+    "split_with_sizes", "chunk", "unbind", "tensor_split", "index_select", "gather", "index", "cat", "concat",
+    "stack", "hstack", "vstack", "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
+    "replication_pad1d", "replication_pad2d", "roll", "flip", "repeat", "repeat_interleave", "tile", "pixel_shuffle",
+    "pixel_unshuffle", "channel_shuffle", "unfold", "getitem", "dropout", "feature_dropout", "alpha_dropout",
+    "identity", "embedding", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "empty", "arange",
+    "scalar_tensor", "new_zeros", "new_ones", "new_full", "masked_fill", "where", "copy", "fill", "zero", "tril",
+    "triu", "sym_size", "as_strided", "view_as", "reshape_as", "unsafe_split", "atleast_1d", "atleast_2d",
+    "atleast_3d", "meshgrid", "scatter", "index_put", "slice_scatter", "select_scatter", "upsample_nearest1d",
+    "upsample_nearest2d", "upsample_nearest3d", "get_attr", "argmax", "argmin", "eye", "zeros_", "detach_copy",
+})
 #: Moving operators whose result is the same elements in the same order: no copy is made.
-RESHAPING = frozenset("""
-    view reshape flatten unflatten squeeze unsqueeze contiguous clone detach alias lift_fresh_copy to _to_copy type_as
-    dropout feature_dropout alpha_dropout identity view_as reshape_as atleast_1d atleast_2d atleast_3d
-    """.split())
+RESHAPING = frozenset({
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "alias",
+    "lift_fresh_copy", "to", "_to_copy", "type_as", "dropout", "feature_dropout", "alpha_dropout", "identity",
+    "view_as", "reshape_as", "atleast_1d", "atleast_2d", "atleast_3d",
+})
 #: Activations which TFLite fuses into the operator before them.
 FUSED_ACTIVATIONS = frozenset({"relu", "relu6"})
-ACTIVATIONS = frozenset("""
-    relu relu6 hardtanh clamp clamp_min clamp_max leaky_relu prelu elu selu celu gelu silu mish hardswish hardsigmoid
-    sigmoid tanh softplus softsign log_sigmoid logsigmoid glu threshold erf rrelu rrelu_with_noise hardshrink softshrink
-    """.split())
+ACTIVATIONS = frozenset({
+    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "elu", "selu", "celu",
+    "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "log_sigmoid",
+    "logsigmoid", "glu", "threshold", "erf", "rrelu", "rrelu_with_noise", "hardshrink", "softshrink",
+})
 CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d",
                           "conv_transpose2d", "conv_transpose3d"})
 #: Operators that a batch normalisation can be folded into.
@@ -103,7 +108,9 @@ def _shape(graph: Graph, node: Node, argument: str | int) -> tuple[int, ...] | N
 
 def _convolution(graph: Graph, node: Node) -> Op:
     weight, data = _shape(graph, node, "weight"), _shape(graph, node, "input")
-    assert weight is not None and data is not None and node.shape is not None
+    assert weight is not None
+    assert data is not None
+    assert node.shape is not None
     bias, groups = node.arguments.get("bias") is not None, node.arguments.get("groups", 1)
     if is_transposed(node):
         return transposed_convolution(weight, data, node.shape, groups=groups, bias=bias)
@@ -112,7 +119,8 @@ def _convolution(graph: Graph, node: Node) -> Op:
 
 def _linear(graph: Graph, node: Node) -> Op:
     weight = _shape(graph, node, "weight")
-    assert weight is not None and node.shape is not None
+    assert weight is not None
+    assert node.shape is not None
     out_features, in_features = (1, *weight)[-2:]
     return dense(in_features, out_features, node.elements // out_features if out_features else 0,
                  bias=node.arguments.get("bias") is not None)
@@ -121,7 +129,8 @@ def _linear(graph: Graph, node: Node) -> Op:
 def _product(graph: Graph, node: Node, left: str, right: str, added: bool = False) -> Op:
     """A matrix product: dense where one side is a constant of two dimensions, else a product of activations."""
     a, b = _shape(graph, node, left), _shape(graph, node, right)
-    assert a is not None and b is not None
+    assert a is not None
+    assert b is not None
     inner = a[-1] if a else 1
     outputs = node.elements
     names = [_argument_name(node.arguments.get(side)) for side in (left, right)]
@@ -140,7 +149,9 @@ def _product(graph: Graph, node: Node, left: str, right: str, added: bool = Fals
 def _attention(graph: Graph, node: Node) -> Op:
     """scaled_dot_product_attention: queries with keys, probabilities with values (grouped queries share keys)."""
     query, key, value = (_shape(graph, node, name) for name in ("query", "key", "value"))
-    assert query is not None and key is not None and value is not None
+    assert query is not None
+    assert key is not None
+    assert value is not None
     rows = prod(query[:-1])
     return Op("attention", products=rows * key[-2] * (query[-1] + value[-1]), output_elements=node.elements,
               softmax_elements=rows * key[-2])
@@ -168,8 +179,8 @@ def _bilinear(graph: Graph, node: Node) -> Op:
 
 
 def _tensordot(graph: Graph, node: Node) -> Op:
-    first, dims = _shape(graph, node, "self") or (), node.arguments.get("dims_self", ())
-    inner = prod(first[dim] for dim in dims)
+    first: tuple[int, ...] = _shape(graph, node, "self") or ()
+    inner = prod([first[int(dim)] for dim in node.arguments.get("dims_self", ())])
     return Op("attention", products=node.elements * inner, output_elements=node.elements)
 
 

@@ -49,7 +49,7 @@ class Cost:
     Attributes:
         rule: counting rule of `macs`.
         macs: multiply-accumulates.
-        params: weights and biases: as they are for the rule torchinfo, after folding batch normalisation for the others.
+        params: weights and biases; for the rule torchinfo as they are, else with batch normalisation folded.
         weight_bytes: bytes of weights and biases under the scheme, after folding.
         peak_activation_bytes: `models.activations.ActivationPlan.peak` at the activation width of the scheme.
         layers: operators that cost or hold something, in execution order.
@@ -146,11 +146,12 @@ def _add_what_torchinfo_sees(graph: Graph, operators: dict[str, Op]) -> None:
                 last_of_call[call] = node
     for call, name in carrier.items():
         node = last_of_call[call]
-        output = node.shape if node.shape is not None else node.shapes[0] or () if node.shapes else ()
+        results = (node.shape, *node.shapes)
+        output: tuple[int, ...] = next((shape for shape in results if shape is not None), ())
         seen = 0
         for parameter, elements in graph.leaf_modules[call[0]]:
             if parameter in ("weight", "bias"):
-                seen += elements * (prod(output[:1] + output[2:]) if "Conv" in node.module_class else output[0])
+                seen += elements * (prod(output[:1] + output[2:]) if "Conv" in node.module_class else prod(output[:1]))
             elif "weight" in parameter or "bias" in parameter:
                 seen += elements * prod(output[:2])
         operators[name] = replace(operators[name], seen_parameters=seen)

@@ -1,4 +1,4 @@
-"""The operators of a network, recorded once with `torch.export`: shapes, parameter names and the modules they come from.
+"""The operators of a network, recorded once with `torch.export`: shapes, parameter names, the modules they come from.
 
 `trace` is the only place that knows how torch describes a program; cost, pruning and folding read a `Graph`.
 """
@@ -193,7 +193,7 @@ def trace_one_sample(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] 
 
 
 def _lengths(graph: Graph) -> list[tuple[int, ...]]:
-    """What must not depend on the batch: steps of recurrent layers, sizes of the matrices in products of activations."""
+    """What must not depend on the batch: steps of recurrent layers, sizes of matrices in products of activations."""
     lengths = []
     for node in graph.nodes:
         shapes = [graph.by_name[name].shape or () for name in node.inputs if name not in graph.constant]

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 KINDS = ("modules", "graph")
 #: What a plan may set on a module: sizes, nothing else.
-SIZE_ATTRIBUTES = frozenset("""in_channels out_channels groups num_features in_features out_features normalized_shape
-num_channels num_groups num_parameters input_size hidden_size embedding_dim embed_dim""".split())
+SIZE_ATTRIBUTES = frozenset(["in_channels", "out_channels", "groups", "num_features", "in_features", "out_features", "normalized_shape", "num_channels", "num_groups", "num_parameters", "input_size", "hidden_size", "embedding_dim", "embed_dim"])
 
 
 def empty_plan() -> dict[str, Any]:
@@ -54,8 +53,8 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
                              "it was made for another network")
         for name, value in attributes.items():
             if not hasattr(modules[path], name):
-                raise UsageError(f"the plan sets {name} of module {path!r}, a {type(modules[path]).__name__}, which has "
-                                 "none; it was made for another network")
+                raise UsageError(f"the plan sets {name} of module {path!r}, a {type(modules[path]).__name__}, which "
+                                 "has none; it was made for another network")
             setattr(modules[path], name, tuple(value) if isinstance(value, (list, tuple)) else value)
     return smaller
 

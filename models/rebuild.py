@@ -44,7 +44,7 @@ def rebuild(dense: nn.Module, smaller: nn.Module, edits: Mapping[str, Any]) -> n
     Args:
         dense: the network to trace.
         smaller: a copy of it whose tensors are cut already.
-        edits: "inputs" [[shape, dtype], ...] and "calls": {position among the calls: {"op": overload, argument: value}}.
+        edits: "inputs" [[shape, dtype], ...] and "calls" {position among the calls: {"op": overload, argument: value}}.
 
     Raises:
         UsageError: the trace is not the one that the edits were made for.
@@ -85,8 +85,8 @@ def _random_inputs(edits: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
 
 
 def _calls(graph_module: Any) -> list[Any]:
-    return [node for node in graph_module.graph.nodes if node.op == "call_function" and node.meta.get("val") is not None
-            or node.op == "call_function" and node.target is operator.getitem]
+    return [node for node in graph_module.graph.nodes if node.op == "call_function"
+            and (node.meta.get("val") is not None or node.target is operator.getitem)]
 
 
 def _batch_arguments(dense: nn.Module, inputs: tuple[torch.Tensor, ...],
@@ -207,7 +207,6 @@ def _skeleton(smaller: nn.Module) -> nn.Module:
 
 def _own_modes(graph_module: Any) -> None:
     """Give dropout and batch normalisation back their training behaviour, which a trace fixes."""
-    import torch
     from torch import nn
 
     class BatchNorm(nn.Module):

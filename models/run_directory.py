@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,9 +107,8 @@ class RunDirectory:
         except OSError as error:
             raise UsageError(f"cannot write {self.path}: {error.strerror or error}; choose a writable --run") from error
         try:
-            import sys
-
-            write_text(holder, json.dumps({"pid": os.getpid(), "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])}))
+            command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])
+            write_text(holder, json.dumps({"pid": os.getpid(), "command": command}))
             yield
         finally:
             holder.unlink(missing_ok=True)

@@ -13,8 +13,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("models", "compress", "deploy", "benchmarks")
 SOURCES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
-HEAVY = ("torch", "lightning", "litert_torch", "ai_edge_quantizer", "onnx", "onnxruntime", "matplotlib", "scipy",
-         "ai_edge_litert", "tflite_micro", "ray", "optuna", "jax", "pydantic")
+HEAVY = (
+    "torch",
+    "lightning",
+    "litert_torch",
+    "ai_edge_quantizer",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "scipy",
+    "ai_edge_litert",
+    "tflite_micro",
+    "ray",
+    "optuna",
+    "jax",
+    "pydantic",
+)
 
 
 def imported_packages(source: Path) -> set[str]:
@@ -30,7 +44,7 @@ def imported_packages(source: Path) -> set[str]:
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_left(source: Path):
     own = ORDER.index(source.relative_to(ROOT).parts[0])
-    right = imported_packages(source) & set(ORDER[own + 1:])
+    right = imported_packages(source) & set(ORDER[own + 1 :])
     assert not right, f"{source.relative_to(ROOT)} imports {sorted(right)}, which stand to its right"
 
 
@@ -47,16 +61,23 @@ def test_names_say_what_lives_there(source: Path):
 
 @pytest.mark.parametrize("module", [*ORDER, *(f"{package}.cli" for package in ORDER[1:])])
 def test_imports_are_light(module: str):
-    code = (f"import sys, {module}; heavy = [m for m in {HEAVY!r} if m in sys.modules]; "
-            "sys.exit(', '.join(heavy) if heavy else 0)")
+    code = (
+        f"import sys, {module}; heavy = [m for m in {HEAVY!r} if m in sys.modules]; "
+        "sys.exit(', '.join(heavy) if heavy else 0)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, f"import {module} brings {result.stderr.strip()}"
 
 
 def test_no_machine_paths_in_the_project():
-    tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True,
-                             check=True).stdout.splitlines()
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     texts = [ROOT / name for name in tracked if not name.endswith((".png", ".npz", ".tflite", ".onnx", ".safetensors"))]
     machine = re.compile("/" + "work/|/" + "root/|/" + "opt/wheels")
-    bad = [str(path.relative_to(ROOT)) for path in texts if path.is_file() and machine.search(path.read_text(errors="ignore"))]
+    bad = [
+        str(path.relative_to(ROOT))
+        for path in texts
+        if path.is_file() and machine.search(path.read_text(errors="ignore"))
+    ]
     assert not bad

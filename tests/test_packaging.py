@@ -17,21 +17,31 @@ pytestmark = pytest.mark.slow
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
-                           text=True, check=True).stdout.split("\0")
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for name in filter(None, files):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
-                           capture_output=True, text=True, check=False)
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     return next(folder.glob("*.whl"))
 
 
 def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"models", "compress", "deploy", "benchmarks"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {
+        "models",
+        "compress",
+        "deploy",
+        "benchmarks",
+    }
     for needed in ("models/devices.toml", "compress/recipes/default.toml"):
         assert needed in names
     assert not [name for name in names if name.startswith("benchmarks/results/")]
@@ -41,8 +51,12 @@ def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel):
 def empty_environment(wheel, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    installed = subprocess.run([folder / "bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel],
-                               capture_output=True, text=True, check=False)
+    installed = subprocess.run(
+        [folder / "bin/python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if installed.returncode and "No matching distribution" in installed.stderr:
         pytest.skip("no package index is reachable for the base dependencies")
     assert installed.returncode == 0, installed.stderr[-2000:]
@@ -50,7 +64,9 @@ def empty_environment(wheel, tmp_path_factory) -> Path:
 
 
 def run(environment: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([environment / "bin" / arguments[0], *arguments[1:]], cwd=cwd, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [environment / "bin" / arguments[0], *arguments[1:]], cwd=cwd, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize("command", ["compress", "deploy", "benchmarks"])

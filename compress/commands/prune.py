@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.commands.train import given
+from compress.provenance import budget_name
 from compress.stages import is_float, open_task, prune_stage, say
 from models.errors import UsageError
 from models.limits import METRIC_UNITS, Limits
@@ -63,7 +64,7 @@ def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], dev
             task = open_task(source, front_end_of(parent), trust=trusted)
             check_fits(parent, task)
         limits = _limits(entry, wanted, device, device_limits, recipe)
-        made = prune_stage(directory, parent, limits, changed, task, seed=_first(seed, recipe and recipe.seed, 0),
+        made = prune_stage(directory, parent, limits, changed, task, label=_label(entry, wanted, device), seed=_first(seed, recipe and recipe.seed, 0),
                            protect=protect, trust=trust, resume=not restart, machine=_machine(machine))
     _export(Path(made["path"]), state_dict, program, trust)
     print(made["path"])
@@ -191,6 +192,12 @@ def _settings(recipe: Recipe | None, changes: dict[str, Any], epochs: int | None
     if epochs is not None:
         values["train"] = {**values["train"], "epochs": epochs}
     return validated(PruneSettings, values, "the settings of prune")
+
+
+def _label(entry: dict[str, Any], wanted: Mapping[str, str], device: str | None) -> str:
+    """What was asked for, as part of a name: 20M, 100kp, cortex-m4."""
+    own = Limits(**{metric: int(_absolute(entry, metric, text)) for metric, text in wanted.items()})  # type: ignore[arg-type]
+    return "-".join([*([budget_name(own)] if wanted else []), *([device] if device else [])])
 
 
 def _machine(options: tuple[str, str, str, int]) -> Any:

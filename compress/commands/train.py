@@ -10,13 +10,13 @@ from models.run_directory import RunDirectory
 
 
 def run_train(recipe: str, *, data: str | None, run: Path, seed: int | None, network: str | None, restart: bool,
-              train: dict[str, Any], machine: tuple[str, str, str, int]) -> None:
+              train: dict[str, Any], trust: bool, machine: tuple[str, str, str, int]) -> None:
     """Train the dense network of a recipe, with changes from the command line; prints the checkpoint's path."""
     from compress.recipe import read_recipe
     from compress.train import Machine
 
     changes: dict[str, Any] = given({"task": data, "seed": seed})
-    checked = read_recipe(recipe, changes, sections={
+    checked = read_recipe(recipe, changes, trust=trust, sections={
         "train": given(train), **({"network": {"name": network, "arguments": {}}} if network else {})})
     directory = RunDirectory(run)
     with directory.lock():

@@ -19,43 +19,31 @@ Result = Labelled | tuple[Labelled | None, ...]
 Rule = Callable[[Propagation, Node], Result]
 COMPUTE_RULES: dict[str, Rule] = {}
 
-ELEMENTWISE = """
-abs add addcmul addcdiv alias atan2 bitwise_and bitwise_not bitwise_or bool ceil celu clamp clamp_max clamp_min clip
-clone contiguous copy cos detach detach_ div dropout alpha_dropout feature_dropout elu eq erf exp expm1 fake_quantize
-float floor floor_divide fmod ge gelu gt hardshrink hardsigmoid hardswish hardtanh heaviside isnan le leaky_relu lerp
-lift_fresh lift_fresh_copy log log10 log1p log2 log_sigmoid logical_and logical_not logical_or lt masked_fill maximum
-minimum mish mul ne neg nan_to_num polar pow prelu reciprocal relu relu6 remainder round rrelu rsqrt rsub selu
-sigmoid sign silu sin softplus softshrink softsign sqrt square sub subtract multiply divide tanh tanhshrink threshold
-to _to_copy type_as where zeros_like ones_like full_like empty_like squeeze_copy floor_ xlogy exp2 sinh cosh tan asin
-acos atan logit sigmoid_ relu_ __and__ __or__ fill arccos arcsin arctan true_divide
-""".split()
+ELEMENTWISE = ["abs", "add", "addcmul", "addcdiv", "alias", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bool", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "copy", "cos", "detach", "detach_", "div", "dropout", "alpha_dropout", "feature_dropout", "elu", "eq", "erf", "exp", "expm1", "fake_quantize", "float", "floor", "floor_divide", "fmod", "ge", "gelu", "gt", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "isnan", "le", "leaky_relu", "lerp", "lift_fresh", "lift_fresh_copy", "log", "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "ne", "neg", "nan_to_num", "polar", "pow", "prelu", "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softshrink", "softsign", "sqrt", "square", "sub", "subtract", "multiply", "divide", "tanh", "tanhshrink", "threshold", "to", "_to_copy", "type_as", "where", "zeros_like", "ones_like", "full_like", "empty_like", "squeeze_copy", "floor_", "xlogy", "exp2", "sinh", "cosh", "tan", "asin", "acos", "atan", "logit", "sigmoid_", "relu_", "__and__", "__or__", "fill", "arccos", "arcsin", "arctan", "true_divide"]
 #: Reductions whose removed channels simply take no part.
-STATISTICS = """mean sum var std amax amin prod norm linalg_vector_norm logsumexp var_mean std_mean frobenius_norm
-all any""".split()
-POOLS = """avg_pool max_pool adaptive_avg_pool adaptive_max_pool lp_pool upsample_nearest upsample_nearest_exact
-upsample_linear upsample_bilinear upsample_bicubic upsample_trilinear _upsample_nearest_exact max_pool_with_indices
-_upsample_bilinear_aa _upsample_bicubic_aa reflection_pad replication_pad""".split()
+STATISTICS = ["mean", "sum", "var", "std", "amax", "amin", "prod", "norm", "linalg_vector_norm", "logsumexp", "var_mean", "std_mean", "frobenius_norm", "all", "any"]
+POOLS = ["avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_nearest", "upsample_nearest_exact", "upsample_linear", "upsample_bilinear", "upsample_bicubic", "upsample_trilinear", "_upsample_nearest_exact", "max_pool_with_indices", "_upsample_bilinear_aa", "_upsample_bicubic_aa", "reflection_pad", "replication_pad"]
 
 
-def _rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[Rule], Rule]:
     def register(function: Rule) -> Rule:
         COMPUTE_RULES.update(dict.fromkeys(names, function))
         return function
     return register
 
 
-def _optional(state: Propagation, node: Node, name: str) -> Labelled | None:
+def optional(state: Propagation, node: Node, name: str) -> Labelled | None:
     ref = node.arguments.get(name)
     return state.value(ref.name) if isinstance(ref, Ref) else None
 
 
-def _required(state: Propagation, node: Node, name: str) -> Labelled:
-    value = _optional(state, node, name)
+def required(state: Propagation, node: Node, name: str) -> Labelled:
+    value = optional(state, node, name)
     assert value is not None, f"{node.op} without {name}"
     return value
 
 
-def _at_axis(value: Labelled, rank: int, axis: int) -> Labelled:
+def at_axis(value: Labelled, rank: int, axis: int) -> Labelled:
     """A vector [C], seen along `axis` of a value of `rank`."""
     size = [1] * rank
     size[axis] = value.shape[0]
@@ -73,45 +61,45 @@ def elementwise(state: Propagation, node: Node) -> Result:
 COMPUTE_RULES.update(dict.fromkeys(ELEMENTWISE, elementwise))
 
 
-@_rule("prelu")
+@rule("prelu")
 def _prelu(state: Propagation, node: Node) -> Result:
-    x, slope = _required(state, node, "self"), _required(state, node, "weight")
+    x, slope = required(state, node, "self"), required(state, node, "weight")
     rank = len(x.shape)
     if len(slope.shape) == 1 and slope.shape[0] > 1 and rank > 1:
-        slope = _at_axis(slope, rank, 1)
+        slope = at_axis(slope, rank, 1)
     return state.space.merge([x, slope], state.cause(node, "meets a slope of fixed width"))
 
 
-@_rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_batch_norm")
+@rule("batch_norm", "instance_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "native_batch_norm")
 def _batch_norm(state: Propagation, node: Node) -> Result:
-    x = _required(state, node, "input")
+    x = required(state, node, "input")
     cause = state.cause(node, "meets normalisation parameters of fixed width")
     values = [x]
     for name in ("weight", "bias", "running_mean", "running_var"):
-        vector = _optional(state, node, name)
+        vector = optional(state, node, name)
         if vector is not None:
-            values.append(_at_axis(vector, len(x.shape), 1))
+            values.append(at_axis(vector, len(x.shape), 1))
     if node.op == "instance_norm":
         values[0] = state.space.collapse(x, range(2, len(x.shape)), cause)
     result = state.space.merge(values, cause)
     return (result, None, None) if node.shapes else result
 
 
-@_rule("layer_norm", "rms_norm", "native_layer_norm")
+@rule("layer_norm", "rms_norm", "native_layer_norm")
 def _layer_norm(state: Propagation, node: Node) -> Result:
     # The statistic is over channels: the reference leaves removed channels out of it.
-    values = [_required(state, node, "input")]
-    values += [v for name in ("weight", "bias") if (v := _optional(state, node, name)) is not None]
+    values = [required(state, node, "input")]
+    values += [v for name in ("weight", "bias") if (v := optional(state, node, name)) is not None]
     result = state.space.merge(values, state.cause(node, "meets normalisation parameters of fixed width"))
     return (result, None, None) if node.shapes else result
 
 
-@_rule("group_norm", "native_group_norm")
+@rule("group_norm", "native_group_norm")
 def _group_norm(state: Propagation, node: Node) -> Result:
-    x = _required(state, node, "input")
+    x = required(state, node, "input")
     cause = state.cause(node, "meets normalisation parameters of fixed width")
-    values = [x] + [_at_axis(v, len(x.shape), 1) for name in ("weight", "bias")
-                    if (v := _optional(state, node, name)) is not None]
+    values = [x] + [at_axis(v, len(x.shape), 1) for name in ("weight", "bias")
+                    if (v := optional(state, node, name)) is not None]
     merged = state.space.merge(values, cause)
     merged = state.space.collapse(merged, range(2, len(x.shape)), cause)
     groups = node.arguments.get("num_groups", node.arguments.get("group"))
@@ -184,30 +172,30 @@ def _separated(state: Propagation, value: Labelled, summed: Sequence[int], node:
     return Labelled(value.shape, tuple(planes))
 
 
-@_rule("linear")
+@rule("linear")
 def _linear(state: Propagation, node: Node) -> Result:
-    x, weight = _required(state, node, "input"), _required(state, node, "weight")
+    x, weight = required(state, node, "input"), required(state, node, "weight")
     rank = len(x.shape) + 1  # leading axes, out, in
     leading = list(range(len(x.shape) - 1))
     if len(weight.shape) == 1:
         return contract(state, node, [x, weight], [[*leading, rank - 2], [rank - 2]], rank - 1, [rank - 2])
     result = contract(state, node, [x, weight], [[*leading, rank - 1], [rank - 2, rank - 1]], rank, [rank - 1])
-    return _plus_bias(state, node, result, _optional(state, node, "bias"), len(result.shape) - 1)
+    return _plus_bias(state, node, result, optional(state, node, "bias"), len(result.shape) - 1)
 
 
 def _plus_bias(state: Propagation, node: Node, result: Labelled, bias: Labelled | None, axis: int) -> Labelled:
     if bias is None:
         return result
     if len(bias.shape) == 1:
-        bias = _at_axis(bias, len(result.shape), axis)
+        bias = at_axis(bias, len(result.shape), axis)
     return state.space.merge([result, bias], state.cause(node, "meets a bias of fixed width"))
 
 
-@_rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "inner")
+@rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "inner")
 def _matmul(state: Propagation, node: Node) -> Result:
     names = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "mv": ("self", "vec"),
              "dot": ("self", "tensor"), "mm": ("self", "mat2"), "bmm": ("self", "mat2")}.get(node.op, ("self", "other"))
-    left, right = (_required(state, node, name) for name in names)
+    left, right = (required(state, node, name) for name in names)
     batch = max(len(left.shape), len(right.shape), 2) - 2
     row, column, inner, rank = batch, batch + 1, batch + 2, batch + 3
     own_left = [inner] if len(left.shape) == 1 else [*range(batch - len(left.shape) + 2, batch), row, inner]
@@ -216,11 +204,11 @@ def _matmul(state: Propagation, node: Node) -> Result:
     gone = [axis for axis, value in ((row, left), (column, right)) if len(value.shape) == 1]
     result = drop_axes(result, gone)
     if node.op in ("addmm", "baddbmm"):
-        result = state.space.merge([result, _required(state, node, "self")], state.cause(node, "meets a fixed width"))
+        result = state.space.merge([result, required(state, node, "self")], state.cause(node, "meets a fixed width"))
     return result
 
 
-@_rule("einsum")
+@rule("einsum")
 def _einsum(state: Propagation, node: Node) -> Result:
     equation = node.arguments["equation"].replace(" ", "")
     values = [state.value(ref.name) for ref in node.arguments["tensors"]]
@@ -234,9 +222,9 @@ def _einsum(state: Propagation, node: Node) -> Result:
                     [where[letter] for letter in letters if letter not in target])
 
 
-@_rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def _convolution(state: Propagation, node: Node) -> Result:
-    x, weight = _required(state, node, "input"), _required(state, node, "weight")
+    x, weight = required(state, node, "input"), required(state, node, "weight")
     transposed = "transpose" in node.op or bool(node.arguments.get("transposed"))
     groups, spatial = node.arguments.get("groups", 1), len(weight.shape) - 2
     leading = len(x.shape) - spatial - 1
@@ -251,7 +239,7 @@ def _convolution(state: Propagation, node: Node) -> Result:
         weight = _plain_layout(state, weight, groups)
     result = _grouped(state, node, x, weight, groups, leading)
     planes = tuple(p.reshape(p.shape + (1,) * spatial) for p in result.planes)
-    return _plus_bias(state, node, Labelled(node.shape, planes), _optional(state, node, "bias"), leading)
+    return _plus_bias(state, node, Labelled(node.shape, planes), optional(state, node, "bias"), leading)
 
 
 def _plain_layout(state: Propagation, weight: Labelled, groups: int) -> Labelled:
@@ -286,9 +274,9 @@ def _grouped(state: Propagation, node: Node, x: Labelled, weight: Labelled, grou
     return reshaped(state.space, result, (*x.shape[:leading], groups * out))
 
 
-@_rule(*STATISTICS)
+@rule(*STATISTICS)
 def _statistic(state: Propagation, node: Node) -> Result:
-    x = _required(state, node, "self")
+    x = required(state, node, "self")
     rank = len(x.shape)
     dims = node.arguments.get("dim")
     dims = range(rank) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
@@ -298,11 +286,11 @@ def _statistic(state: Propagation, node: Node) -> Result:
     return (result,) * len(node.shapes) if node.shapes else result
 
 
-@_rule("max", "min")
+@rule("max", "min")
 def _extreme(state: Propagation, node: Node) -> Result:
     if "other" in node.arguments:
         return elementwise(state, node)
-    x = _required(state, node, "self")
+    x = required(state, node, "self")
     dim = node.arguments.get("dim")
     dims = range(len(x.shape)) if dim is None else [dim]
     if node.shapes:  # (values, indices): an index over a labelled axis would change its meaning
@@ -312,16 +300,16 @@ def _extreme(state: Propagation, node: Node) -> Result:
     return (result, result) if node.shapes else result
 
 
-@_rule("softmax", "log_softmax", "_softmax", "_log_softmax")
+@rule("softmax", "log_softmax", "_softmax", "_log_softmax")
 def _softmax(state: Propagation, node: Node) -> Result:
-    x = _required(state, node, "self")
+    x = required(state, node, "self")
     dim = node.arguments["dim"] % len(x.shape)
     return _separated(state, x, [dim], node)
 
 
-@_rule("glu")
+@rule("glu")
 def _glu(state: Propagation, node: Node) -> Result:
-    x = _required(state, node, "self")
+    x = required(state, node, "self")
     dim = node.arguments.get("dim", -1) % len(x.shape)
     half = x.shape[dim] // 2
     halves = []
@@ -351,96 +339,16 @@ COMPUTE_RULES.update({f"{name}{rank}d{suffix}": _pool for name in POOLS for rank
                       for suffix in ("", "_with_indices")})
 
 
-@_rule("embedding")
+@rule("embedding")
 def _embedding(state: Propagation, node: Node) -> Result:
-    weight = state.space.collapse(_required(state, node, "weight"), [0], state.cause(node, "rows of a table"))
+    weight = state.space.collapse(required(state, node, "weight"), [0], state.cause(node, "rows of a table"))
     assert node.shape is not None
     return Labelled(node.shape, tuple(p.reshape((1,) * (len(node.shape) - 1) + (p.size,)) for p in weight.planes))
 
 
-@_rule("_weight_norm", "_weight_norm_interface")
+@rule("_weight_norm", "_weight_norm_interface")
 def _weight_norm(state: Propagation, node: Node) -> Result:
     # The norm over removed inputs is kept by scaling g at removal, so nothing couples but equal positions.
-    v, g = _required(state, node, "v"), _required(state, node, "g")
+    v, g = required(state, node, "v"), required(state, node, "g")
     result = state.space.merge([v, g], state.cause(node, "meets a fixed width"))
     return (result, None) if node.shapes else result
-
-
-@_rule("scaled_dot_product_attention")
-def _attention(state: Propagation, node: Node) -> Result:
-    query, key, value = (_required(state, node, name) for name in ("query", "key", "value"))
-    rank = len(query.shape)  # batch axes, target, source, width of the keys, width of the values
-    batch = list(range(rank - 2))
-    target, source, width, depth = rank - 2, rank - 1, rank, rank + 1
-    # Every head keeps its place and loses the same indices.
-    heads, cause = range(rank - 1), state.cause(node, "every head must keep equally many")
-    query, key, value = (state.space.collapse(v, heads, cause) for v in (query, key, value))
-    scores = contract(state, node, [query, key], [[*batch, target, width], [*batch, source, width]], rank + 1, [width])
-    mask = _optional(state, node, "attn_mask")
-    if mask is not None:
-        scores = state.space.merge([scores, mask], cause)
-    return contract(state, node, [scores, value], [[*batch, target, source], [*batch, source, depth - 1]], rank + 1,
-                    [source]) if depth else scores
-
-
-@_rule("lstm", "gru", "rnn_tanh", "rnn_relu")
-def _recurrent(state: Propagation, node: Node) -> Result:
-    params = [state.value(ref.name) for ref in node.arguments["params"]]
-    gates = {"lstm": 4, "gru": 3}.get(node.op, 1)
-    biases = bool(node.arguments.get("has_biases", True))
-    directions = 2 if node.arguments.get("bidirectional") else 1
-    layers, per_cell = node.arguments["num_layers"], 4 if biases else 2
-    if len(params) != layers * directions * per_cell:
-        return state.unknown(node, "projected recurrent layers are not analysed")
-    x = _required(state, node, "input")
-    cause = state.cause(node, "every gate must keep the same units")
-    hx = node.arguments["hx"]
-    states = [state.value(ref.name) for ref in (hx if isinstance(hx, tuple) else (hx,))]
-    rank = len(x.shape)
-    for layer in range(layers):
-        outputs = []
-        for direction in range(directions):
-            start = (layer * directions + direction) * per_cell
-            cell = params[start:start + per_cell]
-            hidden_size = cell[1].shape[1]
-            hidden = _at_axis(_column(cell[1]), rank, rank - 1)
-            for value in cell:
-                rows = _at_axis(_column(value, 0), rank, rank - 1)
-                tiled = Labelled((*rows.shape[:-1], gates, hidden_size),
-                                 tuple(p.reshape(*p.shape[:-1], gates, hidden_size) for p in rows.planes))
-                state.space.merge([tiled, Labelled((*hidden.shape[:-1], 1, hidden_size),
-                                                   tuple(np.expand_dims(p, -2) for p in hidden.planes))], cause)
-            inputs = _at_axis(_column(cell[0]), rank, rank - 1)
-            state.space.merge([x, Labelled(inputs.shape, inputs.planes)], cause)
-            for initial in states:
-                at_end = _at_axis(_column(cell[1]), len(initial.shape), len(initial.shape) - 1)
-                state.space.merge([initial, at_end], cause)
-            outputs.append(hidden)
-        width = sum(value.shape[-1] for value in outputs)
-        joined = np.concatenate([p for value in outputs for p in (value.planes or (np.zeros(value.shape, int),))], -1)
-        x = Labelled((*x.shape[:-1], width), state.space.compacted([joined]))
-    finals = []
-    for shape in node.shapes[1:]:
-        assert shape is not None
-        hidden = _at_axis(_column(params[1]), len(shape), len(shape) - 1)
-        for other in range(1, layers * directions):  # one tensor holds the states of all: they share their width
-            vector = _at_axis(_column(params[other * per_cell + 1]), len(shape), len(shape) - 1)
-            if len(node.shapes) > 1 and state.graph.users[node.name] and _reads_states(state, node):
-                hidden = state.space.merge([hidden, vector], cause)
-        finals.append(Labelled(shape, hidden.planes))
-    assert node.shapes[0] is not None
-    return (Labelled(node.shapes[0], x.planes), *finals)
-
-
-def _column(value: Labelled, axis: int = -1) -> Labelled:
-    """The labels along one axis of a parameter, as a vector."""
-    axis %= len(value.shape)
-    planes = tuple(p.ravel() for p in value.planes if p.shape[axis] > 1)
-    return Labelled((value.shape[axis],), planes)
-
-
-def _reads_states(state: Propagation, node: Node) -> bool:
-    """Whether anything reads the final hidden or cell states."""
-    return any(reader.arguments.get("1", 0) > 0 and (state.graph.users[reader.name] or reader.name in
-                                                     state.graph.outputs)
-               for name in state.graph.users[node.name] if (reader := state.graph.by_name[name]).op == "getitem")

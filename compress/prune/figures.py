@@ -44,7 +44,8 @@ class CostFormula:
         share: [W, G] channels of each width per kept unit of each group.
         totals: the polynomials macs, params, weight bytes.
         tensors: the polynomials of the activations' bytes, one per tensor of the liveness plan.
-        live: [S, T] 1 where a tensor is alive during a step.
+        first, last: [T] steps between which each tensor is alive, both included.
+        steps: number of steps.
         uncounted: what the counting rule does not count.
         layers: the polynomials macs, params, weight bytes of each layer in turn.
         layer_names, tensor_names: of the layers, and of the modules that write the tensors.
@@ -54,7 +55,9 @@ class CostFormula:
     share: np.ndarray
     totals: PolynomialTable
     tensors: PolynomialTable
-    live: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    steps: int
     uncounted: tuple[str, ...]
     layers: PolynomialTable
     layer_names: tuple[str, ...]
@@ -70,7 +73,17 @@ class CostFormula:
         return Figures(round(macs), round(params), round(weight_bytes), round(self.peak(widths)))
 
     def peak(self, widths: np.ndarray) -> float:
-        return float((self.live @ self.tensors.values(widths)).max(initial=0))
+        return float(self.timeline(self.tensors.values(widths)).max(initial=0))
+
+    def timeline(self, sizes: np.ndarray) -> np.ndarray:
+        """[S] sum of the given [T] sizes alive at each step."""
+        change = np.bincount(self.first, sizes, self.steps + 1) - np.bincount(self.last + 1, sizes, self.steps + 1)
+        return np.cumsum(change)[:self.steps]
+
+    def alive(self, weights: np.ndarray) -> np.ndarray:
+        """[T] sum of the given [S] weights over the steps at which each tensor is alive."""
+        upto = np.concatenate([[0.0], np.cumsum(weights)])
+        return upto[self.last + 1] - upto[self.first]
 
     @cached_property
     def users(self) -> tuple[np.ndarray, ...]:
@@ -147,7 +160,8 @@ def cost_formula(graph: Graph, state: Propagation, group_of: np.ndarray, sizes: 
             share[number, group] = channels
     return CostFormula(offset, share, PolynomialTable.of([cost.macs, cost.params, cost.weight_bytes], count),
                        PolynomialTable.of([byte * prod(tensor.shape) for tensor in plan.tensors], count),
-                       plan.live.astype(np.float64), cost.uncounted,
+                       np.array(plan.first, np.int64), np.array(plan.last, np.int64), max(len(plan.steps), 1),
+                       cost.uncounted,
                        PolynomialTable.of([figure for layer in cost.layers for figure in
                                            (layer.macs, layer.params, layer.weight_bytes)], count),
                        tuple(layer.name for layer in cost.layers),
@@ -169,8 +183,9 @@ def layer_figures(formula: CostFormula, metric: str, counts: np.ndarray) -> list
     widths = formula.widths(counts)
     if metric == "peak_activation_bytes":
         sizes = formula.tensors.values(widths)
-        worst = formula.live[int(np.argmax(formula.live @ sizes))]
-        return list(zip(formula.tensor_names, sizes * worst, strict=True))
+        worst = int(np.argmax(formula.timeline(sizes)))
+        alive = (formula.first <= worst) & (worst <= formula.last)
+        return list(zip(formula.tensor_names, sizes * alive, strict=True))
     values = formula.layers.values(widths).reshape(-1, 3)[:, METRICS.index(metric)]
     return list(zip(formula.layer_names, values, strict=True))
 

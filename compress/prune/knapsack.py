@@ -24,6 +24,8 @@ from compress.prune.project import Choice
 _ROUNDS = 6
 _GROWTH = 1.15
 _NEAR = 0.99
+#: Attempts to come nearer, times groups.
+_TRIES = 6000
 
 
 def knapsack_counts(choice: Choice, scores: Sequence[np.ndarray], budgets: Mapping[str, float]) -> np.ndarray:
@@ -58,18 +60,20 @@ class _Problem:
         self.terms = _GroupTerms(self.formula)
         if self.peak_limit is not None:
             # A step below the limit with the dense network never binds: most steps drop out.
-            dense = self.formula.live @ self.formula.tensors.values(self.formula.widths(self.sizes))
+            dense = self.formula.timeline(self.formula.tensors.values(self.formula.widths(self.sizes)))
             self.steps = np.flatnonzero(dense > self.peak_limit)
-            self.live = self.formula.live[self.steps]
+        self.rows = np.array([METRICS.index(metric) for metric in self.metrics], np.int64)
 
     def usage(self, counts: np.ndarray) -> np.ndarray:
         """Every constraint's figure divided by its limit: the metrics, then the steps of the peak."""
-        widths = self.formula.widths(counts)
-        totals = self.formula.totals.values(widths)[[METRICS.index(metric) for metric in self.metrics]] / self.limits
+        return self.usage_of(self.formula.widths(counts))
+
+    def usage_of(self, widths: np.ndarray) -> np.ndarray:
+        totals = self.formula.totals.values(widths)[self.rows] / self.limits
         if self.peak_limit is None:
             return totals
-        timeline = self.live @ self.formula.tensors.values(widths) / max(self.peak_limit, 1e-9)
-        return np.concatenate([totals, timeline])
+        timeline = self.formula.timeline(self.formula.tensors.values(widths))[self.steps]
+        return np.concatenate([totals, timeline / max(self.peak_limit, 1e-9)])
 
     def feasible(self, counts: np.ndarray) -> bool:
         return bool((self.usage(counts) <= 1.0).all())
@@ -90,7 +94,9 @@ class _Problem:
             totals[METRICS.index(metric)] = weights[number] / self.limits[number]
         tensors = np.zeros(self.formula.tensors.count)
         if self.peak_limit is not None:
-            tensors = weights[len(self.metrics):] @ self.live / max(self.peak_limit, 1e-9)
+            of_steps = np.zeros(self.formula.steps)
+            of_steps[self.steps] = weights[len(self.metrics):]
+            tensors = self.formula.alive(of_steps) / max(self.peak_limit, 1e-9)
         return totals, tensors
 
     def multiplied(self, weights: np.ndarray) -> np.ndarray:
@@ -150,7 +156,7 @@ class _Problem:
             if step is None:
                 return
             slack = np.maximum(1.0 - usage, 1e-12)
-            more = self.usage_along(group, widths, step)
+            more = self.usage_of(self.terms.moved(widths, group, step))
             cost = float(((more - usage) / slack).max())
             gain = self.choice.value[group][counts[group] + step] - self.choice.value[group][counts[group]]
             if (more <= 1.0).all():
@@ -169,7 +175,7 @@ class _Problem:
             assert step is not None
             counts[group] += step
             widths = self.terms.moved(widths, group, step)
-            usage = self.usage(counts)
+            usage = self.usage_of(widths)
             version += 1
             offer(group)
         return counts
@@ -179,41 +185,62 @@ class _Problem:
         above = np.flatnonzero(self.choice.allowed[group][count + 1:])
         return int(above[0]) + 1 if len(above) else None
 
-    def usage_along(self, group: int, widths: np.ndarray, step: int) -> np.ndarray:
-        moved = self.terms.moved(widths, group, step)
-        totals = self.formula.totals.values(moved)[[METRICS.index(metric) for metric in self.metrics]] / self.limits
-        if self.peak_limit is None:
-            return totals
-        return np.concatenate([totals, self.live @ self.formula.tensors.values(moved) / max(self.peak_limit, 1e-9)])
-
     def nearer(self, counts: np.ndarray) -> np.ndarray:
-        """Where the budget is not used up, take back a unit somewhere and fill again, if that ends nearer."""
-        best, near = counts, float(self.usage(counts).max())
-        tries = 0
-        for depth in (1, 2, 3):
-            for group in np.argsort([self._loss(g, best[g], depth) for g in range(len(best))]):
-                if near >= _NEAR or tries > 200:
-                    return best
-                lower = self._lower(int(group), best[group], depth)
-                if lower is None:
-                    continue
-                tries += 1
-                trial = best.copy()
-                trial[group] = lower
-                trial = self.filled(trial, skip=int(group))
-                usage = float(self.usage(trial).max())
-                if usage > near:
-                    best, near = self.filled(trial), usage
+        """Where the budget is not used up, trade: one unit more somewhere against cheaper ones elsewhere, or the
+        reverse; of the trades that end within 1 % of the budget the one that keeps most, else the nearest."""
+        best = counts
+        near = float(self.usage(counts).max())
+        if near >= _NEAR:
+            return counts
+        cheap = np.argsort([self._loss(group, counts[group], 1) for group in range(len(counts))]).tolist()
+        moves = [((group, 1),) for group in cheap]
+        moves += [((group, -depth),) for depth in (1, 2, 3) for group in cheap]
+        moves += [((a, -depth), (b, -other)) for depth in (1, 2) for other in (1, 2)
+                  for place, a in enumerate(cheap[:12]) for b in cheap[:place]]
+        for move in moves[:max(20, _TRIES // len(counts))]:
+            trial = counts.copy()
+            for group, steps in move:
+                trial[group] = self._stepped(group, counts[group], steps)
+            if (trial < 0).any():
+                continue
+            trial = self.filled(self.filled(self.repaired(trial, move[0][0]), skip=move[0][0]))
+            usage = float(self.usage(trial).max())
+            if (min(usage, _NEAR), self.choice.retained(trial)) > (min(near, _NEAR), self.choice.retained(best)):
+                best, near = trial, usage
         return best
 
-    def _lower(self, group: int, count: int, depth: int) -> int | None:
-        below = np.flatnonzero(self.choice.allowed[group][:count])
-        return int(below[-depth]) if len(below) >= depth else None
+    def repaired(self, counts: np.ndarray, keep: int) -> np.ndarray:
+        """Take units away, least importance per saving first, until the budgets hold; group `keep` stays as it is."""
+        counts = counts.copy()
+        while not self.feasible(counts):
+            widths = self.formula.widths(counts)
+            over = int(np.argmax(self.usage_of(widths)))
+            before = float(self.usage_of(widths)[over])
+            ranked = []
+            for group in range(len(counts)):
+                lower = self._stepped(group, counts[group], -1)
+                if group == keep or lower < 0:
+                    continue
+                after = self.usage_of(self.terms.moved(widths, group, lower - counts[group]))
+                if after[over] < before:
+                    # A unit that takes the figure far below the limit is the last resort.
+                    far = after.max() < _NEAR
+                    ranked.append((far, self._loss(group, counts[group], 1) / (before - after[over]), group, lower))
+            if not ranked:
+                return self.lowest.copy()
+            _, _, group, lower = min(ranked)
+            counts[group] = lower
+        return counts
+
+    def _stepped(self, group: int, count: int, steps: int) -> int:
+        """The allowed count so many steps above (or, negative, below), or -1."""
+        allowed = self.choice.allowed[group]
+        found = np.flatnonzero(allowed[:count])[::-1] if steps < 0 else count + 1 + np.flatnonzero(allowed[count + 1:])
+        return int(found[abs(steps) - 1]) if len(found) >= abs(steps) else -1
 
     def _loss(self, group: int, count: int, depth: int) -> float:
-        lower = self._lower(group, count, depth)
-        return float("inf") if lower is None else float(self.choice.value[group][count]
-                                                        - self.choice.value[group][lower])
+        lower = self._stepped(group, count, -depth)
+        return float("inf") if lower < 0 else float(self.choice.value[group][count] - self.choice.value[group][lower])
 
 
 class _GroupTerms:

@@ -11,7 +11,7 @@ import numpy as np
 
 from compress.prune.channels import ChannelGraph, Selection
 from compress.prune.surgery import Removal, cut, make_plan
-from models.errors import EdgepressError, ProofError
+from models.errors import ProofError
 from models.graph import as_inputs
 
 if TYPE_CHECKING:

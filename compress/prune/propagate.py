@@ -67,6 +67,7 @@ def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
     Args:
         protected: whether the parameter or buffer of this name must keep its shape.
     """
+    import compress.prune.sequence_rules  # noqa: F401  (adds its rules to COMPUTE_RULES)
     from compress.prune.compute_rules import COMPUTE_RULES
     from compress.prune.layout_rules import LAYOUT_RULES
 
@@ -85,7 +86,11 @@ def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
             state.values[node.name] = Labelled(node.shape or ())
         else:
             rule = LAYOUT_RULES.get(node.op) or COMPUTE_RULES.get(node.op)
-            state.values[node.name] = rule(state, node) if rule else state.unknown(node)
+            try:
+                state.values[node.name] = rule(state, node) if rule else state.unknown(node)
+            except (AssertionError, ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+                # A form of the operator that its rule does not foresee: what it reads is kept, never removed wrongly.
+                state.values[node.name] = state.unknown(node, f"this form is not analysed ({error})")
     for name in graph.outputs:
         values = state.values[name]
         for value in values if isinstance(values, tuple) else (values,):

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from compress.quantize.model import Quantized as Quantized
     from compress.quantize.model import quantize_model as quantize_model
+    from compress.quantize.qat import prepare_qat as prepare_qat
     from compress.quantize.restore import quantization_json as quantization_json
     from compress.quantize.restore import restore_quantized as restore_quantized
     from compress.quantize.restore import unfold as unfold
+    from compress.quantize.sensitivity import layer_sensitivity as layer_sensitivity
 
 #: Public name -> the module that defines it; imported when first used, so that light commands stay light.
 _HOME = {
@@ -20,10 +22,10 @@ _HOME = {
     "restore_quantized": "compress.quantize.restore",
     "unfold": "compress.quantize.restore",
     "prepare_qat": "compress.quantize.qat",
-    "sensitivity": "compress.quantize.sensitivity",
+    "layer_sensitivity": "compress.quantize.sensitivity",
 }
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    'Quantized', 'prepare_qat', 'quantization_json', 'quantize_model', 'restore_quantized', 'sensitivity', 'unfold',
+    'Quantized', 'layer_sensitivity', 'prepare_qat', 'quantization_json', 'quantize_model', 'restore_quantized', 'unfold',
 ]
 
 

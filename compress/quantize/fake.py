@@ -87,10 +87,12 @@ class ActivationQuantizer(nn.Module):
         learned = self.mode == LEARNED
         self.low.requires_grad_(learned)
         self.high.requires_grad_(learned)
+        if not learned:  # an optimiser with momentum would go on moving what still has a gradient
+            self.low.grad = self.high.grad = None
 
     def integers(self, bits: int | None = None) -> Integers:
         """The integer parameters of the current range (with other bits: those of its conversion)."""
-        return integers_of_range(float(self.low), float(self.high), bits or self.bits)
+        return integers_of_range(float(self.low.detach()), float(self.high.detach()), bits or self.bits)
 
     def parameters_of_range(self, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(scale, zero point) as float32 scalars; the same float32 arithmetic as `integers_of_range`."""
@@ -114,7 +116,7 @@ class ActivationQuantizer(nn.Module):
         return _RoundToRange.apply(x, self.low, self.high, scale, zero_point, -half, half - 1, away)
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, range=[{float(self.low):.4g}, {float(self.high):.4g}], mode={self.mode}"
+        return f"bits={self.bits}, range=[{self.low.item():.4g}, {self.high.item():.4g}], mode={self.mode}"
 
 
 class _StraightThrough(torch.autograd.Function):

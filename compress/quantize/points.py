@@ -127,7 +127,8 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
         if node.op == "output" or node.name in hidden or is_constant(node) or not holds_floats(node):
             continue
         parent[node.name] = node.name
-        wanted = exception_of(node, keys, exceptions, scheme)
+        body = _body(node, hidden)
+        wanted = exception_of(body, keys, exceptions, exception_of(node, keys, exceptions, scheme))
         inputs = [source for source in node.all_input_nodes if holds_floats(source) and not is_constant(source)]
         taken_out = node.target is operator.getitem and inputs and inputs[0].name in islands
         if node.target in SAME_RANGE and wanted != FLOAT and not taken_out:
@@ -141,7 +142,6 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
         rounded.add(node.name)
         if node.op == "placeholder" or taken_out:
             continue
-        body = _body(node, hidden)
         if wanted == FLOAT or not has_integer_kernel(body):
             islands[node.name] = str(body.target)
         elif body.target in FIXED:
@@ -162,7 +162,7 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
             continue
         followers = tuple(name for name in names if name not in rounded)
         own = by_name[nodes[0]]
-        of_point = exception_of(own, keys, exceptions, scheme)
+        of_point = exception_of(_body(own, hidden), keys, exceptions, exception_of(own, keys, exceptions, scheme))
         if all(name in islands for name in nodes) and not _feeds_integers(names, by_name, islands):
             of_point = FLOAT
         elif of_point == FLOAT:

@@ -232,7 +232,7 @@ def load_task(source: str | Path, *, front_end: LogMel | None = None, cache: str
 
         folder, subset = (text, None) if path.is_dir() else text.rsplit("@", 1)
         return load_scenes(folder, subset=subset, front_end=front_end, cache=cache)
-    if _FACTORY.match(text):
+    if _FACTORY.match(text) and not text.startswith("synthetic:"):
         return _call_factory(text, front_end, cache, trust)
     raise UsageError(f"data = {text!r} is neither an existing file or folder nor a known task; expected {SOURCES}")
 

@@ -16,6 +16,9 @@ class AutoEncoder(nn.Module):
         super().__init__()
         self.encoder = _dense([n_inputs, *[hidden] * n_layers, latent])
         self.decoder = nn.Sequential(*_dense([latent, *[hidden] * n_layers]), nn.Linear(hidden, n_inputs))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(x))

@@ -1,9 +1,11 @@
 """CP-ResNet, the receptive-field regularised network of DCASE 2022's winner (Koutini et al. 2019; Schmid et al. 2022).
 
 Parameter names and shapes are those of CPJKU/cpjku_dcase22. One thing differs, on purpose: the initialisation.
-`init="published"` starts the second convolution of each block and the head at zero. Batch normalisation follows both,
-so that the first optimiser step undoes it (its scale cancels), every filter norm is zero until then (importance and a
-proof of removal say nothing), and the logits are exactly zero. The default is therefore `init="he"`.
+`init="published"` starts the second convolution of each block and the head at exactly zero, so that in a fresh network
+every importance, every logit and every proof of removal says nothing. What its zeros do for training is to keep these
+weights small, which BatchNorm turns into large steps (its output ignores their scale, their gradient grows as they
+shrink). The default `init="small"` draws them by He and divides them by 100: ESC-10 Mobile, about 5 M MACs, 8 epochs, two
+seeds: test accuracy 67.4 and 67.7 %, as against 68.4 and 68.0 % (published) and 62.9 and 65.2 % (He as it is).
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 from models.errors import UsageError
 from models.zoo.arguments import MAX_CLASSES, choice, number, whole_number, whole_numbers
 
-INITS = ("he", "published")
+INITS = ("small", "published")
+#: Of the second convolutions and the head under `init="small"`.
+_SMALL = 0.01
 
 
 class Block(nn.Module):
@@ -76,7 +80,7 @@ class CPResNet(nn.Module):
 def cp_resnet(rho: int = 8, in_channels: int = 1, n_classes: int = 10, base_channels: int = 32,
               cut_channels_s2: int = 0, cut_channels_s3: int = 0, channels_multiplier: float = 2,
               n_blocks: Sequence[int] = (2, 2, 2), s1_group: int = 1, s2_group: int = 1, s3_group: int = 1,
-              init: str = "he") -> CPResNet:
+              init: str = "small") -> CPResNet:
     """Build a CP-ResNet.
 
     Args:
@@ -89,7 +93,7 @@ def cp_resnet(rho: int = 8, in_channels: int = 1, n_classes: int = 10, base_chan
         channels_multiplier: growth of the width from stage to stage.
         n_blocks: blocks in each of the three stages, 1 or 2; the last may be 0, which drops stage 3.
         s1_group, s2_group, s3_group: groups of every convolution of the stage; must divide its channels.
-        init: "he" (Kaiming normal), or "published" (Fixup-like with zeros; see the module's docstring).
+        init: "small" (He, with small last layers), or "published" (Fixup-like with zeros); see the module's docstring.
 
     Raises:
         UsageError: an argument is out of its range, or groups do not divide the channels.
@@ -151,16 +155,20 @@ def _initialise(model: CPResNet, init: str) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-    if init == "he":
-        return
     blocks = [module for module in model.modules() if isinstance(module, Block)]
+    head, head_norm = model.feed_forward[0], model.feed_forward[1]
     with torch.no_grad():
-        model.feed_forward[0].weight.zero_()  # type: ignore[operator]
+        for conv, norm in [(head, head_norm), *((block.conv2, block.bn2) for block in blocks)]:
+            conv.weight.mul_(_SMALL if init == "small" else 0)  # type: ignore[operator, union-attr]
+            if init == "small":
+                # Evaluation of a fresh network then gives outputs that do not vanish, as training does from the start.
+                norm.running_var.fill_(_SMALL**2)  # type: ignore[operator, union-attr]
+        if init == "small":
+            return
         for block in blocks:
             conv1, shortcut = block.conv1, block.shortcut
             # The published code counts blocks in a global that grows with every network; here it is this network's.
             nn.init.normal_(conv1.weight, 0, math.sqrt(2 / (conv1.kernel_size[0] ** 2 * conv1.out_channels))
                             * len(blocks) ** -0.5)
-            block.conv2.weight.zero_()
             if len(shortcut):
                 nn.init.normal_(shortcut.conv.weight, 0, math.sqrt(2 / shortcut.conv.out_channels))  # type: ignore[union-attr]

@@ -28,6 +28,9 @@ class DSCNN(nn.Module):
             for _ in range(n_blocks)))
         self.pool = nn.AdaptiveAvgPool2d((1, 1))
         self.head = nn.Linear(channels, n_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))

@@ -35,7 +35,7 @@ class MobileNet(nn.Module):
         self.head = nn.Linear(channels, n_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.forward_features(x))

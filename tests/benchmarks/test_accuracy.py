@@ -25,6 +25,7 @@ def measured(keywords):
     return measure_accuracy(*keywords, ["tflm", "litert", "litert-reference"])
 
 
+@pytest.mark.slow
 def test_the_keyword_model_gives_the_published_counts(measured):
     assert {r["runtime"]: (r["correct"], r["total"]) for r in measured["results"]} == {
         "tflm": (901, 1000), "litert": (902, 1000), "litert-reference": (901, 1000)}
@@ -36,11 +37,13 @@ def test_the_keyword_model_gives_the_published_counts(measured):
         assert result["outputs"] == "probabilities"
 
 
+@pytest.mark.slow
 def test_seven_labels_flip_between_xnnpack_and_the_reference_kernels(measured):
     flips = {(f["a"], f["b"]): f["labels_differ"] for f in measured["flips"]}
     assert flips == {("tflm", "litert"): 7, ("tflm", "litert-reference"): 0, ("litert", "litert-reference"): 7}
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_decide_the_gate(measured, keywords, tmp_path):
     run = RunDirectory(tmp_path / "run")
     append(run, records(measured))
@@ -73,9 +76,9 @@ def test_float_inputs_are_quantized_by_the_session(keywords, tmp_path):
     np.savez(tmp_path / "float.npz", x=real.transpose(0, 3, 1, 2), y=y,
              labels=np.array([f"c{i}" for i in range(12)]))
     np.savez(tmp_path / "raw.npz", x=x, y=y, labels=np.array([f"c{i}" for i in range(12)]))
-    float_result, raw_result = (measure_accuracy(keywords[0], tmp_path / f"{name}.npz", ["litert-reference"])["results"][0]
-                                for name in ("float", "raw"))
-    assert float_result["correct"] == raw_result["correct"]
+    correct = [measure_accuracy(keywords[0], tmp_path / f"{name}.npz", ["litert-reference"])["results"][0]["correct"]
+               for name in ("float", "raw")]
+    assert correct[0] == correct[1]
 
 
 def test_probabilities_are_told_from_logits():
@@ -120,7 +123,8 @@ def test_data_of_another_shape_is_one_sentence(keywords, tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"schema": 1, "accuracy": NaN}', '{"schema": 1, "accuracy": 1.5}', '{"schema": 9}',
-                                  "[]", '{"schema": 1, "accuracy": "high"}', '{"schema": 1, "log_loss": Infinity}', "\x00"])
+                                  "[]", '{"schema": 1, "accuracy": "high"}', '{"schema": 1, "log_loss": Infinity}',
+                                  "\x00"])
 def test_results_that_are_no_results(tmp_path, line):
     path = tmp_path / "r.jsonl"
     path.write_text(line + "\n")
@@ -140,6 +144,7 @@ def test_nan_is_never_stored(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_json_of_the_command_is_a_file_of_results(measured, tmp_path):
     path = tmp_path / "run.json"
     path.write_text(json.dumps(measured))

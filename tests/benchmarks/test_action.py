@@ -157,7 +157,7 @@ def test_the_whole_script_on_a_model(github, shared, tmp_path, capsys, monkeypat
     assert "| Device | Metric | Baseline | Now | Change | Limit | Headroom |" in comment["body"]
     summary = (tmp_path / "summary.md").read_text()
     assert summary.count("## edgepress: models") == 2
-    assert (tmp_path / "output").read_text().splitlines() == ["passed=true", "exit-code=0", "passed=false", "exit-code=1"]
+    assert (tmp_path / "output").read_text().split() == ["passed=true", "exit-code=0", "passed=false", "exit-code=1"]
     assert "::error title=edgepress gate::a model is over its limit" in capsys.readouterr().out
 
 

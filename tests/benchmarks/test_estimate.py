@@ -12,7 +12,8 @@ from benchmarks.estimate import estimate_latency, layer_kind, systems_table, wor
 from models.devices import DeviceClass, device_class
 from tests.benchmarks.profiles import small_profile
 
-MODELS = {"kws": "kws_ref_model", "vww": "vww_96_int8", "ic": "pretrainedResnet_quant", "ad": "ad01_int8"}  # as far as they are there
+#: As far as they are there.
+MODELS = {"kws": "kws_ref_model", "vww": "vww_96_int8", "ic": "pretrainedResnet_quant", "ad": "ad01_int8"}
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_change_and_headroom(verdict):
 
 
 def test_a_tiny_change_is_not_shown_as_none():
-    old = {"schema": 1, "profile": small_profile(file_bytes=99_999_999), "environment": {}, "results": [], "manifest": {}}
+    old = {"schema": 1, "profile": small_profile(file_bytes=99_999_999), "environment": {}, "results": []}
     new = evaluate_gate(small_profile(file_bytes=100_000_000), {"file": "1 GB"}, baseline=old)
     assert rows(new)[0][1][4] == "+1 B"
 

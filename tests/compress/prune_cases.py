@@ -291,7 +291,8 @@ class ResponseNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.gamma, self.beta = nn.Parameter(torch.randn(1, channels, 1, 1)), nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.randn(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.randn(1, channels, 1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size = torch.norm(x, p=2, dim=(2, 3), keepdim=True)
@@ -383,7 +384,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        b, n, c = x.shape
+        b, n, _ = x.shape
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, self.head_width).permute(2, 0, 3, 1, 4).unbind(0)
         weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1)
         return self.proj((weights @ v).transpose(1, 2).reshape(b, n, -1))

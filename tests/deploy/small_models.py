@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,22 @@ def chain(sizes: Sequence[int]) -> bytes:
     """int8 vectors of these sizes, each made from the one before by SLICE, PAD or (for equal sizes) RELU."""
     model, graph = _empty()
     graph.tensors = [_tensor("INT8", (1, size), name=f"value {i}") for i, size in enumerate(sizes)]
-    for i, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(sizes)):
         if after == before:
             _operator(model, graph, "RELU", [i], [i + 1])
         elif after < before:
-            _operator(model, graph, "SLICE", [i, _constant(model, graph, [0, 0]), _constant(model, graph, [1, after])], [i + 1],
-                      "SliceOptions")
+            _operator(
+                model,
+                graph,
+                "SLICE",
+                [i, _constant(model, graph, [0, 0]), _constant(model, graph, [1, after])],
+                [i + 1],
+                "SliceOptions",
+            )
         else:
-            _operator(model, graph, "PAD", [i, _constant(model, graph, [[0, 0], [0, after - before]])], [i + 1], "PadOptions")
+            _operator(
+                model, graph, "PAD", [i, _constant(model, graph, [[0, 0], [0, after - before]])], [i + 1], "PadOptions"
+            )
     return _finished(model, graph, [0], [len(sizes) - 1])
 
 
@@ -41,15 +50,26 @@ def qdq_onnx(scale_in: float = 0.5, zero_in: int = 3, scale_out: float = 0.25, z
     def scalar(name: str, value: float, kind: int) -> Any:
         return helper.make_tensor(name, kind, [], [value])
 
-    constants = [scalar("s0", scale_in, TensorProto.FLOAT), scalar("z0", zero_in, TensorProto.INT8),
-                 scalar("s1", scale_out, TensorProto.FLOAT), scalar("z1", zero_out, TensorProto.INT8)]
-    nodes = [helper.make_node("QuantizeLinear", ["x", "s0", "z0"], ["xq"]),
-             helper.make_node("DequantizeLinear", ["xq", "s0", "z0"], ["xf"]),
-             helper.make_node("Add", ["xf", "xf"], ["sum"]),
-             helper.make_node("QuantizeLinear", ["sum", "s1", "z1"], ["yq"]),
-             helper.make_node("DequantizeLinear", ["yq", "s1", "z1"], ["y"])]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])], constants)
+    constants = [
+        scalar("s0", scale_in, TensorProto.FLOAT),
+        scalar("z0", zero_in, TensorProto.INT8),
+        scalar("s1", scale_out, TensorProto.FLOAT),
+        scalar("z1", zero_out, TensorProto.INT8),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s0", "z0"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s0", "z0"], ["xf"]),
+        helper.make_node("Add", ["xf", "xf"], ["sum"]),
+        helper.make_node("QuantizeLinear", ["sum", "s1", "z1"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "s1", "z1"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        constants,
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
     onnx.checker.check_model(model)
@@ -92,7 +112,9 @@ def _constant(model: Any, graph: Any, values: Any) -> int:
     return len(graph.tensors) - 1
 
 
-def _operator(model: Any, graph: Any, name: str, inputs: Sequence[int], outputs: Sequence[int], options: str | None = None) -> None:
+def _operator(
+    model: Any, graph: Any, name: str, inputs: Sequence[int], outputs: Sequence[int], options: str | None = None
+) -> None:
     kinds = schema()
     value = getattr(kinds.BuiltinOperator, name)
     codes = [code.builtinCode for code in model.operatorCodes]

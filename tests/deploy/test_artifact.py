@@ -43,11 +43,17 @@ def test_no_path_of_a_strangers_manifest_leaves_the_folder(file: Path, name: str
         read_manifest(file)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"schema": 2}, "use a newer"), ({"format": "exe"}, "allowed are tflite, onnx, c"), ({"ranges": []}, "wrong type"),
-    ({"schema": True}, "wrong type"), ({"layouts": {"inputs": ["NWHC"], "outputs": []}}, "NHWC, NCHW or null"),
-    ({"files": {"model_data.h": "0" * 64}}, "missing or was changed"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, "use a newer"),
+        ({"format": "exe"}, "allowed are tflite, onnx, c"),
+        ({"ranges": []}, "wrong type"),
+        ({"schema": True}, "wrong type"),
+        ({"layouts": {"inputs": ["NWHC"], "outputs": []}}, "NHWC, NCHW or null"),
+        ({"files": {"model_data.h": "0" * 64}}, "missing or was changed"),
+    ],
+)
 def test_what_a_manifest_may_not_say(file: Path, changes: dict[str, object], message: str) -> None:
     _change(file, **changes)
     with pytest.raises(UsageError, match=message):
@@ -57,7 +63,7 @@ def test_what_a_manifest_may_not_say(file: Path, changes: dict[str, object], mes
 @pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, '{"schema": 1}'])
 def test_damaged_manifest_is_an_error(file: Path, text: str) -> None:
     manifest_path(file).write_text(text)
-    with pytest.raises(UsageError, match="damaged|no manifest"):
+    with pytest.raises(UsageError, match=r"damaged|no manifest"):
         read_manifest(file)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deploy import operator_table as table
@@ -16,42 +18,78 @@ KWS = "data/reference_models/kws_ref_model.tflite"
 
 def test_docs_are_generated() -> None:
     docs = Path(__file__).parents[2] / "docs/operators.md"
-    assert docs.read_text(encoding="utf-8") == documentation(), \
+    assert docs.read_text(encoding="utf-8") == documentation(), (
         "regenerate: python -m deploy operators --markdown > docs/operators.md"
+    )
 
 
-@pytest.mark.parametrize(("operator", "method"), [
-    ("CONV_2D", "AddConv2D"), ("DEPTHWISE_CONV_2D", "AddDepthwiseConv2D"), ("BATCH_TO_SPACE_ND", "AddBatchToSpaceNd"),
-    ("CUMSUM", "AddCumSum"), ("SELECT_V2", "AddSelectV2"), ("UNIDIRECTIONAL_SEQUENCE_LSTM", "AddUnidirectionalSequenceLSTM"),
-    ("L2_POOL_2D", "AddL2Pool2D"), ("CUSTOM ethos-u", "AddEthosU"), ("GELU", None), ("CUSTOM mine", None)])
+@pytest.mark.parametrize(
+    ("operator", "method"),
+    [
+        ("CONV_2D", "AddConv2D"),
+        ("DEPTHWISE_CONV_2D", "AddDepthwiseConv2D"),
+        ("BATCH_TO_SPACE_ND", "AddBatchToSpaceNd"),
+        ("CUMSUM", "AddCumSum"),
+        ("SELECT_V2", "AddSelectV2"),
+        ("UNIDIRECTIONAL_SEQUENCE_LSTM", "AddUnidirectionalSequenceLSTM"),
+        ("L2_POOL_2D", "AddL2Pool2D"),
+        ("CUSTOM ethos-u", "AddEthosU"),
+        ("GELU", None),
+        ("CUSTOM mine", None),
+    ],
+)
 def test_resolver_methods_are_those_of_the_header(operator: str, method: str | None) -> None:
     assert resolver_method(operator) == method
 
 
 def test_keyword_model_needs_six_kernels(shared: Path) -> None:
     model = read_tflite(shared / KWS)
-    assert resolver_methods(model) == ("AddAveragePool2D", "AddConv2D", "AddDepthwiseConv2D", "AddFullyConnected",
-                                       "AddReshape", "AddSoftmax")
+    assert resolver_methods(model) == (
+        "AddAveragePool2D",
+        "AddConv2D",
+        "AddDepthwiseConv2D",
+        "AddFullyConnected",
+        "AddReshape",
+        "AddSoftmax",
+    )
     counts = {row.operator: row.count for row in support(model, "tflm")}
-    assert counts == {"AVERAGE_POOL_2D": 1, "CONV_2D": 5, "DEPTHWISE_CONV_2D": 4, "FULLY_CONNECTED": 1, "RESHAPE": 1, "SOFTMAX": 1}
+    assert counts == {
+        "AVERAGE_POOL_2D": 1,
+        "CONV_2D": 5,
+        "DEPTHWISE_CONV_2D": 4,
+        "FULLY_CONNECTED": 1,
+        "RESHAPE": 1,
+        "SOFTMAX": 1,
+    }
     assert all(row.supported for runtime in ("tflm", "litert", "litert-reference") for row in support(model, runtime))
 
 
-@pytest.mark.parametrize(("operator", "element", "runtime"), [
-    ("GELU", "INT8", "tflm"), ("SQRT", "INT8", "tflm"), ("SQRT", "FLOAT32", "tflm"), ("RSQRT", "INT8", "tflm"),
-    ("ABS", "INT8", "tflm"), ("HARD_SWISH", "INT16", "tflm"), ("NEG", "INT8", "tflm"), ("ELU", "INT8", "tflm"),
-    ("SQRT", "INT8", "litert"), ("SQUARE", "INT8", "litert"), ("ELU", "INT8", "litert"),
-    ("ELU", "INT8", "litert-reference"), ("CEIL", "FLOAT32", "litert-reference"), ("GELU", "INT8", "litert-reference")])
+@pytest.mark.parametrize(
+    ("operator", "element", "runtime"),
+    [
+        ("GELU", "INT8", "tflm"),
+        ("SQRT", "INT8", "tflm"),
+        ("SQRT", "FLOAT32", "tflm"),
+        ("RSQRT", "INT8", "tflm"),
+        ("ABS", "INT8", "tflm"),
+        ("HARD_SWISH", "INT16", "tflm"),
+        ("NEG", "INT8", "tflm"),
+        ("ELU", "INT8", "tflm"),
+        ("SQRT", "INT8", "litert"),
+        ("SQUARE", "INT8", "litert"),
+        ("ELU", "INT8", "litert"),
+        ("ELU", "INT8", "litert-reference"),
+        ("CEIL", "FLOAT32", "litert-reference"),
+        ("GELU", "INT8", "litert-reference"),
+    ],
+)
 def test_table_says_what_the_runtime_does(operator: str, element: str, runtime: str) -> None:
-    import numpy as np
-
     pytest.importorskip("tflite_micro")
     model = unary(operator, element)
     says = all(row.supported for row in support(read_tflite(model), runtime))
     try:
-        engine = IsolatedEngine(runtime, model, {"arena_bytes": 1 << 20})
-        engine.run([np.ones((1, 4, 4, 8), {"INT8": np.int8, "INT16": np.int16, "FLOAT32": np.float32}[element])])
-        engine.close()
+        with closing(IsolatedEngine(runtime, model, {"arena_bytes": 1 << 20})) as engine:
+            engine.run([np.ones((1, 4, 4, 8), {"INT8": np.int8, "INT16": np.int16, "FLOAT32": np.float32}[element])])
         does = True
     except EdgepressError:
         does = False

@@ -37,8 +37,13 @@ def test_dust_of_float_is_no_difference() -> None:
 
 
 def test_keyword_model_between_runtimes(shared: Path) -> None:
-    report = verify(shared / KWS, data=shared / "data/kws01.npz", samples=100, random_samples=4,
-                    thresholds=Thresholds(max_lsb=3, mean_lsb=None, label_agreement=None))
+    report = verify(
+        shared / KWS,
+        data=shared / "data/kws01.npz",
+        samples=100,
+        random_samples=4,
+        thresholds=Thresholds(max_lsb=3, mean_lsb=None, label_agreement=None),
+    )
     by_pair = {(pair["a"], pair["b"]): pair for pair in report["pairs"]}
     assert by_pair["litert-reference", "tflm"]["max_lsb"] <= 3
     assert by_pair["litert-reference", "litert"]["max_lsb"] > 3  # XNNPACK rounds otherwise (deploy notes: 368 of 1,000)

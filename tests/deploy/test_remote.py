@@ -21,15 +21,33 @@ from models.errors import RuntimeFailure, UsageError
 from tests.deploy.small_models import chain
 
 
-@pytest.mark.parametrize(("text", "host"), [
-    ("ssh://pi@raspberry", Host("pi@raspberry", 22)), ("ssh://10.0.0.7:2222", Host("10.0.0.7", 2222)),
-    ("ssh://me@board.local:22/", Host("me@board.local", 22)), ("ssh://me@[fe80::1]:7", Host("me@fe80::1", 7))])
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("ssh://pi@raspberry", Host("pi@raspberry", 22)),
+        ("ssh://10.0.0.7:2222", Host("10.0.0.7", 2222)),
+        ("ssh://me@board.local:22/", Host("me@board.local", 22)),
+        ("ssh://me@[fe80::1]:7", Host("me@fe80::1", 7)),
+    ],
+)
 def test_targets(text: str, host: Host) -> None:
     assert parse_target(text) == host
 
 
-@pytest.mark.parametrize("text", ["pi@raspberry", "ssh://", "ssh://-oProxyCommand=x", "ssh://me@-x", "ssh://a b", "ssh://h:0",
-                                  "ssh://h:99999", "http://h", "ssh://-l@h"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pi@raspberry",
+        "ssh://",
+        "ssh://-oProxyCommand=x",
+        "ssh://me@-x",
+        "ssh://a b",
+        "ssh://h:0",
+        "ssh://h:99999",
+        "http://h",
+        "ssh://-l@h",
+    ],
+)
 def test_wrong_targets_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="write ssh://user@host"):
         parse_target(text)
@@ -59,9 +77,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (folder / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/client.pub\nPidFile none\n"
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/client.pub\n"
+        "PidFile none\n"
         "UsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n"
-        "Subsystem sftp internal-sftp\n")
+        "Subsystem sftp internal-sftp\n"
+    )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     (folder / "known").write_text(f"[127.0.0.1]:{port} {(folder / 'host.pub').read_text()}")
@@ -100,14 +120,28 @@ def test_device_gives_the_same_integers_and_keeps_nothing(daemon: Daemon, model:
         expected = session.run_integer(x)
         floats = session.input.dequantize(x)
     before = _left_behind()
-    answer = run_remote(model, [x], daemon.host, python=sys.executable, repeats=5, identity=daemon.identity,
-                        known_hosts=daemon.known_hosts)
+    answer = run_remote(
+        model,
+        [x],
+        daemon.host,
+        python=sys.executable,
+        repeats=5,
+        identity=daemon.identity,
+        known_hosts=daemon.known_hosts,
+    )
     np.testing.assert_array_equal(answer.arrays[0], expected)
     assert answer.device["interpreter"] == "ai-edge-litert"
     assert 0 < answer.latency_ms["p50"] <= answer.latency_ms["p99"]
     np.savez(tmp_path / "data.npz", x=floats, y=expected.argmax(1))
-    outputs, result = run_there(model, tmp_path / "data.npz", daemon.url, python=sys.executable, repeats=5,
-                                identity=daemon.identity, known_hosts=daemon.known_hosts)
+    outputs, result = run_there(
+        model,
+        tmp_path / "data.npz",
+        daemon.url,
+        python=sys.executable,
+        repeats=5,
+        identity=daemon.identity,
+        known_hosts=daemon.known_hosts,
+    )
     assert (result["correct"], result["total"]) == (20, 20)
     assert outputs.dtype == np.float32
     assert _left_behind() <= before

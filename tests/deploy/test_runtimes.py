@@ -56,7 +56,9 @@ def test_layout_follows_the_shapes_and_the_manifest() -> None:
     x = np.arange(60, dtype=np.float32).reshape(1, 3, 5, 4)
     nhwc = to_file_layout(x, details, None)
     np.testing.assert_array_equal(nhwc, x.transpose(0, 2, 3, 1))
-    np.testing.assert_array_equal(to_file_layout(nhwc, details, None), nhwc)  # already the file's, and nothing else fits
+    np.testing.assert_array_equal(
+        to_file_layout(nhwc, details, None), nhwc
+    )  # already the file's, and nothing else fits
     np.testing.assert_array_equal(from_file_layout(nhwc, "NHWC"), x)
     cube = TensorDetails("x", (1, 4, 4, 4), "float32")
     y = np.arange(64, dtype=np.float32).reshape(1, 4, 4, 4)
@@ -73,7 +75,7 @@ def test_layout_follows_the_shapes_and_the_manifest() -> None:
 def test_damaged_file_is_a_usage_error(tmp_path: Path, runtime: str, kind: str) -> None:
     whole = chain([64, 32])
     path = tmp_path / "bad.tflite"
-    path.write_bytes({"text": b"hello", "cut": whole[:len(whole) // 2], "empty": b""}[kind])
+    path.write_bytes({"text": b"hello", "cut": whole[: len(whole) // 2], "empty": b""}[kind])
     with pytest.raises(UsageError, match=r"bad\.tflite"):
         open_session(path, runtime)
 
@@ -114,8 +116,10 @@ def test_killed_process_is_named_by_its_signal(tmp_path: Path) -> None:
 
 
 def test_late_answer_is_a_failure(shared: Path) -> None:
-    with open_session(shared / KWS, "tflm", timeout_s=0.05) as session, \
-            pytest.raises(RuntimeFailure, match=r"within 0\.05 s"):
+    with (
+        open_session(shared / KWS, "tflm", timeout_s=0.05) as session,
+        pytest.raises(RuntimeFailure, match=r"within 0\.05 s"),
+    ):
         session.run_integer(np.zeros((256, 49, 10, 1), np.int8))
 
 

@@ -85,7 +85,7 @@ def test_constants_are_aligned_and_equal_vectors_written_once() -> None:
     for index, buffer in enumerate(unpacked.buffers):
         if buffer.data is not None:
             content = bytes(buffer.data)
-            assert any(packed[at:at + len(content)] == content for at in range(0, len(packed), 16)), index
+            assert any(packed[at : at + len(content)] == content for at in range(0, len(packed), 16)), index
     assert len(packed) <= len(model)
 
 
@@ -99,7 +99,8 @@ def test_file_is_damaged_or_constants_outside() -> None:
 
 
 _blocks = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 12), st.integers(0, 5)), min_size=1, max_size=14).map(
-    lambda rows: [Block(i, size * ALIGNMENT_BYTES, first, first + life) for i, (size, first, life) in enumerate(rows)])
+    lambda rows: [Block(i, size * ALIGNMENT_BYTES, first, first + life) for i, (size, first, life) in enumerate(rows)]
+)
 
 
 @settings(max_examples=60, deadline=None)

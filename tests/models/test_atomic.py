@@ -27,9 +27,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 
 
 def test_a_directory_appears_only_when_it_is_finished(tmp_path):
-    with pytest.raises(RuntimeError, match="broken"), atomic.new_directory(tmp_path / "d") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError("broken")
+    def write_half():
+        with atomic.new_directory(tmp_path / "d") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        write_half()
     assert os.listdir(tmp_path) == []
     with atomic.new_directory(tmp_path / "d") as folder:
         (folder / "whole").write_text("x")

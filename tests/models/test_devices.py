@@ -12,8 +12,9 @@ import pytest
 from models.devices import METRICS, device_class, device_classes, parse_hertz, read_budgets
 from models.errors import ConfigError, UsageError
 
-NAMED = ("dcase2022 dcase2023 dcase2024 dcase2025 cortex-m0plus cortex-m4 cortex-m7 cortex-m33 cortex-m55 "
-         "cortex-m55-ethos-u55 cortex-m85 esp32 esp32-s3 risc-v raspberry-pi-3 raspberry-pi-4 raspberry-pi-5 phone").split()
+NAMED = ["dcase2022", "dcase2023", "dcase2024", "dcase2025", "cortex-m0plus", "cortex-m4", "cortex-m7", "cortex-m33",
+         "cortex-m55", "cortex-m55-ethos-u55", "cortex-m85", "esp32", "esp32-s3", "risc-v", "raspberry-pi-3",
+         "raspberry-pi-4", "raspberry-pi-5", "phone"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -65,8 +66,8 @@ def test_systems_behind_the_latency_estimates_exist():
 
 
 def test_the_page_is_what_the_command_prints():
-    done = subprocess.run([sys.executable, "-m", "models.devices"], cwd=ROOT, capture_output=True, text=True, check=True,
-                          env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    done = subprocess.run([sys.executable, "-m", "models.devices"], cwd=ROOT, capture_output=True, text=True,
+                          check=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
     assert done.stdout == (ROOT / "docs" / "devices.md").read_text(), "python -m models.devices > docs/devices.md"
 
 
@@ -126,8 +127,9 @@ def test_all_mistakes_are_reported_together(tmp_path):
         read_budgets(path)
     text = str(caught.value)
     for part in ("flavour is an unknown key", "device.cortex-m4.flash: max = '512' has no unit",
-                 "device.cortex-m4.arena: max = 'many kB' is not a quantity", "device.cortex-m4.speed is an unknown key",
-                 "device.cortex-m4.latency.level", "device.own is new and needs runtime", "device.other.like = 'nothing'",
+                 "device.cortex-m4.arena: max = 'many kB' is not a quantity",
+                 "device.cortex-m4.speed is an unknown key", "device.cortex-m4.latency.level",
+                 "device.own is new and needs runtime", "device.other.like = 'nothing'",
                  "device.third.accuracy: accuracy has min and max_drop", "device.fourth.arena is larger than ram"):
         assert part in text, part
     assert caught.value.exit_code == 2

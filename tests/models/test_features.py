@@ -11,8 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import UsageError
-from models.tasks.features import (MEL16K, MEL22, MEL23, MELPASST, PRESETS, LogMel, analysis_window, log_mel,
-                                   log_mel_torch, mel_filter_bank)
+from models.tasks.features import (
+    MEL16K,
+    MEL22,
+    MEL23,
+    MELPASST,
+    PRESETS,
+    LogMel,
+    analysis_window,
+    log_mel,
+    log_mel_torch,
+    mel_filter_bank,
+)
 
 SMALL = LogMel(sample_rate_hz=8000, n_fft=256, window=200, hop=100, n_mels=16, fmax_hz=4000)
 
@@ -62,12 +72,12 @@ def test_silence_is_the_logarithm_of_the_offset():
 def test_a_tone_lands_in_its_band():
     config = LogMel(sample_rate_hz=16000, n_fft=1024, window=1024, hop=500, n_mels=40, fmax_hz=8000)
     tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)[None].astype(np.float32)
-    # mel(1000 Hz) = 1127 ln(1 + 1000/700) = 1000.0; the 40 centres are mel(8000) / 41 = 69.27 apart: number 14, index 13.
+    # mel(1000 Hz) = 1127 ln(1 + 1000/700) = 1000.0; the 40 centres are mel(8000) / 41 = 69.27 apart: the 14th.
     assert int(np.argmax(log_mel(tone, config)[0, 0].mean(1))) == 13
 
 
 def test_filter_bank_by_hand():
-    # Two bands between 0 and 4000 Hz: edges on the mel scale at 0, 715.37, 1430.73, 2146.10; in hertz 0, 620.5, 1791, 4000.
+    # Two bands from 0 to 4000 Hz: edges on the mel scale at 0, 715.37, 1430.73, 2146.10; in hertz 0, 620.5, 1791, 4000.
     bank = mel_filter_bank(LogMel(sample_rate_hz=8000, n_fft=16, window=16, hop=8, n_mels=2, fmax_hz=4000))
     assert bank.shape == (2, 9)
     mel = 1127 * np.log(1 + np.array([500.0, 1000.0]) / 700)

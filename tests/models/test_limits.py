@@ -19,5 +19,5 @@ def test_the_rule_follows_the_limit_that_uses_it():
 
 
 def test_different_rules_are_never_compared():
-    with pytest.raises(UsageError, match="different rules.*'dcase'.*'core'"):
+    with pytest.raises(UsageError, match=r"different rules.*'dcase'.*'core'"):
         Limits(macs=1).tightest(Limits(macs=1, rule="core"))

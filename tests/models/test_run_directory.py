@@ -22,11 +22,15 @@ def test_the_newest_that_fits_and_still_exists(tmp_path):
     make(run, "dense", macs=50)
     make(run, "small", macs=10)
     assert [entry["name"] for entry in run.entries("checkpoint")] == ["dense", "small"]
-    newest = run.newest("checkpoint", lambda entry: entry["macs"] > 20, wanted="checkpoint above 20 MACs", first="compress train")
+    newest = run.newest(
+        "checkpoint", lambda entry: entry["macs"] > 20, wanted="checkpoint above 20 MACs", first="compress train"
+    )
     assert newest["name"] == "dense"
     newest["path"].rmdir()
     with pytest.raises(UsageError, match="holds no checkpoint above 20 MACs; run `compress train` first"):
-        run.newest("checkpoint", lambda entry: entry["macs"] > 20, wanted="checkpoint above 20 MACs", first="compress train")
+        run.newest(
+            "checkpoint", lambda entry: entry["macs"] > 20, wanted="checkpoint above 20 MACs", first="compress train"
+        )
 
 
 def test_the_same_name_is_entered_once_and_becomes_the_newest(tmp_path):
@@ -43,8 +47,15 @@ def test_names_cannot_leave_the_folder(tmp_path, name):
         RunDirectory(tmp_path).place("checkpoint", name)
 
 
-@pytest.mark.parametrize("line", ["{", '{"kind": "checkpoint"}', '{"kind": "x", "name": "a", "path": "b"}',
-                                  '{"kind": "checkpoint", "name": "a", "path": "/etc"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        '{"kind": "checkpoint"}',
+        '{"kind": "x", "name": "a", "path": "b"}',
+        '{"kind": "checkpoint", "name": "a", "path": "/etc"}',
+    ],
+)
 def test_a_damaged_index_is_named_with_its_line(tmp_path, line):
     (tmp_path / "index.jsonl").write_text(line + "\n")
     with pytest.raises(UsageError, match="line 1, is damaged"):
@@ -61,8 +72,10 @@ def test_a_second_command_is_kept_out_and_told_who_holds_it(tmp_path):
 
 
 def test_a_lock_of_a_killed_command_is_stale(tmp_path):
-    code = (f"from models.run_directory import RunDirectory\nimport os, signal\n"
-            f"with RunDirectory({str(tmp_path)!r}).lock(): os.kill(os.getpid(), signal.SIGKILL)")
+    code = (
+        f"from models.run_directory import RunDirectory\nimport os, signal\n"
+        f"with RunDirectory({str(tmp_path)!r}).lock(): os.kill(os.getpid(), signal.SIGKILL)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     with RunDirectory(tmp_path).lock():
         pass

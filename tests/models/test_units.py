@@ -10,11 +10,23 @@ from models.errors import UsageError
 from models.units import format_against, format_quantity, parse_quantity
 
 
-@pytest.mark.parametrize(("text", "unit", "value"), [
-    ("20e6", "macs", 20_000_000), ("20M", "macs", 20_000_000), (20e6, "macs", 20_000_000), ("0.5 G", "macs", 500_000_000),
-    ("128 kB", "bytes", 128_000), ("128KiB", "bytes", 131_072), ("17 B", "bytes", 17), ("61148", "params", 61_148),
-    ("100 ms", "ms", 100.0), ("1.5 s", "ms", 1500.0), ("90%", "fraction", 0.9), ("0.9", "fraction", 0.9),
-])
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("20e6", "macs", 20_000_000),
+        ("20M", "macs", 20_000_000),
+        (20e6, "macs", 20_000_000),
+        ("0.5 G", "macs", 500_000_000),
+        ("128 kB", "bytes", 128_000),
+        ("128KiB", "bytes", 131_072),
+        ("17 B", "bytes", 17),
+        ("61148", "params", 61_148),
+        ("100 ms", "ms", 100.0),
+        ("1.5 s", "ms", 1500.0),
+        ("90%", "fraction", 0.9),
+        ("0.9", "fraction", 0.9),
+    ],
+)
 def test_known_quantities(text, unit, value):
     assert parse_quantity(text, unit, name="limit") == pytest.approx(value)
 
@@ -25,10 +37,18 @@ def test_shares_need_a_whole():
         parse_quantity("50%", "macs", name="target")
 
 
-@pytest.mark.parametrize(("text", "unit", "problem"), [
-    ("128000", "bytes", "has no unit"), ("banana", "bytes", "is not a quantity"), ("5 parsec", "macs", "unknown unit 'parsec'"),
-    ("-3M", "macs", "not negative"), ("1e999", "macs", "finite"), (True, "macs", "is not a quantity"), ("nan", "macs", "is not a quantity"),
-])
+@pytest.mark.parametrize(
+    ("text", "unit", "problem"),
+    [
+        ("128000", "bytes", "has no unit"),
+        ("banana", "bytes", "is not a quantity"),
+        ("5 parsec", "macs", "unknown unit 'parsec'"),
+        ("-3M", "macs", "not negative"),
+        ("1e999", "macs", "finite"),
+        (True, "macs", "is not a quantity"),
+        ("nan", "macs", "is not a quantity"),
+    ],
+)
 def test_bad_quantities_name_the_parameter_and_what_is_allowed(text, unit, problem):
     with pytest.raises(UsageError, match=problem) as caught:
         parse_quantity(text, unit, name="max_file")

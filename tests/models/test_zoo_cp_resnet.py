@@ -73,10 +73,36 @@ def test_published_initialisation() -> None:
     assert float(model.stage2.block1.shortcut.conv.weight.std()) == pytest.approx((2 / 128) ** 0.5, rel=0.05)
 
 
-def test_default_initialisation_leaves_no_filter_at_zero() -> None:
-    for layer in build("cp_resnet").modules():
+def test_default_initialisation_is_small_but_says_something() -> None:
+    """No filter is zero, and the logits of a fresh network do not vanish, in evaluation as in training."""
+    torch.manual_seed(0)
+    model = build("cp_resnet").requires_grad_(False)
+    for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
-            assert layer.weight.flatten(1).norm(dim=1).min() > 0
+            norms = layer.weight.flatten(1).norm(dim=1)
+            small = name.endswith("conv2") or name == "feed_forward.0"
+            assert norms.min() > 0
+            # He: a filter's squared norm is about 2, whatever its size.
+            assert float(norms.square().mean()) == pytest.approx(2 * (1e-4 if small else 1), rel=0.3)
+    x = torch.randn(8, 1, 256, 44)
+    evaluated = model.eval()(x)
+    assert 0.1 < float(evaluated.std()) < 1000
+    assert 0.01 < float(model.train()(x).std()) < 10
+
+
+def test_one_step_of_training_changes_a_fresh_network() -> None:
+    torch.manual_seed(0)
+    model = build("cp_resnet", base_channels=4)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    x, y = torch.randn(16, 1, 256, 44), torch.arange(16) % 10
+    losses = []
+    for _ in range(6):
+        loss = nn.functional.cross_entropy(model(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.2
 
 
 def test_latent_and_logits_of_one_pass() -> None:
@@ -109,7 +135,7 @@ def test_a_dropped_stage_three() -> None:
     ({"n_blocks": (0, 1, 1)}, r"n_blocks\[0\] = 0 is out of range"),
     ({"s2_group": 3}, "s2_group = 3 must divide the channels of stages 1 and 2"),
     ({"cut_channels_s3": 128}, "stage 3 would have 0 channels"),
-    ({"init": "fixup"}, "init = 'fixup' is unknown: allowed are 'he', 'published'"),
+    ({"init": "fixup"}, "init = 'fixup' is unknown: allowed are 'small', 'published'"),
 ])
 def test_wrong_arguments(config: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):

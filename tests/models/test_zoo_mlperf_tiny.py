@@ -44,6 +44,16 @@ def test_latent_and_logits_of_one_pass(name: str) -> None:
     assert latent.shape == {"ds_cnn": (2, 64), "resnet8": (2, 64), "mobilenet": (2, 256), "autoencoder": (2, 8)}[name]
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_fresh_network_does_not_fade_out(name: str) -> None:
+    """Before training, BatchNorm does nothing in evaluation: the weights alone must carry the input to the output."""
+    torch.manual_seed(0)
+    model = build(name).eval()
+    x = torch.randn(8, *zoo()[name].input_shapes[0])
+    with torch.no_grad():
+        assert 0.01 < float((model(x) - model(torch.zeros_like(x))).std()) < 1000
+
+
 def test_same_padding_by_hand() -> None:
     assert same_padding((96, 96), (3, 3), (2, 2)) == (0, 1, 0, 1)
     assert same_padding((49, 10), (10, 4), (2, 2)) == (1, 1, 4, 5)

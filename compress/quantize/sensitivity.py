@@ -1,0 +1,93 @@
+"""Which layer costs how much: each one quantized alone, the rest in float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from compress.quantize.model import Quantized
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """What rounding one value, or one layer's weights, does to the outputs.
+
+    Attributes:
+        key: of the layer or the point; names `exceptions` of `quantize_model`.
+        kind: "activations" or "weights".
+        error: root mean square change of the outputs, in units of the output.
+        share: error over the root mean square of the float outputs.
+        score: what `score` gave for the outputs, less what it gives in float; None without `score`.
+    """
+
+    key: str
+    kind: str
+    error: float
+    share: float
+    score: float | None = None
+
+
+def layer_sensitivity(quantized: Quantized, batches: Iterable[Any],
+                      score: Callable[[torch.Tensor, int], float] | None = None) -> list[LayerSensitivity]:
+    """Measure every layer and value by itself.
+
+    Args:
+        quantized: untouched.
+        batches: inputs, each a tensor or a tuple of tensors.
+        score: (outputs, index of the batch) -> a number such as accuracy; averaged over the batches.
+
+    Returns:
+        The costliest first.
+    """
+    from compress.quantize.fold import as_inputs
+
+    inputs = [as_inputs(batch) for batch in batches]
+    model = quantized.model.eval()
+    rounding = [node for node in model.graph.nodes if node.op == "call_module"
+                and str(node.target).startswith(("activation_quantizers.", "weight_quantizers."))]
+    targets = list(dict.fromkeys(str(node.target) for node in rounding))
+    float_outputs, float_score = _outputs(model, set(), inputs, score)
+    largest = float(torch.cat([y.reshape(-1) for y in float_outputs]).square().mean().sqrt()) or 1.0
+    keys = {point.nodes[0]: point.key for point in quantized.points.points}
+    results = []
+    for target in targets:
+        kind, _, node = target.partition(".")
+        outputs, value = _outputs(model, {target}, inputs, score)
+        error = float(torch.cat([(a - b).reshape(-1) for a, b in zip(outputs, float_outputs, strict=True)]).square()
+                      .mean().sqrt())
+        weights = kind == "weight_quantizers"
+        results.append(LayerSensitivity(quantized.points.layers.get(node, node) if weights else keys.get(node, node),
+                                        "weights" if weights else "activations", error, error / largest,
+                                        None if value is None or float_score is None else value - float_score))
+    return sorted(results, key=lambda entry: -entry.error)
+
+
+def table(results: list[LayerSensitivity]) -> str:
+    """The results as aligned text."""
+    width = max((len(entry.key) for entry in results), default=5)
+    lines = [f"{'layer':<{width}}  {'kind':<11}  {'error':>10}  {'of output':>9}"]
+    lines += [f"{e.key:<{width}}  {e.kind:<11}  {e.error:>10.3g}  {100 * e.share:>7.2f} %" for e in results]
+    return "\n".join(lines)
+
+
+def _outputs(model: fx.GraphModule, active: set[str], inputs: list[tuple[torch.Tensor, ...]],
+             score: Callable[[torch.Tensor, int], float] | None) -> tuple[list[torch.Tensor], float | None]:
+    class Selective(fx.Interpreter):
+        def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if str(target) in active:
+                return super().call_module(target, args, kwargs)
+            return args if str(target).startswith("weight_quantizers.") else args[0]
+
+    outputs, scores = [], []
+    with torch.no_grad():
+        for index, batch in enumerate(inputs):
+            result = Selective(model).run(*batch)
+            first = result[0] if isinstance(result, (tuple, list)) else result
+            outputs.append(first)
+            if score is not None:
+                scores.append(score(first, index))
+    return outputs, sum(scores) / len(scores) if scores else None

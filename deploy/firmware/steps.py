@@ -1,0 +1,105 @@
+"""What lowering makes of a .tflite file: a list of kernel calls with all their numbers, independent of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Value of a field of a kernel's structure: a number, a row of numbers, or the name of an array of the step.
+FieldValue = int | tuple[int, ...] | str
+
+
+@dataclass(frozen=True)
+class Value:
+    """An activation or a constant.
+
+    Attributes:
+        index: tensor number in the file.
+        name: as in the file.
+        shape, dtype: "int8" or "float32" for activations.
+        size_bytes: of its elements.
+        scale, zero_point: None where it holds no quantized integers.
+        data: the constant's values, else None.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    size_bytes: int
+    scale: float | None
+    zero_point: int | None
+    data: np.ndarray | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call.
+
+    Attributes:
+        operator: number in the file; several steps may come from one.
+        code: the schema's name, such as "CONV_2D".
+        summary: sizes for the comment above the call.
+        kernel: C function.
+        structure: C type of its constant argument, or empty: then `arguments` come first, as they are.
+        fields: of that structure.
+        arguments: C expressions before the pointers, where there is no structure.
+        arrays: constant arrays by name.
+        inputs, output: tensor numbers.
+        macs: multiply-accumulates under the rule `core`.
+        scratch_bytes: of the fast kernel; None where the kernel takes no scratch.
+    """
+
+    operator: int
+    code: str
+    summary: str
+    kernel: str
+    structure: str
+    fields: Mapping[str, FieldValue]
+    inputs: tuple[int, ...]
+    output: int
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    arguments: tuple[str, ...] = ()
+    macs: int = 0
+    scratch_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A lowered file.
+
+    Attributes:
+        values: by tensor number; those that share memory with another one are in `aliases` too.
+        steps: in the order of execution.
+        inputs, outputs: tensor numbers.
+        aliases: tensor -> the tensor whose memory it is (RESHAPE and its like move nothing).
+        macs: of all steps.
+        operators: number of operators in the file.
+    """
+
+    values: Mapping[int, Value]
+    steps: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    aliases: Mapping[int, int]
+    operators: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates under the rule `core`."""
+        return sum(step.macs for step in self.steps)
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of all constant arrays of the steps and of constant operands."""
+        used = {index for step in self.steps for index in step.inputs}
+        operands = sum(v.size_bytes for i, v in self.values.items() if v.data is not None and i in used)
+        return operands + sum(array.nbytes for step in self.steps for array in step.arrays.values())
+
+    def home(self, tensor: int) -> int:
+        """The tensor whose memory this one uses."""
+        while tensor in self.aliases:
+            tensor = self.aliases[tensor]
+        return tensor

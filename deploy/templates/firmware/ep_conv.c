@@ -1,0 +1,82 @@
+/* Convolutions, plain C. A position outside of the image holds the input's zero point, whose product with the weights
+ * is in the bias already. */
+#include "ep_arithmetic.h"
+#include "ep_conv_fast.h"
+
+static void conv_plain(const ep_conv *p, const int8_t *in, int8_t *out) {
+  const int32_t group_out = p->out_c / (p->in_c / p->group_c);
+  for (int32_t y = 0; y < p->out_h; ++y) {
+    for (int32_t x = 0; x < p->out_w; ++x) {
+      const int8_t *weight = p->weights;
+      for (int32_t c = 0; c < p->out_c; ++c) {
+        const int32_t first = c / group_out * p->group_c;
+        int32_t sum = p->bias[c];
+        for (int32_t ky = 0; ky < p->kernel_h; ++ky) {
+          const int32_t row = y * p->stride_h - p->pad_top + ky * p->dilation_h;
+          for (int32_t kx = 0; kx < p->kernel_w; ++kx) {
+            const int32_t column = x * p->stride_w - p->pad_left + kx * p->dilation_w;
+            if (row < 0 || row >= p->in_h || column < 0 || column >= p->in_w) {
+              for (int32_t i = 0; i < p->group_c; ++i) sum += *weight++ * p->in_zero;
+            } else {
+              const int8_t *value = in + (row * p->in_w + column) * p->in_c + first;
+              for (int32_t i = 0; i < p->group_c; ++i) sum += *weight++ * *value++;
+            }
+          }
+        }
+        sum = ep_rescale(sum, p->multiplier[c], p->shift[c]) + p->out_zero;
+        *out++ = (int8_t)ep_clamp(sum, p->out_min, p->out_max);
+      }
+    }
+  }
+}
+
+static void depthwise_plain(const ep_conv *p, const int8_t *in, int8_t *out) {
+  const int32_t repeat = p->out_c / p->in_c; /* depth multiplier */
+  for (int32_t y = 0; y < p->out_h; ++y) {
+    for (int32_t x = 0; x < p->out_w; ++x) {
+      for (int32_t c = 0; c < p->out_c; ++c) {
+        const int8_t *weight = p->weights + c;
+        int32_t sum = p->bias[c];
+        for (int32_t ky = 0; ky < p->kernel_h; ++ky) {
+          const int32_t row = y * p->stride_h - p->pad_top + ky * p->dilation_h;
+          for (int32_t kx = 0; kx < p->kernel_w; ++kx) {
+            const int32_t column = x * p->stride_w - p->pad_left + kx * p->dilation_w;
+            const int inside = row >= 0 && row < p->in_h && column >= 0 && column < p->in_w;
+            sum += *weight * (inside ? in[(row * p->in_w + column) * p->in_c + c / repeat] : p->in_zero);
+            weight += p->out_c;
+          }
+        }
+        sum = ep_rescale(sum, p->multiplier[c], p->shift[c]) + p->out_zero;
+        *out++ = (int8_t)ep_clamp(sum, p->out_min, p->out_max);
+      }
+    }
+  }
+}
+
+void ep_conv_2d(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
+  for (int32_t batch = 0; batch < p->batches; ++batch) {
+#if EP_FAST
+    if (p->fast)
+      ep_conv_fast(p, in, out, (int8_t *)scratch);
+    else
+#endif
+      conv_plain(p, in, out);
+    in += p->in_h * p->in_w * p->in_c;
+    out += p->out_h * p->out_w * p->out_c;
+  }
+  (void)scratch;
+}
+
+void ep_depthwise_conv_2d(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
+  for (int32_t batch = 0; batch < p->batches; ++batch) {
+#if EP_FAST
+    if (p->fast && p->out_c == p->in_c)
+      ep_depthwise_fast(p, in, out, scratch);
+    else
+#endif
+      depthwise_plain(p, in, out);
+    in += p->in_h * p->in_w * p->in_c;
+    out += p->out_h * p->out_w * p->out_c;
+  }
+  (void)scratch;
+}

@@ -1,0 +1,233 @@
+/* Convolutions with the DSP instructions.
+ *
+ * A convolution takes two output positions at a time. Their inputs are laid out as two lines (im2col), or used in place
+ * where the kernel is 1x1. Two output channels times two lines share their loads: 16 products take 8 SMLAD, 8 SXTB16
+ * and 4 loads. A depthwise convolution takes four channels of two neighbouring positions at a time.
+ */
+#include "ep_conv_fast.h"
+
+#if EP_FAST
+#include <stddef.h>
+#include <string.h>
+
+#include "ep_arithmetic.h"
+
+/* sums[0..3] += a0*b0, a0*b1, a1*b0, a1*b1 over n bytes. */
+static inline void dot_2x2(const int8_t *a0, const int8_t *a1, const int8_t *b0, const int8_t *b1, int32_t n,
+                           int32_t sums[4]) {
+  int32_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
+#define EP_STEP                                                   \
+  do {                                                            \
+    const int32_t p = ep_load4(a0), q = ep_load4(a1);             \
+    const int32_t u = ep_load4(b0), v = ep_load4(b1);             \
+    const int32_t pe = ep_even_bytes(p), po = ep_odd_bytes(p);    \
+    const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);    \
+    s00 = ep_smlad(pe, ue, s00);                                  \
+    s00 = ep_smlad(po, uo, s00);                                  \
+    const int32_t ve = ep_even_bytes(v), vo = ep_odd_bytes(v);    \
+    s01 = ep_smlad(pe, ve, s01);                                  \
+    s01 = ep_smlad(po, vo, s01);                                  \
+    const int32_t qe = ep_even_bytes(q), qo = ep_odd_bytes(q);    \
+    s10 = ep_smlad(qe, ue, s10);                                  \
+    s10 = ep_smlad(qo, uo, s10);                                  \
+    s11 = ep_smlad(qe, ve, s11);                                  \
+    s11 = ep_smlad(qo, vo, s11);                                  \
+    a0 += 4, a1 += 4, b0 += 4, b1 += 4;                           \
+  } while (0)
+  for (int32_t i = n >> 3; i > 0; --i) {
+    EP_STEP;
+    EP_STEP;
+  }
+  if (n & 4) EP_STEP;
+#undef EP_STEP
+  for (int32_t i = n & 3; i > 0; --i, ++a0, ++a1, ++b0, ++b1) {
+    s00 += *a0 * *b0;
+    s01 += *a0 * *b1;
+    s10 += *a1 * *b0;
+    s11 += *a1 * *b1;
+  }
+  sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;
+}
+
+/* sums[0..1] += a0*b, a1*b over n bytes. */
+static inline void dot_2x1(const int8_t *a0, const int8_t *a1, const int8_t *b, int32_t n, int32_t sums[2]) {
+  int32_t s0 = sums[0], s1 = sums[1];
+  for (int32_t i = n >> 2; i > 0; --i, a0 += 4, a1 += 4, b += 4) {
+    const int32_t p = ep_load4(a0), q = ep_load4(a1), u = ep_load4(b);
+    const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
+    s0 = ep_smlad(ep_even_bytes(p), ue, s0);
+    s0 = ep_smlad(ep_odd_bytes(p), uo, s0);
+    s1 = ep_smlad(ep_even_bytes(q), ue, s1);
+    s1 = ep_smlad(ep_odd_bytes(q), uo, s1);
+  }
+  for (int32_t i = n & 3; i > 0; --i, ++a0, ++a1, ++b) {
+    s0 += *a0 * *b;
+    s1 += *a1 * *b;
+  }
+  sums[0] = s0, sums[1] = s1;
+}
+
+static inline int8_t finish(const ep_conv *p, int32_t sum, int32_t multiplier, int32_t right, int32_t half) {
+  return (int8_t)ep_clamp(ep_rescale_right(sum, multiplier, right, half) + p->out_zero, p->out_min, p->out_max);
+}
+
+/* Channels c to last of two output positions; `second` may be NULL for a single one. */
+static void positions(const ep_conv *p, int32_t c, int32_t last, int32_t n, const int8_t *line0, const int8_t *line1,
+                      int8_t *first, int8_t *second) {
+  const int8_t *weight = p->weights + c * n;
+  for (; c + 1 < last; c += 2, weight += 2 * n) {
+    const int32_t multiplier0 = p->multiplier[c], multiplier1 = p->multiplier[c + 1];
+    const int32_t right0 = -p->shift[c], right1 = -p->shift[c + 1];
+    const int32_t half0 = 1 << (right0 - 1), half1 = 1 << (right1 - 1);
+    if (second != NULL) {
+      int32_t sums[4] = {p->bias[c], p->bias[c], p->bias[c + 1], p->bias[c + 1]};
+      dot_2x2(weight, weight + n, line0, line1, n, sums);
+      first[c] = finish(p, sums[0], multiplier0, right0, half0);
+      second[c] = finish(p, sums[1], multiplier0, right0, half0);
+      first[c + 1] = finish(p, sums[2], multiplier1, right1, half1);
+      second[c + 1] = finish(p, sums[3], multiplier1, right1, half1);
+    } else {
+      int32_t sums[2] = {p->bias[c], p->bias[c + 1]};
+      dot_2x1(weight, weight + n, line0, n, sums);
+      first[c] = finish(p, sums[0], multiplier0, right0, half0);
+      first[c + 1] = finish(p, sums[1], multiplier1, right1, half1);
+    }
+  }
+  if (c < last) { /* an odd channel: the two lines take the place of two channels */
+    const int32_t right = -p->shift[c], half = 1 << (right - 1);
+    int32_t sums[2] = {p->bias[c], p->bias[c]};
+    dot_2x1(line0, second != NULL ? line1 : line0, weight, n, sums);
+    first[c] = finish(p, sums[0], p->multiplier[c], right, half);
+    if (second != NULL) second[c] = finish(p, sums[1], p->multiplier[c], right, half);
+  }
+}
+
+static inline int8_t *copy_bytes(int8_t *to, const int8_t *from, int32_t n) {
+  for (; n >= 8; n -= 8, to += 8, from += 8) {
+    ep_store4(to, ep_load4(from));
+    ep_store4(to + 4, ep_load4(from + 4));
+  }
+  for (; n > 0; --n) *to++ = *from++;
+  return to;
+}
+
+static inline int8_t *fill_bytes(int8_t *to, int32_t value, int32_t n) {
+  const int32_t word = (int32_t)((uint32_t)(value & 0xff) * 0x01010101u);
+  for (; n >= 4; n -= 4, to += 4) ep_store4(to, word);
+  for (; n > 0; --n) *to++ = (int8_t)value;
+  return to;
+}
+
+/* The inputs of one output position, in the order of the weights. */
+static void gather(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, int8_t *line) {
+  const int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left;
+  /* Without groups and dilation the columns of one row lie side by side. */
+  const int whole = p->group_c == p->in_c && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
+  for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
+    if (row < 0 || row >= p->in_h) {
+      line = fill_bytes(line, p->in_zero, p->kernel_w * p->group_c);
+      continue;
+    }
+    const int8_t *start = in + row * p->in_w * p->in_c;
+    if (whole) {
+      line = copy_bytes(line, start + left * p->in_c, p->kernel_w * p->in_c);
+      continue;
+    }
+    for (int32_t kx = 0, column = left; kx < p->kernel_w; ++kx, column += p->dilation_w) {
+      if (column < 0 || column >= p->in_w)
+        line = fill_bytes(line, p->in_zero, p->group_c);
+      else
+        line = copy_bytes(line, start + column * p->in_c, p->group_c);
+    }
+  }
+}
+
+void ep_conv_fast(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+  const int32_t groups = p->in_c / p->group_c, group_out = p->out_c / groups;
+  const int32_t n = p->kernel_h * p->kernel_w * p->group_c, count = p->out_h * p->out_w;
+  const int in_place = p->kernel_h == 1 && p->kernel_w == 1 && p->pad_top == 0 && p->pad_left == 0;
+  for (int32_t group = 0; group < groups; ++group) {
+    const int8_t *group_in = in + group * p->group_c;
+    int32_t y = 0, x = 0;
+    for (int32_t i = 0; i < count; i += 2) {
+      const int pair = i + 1 < count;
+      const int8_t *line[2] = {scratch, scratch + n};
+      for (int32_t j = 0; j <= pair; ++j) {
+        if (in_place)
+          line[j] = group_in + (y * p->stride_h * p->in_w + x * p->stride_w) * p->in_c;
+        else
+          gather(p, group_in, y, x, scratch + j * n);
+        if (++x == p->out_w) x = 0, ++y;
+      }
+      int8_t *first = out + i * p->out_c;
+      positions(p, group * group_out, (group + 1) * group_out, n, line[0], line[1], first,
+                pair ? first + p->out_c : NULL);
+    }
+  }
+}
+
+/* Where each tap of one output position reads: a place in the image, or the line of zero points. */
+static void find_taps(const ep_conv *p, const int8_t *in, const int8_t *zeros, int32_t y, int32_t x, const int8_t **taps) {
+  const int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left;
+  for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
+    for (int32_t kx = 0, column = left; kx < p->kernel_w; ++kx, column += p->dilation_w, taps += 2) {
+      const int inside = row >= 0 && row < p->in_h && column >= 0 && column < p->in_w;
+      *taps = inside ? in + (row * p->in_w + column) * p->in_c : zeros;
+    }
+  }
+}
+
+void ep_depthwise_fast(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
+  const int32_t channels = p->out_c, tap_count = p->kernel_h * p->kernel_w, count = p->out_h * p->out_w;
+  const int8_t **taps = (const int8_t **)scratch; /* of two positions by turns */
+  int8_t *zeros = (int8_t *)(taps + 2 * tap_count);
+  int32_t y = 0, x = 0;
+  fill_bytes(zeros, p->in_zero, channels);
+  for (int32_t i = 0; i < count; i += 2) {
+    const int pair = i + 1 < count;
+    int8_t *first = out + i * channels, *second = pair ? first + channels : first;
+    for (int32_t j = 0; j < 2; ++j) { /* the last of an odd number is done twice */
+      find_taps(p, in, zeros, y, x, taps + j);
+      if (pair && ++x == p->out_w) x = 0, ++y;
+    }
+    int32_t c = 0;
+    for (; c + 3 < channels; c += 4) {
+      int32_t a0 = p->bias[c], a1 = p->bias[c + 1], a2 = p->bias[c + 2], a3 = p->bias[c + 3];
+      int32_t b0 = a0, b1 = a1, b2 = a2, b3 = a3;
+      const int8_t *weight = p->weights + c;
+      const int8_t *const *tap = taps, *const *end = taps + 2 * tap_count;
+      for (; tap != end; tap += 2, weight += channels) {
+        const int32_t w = ep_load4(weight), u = ep_load4(tap[0] + c), v = ep_load4(tap[1] + c);
+        const int32_t we = ep_even_bytes(w), wo = ep_odd_bytes(w);
+        const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
+        a0 = ep_smlabb(ue, we, a0);
+        a2 = ep_smlatt(ue, we, a2);
+        a1 = ep_smlabb(uo, wo, a1);
+        a3 = ep_smlatt(uo, wo, a3);
+        const int32_t ve = ep_even_bytes(v), vo = ep_odd_bytes(v);
+        b0 = ep_smlabb(ve, we, b0);
+        b2 = ep_smlatt(ve, we, b2);
+        b1 = ep_smlabb(vo, wo, b1);
+        b3 = ep_smlatt(vo, wo, b3);
+      }
+      const int32_t sums[8] = {a0, b0, a1, b1, a2, b2, a3, b3};
+      for (int32_t k = 0; k < 4; ++k) {
+        const int32_t multiplier = p->multiplier[c + k], right = -p->shift[c + k], half = 1 << (right - 1);
+        first[c + k] = finish(p, sums[2 * k], multiplier, right, half);
+        second[c + k] = finish(p, sums[2 * k + 1], multiplier, right, half);
+      }
+    }
+    for (; c < channels; ++c) {
+      const int32_t multiplier = p->multiplier[c], right = -p->shift[c], half = 1 << (right - 1);
+      int32_t a = p->bias[c], b = a;
+      for (int32_t t = 0; t < tap_count; ++t) {
+        const int32_t w = p->weights[t * channels + c];
+        a += taps[2 * t][c] * w;
+        b += taps[2 * t + 1][c] * w;
+      }
+      first[c] = finish(p, a, multiplier, right, half);
+      second[c] = finish(p, b, multiplier, right, half);
+    }
+  }
+}
+#endif

@@ -1,0 +1,95 @@
+/* Integer kernels of generated networks: portable C99, no allocation, no operating system.
+ *
+ * Every kernel gives the same integers as the reference kernels of TFLite Micro. Activations and weights are int8 in
+ * NHWC. The sizes, offsets and multipliers of a layer are in a constant structure that the generator fills in.
+ *
+ * EP_FAST chooses the kernels of convolutions at compile time: 1 for the DSP instructions of Cortex-M4, M7, M33, M55
+ * (SMLAD and its family; on other machines these instructions are emulated, which is for tests), 0 for plain C.
+ */
+#ifndef EP_KERNELS_H_
+#define EP_KERNELS_H_
+
+#include <stdint.h>
+
+#ifndef EP_FAST
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED)
+#define EP_FAST 1
+#else
+#define EP_FAST 0
+#endif
+#endif
+
+/* Rank of the kernels that walk over strides; the generator merges neighbouring dimensions where it can. */
+#define EP_DIMS 5
+
+/* CONV_2D, DEPTHWISE_CONV_2D and (as 1x1) FULLY_CONNECTED. */
+typedef struct {
+  int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
+  int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  int32_t group_c;           /* input channels that one output channel sees; in_c without groups */
+  int32_t in_zero, out_zero; /* zero points */
+  int32_t out_min, out_max;  /* of the fused activation */
+  int32_t fast;              /* 1: every shift is a right shift and no sum reaches 2^30 */
+  const int8_t *weights;     /* [out_c][kernel_h][kernel_w][group_c]; depthwise [kernel_h][kernel_w][out_c] */
+  const int32_t *bias;       /* [out_c], less in_zero times the sum of the channel's weights */
+  const int32_t *multiplier; /* [out_c], 31 fractional bits */
+  const int8_t *shift;       /* [out_c], left if positive */
+} ep_conv;
+
+typedef struct {
+  int32_t batches, in_h, in_w, channels, out_h, out_w;
+  int32_t filter_h, filter_w, stride_h, stride_w, pad_top, pad_left;
+  int32_t out_min, out_max;
+} ep_pool;
+
+/* ADD, SUB and MUL with broadcasting: the strides of a broadcast dimension are 0. */
+typedef struct {
+  int32_t size[EP_DIMS], a_stride[EP_DIMS], b_stride[EP_DIMS];
+  int32_t a_zero, b_zero, out_zero;
+  int32_t a_multiplier, a_shift, b_multiplier, b_shift, out_multiplier, out_shift;
+  int32_t out_min, out_max;
+} ep_binary;
+
+/* MEAN: `size` walks over the outputs, `over` over the values of one mean. */
+typedef struct {
+  int32_t size[EP_DIMS], stride[EP_DIMS], over[EP_DIMS], over_stride[EP_DIMS];
+  int32_t zero_sum; /* the input's zero point times the number of values */
+  int32_t out_zero, multiplier, shift;
+} ep_mean;
+
+/* PAD, CONCATENATION, SPLIT, STRIDED_SLICE, TRANSPOSE: bytes that move from one set of strides to another. */
+typedef struct {
+  int32_t size[EP_DIMS], from[EP_DIMS], to[EP_DIMS];
+  int32_t from_start, to_start;
+} ep_move;
+
+typedef struct {
+  int32_t batches, in_h, in_w, channels, out_h, out_w;
+  const int16_t *rows;    /* [out_h]: the input row of each output row */
+  const int16_t *columns; /* [out_w] */
+} ep_resize;
+
+typedef struct {
+  int32_t rows, depth;
+  int32_t exponentials_count;
+  const int32_t *exponentials; /* exp(-i * beta * scale), 31 fractional bits; 0 from the count on */
+} ep_softmax_plan;
+
+void ep_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);
+void ep_depthwise_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);
+void ep_average_pool_2d(const ep_pool *layer, const int8_t *in, int8_t *out);
+void ep_max_pool_2d(const ep_pool *layer, const int8_t *in, int8_t *out);
+void ep_mean_over(const ep_mean *layer, const int8_t *in, int8_t *out);
+void ep_add(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *out);
+void ep_sub(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *out);
+void ep_mul(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *out);
+void ep_copy(const ep_move *layer, const int8_t *in, int8_t *out);
+void ep_fill(int8_t value, int32_t count, int8_t *out);
+void ep_resize_nearest(const ep_resize *layer, const int8_t *in, int8_t *out);
+/* Any function of one int8: out[i] = table[in[i] + 128]. */
+void ep_lookup(const int8_t table[256], int32_t count, const int8_t *in, int8_t *out);
+void ep_softmax(const ep_softmax_plan *layer, const int8_t *in, int8_t *out);
+void ep_quantize(float scale, int32_t zero, int32_t count, const float *in, int8_t *out);
+void ep_dequantize(float scale, int32_t zero, int32_t count, const int8_t *in, float *out);
+
+#endif

@@ -1,0 +1,49 @@
+"""A network and a task that train in milliseconds, for the tests of training, pruning trainers and commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.tasks import Task, load_task
+
+
+class SmallNet(nn.Module):
+    """Two coupled convolutions with a residual, dropout and a classifier: [B, 1, 12, 8] -> [B, 3]."""
+
+    def __init__(self, width: int = 12):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.body(x))
+        return self.head(self.drop(x.mean((2, 3))))
+
+
+def small_net(width: int = 12) -> SmallNet:
+    return SmallNet(width)
+
+
+def write_task(folder: Path, clips: int = 96) -> Path:
+    """An .npz with three classes: noise, noise with an offset, noise with stripes."""
+    rng = np.random.default_rng(0)
+    y = np.arange(clips + 48) % 3
+    x = rng.normal(size=(len(y), 1, 12, 8)).astype(np.float32)
+    x[y == 1] += 0.7
+    x[y == 2, :, ::2] += 0.7
+    x[y == 2, :, 1::2] -= 0.7
+    split = np.where(np.arange(len(y)) < clips, "train", np.where(np.arange(len(y)) < clips + 24, "validation", "test"))
+    path = folder / "task.npz"
+    np.savez(path, x=x, y=y, split=split, layout=np.array("NCHW"))
+    return path
+
+
+def small_task(folder: Path) -> Task:
+    return load_task(write_task(folder))
