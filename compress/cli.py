@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from models.errors import EdgepressError, run_command
+
 app = typer.Typer(name="compress", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="A checkpoint goes in, a smaller one comes out.",
                   epilog="In order, without arguments: compress train; compress prune --target-macs 20e6; "
                          "deploy export --format tflite; benchmarks gate --device dcase2023.")
+
+class Interrupted(EdgepressError):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as one sentence; typer would leave with its exit code alone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; what was finished is kept, the same command goes on from there") from None
+
 
 DEFAULT_RUN = Path("runs/default")
 Run = Annotated[Path, typer.Option("--run", help="Run directory that collects what is made.")]
@@ -27,9 +46,11 @@ Restart = Annotated[bool, typer.Option("--restart", help="Begin again instead of
 
 
 @app.command(epilog="compress train esc10-mobile --data ./esc10-mobile --seed 1")
-def train(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file; its network and [train].")] = "default",
+def train(recipe: Annotated[str, typer.Argument(
+              help="A shipped recipe or a file; its network and [train].")] = "default",
           data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, epochs: Epochs = None,
-          network: Annotated[str | None, typer.Option(help="Another network, by name or package.module:factory.")] = None,
+          network: Annotated[str | None, typer.Option(
+              help="Another network, by name or package.module:factory.")] = None,
           batch_size: Annotated[int | None, typer.Option(min=2, help="Clips per step.")] = None,
           learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
           trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
@@ -37,20 +58,24 @@ def train(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file
     """Train the dense network of a recipe; killed, the same command goes on from the last epoch."""
     from compress.commands.train import run_train
 
-    run_train(recipe, data=data, run=run, seed=seed, network=network, restart=restart, trust=trust,
-              train={"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
-              machine=(accelerator, devices, strategy, nodes))
+    with interruptible():
+        run_train(recipe, data=data, run=run, seed=seed, network=network, restart=restart, trust=trust,
+                  train={"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
+                  machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command(epilog="compress prune --target-macs 20e6    compress prune --target-macs 50% --method gradual    "
                     "compress prune --model mynet:build --weights my.safetensors --input 1,3,32,32 --target-macs 50%")
-def prune(checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint; otherwise the newest unpruned float one "
+def prune(checkpoint: Annotated[Path | None, typer.Argument(
+              help="A checkpoint; otherwise the newest unpruned float one "
                                                                  "of the run above the target.")] = None,
           target_macs: Annotated[str | None, typer.Option(help="20e6, 20M, or a share such as 50%.")] = None,
           target_params: Annotated[str | None, typer.Option(help="61148, 128k, or a share.")] = None,
           target_bytes: Annotated[str | None, typer.Option(help="Of weights: 128 kB, 64 KiB, or a share.")] = None,
-          target_peak: Annotated[str | None, typer.Option(help="Of activations alive at once: 64 KiB, or a share.")] = None,
-          device: Annotated[str | None, typer.Option(help="Device class whose limits bind too; the recipe's otherwise.")] = None,
+          target_peak: Annotated[str | None, typer.Option(
+              help="Of activations alive at once: 64 KiB, or a share.")] = None,
+          device: Annotated[str | None, typer.Option(
+              help="Device class whose limits bind too; the recipe's otherwise.")] = None,
           no_device_limits: Annotated[bool, typer.Option("--no-device-limits", help="Only the targets bind.")] = False,
           method: Annotated[str | None, typer.Option(help="admm, gradual, one-shot or from-scratch.")] = None,
           projection: Annotated[str | None, typer.Option(help="knapsack or threshold.")] = None,
@@ -58,11 +83,15 @@ def prune(checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint; 
           epochs: Epochs = None,
           divisor: Annotated[int | None, typer.Option(min=1, help="Channels in multiples of this.")] = None,
           min_channels: Annotated[int | None, typer.Option(min=1, help="Channels that every group keeps.")] = None,
-          floor: Annotated[float | None, typer.Option(min=0, max=1, help="Share of its width that a group keeps.")] = None,
-          protect: Annotated[list[str] | None, typer.Option(help="Module that keeps its width; may be repeated.")] = None,
-          model: Annotated[str | None, typer.Option(help="Your own network, package.module:factory (its code is run).")] = None,
+          floor: Annotated[float | None, typer.Option(
+              min=0, max=1, help="Share of its width that a group keeps.")] = None,
+          protect: Annotated[list[str] | None, typer.Option(
+              help="Module that keeps its width; may be repeated.")] = None,
+          model: Annotated[str | None, typer.Option(
+              help="Your own network, package.module:factory (its code is run).")] = None,
           weights: Annotated[Path | None, typer.Option(help="Its weights, .safetensors or .pt.")] = None,
-          inputs: Annotated[list[str] | None, typer.Option("--input", help="Shape of an input with the batch, 1,3,32,32; "
+          inputs: Annotated[list[str] | None, typer.Option(
+              "--input", help="Shape of an input with the batch, 1,3,32,32; "
                                                                            "once per input.")] = None,
           state_dict: Annotated[Path | None, typer.Option(help="Also write a state dict, .safetensors or .pt.")] = None,
           program: Annotated[Path | None, typer.Option(help="Also write a torch.export program, .pt2.")] = None,
@@ -72,18 +101,20 @@ def prune(checkpoint: Annotated[Path | None, typer.Argument(help="A checkpoint; 
     """Prune a network to hard budgets: train, remove channels, prove the removal, fine-tune."""
     from compress.commands.prune import run_prune
 
-    run_prune(checkpoint, targets={"macs": target_macs, "params": target_params, "weight_bytes": target_bytes,
-                                   "peak_activation_bytes": target_peak},
-              device=device, device_limits=not no_device_limits,
-              settings={"method": method, "projection": projection, "importance": importance, "divisor": divisor,
-                        "min_channels": min_channels, "floor": floor},
-              epochs=epochs, protect=tuple(protect or ()), model=model, weights=weights, inputs=tuple(inputs or ()),
-              state_dict=state_dict, program=program, data=data, run=run, seed=seed, trust=trust, restart=restart,
-              machine=(accelerator, devices, strategy, nodes))
+    with interruptible():
+        run_prune(checkpoint, targets={"macs": target_macs, "params": target_params, "weight_bytes": target_bytes,
+                                       "peak_activation_bytes": target_peak},
+                  device=device, device_limits=not no_device_limits,
+                  settings={"method": method, "projection": projection, "importance": importance, "divisor": divisor,
+                            "min_channels": min_channels, "floor": floor},
+                  epochs=epochs, protect=tuple(protect or ()), model=model, weights=weights, inputs=tuple(inputs or ()),
+                  state_dict=state_dict, program=program, data=data, run=run, seed=seed, trust=trust, restart=restart,
+                  machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command(epilog="compress quantize    compress quantize --qat --epochs 5")
-def quantize(checkpoint: Annotated[Path | None, typer.Argument(help="A float checkpoint; otherwise the newest.")] = None,
+def quantize(checkpoint: Annotated[Path | None, typer.Argument(
+                 help="A float checkpoint; otherwise the newest.")] = None,
              scheme: Annotated[str | None, typer.Option(help="w8a8 or a16w8.")] = None,
              method: Annotated[str | None, typer.Option(help="How ranges follow from calibration: mse, minmax, "
                                                              "percentile or entropy.")] = None,
@@ -96,23 +127,26 @@ def quantize(checkpoint: Annotated[Path | None, typer.Argument(help="A float che
     """Make an int8 checkpoint: calibrate activation ranges, optionally train under them."""
     from compress.commands.quantize import run_quantize
 
-    run_quantize(checkpoint, settings={"scheme": scheme, "method": method, "clips": clips}, qat=qat, epochs=epochs,
-                 data=data, run=run, seed=seed, trust=trust, restart=restart,
-                 machine=(accelerator, devices, strategy, nodes))
+    with interruptible():
+        run_quantize(checkpoint, settings={"scheme": scheme, "method": method, "clips": clips}, qat=qat, epochs=epochs,
+                     data=data, run=run, seed=seed, trust=trust, restart=restart,
+                     machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command(epilog="compress run    compress run esc10-mobile --data ./esc10-mobile --run runs/esc10")
 def run(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")] = "default", data: Data = None,
         run: Run = DEFAULT_RUN, seed: Seed = None, trust: Trust = False, accelerator: Accelerator = "auto",
         devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
-    """All of a recipe: train, prune, quantize, export, benchmark, gate, report; killed, it goes on from what is finished."""
+    """All of a recipe: train, prune, quantize, export, benchmark, gate, report; killed, it goes on where it was."""
     from compress.run import run_recipe
 
-    run_recipe(recipe, data=data, run=run, seed=seed, trust=trust, machine=(accelerator, devices, strategy, nodes))
+    with interruptible():
+        run_recipe(recipe, data=data, run=run, seed=seed, trust=trust, machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="recipes, networks, tasks, devices, or all of them.")] = "all") -> None:
+def list_(what: Annotated[str, typer.Argument(
+              help="recipes, networks, tasks, devices, or all of them.")] = "all") -> None:
     """What there is: recipes, networks, tasks, device classes."""
     from compress.commands.listing import list_things
 
@@ -126,11 +160,10 @@ def check(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file
     from compress.recipe import read_recipe
 
     checked = read_recipe(recipe, trust=trust)
-    typer.echo(f"{recipe}: a valid recipe ({checked.network.name} on {checked.task or 'the --data you give'}, {len(checked.prune.targets)} budgets)")
+    data = checked.task or "the --data you give"
+    typer.echo(f"{recipe}: a valid recipe ({checked.network.name} on {data}, {len(checked.prune.targets)} budgets)")
 
 
 def main() -> None:
     """The entry point."""
-    from models.errors import run_command
-
     run_command(app)

@@ -32,7 +32,8 @@ def distillation_loss(hard: Tensor, student: Tensor, teacher: Tensor, settings: 
     """The hard loss and the teacher's together.
 
     Form "2022" (Schmid et al., CP-JKU submission to DCASE 2022): hard + weight * KL, no T^2 factor, published with
-    weight 50. Form "2023" (the same authors, 2023): (1 - weight) * hard + weight * T^2 * KL, published with 0.98, T = 2.
+    weight 50. Form "2023" (the same authors, 2023): (1 - weight) * hard + weight * T^2 * KL, published with weight 0.98
+    and T = 2.
 
     Args:
         hard: the scalar cross entropy with the labels.

@@ -45,12 +45,15 @@ class Shaping(Protocol):
 
     def figures(self) -> dict[str, float]:
         """Numbers to log at the end of an epoch."""
+        ...
 
     def finished(self) -> bool:
         """Whether the stopping rule holds; asked at the end of an epoch."""
+        ...
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers only."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`; called after `start`."""
@@ -79,7 +82,7 @@ class TrainingLoop(lightning.LightningModule):
         network: [B, *input] -> logits [B, K]; trained in place.
         settings: epochs, rates, losses.
         loaders: called with (rank, ranks), gives the training and the validation loader: inputs, labels, indices.
-        augment: (inputs, labels, indices) -> (inputs, partner [B] or None, share [B] or None), or None for no augmentation.
+        augment: (inputs, labels, indices) -> (inputs, partner [B] or None, share [B] or None); None: no augmentation.
         steps: optimizer steps of the whole training.
         seed: of everything random; with the epoch it seeds each epoch anew, so that a resumed run repeats it.
         distill: how to follow the teacher; None: not at all.
@@ -131,14 +134,14 @@ class TrainingLoop(lightning.LightningModule):
             if self._restored is not None:
                 self._shaping.load_state_dict(_moved(self._restored["shaping"], self.device))
 
-    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Not in on_train_epoch_start: Lightning leaves that out in the first epoch of a resumed training.
-        if batch_index > 0:
+        if batch_idx > 0:
             return
         torch.manual_seed(seed_of(self._seed, self.current_epoch, self.global_rank))
         self._began, self._loss_sum, self._loss_count = time.perf_counter(), torch.zeros((), device=self.device), 0
 
-    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, labels, indices = batch
         partner = share = None
         if self._augment is not None:
@@ -172,11 +175,11 @@ class TrainingLoop(lightning.LightningModule):
         logits = teacher[indices]
         return logits if partner is None or share is None else mixed_logits(logits, logits[partner], share)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_index: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._shaping is not None:
             self._shaping.after_step()
 
-    def validation_step(self, batch: Any, batch_index: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         inputs, labels, _ = batch
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
@@ -215,8 +218,8 @@ class TrainingLoop(lightning.LightningModule):
                              "shaping": self._shaping.state_dict() if self._shaping is not None else None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._restored = checkpoint[STATE]
-        self.history, self.best = list(self._restored["history"]), self._restored["best"]
+        state = checkpoint[STATE]
+        self._restored, self.history, self.best = state, list(state["history"]), state["best"]
 
 
 def _moved(state: Any, device: torch.device) -> Any:
@@ -248,7 +251,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        assert isinstance(state, dict) and isinstance(state[STATE]["history"], list)
+        if not isinstance(state[STATE]["history"], list):
+            raise TypeError("history")
         return state
     except Exception as error:  # torch raises many kinds for a damaged file
         raise UsageError(f"{path} is damaged or not a training state of edgepress; remove it to train from the "
@@ -283,7 +287,8 @@ class ProgressLine(Callback):
             self._bar: Any = tqdm(total=self._epochs * int(trainer.num_training_batches), desc=self._name, unit="step",
                                   initial=trainer.global_step, file=sys.stderr, leave=False, dynamic_ncols=True)
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *rest: Any) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any,
+                           batch: Any, batch_idx: int) -> None:
         if self._bar is not None:
             self._bar.update(1)
 

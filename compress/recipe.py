@@ -42,14 +42,14 @@ class _Section(BaseModel):
 class Augment(_Section):
     """Augmentation of log-mel features and of waveforms (notes in compress/augment.py); 0 switches a kind off."""
 
-    mixstyle_probability: float = Field(0.0, ge=0, le=1)
-    mixstyle_alpha: float = Field(0.3, gt=0)
-    mixup_alpha: float = Field(0.0, ge=0)
-    frequency_mask: int = Field(0, ge=0)
-    time_mask: int = Field(0, ge=0)
-    roll_frames: int = Field(0, ge=0)
-    roll_samples: int = Field(0, ge=0)
-    impulse_probability: float = Field(0.0, ge=0, le=1)
+    mixstyle_probability: float = Field(default=0.0, ge=0, le=1)
+    mixstyle_alpha: float = Field(default=0.3, gt=0)
+    mixup_alpha: float = Field(default=0.0, ge=0)
+    frequency_mask: int = Field(default=0, ge=0)
+    time_mask: int = Field(default=0, ge=0)
+    roll_frames: int = Field(default=0, ge=0)
+    roll_samples: int = Field(default=0, ge=0)
+    impulse_probability: float = Field(default=0.0, ge=0, le=1)
     impulse_folder: str | None = None
     impulse_exclude: tuple[str, ...] = ()
 
@@ -75,8 +75,8 @@ class Distill(_Section):
     """
 
     form: Literal["2022", "2023"] = "2023"
-    temperature: float = Field(2.0, gt=0)
-    weight: float = Field(0.9, ge=0)
+    temperature: float = Field(default=2.0, gt=0)
+    weight: float = Field(default=0.9, ge=0)
     logits: Literal["online", "cached"] = "online"
 
     @model_validator(mode="after")
@@ -89,16 +89,16 @@ class Distill(_Section):
 class TrainSettings(_Section):
     """One training: Adam, a rate that ramps up, stays and falls linearly (shares of all steps)."""
 
-    epochs: int = Field(20, ge=0)
-    batch_size: int = Field(64, ge=2)
+    epochs: int = Field(default=20, ge=0)
+    batch_size: int = Field(default=64, ge=2)
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-3, ge=0)
-    ramp_up: float = Field(0.13, ge=0, le=1)
-    decay_from: float = Field(0.33, ge=0, le=1)
-    decay_to: float = Field(0.87, ge=0, le=1)
-    last_rate: float = Field(0.005, ge=0, le=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    ramp_up: float = Field(default=0.13, ge=0, le=1)
+    decay_from: float = Field(default=0.33, ge=0, le=1)
+    decay_to: float = Field(default=0.87, ge=0, le=1)
+    last_rate: float = Field(default=0.005, ge=0, le=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["accuracy", "log_loss", "last"] = "accuracy"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     augment: Augment = Augment()
@@ -118,14 +118,15 @@ class PruneSettings(_Section):
     method: Literal["admm", "gradual", "one-shot", "from-scratch"] = "admm"
     projection: Literal["knapsack", "threshold"] = "knapsack"
     importance: Literal["l2", "l1", "bn", "taylor", "lamp", "fpgm", "random"] = "l2"
-    divisor: int = Field(1, ge=1)
-    min_channels: int = Field(1, ge=1)
-    floor: float = Field(0.25, ge=0, le=1)
-    shaping_share: float = Field(0.4, ge=0, le=1)
-    rho_start: float = Field(1e-3, gt=0)
-    rho_end: float = Field(0.3, gt=0)
-    updates: int = Field(20, ge=1)
-    tolerance: float = Field(0.01, ge=0)
+    divisor: int = Field(default=1, ge=1)
+    min_channels: int = Field(default=1, ge=1)
+    floor: float = Field(default=0.25, ge=0, le=1)
+    shaping_share: float = Field(default=0.4, ge=0, le=1)
+    w_step: Literal["proximal", "gradient"] = "proximal"
+    rho_start: float = Field(default=1e-3, gt=0)
+    rho_end: float = Field(default=0.3, gt=0)
+    updates: int = Field(default=20, ge=1)
+    tolerance: float = Field(default=0.01, ge=0)
     distill: Distill | None = Distill()
     train: TrainSettings = TrainSettings()
 
@@ -135,7 +136,7 @@ class QuantizeSettings(_Section):
 
     scheme: str = "w8a8"
     method: Literal["mse", "minmax", "percentile", "entropy"] = "mse"
-    clips: int = Field(256, ge=1)
+    clips: int = Field(default=256, ge=1)
     distill: Distill | None = Distill()
     train: TrainSettings = TrainSettings(epochs=0, learning_rate=5e-5, weight_decay=1e-4, ramp_up=0, decay_from=0.05,
                                          decay_to=0.85, last_rate=0.1, precision="32-true")
@@ -160,7 +161,7 @@ class Recipe(_Section):
     summary: str = ""
     task: str | None = None
     device: str | None = "dcase2023"
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     front_end: dict[str, Any] | str | None = None
     network: NetworkSettings
     train: TrainSettings = TrainSettings()

@@ -73,8 +73,9 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
             say(f"prune to {target}: the dense network is within this budget already; skipped")
             continue
         settings = recipe.prune.model_copy(update={"targets": ()})
+        label = budget_name(Limits(macs=_absolute(dense, target)))
         entries.append(prune_stage(run, Path(dense["path"]), limits, settings, task, machine=machine,
-                                   seed=recipe.seed, trust=True, label=budget_name(Limits(macs=_absolute(dense, target)))))
+                                   seed=recipe.seed, trust=True, label=label))
     return [{"name": entry["name"], "float": entry, "int8": quantize_stage(
         run, Path(entry["path"]), recipe.quantize, task, machine=machine, seed=recipe.seed,
         trust=True)} for entry in entries]
@@ -131,8 +132,9 @@ def benchmark_stages(run: RunDirectory, recipe: Recipe, files: dict[str, dict[st
             fits = [name for name in recipe.measure.runtimes if (name == "onnxruntime") == (form == "onnx")]
             found: dict[str, Any] = {"runs": [], "gates": {}}
             if fits:
-                found["runs"] = _measured(run, path, ["benchmarks", "run", str(path), "--data", source_of(recipe.task or ""),
-                                                      "--runtime", ",".join(fits), *_trusted(recipe)])["results"]
+                command = ["benchmarks", "run", str(path), "--data", source_of(recipe.task or ""), "--runtime",
+                           ",".join(fits), *_trusted(recipe)]
+                found["runs"] = _measured(run, path, command)["results"]
             if form == "tflite":
                 for device in devices:
                     found["gates"][device] = _measured(run, path, ["benchmarks", "gate", str(path), "--device", device,

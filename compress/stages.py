@@ -1,4 +1,4 @@
-"""The stages of a run: each makes one checkpoint, knows it by a key of its inputs, and is skipped where it is finished."""
+"""The stages of a run: each makes one checkpoint, known by a key of its inputs, and is skipped where it is finished."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.provenance import (
-    budget_name, command, cost_facts, data_facts, describe, identity, layer_facts, source_of, versions,
+    budget_name,
+    command,
+    cost_facts,
+    data_facts,
+    describe,
+    identity,
+    layer_facts,
+    source_of,
+    versions,
 )
 from models.errors import UsageError
 from models.limits import Limits
@@ -22,7 +30,7 @@ from models.units import format_quantity
 if TYPE_CHECKING:
     from torch import nn
 
-    from compress.recipe import NetworkSettings, PruneSettings, QuantizeSettings, Recipe, TrainSettings
+    from compress.recipe import NetworkSettings, PruneSettings, QuantizeSettings, Recipe
     from compress.train import Machine
     from models.spec import ModelSpec
 
@@ -174,7 +182,8 @@ def train_stage(run: RunDirectory, recipe: Recipe, task: Any, *, machine: Machin
     from compress.train import train
 
     model, spec = build_for(recipe.network, task, recipe.seed)
-    spec = replace(spec, task=source_of(recipe.task or ""), notes={"stage": "train", "recipe": recipe.model_dump(mode="json")})
+    spec = replace(spec, task=source_of(recipe.task or ""),
+                   notes={"stage": "train", "recipe": recipe.model_dump(mode="json")})
     folder = run.path / "training" / f"{name}-{key[:8]}"
     say(f"train: {recipe.network.name} on {task.name}, {recipe.train.epochs} epochs")
     result = train(model, task, recipe.train, run=folder, resume=resume, seed=recipe.seed, machine=machine, name=name)

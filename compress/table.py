@@ -21,11 +21,12 @@ def print_table(networks: Sequence[Mapping[str, Any]], files: Mapping[str, Mappi
 
 def table(networks: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Path]],
           results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of cells. Accuracies are those of the test split, by the checkpoint's and the runtimes' results."""
+    """Header and rows of cells; accuracies are those of the test split."""
     runtimes = list(dict.fromkeys(run["runtime"] for found in results.values() for run in found["runs"]))
     devices = list(dict.fromkeys(device for found in results.values() for device in found["gates"]))
     rule = networks[0]["float"]["rule"] if networks else "dcase"
-    header = ["network", f"MACs ({rule})", "parameters", "TFLite", "fp32", *(f"int8 {name}" for name in runtimes), *devices]
+    header = ["network", f"MACs ({rule})", "parameters", "TFLite", "fp32", *(f"int8 {name}" for name in runtimes),
+              *devices]
     rows = []
     for network in networks:
         entry, paths = network["float"], files.get(network["name"], {})
@@ -35,7 +36,8 @@ def table(networks: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str
         size = paths["tflite"].stat().st_size if "tflite" in paths and paths["tflite"].exists() else None
         measured = entry.get("test_accuracy", entry.get("validation_accuracy"))
         rows.append([network["name"], format_quantity(entry["macs"], "macs"), f"{entry['params']:,}",
-                     format_quantity(size, "bytes"), _percent(measured), *(_percent(accuracy.get(name)) for name in runtimes),
+                     format_quantity(size, "bytes"), _percent(measured),
+                     *(_percent(accuracy.get(name)) for name in runtimes),
                      *(_verdict(gates.get(device)) for device in devices)])
     return header, rows
 

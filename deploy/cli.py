@@ -31,8 +31,8 @@ _File = Annotated[Path | None, typer.Argument(help=".tflite or .onnx; default: t
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path | None, typer.Argument(help="checkpoint; default: the newest of the run")] = None,
-    format: Annotated[str, typer.Option("--format", help="tflite, onnx or c")] = "tflite",
+    checkpoint: Annotated[Path | None, typer.Argument(help="checkpoint (for c-inference also a .tflite); default: the newest")] = None,
+    format: Annotated[str, typer.Option("--format", help="tflite, onnx, c or c-inference (a folder of C99)")] = "tflite",
     float_: Annotated[bool, typer.Option("--float", help="fp32 instead of int8")] = False,
     scheme: Annotated[str, typer.Option("--scheme", help="scheme of a float checkpoint's calibration")] = "w8a8",
     data: Annotated[
@@ -52,9 +52,14 @@ def export(
     from models.units import format_quantity
 
     runs = RunDirectory(run)
+    if format == "c-inference" and float_:
+        raise UsageError("C for firmware is made from int8: leave --float out")
+    if format == "c-inference" and checkpoint is not None and checkpoint.is_file():
+        _write_firmware(checkpoint, output or checkpoint.with_suffix(".c-inference"), overwrite)
+        return
     source = find_checkpoint(checkpoint, runs, float_)
     options = ExportOptions(
-        format=format,
+        format="tflite" if format == "c-inference" else format,
         scheme="float32" if float_ else scheme,
         data=data,
         shrink=shrink,
@@ -64,6 +69,11 @@ def export(
         trust=trust,
     )
     _say(f"checkpoint {source.path}" + ("" if checkpoint else " (the newest of the run)"))
+    if format == "c-inference":
+        with runs.lock():
+            artifact, _ = export_checkpoint(source, options, runs, say=_say)
+        _write_firmware(artifact.path, output or artifact.path.with_suffix(".c-inference"), overwrite)
+        return
     if output is None:
         with runs.lock():
             artifact, made = export_checkpoint(source, options, runs, say=_say)
@@ -233,6 +243,18 @@ def run_file(
     from deploy.tables import run_text
 
     print(run_text(result))
+
+
+def _write_firmware(file: Path, folder: Path, overwrite: bool) -> None:
+    """A folder of C99 from a .tflite file."""
+    from deploy.firmware.project import write_project
+
+    made = write_project(file, folder, overwrite=overwrite)
+    network = made.network
+    print(
+        f"wrote {folder}: {made.name}_invoke() in {made.name}.h; {network.macs:,} MACs, {network.constant_bytes:,} bytes of "
+        f"constants, arena {made.plain.arena_bytes:,} bytes with plain and {made.fast.arena_bytes:,} with fast kernels"
+    )
 
 
 def main() -> None:

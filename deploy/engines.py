@@ -34,7 +34,10 @@ FILE_KINDS = {
     "onnxruntime": "onnx",
     "torch": "checkpoint",
 }
-RUNTIMES = tuple(PACKAGES)
+#: Runtimes of generated firmware and of emulated cores: optional tools stand behind them, and they are only run by name.
+EMULATED = ("host-c", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "arm64")
+FILE_KINDS.update(dict.fromkeys(EMULATED, "tflite"))
+RUNTIMES = (*PACKAGES, *EMULATED)
 _ARENA = re.compile(r"Arena allocation (total|head|tail) (\d+)")
 
 
@@ -254,6 +257,10 @@ def build_engine(runtime: str, model: bytes, options: dict[str, Any]) -> Engine:
         return TFLMEngine(model, arena_bytes=options["arena_bytes"], stateful=options.get("stateful", False))
     if runtime == "onnxruntime":
         return OnnxEngine(model, threads=threads)
+    if runtime in EMULATED:
+        from deploy.firmware.engines import firmware_engine
+
+        return firmware_engine(runtime, model, threads=threads)
     raise UsageError(f"runtime = {runtime!r} is unknown: allowed are {', '.join(RUNTIMES)}")
 
 

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from deploy.artifact import find_manifest, sha256_of
+from deploy.engines import EMULATED
 from deploy.inputs import Inputs, load_inputs, random_inputs
 from deploy.runtimes import Session, available_runtimes, open_session
 from models.errors import EdgepressError, UsageError
 
 SCHEMA = 1
 #: The reference first: in a pair, `a` is the one nearer to it.
-_ORDER = ("torch", "litert-reference", "tflm", "litert", "onnxruntime")
+_ORDER = ("torch", "litert-reference", "tflm", *EMULATED, "litert", "onnxruntime")
 #: Differences below this are dust of float32 arithmetic around the same integer.
 _DUST_LSB = 1e-3
 
@@ -197,7 +198,7 @@ def _open_all(
     ran: dict[str, dict[str, Any]] = {}
     for file in files:
         kind = "checkpoint" if file.is_dir() else file.suffix.lower().lstrip(".")
-        for name, missing in available_runtimes(kind).items():
+        for name, missing in available_runtimes(kind, emulated=runtimes is not None).items():
             if name in ran or (runtimes is not None and name not in runtimes):
                 continue
             if missing and runtimes is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.engines import FILE_KINDS, PACKAGES, RUNTIMES, Engine, build_engine
+from deploy.engines import EMULATED, FILE_KINDS, PACKAGES, RUNTIMES, Engine, build_engine
 from deploy.tensor_details import TensorDetails, from_file_layout, to_file_layout
 from models.errors import RuntimeFailure, UsageError
 
@@ -29,7 +29,7 @@ class Session:
 
     Attributes:
         path: file or checkpoint directory.
-        runtime: "litert", "litert-reference", "tflm", "onnxruntime" or "torch".
+        runtime: one of `deploy.engines.RUNTIMES`.
         inputs, outputs: `TensorDetails` of each, in the layout of the file; `input` and `output` are the first.
         layouts: {"inputs": [...], "outputs": [...]} as the manifest says, None where it says nothing.
     """
@@ -105,6 +105,11 @@ class Session:
         a 32-bit one.
         """
         return self._engine.arena()
+
+    def firmware_figures(self) -> dict[str, Any]:
+        """Flash, RAM, stack in bytes and exact instructions on an emulated Cortex-M; empty for other runtimes."""
+        figures = getattr(self._engine, "figures", None)
+        return figures() if figures is not None else {}
 
     def close(self) -> None:
         """Give the runtime back; closing twice does nothing."""
@@ -198,6 +203,8 @@ def open_session(
 
 
 def _engine(runtime: str, model: bytes, options: dict[str, Any], isolate: bool, timeout_s: float) -> Engine:
+    if runtime in EMULATED:  # these run in processes of their own
+        return build_engine(runtime, model, options)
     if runtime == "tflm" or isolate:
         from deploy.isolated import IsolatedEngine
 
@@ -266,14 +273,23 @@ def _layouts(manifest: dict[str, Any] | None, kind: str, engine: Engine) -> dict
     return found
 
 
-def available_runtimes(kind: str) -> dict[str, str | None]:
-    """Runtime -> None where its package is installed, else the reason; for files of `kind` ("tflite", "onnx", ...)."""
+def available_runtimes(kind: str, *, emulated: bool = False) -> dict[str, str | None]:
+    """Runtime -> None where its package is installed, else the reason; for files of `kind` ("tflite", "onnx", ...).
+
+    Generated firmware and emulated cores (host-c, cortex-m*, arm64) are only listed with `emulated`: they are slower, and
+    run where they are asked for.
+    """
     from importlib.util import find_spec
 
     modules = {"ai-edge-litert": "ai_edge_litert", "tflite-micro": "tflite_micro"}
     found: dict[str, str | None] = {}
     for name in RUNTIMES:
-        if FILE_KINDS[name] == kind:
+        if FILE_KINDS[name] == kind and name in EMULATED:
+            if emulated:
+                from deploy.firmware.engines import missing
+
+                found[name] = missing(name)
+        elif FILE_KINDS[name] == kind:
             package = PACKAGES[name]
             there = find_spec(modules.get(package, package)) is not None
             found[name] = None if there else f"the package {package} is not installed"

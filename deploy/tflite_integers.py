@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from compress.quantize.scheme import (
-    Integers, bias_scales, constant_integers, quantize_bias, quantize_weight, weight_scales,
+    Integers,
+    bias_scales,
+    constant_integers,
+    quantize_bias,
+    quantize_weight,
+    weight_scales,
 )
 from deploy.tflite_objects import constant, operator_name, operator_names, read_objects
 from deploy.tflite_writer import pack, schema

@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from compress.quantize.scheme import (
-    Integers, bias_scales, constant_integers, quantize_bias, quantize_weight, weight_scales,
+    Integers,
+    bias_scales,
+    constant_integers,
+    quantize_bias,
+    quantize_weight,
+    weight_scales,
 )
 from deploy.match import match_values, record_values
 from deploy.to_tflite import silenced

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 KINDS = ("modules", "graph")
 #: What a plan may set on a module: sizes, nothing else.
-SIZE_ATTRIBUTES = frozenset(["in_channels", "out_channels", "groups", "num_features", "in_features", "out_features", "normalized_shape", "num_channels", "num_groups", "num_parameters", "input_size", "hidden_size", "embedding_dim", "embed_dim"])
+SIZE_ATTRIBUTES = frozenset([
+    "in_channels", "out_channels", "groups", "num_features", "in_features", "out_features", "normalized_shape",
+    "num_channels", "num_groups", "num_parameters", "input_size", "hidden_size", "embedding_dim", "embed_dim"
+])
 
 
 def empty_plan() -> dict[str, Any]:

@@ -222,7 +222,7 @@ def _own_modes(graph_module: Any) -> None:
     for node in list(graph_module.graph.nodes):
         schema = getattr(node.target, "_schema", None)
         name = schema.name.split("::")[-1].rstrip("_") if schema else ""
-        if name == "batch_norm":
+        if name == "batch_norm" and schema is not None:
             args = dict(zip([a.name for a in schema.arguments], node.args, strict=False)) | node.kwargs
             module: nn.Module = BatchNorm(args.get("momentum", 0.1), args.get("eps", 1e-5))
             operands = tuple(args.get(key) for key in ("input", "weight", "bias", "running_mean", "running_var"))

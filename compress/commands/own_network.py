@@ -50,7 +50,8 @@ def enter_own_network(run: RunDirectory, factory: str, weights: Path | None, inp
         with torch.no_grad():
             model(*spec.example_inputs())
     except Exception as error:
-        raise UsageError(f"{factory} does not take inputs of shape {list(shapes)} besides the batch: {error}") from error
+        raise UsageError(f"{factory} does not take inputs of shape {list(shapes)} besides the batch: "
+                         f"{error}") from error
     key = key_of("own", factory, shapes, spec.task, digest(model))
     if entry := finished(run, key, f"own network {factory}"):
         return entry

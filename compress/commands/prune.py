@@ -64,8 +64,9 @@ def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], dev
             task = open_task(source, front_end_of(parent), trust=trusted)
             check_fits(parent, task)
         limits = _limits(entry, wanted, device, device_limits, recipe)
-        made = prune_stage(directory, parent, limits, changed, task, label=_label(entry, wanted, device), seed=_first(seed, recipe and recipe.seed, 0),
-                           protect=protect, trust=trust, resume=not restart, machine=_machine(machine))
+        made = prune_stage(directory, parent, limits, changed, task, label=_label(entry, wanted, device),
+                           seed=_first(seed, recipe and recipe.seed, 0), protect=protect, trust=trust,
+                           resume=not restart, machine=_machine(machine))
     _export(Path(made["path"]), state_dict, program, trust)
     print(made["path"])
 

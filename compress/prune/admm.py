@@ -2,12 +2,17 @@
 
 Scaled form (Boyd et al. 2011, section 3.1.1; for filters Zhang et al. 2018, arXiv 1804.03294):
 
-    W-step  gradient steps on L(W) + rho/2 ||W - Z + U||^2
+    W-step  steps on L(W) + rho/2 ||W - Z + U||^2
     Z-step  Z = projection of W + U onto C, the networks within the budget
     U-step  U = U + W - Z
 
-with Z = Proj(W) and U = 0 at the start. rho grows from step to step; U is scaled, so that it shrinks by the same factor.
+with Z = Proj(W) and U = 0 at the start. rho grows from step to step; U is scaled, so that it shrinks by that factor.
 W, Z and U are the parameters of which pruning takes slices; the class keeps no other state.
+
+The W-step comes in two forms. "gradient" adds the penalty to the loss, as published. Adam divides every gradient by its
+size, so that a scale of batch normalisation, which is about 1, needs 1,000 steps at a rate of 1e-3 to reach 0: too slow
+for a short training. "proximal" takes the optimizer's step on the loss alone and then the exact minimum of the penalty
+around it, W = (W + rho (Z - U)) / (1 + rho) (Parikh and Boyd 2014, section 4.2), which the optimizer cannot slow down.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ class Admm:
         admm = Admm(graph, limits)
         admm.start(model, steps)                      # steps: how many optimizer steps will follow
         for batch in ...:
-            (loss(batch) + admm.penalty()).backward(); optimizer.step(); optimizer.zero_grad()
+            loss(batch).backward(); optimizer.step(); optimizer.zero_grad()    # loss + admm.penalty() for "gradient"
             admm.after_step()
         smaller = prune_model(model, ...)
 
@@ -39,6 +44,7 @@ class Admm:
         projection: "knapsack" or "threshold".
         importance: how channels of W + U are scored.
         rho_start, rho_end: the penalty's weight before the first and from the last update on; it grows geometrically.
+        w_step: "proximal" or "gradient", see above.
         updates: Z- and U-steps in all, spread evenly.
         tolerance: the stopping rule: both relative residuals at or below it, once rho has grown to its end.
         divisor, min_channels, floor: see `compress.prune.project.project`.
@@ -46,14 +52,18 @@ class Admm:
     """
 
     def __init__(self, graph: Any, limits: Limits, *, projection: str = "knapsack", importance: str = "l2",
-                 rho_start: float = 1e-3, rho_end: float = 0.3, updates: int = 20, tolerance: float = 0.01,
+                 w_step: str = "proximal", rho_start: float = 1e-3, rho_end: float = 0.3, updates: int = 20,
+                 tolerance: float = 0.01,
                  divisor: int = 1, min_channels: int = 1, floor: float = 0.25,
                  scoring: Mapping[str, Any] | None = None):
         if not 0 < rho_start <= rho_end:
             raise UsageError(f"rho_start = {rho_start} and rho_end = {rho_end} must satisfy 0 < rho_start <= rho_end")
+        if w_step not in ("proximal", "gradient"):
+            raise UsageError(f"w_step = {w_step!r} is unknown: allowed are proximal, gradient")
         if updates < 1:
             raise UsageError(f"updates = {updates} must be at least 1")
         self._graph, self._limits, self._projection, self._importance = graph, limits, projection, importance
+        self._proximal = w_step == "proximal"
         self._scoring = dict(scoring or {})
         self._fit = {"divisor": divisor, "min_channels": min_channels, "floor": floor}
         self._rho, self._rho_end, self._updates, self._tolerance = rho_start, rho_end, updates, tolerance
@@ -65,7 +75,7 @@ class Admm:
         self._u: dict[str, Tensor] = {}
         self._residuals = (float("inf"), float("inf"))
         #: What distinguishes this shaping from another, for the key of a training.
-        self.description = repr((limits, projection, importance, rho_start, rho_end, updates, tolerance, self._fit))
+        self.description = repr((limits, projection, importance, w_step, rho_start, rho_end, updates, tolerance, self._fit))
 
     def start(self, model: nn.Module, steps: int) -> None:
         """Take hold of the parameters; Z = Proj(W), U = 0. `steps` optimizer steps will follow."""
@@ -79,15 +89,20 @@ class Admm:
         self._u = {name: torch.zeros_like(value) for name, value in self._w.items()}
         self._z = self._project()
 
-    def penalty(self) -> Tensor:
-        """rho/2 ||W - Z + U||^2, a scalar with a gradient to the parameters."""
+    def penalty(self) -> Tensor | None:
+        """rho/2 ||W - Z + U||^2, a scalar with a gradient to the parameters; None where the W-step is proximal."""
+        if self._proximal:
+            return None
         total = sum(((w - (self._z[name] - self._u[name])) ** 2).sum() for name, w in self._w.items())
         return self._rho / 2 * total  # type: ignore[return-value]
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Every few optimizer steps: the Z-step, the U-step, and a larger rho."""
+        """The proximal step; every few optimizer steps the Z-step, the U-step, and a larger rho."""
         self._steps += 1
+        if self._proximal:
+            for name, w in self._w.items():
+                w.lerp_(self._z[name] - self._u[name], self._rho / (1 + self._rho))
         if self._steps % self._interval or self._done >= self._updates:
             return
         self._done += 1

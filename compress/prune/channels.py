@@ -146,7 +146,7 @@ class ChannelGraph:
         return result
 
     def parameter_masks(self, selection: Selection) -> dict[str, torch.Tensor]:
-        """Parameter name -> float tensor that broadcasts to it: 1 kept, 0 removed; untouched parameters are left out."""
+        """Parameter name -> float tensor that broadcasts to it, 1 kept, 0 removed; untouched ones are left out."""
         import torch
 
         masks: dict[str, torch.Tensor] = {}
@@ -253,7 +253,7 @@ def assemble(model: nn.Module, graph: Graph, state: Propagation, rule: str, sche
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     shapes = {node.source: node.shape or () for node in graph.nodes if node.kind in ("parameter", "buffer")}
-    return ChannelGraph(groups, _frozen(vectors, fixed, cause_of, in_parameter), graph, state, formula, roots, shapes,
+    return ChannelGraph(groups, _frozen(graph, state, fixed, cause_of), graph, state, formula, roots, shapes,
                         rule, scheme,
                         {alias[0]: tuple(alias) for alias in names.values()})
 
@@ -276,7 +276,7 @@ def _groups(vectors: Mapping[bytes, Any], roots: Sequence[np.ndarray], group_of:
             graph: Graph) -> tuple[ChannelGroup, ...]:
     members: list[list[Member]] = [[] for _ in roots]
     channels: list[int] = [0] * len(roots)
-    done: set[tuple[str, int]] = set()
+    done: set[tuple[str, int, int]] = set()
     for vector, users in vectors.values():
         owners = group_of[vector]
         for number in np.unique(owners[owners >= 0]):
@@ -326,18 +326,20 @@ def _producing_axes(graph: Graph) -> set[tuple[str, int]]:
     return producing
 
 
-def _frozen(vectors: Mapping[bytes, Any], fixed: np.ndarray, cause_of: Mapping[int, Any],
-            in_parameter: np.ndarray) -> tuple[Frozen, ...]:
-    found: dict[str, Frozen] = {}
-    for vector, users in vectors.values():
-        stuck = vector[fixed[vector]]
-        if not stuck.size:
-            continue
-        cause = cause_of.get(int(stuck[0]))
-        if cause is None or cause.quiet:
-            continue
-        for node, axis in users:
-            # An axis of outputs is news; the inputs that follow from it, and kernel positions, are not.
-            if node.kind == "parameter" and axis == 0 and len(node.shape or ()) > 1:
-                found.setdefault(node.source, Frozen(node.source, cause.operator, cause.module, cause.reason))
-    return tuple(found.values())
+def _frozen(graph: Graph, state: Propagation, fixed: np.ndarray, cause_of: Mapping[int, Any]) -> tuple[Frozen, ...]:
+    """Layers whose outputs cannot (all) be removed. Inputs follow from them, and kernel positions are no news."""
+    producing = _producing_axes(graph)
+    found = []
+    for name, value in state.sources.items():
+        for plane in value.planes:
+            axis = axes_of(plane)[0]
+            if (name, axis) not in producing or plane.ndim < 2:
+                continue
+            roots = state.space.find(plane.ravel())
+            stuck = roots[fixed[roots]]
+            cause = cause_of.get(int(stuck[0])) if stuck.size else None
+            if cause is not None and not cause.quiet:
+                found.append(Frozen(name, cause.operator, cause.module, cause.reason))
+            elif not stuck.size and (roots == roots[0]).all():
+                found.append(Frozen(name, "", "", "its channels are coupled with one another: all or none"))
+    return tuple(found)

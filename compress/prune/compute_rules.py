@@ -19,10 +19,31 @@ Result = Labelled | tuple[Labelled | None, ...]
 Rule = Callable[[Propagation, Node], Result]
 COMPUTE_RULES: dict[str, Rule] = {}
 
-ELEMENTWISE = ["abs", "add", "addcmul", "addcdiv", "alias", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bool", "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "copy", "cos", "detach", "detach_", "div", "dropout", "alpha_dropout", "feature_dropout", "elu", "eq", "erf", "exp", "expm1", "fake_quantize", "float", "floor", "floor_divide", "fmod", "ge", "gelu", "gt", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "heaviside", "isnan", "le", "leaky_relu", "lerp", "lift_fresh", "lift_fresh_copy", "log", "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or", "lt", "masked_fill", "maximum", "minimum", "mish", "mul", "ne", "neg", "nan_to_num", "polar", "pow", "prelu", "reciprocal", "relu", "relu6", "remainder", "round", "rrelu", "rsqrt", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "softplus", "softshrink", "softsign", "sqrt", "square", "sub", "subtract", "multiply", "divide", "tanh", "tanhshrink", "threshold", "to", "_to_copy", "type_as", "where", "zeros_like", "ones_like", "full_like", "empty_like", "squeeze_copy", "floor_", "xlogy", "exp2", "sinh", "cosh", "tan", "asin", "acos", "atan", "logit", "sigmoid_", "relu_", "__and__", "__or__", "fill", "arccos", "arcsin", "arctan", "true_divide"]
+ELEMENTWISE = [
+    "abs", "add", "addcmul", "addcdiv", "alias", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bool",
+    "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "copy", "cos", "detach",
+    "detach_", "div", "dropout", "alpha_dropout", "feature_dropout", "elu", "eq", "erf", "exp", "expm1",
+    "fake_quantize", "float", "floor", "floor_divide", "fmod", "ge", "gelu", "gt", "hardshrink", "hardsigmoid",
+    "hardswish", "hardtanh", "heaviside", "isnan", "le", "leaky_relu", "lerp", "lift_fresh", "lift_fresh_copy",
+    "log", "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or", "lt", "masked_fill",
+    "maximum", "minimum", "mish", "mul", "ne", "neg", "nan_to_num", "polar", "pow", "prelu", "reciprocal", "relu",
+    "relu6", "remainder", "round", "rrelu", "rsqrt", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "softplus",
+    "softshrink", "softsign", "sqrt", "square", "sub", "subtract", "multiply", "divide", "tanh", "tanhshrink",
+    "threshold", "to", "_to_copy", "type_as", "where", "zeros_like", "ones_like", "full_like", "empty_like",
+    "squeeze_copy", "floor_", "xlogy", "exp2", "sinh", "cosh", "tan", "asin", "acos", "atan", "logit", "sigmoid_",
+    "relu_", "__and__", "__or__", "fill", "arccos", "arcsin", "arctan", "true_divide"
+]
 #: Reductions whose removed channels simply take no part.
-STATISTICS = ["mean", "sum", "var", "std", "amax", "amin", "prod", "norm", "linalg_vector_norm", "logsumexp", "var_mean", "std_mean", "frobenius_norm", "all", "any"]
-POOLS = ["avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_nearest", "upsample_nearest_exact", "upsample_linear", "upsample_bilinear", "upsample_bicubic", "upsample_trilinear", "_upsample_nearest_exact", "max_pool_with_indices", "_upsample_bilinear_aa", "_upsample_bicubic_aa", "reflection_pad", "replication_pad"]
+STATISTICS = [
+    "mean", "sum", "var", "std", "amax", "amin", "prod", "norm", "linalg_vector_norm", "logsumexp", "var_mean",
+    "std_mean", "frobenius_norm", "all", "any"
+]
+POOLS = [
+    "avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_nearest",
+    "upsample_nearest_exact", "upsample_linear", "upsample_bilinear", "upsample_bicubic", "upsample_trilinear",
+    "_upsample_nearest_exact", "max_pool_with_indices", "_upsample_bilinear_aa", "_upsample_bicubic_aa",
+    "reflection_pad", "replication_pad"
+]
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

@@ -143,7 +143,7 @@ class _Problem:
         return counts
 
     def filled(self, counts: np.ndarray, skip: int = -1) -> np.ndarray:
-        """Give back units, best importance per cost first, until none fits. Costs only grow, so a lazy heap is exact."""
+        """Give back units, best importance per cost first, until none fits; costs only grow: a lazy heap is exact."""
         counts = counts.copy()
         widths = self.formula.widths(counts)
         usage = self.usage(counts)
@@ -160,7 +160,7 @@ class _Problem:
             cost = float(((more - usage) / slack).max())
             gain = self.choice.value[group][counts[group] + step] - self.choice.value[group][counts[group]]
             if (more <= 1.0).all():
-                heapq.heappush(heap, (-gain / max(cost, 1e-15), group, version))
+                heapq.heappush(heap, (float(-gain / max(cost, 1e-15)), group, version))
 
         for group in range(len(counts)):
             if group != skip:
@@ -200,7 +200,7 @@ class _Problem:
         for move in moves[:max(20, _TRIES // len(counts))]:
             trial = counts.copy()
             for group, steps in move:
-                trial[group] = self._stepped(group, counts[group], steps)
+                trial[group] = self._stepped(group, int(counts[group]), steps)
             if (trial < 0).any():
                 continue
             trial = self.filled(self.filled(self.repaired(trial, move[0][0]), skip=move[0][0]))

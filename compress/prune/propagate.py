@@ -21,7 +21,8 @@ class Propagation:
         values: node name -> its labels (a tuple for operators with several results).
         mode: names of convolutions and group normalisations which lose whole groups ("group"); the others lose equal
             counts in every group ("index").
-        grids: (node, plane, cause) of every plane which depends on two axes and must be made rectangular.
+        grids: (plane, cause) of every plane which depends on two axes and must be made rectangular.
+        sources: parameter or buffer name -> its labels as they were given.
     """
 
     graph: Graph
@@ -29,6 +30,7 @@ class Propagation:
     values: dict[str, Labelled | tuple[Labelled | None, ...]] = field(default_factory=dict)
     mode: dict[str, str] = field(default_factory=dict)
     grids: list[tuple[Labelled, Cause]] = field(default_factory=list)
+    sources: dict[str, Labelled] = field(default_factory=dict)
 
     def value(self, name: str) -> Labelled:
         """The labels of a node with one result."""
@@ -72,7 +74,7 @@ def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
     from compress.prune.layout_rules import LAYOUT_RULES
 
     state = Propagation(graph)
-    by_source: dict[str, Labelled] = {}
+    by_source = state.sources
     for node in graph.nodes:
         if node.kind in ("parameter", "buffer"):
             movable = node.kind == "parameter" or node.dtype.startswith(("float", "bfloat"))
@@ -120,8 +122,9 @@ def _compact_all(state: Propagation) -> bool:
 
     for node in state.graph.nodes:
         values = state.values[node.name]
-        state.values[node.name] = (tuple(final(value, node) for value in values) if isinstance(values, tuple)
-                                   else final(values, node))  # type: ignore[assignment]
+        several = isinstance(values, tuple)
+        finals = tuple(final(value, node) for value in (values if several else (values,)))
+        state.values[node.name] = finals if several else finals[0] or Labelled(node.shape or ())
     return crossing
 
 
@@ -130,7 +133,9 @@ def _make_rectangular(state: Propagation) -> None:
     for node in state.graph.nodes:
         values = state.values[node.name]
         for value in values if isinstance(values, tuple) else (values,):
-            for plane in value.planes if value is not None else ():
+            if value is None:
+                continue
+            for plane in value.planes:
                 if len(axes_of(plane)) > 1:
                     state.grids.append((Labelled(value.shape, (plane,)),
                                         state.cause(node, "unequal counts would leave a ragged tensor")))
@@ -142,8 +147,8 @@ def _make_rectangular(state: Propagation) -> None:
             if plane is None or len(axes_of(plane)) <= 1:
                 continue
             changed = True
-            best = max(axes_of(plane), key=lambda axis: _units_left(state, plane, axis, cause))
-            _keep_axis(state, plane, best, cause)
+            left = {axis: _units_left(state, plane, axis, cause) for axis in axes_of(plane)}
+            _keep_axis(state, plane, max(left, key=lambda axis: left[axis]), cause)
 
 
 def _keep_axis(state: Propagation, plane: np.ndarray, axis: int, cause: Cause) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.fx.node import map_arg
 
 from compress.prune.compute_rules import STATISTICS
 from compress.prune.labels import Labelled
@@ -45,7 +46,7 @@ def run_reference(program: Any, removal: Removal, tensors: Mapping[str, torch.Te
     outputs: list[torch.Tensor] = []
 
     def lookup(value: Any) -> Any:
-        return torch.fx.node.map_arg(value, lambda node: values[node])
+        return map_arg(value, lambda node: values[node])
 
     with torch.no_grad():
         for node in program.graph.nodes:
@@ -73,7 +74,7 @@ def _call(removal: Removal, by_name: Mapping[str, Any], node: Any, values: Mappi
     if known is None:
         return node.target(*lookup(node.args), **lookup(node.kwargs))
     if known.op in ("_weight_norm", "_weight_norm_interface"):
-        args = torch.fx.node.map_arg(node.args, lambda read: raw.get(read, values[read]))
+        args = map_arg(node.args, lambda read: raw.get(read, values[read]))
         return masked(removal, known.name, node.target(*args, **lookup(node.kwargs)))
     source = removal.state.values[known.inputs[0]] if known.inputs else None
     if known.op in _STATISTICS and isinstance(source, Labelled) and removal.kept(source):
@@ -113,8 +114,8 @@ def _statistic(removal: Removal, known: Any, node: Any, values: Mapping[Any, Any
         return value
 
     args = dict(zip([argument.name for argument in node.target._schema.arguments],
-                    torch.fx.node.map_arg(node.args, gathered), strict=False))
-    args |= torch.fx.node.map_arg(node.kwargs, gathered)
+                    map_arg(node.args, gathered), strict=False))
+    args |= map_arg(node.kwargs, gathered)
     args |= removal.edits(known)
     result = node.target(**{name if name != "self" else "self": value for name, value in args.items()})
     labels = removal.state.values[known.name]

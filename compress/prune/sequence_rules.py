@@ -72,8 +72,8 @@ def _recurrent(state: Propagation, node: Node) -> Result:
             if len(node.shapes) > 1 and state.graph.users[node.name] and _reads_states(state, node):
                 hidden = state.space.merge([hidden, vector], cause)
         finals.append(Labelled(shape, hidden.planes))
-    assert node.shapes[0] is not None
-    return (Labelled(node.shapes[0], x.planes), *finals)
+    output = next(shape for shape in node.shapes if shape is not None)
+    return (Labelled(output, x.planes), *finals)
 
 
 def _column(value: Labelled, axis: int = -1) -> Labelled:

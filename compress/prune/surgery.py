@@ -154,9 +154,9 @@ class Removal:
             edits = {"normalized_shape": list(self.shape(source)[-count:])}
         elif node.op in ("group_norm", "convolution") or node.op.startswith("conv"):
             edits = self._groups(node)
-        elif node.op == "scaled_dot_product_attention" and source is not None:
-            if len(source.shape) - 1 in self.kept(source) and node.arguments.get("scale") is None:
-                edits = {"scale": source.shape[-1] ** -0.5}
+        elif (node.op == "scaled_dot_product_attention" and source is not None
+              and len(source.shape) - 1 in self.kept(source) and node.arguments.get("scale") is None):
+            edits = {"scale": source.shape[-1] ** -0.5}
         return {name: value for name, value in edits.items()
                 if (tuple(value) if isinstance(value, list) else value) != node.arguments.get(name)}
 
@@ -241,7 +241,8 @@ class Removal:
             assert weight is not None
             axis = len(old) - len(weight.shape) + 1
             groups = node.arguments.get("groups", 1)
-            sizes = {"in_channels": (old[axis], new[axis]), "groups": (groups, self._groups(node).get("groups", groups)),
+            sizes = {"in_channels": (old[axis], new[axis]),
+                     "groups": (groups, self._groups(node).get("groups", groups)),
                      "out_channels": (result.shape[axis], self.shape(result)[axis])}
         elif node.op == "linear" and isinstance(result, Labelled):
             sizes = {"in_features": (old[-1], new[-1]), "out_features": (result.shape[-1], self.shape(result)[-1])}

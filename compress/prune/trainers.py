@@ -1,7 +1,8 @@
 """From a dense network and a budget to a trained smaller one: admm, gradual, one-shot, from-scratch.
 
-Every method has the same number of epochs in all and goes through the same loop (`compress.train`). `admm` and `gradual`
-spend a share of them on the dense network before removal; what their stopping rule leaves over goes to fine-tuning.
+Every method has the same number of epochs in all and goes through the same loop (`compress.train`). `admm` and
+`gradual` spend a share of them on the dense network before removal; what their stopping rule leaves over goes to
+fine-tuning.
 """
 
 from __future__ import annotations
@@ -113,11 +114,12 @@ def make_shaping(settings: PruneSettings, model: nn.Module, example_inputs: tupl
         raise UsageError(f"method = {settings.method!r} shapes no weights before removal; admm and gradual do")
     graph = find_groups(copy.deepcopy(model).eval(), example_inputs, protect, limits.rule, limits.scheme)
     common: dict[str, Any] = {"projection": settings.projection, "importance": settings.importance,
-                              "scoring": _gradients(settings, task), "updates": settings.updates, "divisor": settings.divisor,
+                              "scoring": _gradients(settings, task), "updates": settings.updates,
+                              "divisor": settings.divisor,
                               "min_channels": settings.min_channels, "floor": settings.floor}
     if settings.method == "gradual":
         return Gradual(graph, limits, **common)
-    return Admm(graph, limits, rho_start=settings.rho_start, rho_end=settings.rho_end,
+    return Admm(graph, limits, w_step=settings.w_step, rho_start=settings.rho_start, rho_end=settings.rho_end,
                 tolerance=settings.tolerance, **common)
 
 

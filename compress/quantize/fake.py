@@ -9,7 +9,11 @@ import torch
 from torch import nn
 
 from compress.quantize.scheme import (
-    BIAS_LIMIT, NARROWEST_RANGE, WEIGHT_LIMIT, Integers, integers_of_range,
+    BIAS_LIMIT,
+    NARROWEST_RANGE,
+    WEIGHT_LIMIT,
+    Integers,
+    integers_of_range,
 )
 
 #: How a range moves in training mode; in evaluation mode it never moves.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from compress.quantize.rewrite import DECOMPOSITIONS, rewrite_response_norm
+from compress.quantize.rewrite import DECOMPOSITIONS, pool_instead_of_mean, rewrite_response_norm
 from models.errors import UsageError
 
 aten = torch.ops.aten
@@ -111,6 +111,7 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
         if node.target in _BATCH_NORMS:
             _fold_batch_norm(traced, node, origins)
     rewrite_response_norm(graph)
+    pool_instead_of_mean(graph)
     _plain_output(graph)
     graph.eliminate_dead_code()
     graph.lint()

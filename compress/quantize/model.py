@@ -15,7 +15,14 @@ from compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, Weigh
 from compress.quantize.fold import LAYERS, Folded, Origin, as_inputs, aten, fold, quiet, weight_and_bias
 from compress.quantize.observe import METHODS, choose_range, observe
 from compress.quantize.points import (
-    AVERAGES, SAME_RANGE, Point, Points, find_points, holds_floats, is_constant, known_names,
+    AVERAGES,
+    SAME_RANGE,
+    Point,
+    Points,
+    find_points,
+    holds_floats,
+    is_constant,
+    known_names,
 )
 from compress.quantize.scheme import FLOAT, SCHEMES, Integers, activation_bits
 from models.errors import UsageError
@@ -188,7 +195,7 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
         if node.op != "call_function" or node.name in points.islands:
             continue
         own = of_node.get(node.name) or _melted_into(node, of_node)
-        if own is None or own.scheme == FLOAT or own.nodes[0] in points.islands and len(own.nodes) == 1:
+        if own is None or own.scheme == FLOAT or (own.nodes[0] in points.islands and len(own.nodes) == 1):
             continue
         own_bits = SCHEMES[own.scheme]
         for source in sources[node.name]:

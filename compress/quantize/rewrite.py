@@ -44,7 +44,7 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
         match = _response_norm(division)
         if match is None:
             continue
-        norm, mean, plus, eps = match
+        norm, _mean, _plus, eps = match
         x = norm.args[0]
         height, width = (int(size) for size in x.meta["val"].shape[2:])
         with graph.inserting_before(division):
@@ -76,6 +76,26 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
         count += 1
     graph.eliminate_dead_code()
     return count
+
+
+def pool_instead_of_mean(graph: fx.Graph) -> None:
+    """Means over height and width as global pooling, which converters keep in the channels-last layout.
+
+    LiteRT-Torch puts a TRANSPOSE of the whole activation before a plain mean (its layout pass favours a cut there).
+    """
+    for node in list(graph.nodes):
+        x = node.args[0] if node.target is aten.mean.dim else None
+        value = x.meta.get("val") if isinstance(x, fx.Node) else None
+        if not isinstance(value, torch.Tensor) or value.dim() != 4 or node.args[1] is None \
+                or sorted(axis % 4 for axis in node.args[1]) != [2, 3] or not isinstance(value.shape[1], int):
+            continue
+        with graph.inserting_before(node):
+            build = _Builder(graph, node)
+            pooled = build(aten.adaptive_avg_pool2d.default, x, [1, 1])
+            if not (len(node.args) > 2 and node.args[2]):
+                pooled = build(aten.view.default, pooled, [-1, value.shape[1]])
+        node.replace_all_uses_with(pooled)
+        graph.erase_node(node)
 
 
 class _Builder:

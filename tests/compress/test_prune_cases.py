@@ -13,7 +13,7 @@ from compress.prune.channels import ChannelGraph, find_groups
 from compress.prune.proof import remove_with_proof
 from models.cost import cost_of
 from models.plan import apply_plan
-from tests.compress.prune_cases import CASES, Case
+from tests.compress.prune_block_cases import CASES, Case
 
 #: Networks in which a removed channel leaves a trace by masking weights alone: a statistic over channels, or a
 #: constant that a non-linearity makes out of zero. The reference of the proof knows better; this oracle does not.

@@ -16,7 +16,8 @@ from compress.prune.proof import remove_with_proof
 from models.cost import cost_of
 from models.plan import apply_plan
 
-OPERATIONS = ("conv", "norm", "depthwise", "grouped", "add", "concat", "gate", "chunk", "shuffle", "layer_norm", "slice")
+OPERATIONS = ("conv", "norm", "depthwise", "grouped", "add", "concat", "gate", "chunk", "shuffle", "layer_norm",
+              "slice")
 
 
 class RandomNetwork(nn.Module):
@@ -63,7 +64,7 @@ class RandomNetwork(nn.Module):
         values = [torch.relu(self.layers["stem"](x))]
         for number, (operation, a, b) in enumerate(self.program):
             left, right = values[a % len(values)], values[b % len(values)]
-            layer = self.layers[f"n{number}"] if f"n{number}" in self.layers else None
+            layer = dict(self.layers.items()).get(f"n{number}")
             even = self.widths[a % len(values)] % 2 == 0
             if operation in ("conv", "norm", "depthwise", "grouped", "layer_norm") and layer is not None:
                 left = F.silu(layer(left))

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer
 from compress.quantize.scheme import (
-    BIAS_LIMIT, bias_scales, constant_integers, integers_of_range, quantize_bias, quantize_weight, weight_scales,
+    BIAS_LIMIT,
+    bias_scales,
+    constant_integers,
+    integers_of_range,
+    quantize_bias,
+    quantize_weight,
+    weight_scales,
 )
 from models.errors import UsageError
 
@@ -76,7 +82,8 @@ def test_near_dead_channels_get_a_floor_and_biases_stay_in_int32() -> None:
     weight = np.array([[1e-20, 0], [0.5, -1.27], [0, 0]], np.float32)
     bias = np.array([3.0, 0.1, 2.0], np.float32)
     scales = weight_scales(weight, 0, bias, np.float32(0.02))
-    assert scales[0] == pytest.approx(3.0 / (0.02 * BIAS_LIMIT)) and scales[1] == np.float32(1.27) / np.float32(127)
+    assert scales[0] == pytest.approx(3.0 / (0.02 * BIAS_LIMIT))
+    assert scales[1] == np.float32(1.27) / np.float32(127)
     assert scales[2] == scales[1], "a channel of zeros takes the largest scale"
     assert np.abs(quantize_bias(bias, bias_scales(np.float32(0.02), scales))).max() <= 2**30 + 64
     unfloored = weight_scales(weight, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,9 +28,10 @@ class Residual(nn.Module):
         return self.head(torch.cat([y, x], dim=1).mean((2, 3)))
 
 
-def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Statistics and affine parameters as after training; evaluation mode."""
+def trained_like(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    """A network with statistics and affine parameters as after training; evaluation mode."""
     torch.manual_seed(seed)
+    model = make()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
@@ -112,5 +114,5 @@ def random_network(recipe: list[tuple[Any, ...]]) -> tuple[nn.Module, torch.Tens
             continue
         shrunk *= 2 if halves else 1
         kept.append(entry)
-    net = trained_like(_Random(kept), seed=len(str(recipe)))
+    net = trained_like(lambda: _Random(kept), seed=len(str(recipe)))
     return net, torch.randn(24, recipe[0][0], 32, 20, generator=torch.Generator().manual_seed(3))

@@ -24,7 +24,7 @@ pytest.importorskip("litert_torch")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory):
-    net, x = trained_like(Residual()), torch.randn(24, 2, 16, 12, generator=torch.Generator().manual_seed(1))
+    net, x = trained_like(Residual), torch.randn(24, 2, 40, 32, generator=torch.Generator().manual_seed(1))
     quantized = quantize_model(net, x[:1], [x[:8], x[8:16]])
     path = tmp_path_factory.mktemp("tflite") / "net.tflite"
     return net, x, quantized, export_model(quantized, x[:1], path, samples=x[16:])
@@ -36,7 +36,7 @@ def test_nothing_is_float_and_nothing_is_transposed(exported) -> None:
     operators = [operator.code for operator in graph.operators]
     assert not {"TRANSPOSE", "QUANTIZE", "DEQUANTIZE", "RELU"} & set(operators)
     assert {"CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "CONCATENATION", "MEAN", "FULLY_CONNECTED"} <= set(operators)
-    assert graph.tensors[graph.inputs[0]].shape == (1, 16, 12, 2)
+    assert graph.tensors[graph.inputs[0]].shape == (1, 40, 32, 2)
 
 
 def test_the_file_holds_our_ranges_to_the_bit(exported) -> None:
@@ -60,7 +60,8 @@ def test_weights_and_biases_are_those_of_fake_quantization(exported) -> None:
     given = next(p for p in quantized.points.points if p.key == "norm/conv2d")
     scales = weight_scales(weight, 0, bias, quantized.quantizer(given).integers().scale)
     stored = tensors["stem.2/relu.weight"]
-    assert np.array_equal(stored.quantization.scale, scales) and stored.quantization.axis == 0
+    assert np.array_equal(stored.quantization.scale, scales)
+    assert stored.quantization.axis == 0
     integers = np.frombuffer(stored.data, np.int8).reshape(8, 3, 3, 2)
     assert np.array_equal(integers, quantize_weight(weight, scales, 0).transpose(0, 2, 3, 1))
     assert np.array_equal(tensors["stem.2/relu.bias"].quantization.scale,
@@ -100,7 +101,9 @@ def test_layers_in_float_and_in_16_bits_are_declared(exported, tmp_path: Path) -
     artifact = export_model(mixed, x[:1], tmp_path / "mixed.tflite", samples=x[16:])
     assert artifact.manifest["float_islands"] == ["CONV_2D (stem.2/relu)"]
     dtypes = [tensor.dtype for tensor in read_tflite(artifact.path).subgraphs[0].tensors]
-    assert "int16" in dtypes and "int64" in dtypes and "float32" in dtypes
+    assert "int16" in dtypes
+    assert "int64" in dtypes
+    assert "float32" in dtypes
 
 
 def test_a_float_module_gives_an_fp32_file(exported, tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_an_existing_file_stays_unless_asked(exported) -> None:
 
 
 def test_a_wrong_file_is_not_written(exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, x, quantized, artifact = exported
+    _, x, quantized, _artifact = exported
     convert = deploy.export._convert
 
     def wrong(*args, **options):

@@ -41,11 +41,10 @@ static inline int32_t ep_clamp(int32_t x, int32_t low, int32_t high) {
     __asm__(instruction " %0, %1, %2" : "=r"(y) : "r"(a), "r"(b)); \
     return y;                                                     \
   }
-#define EP_ASM3(name, instruction)                                               \
-  static inline int32_t name(int32_t a, int32_t b, int32_t sum) {                \
-    int32_t y;                                                                   \
-    __asm__(instruction " %0, %1, %2, %3" : "=r"(y) : "r"(a), "r"(b), "r"(sum)); \
-    return y;                                                                    \
+#define EP_ASM3(name, instruction)                                                       \
+  static inline int32_t name(int32_t a, int32_t b, int32_t sum) {                        \
+    __asm__(instruction " %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b));                 \
+    return sum;                                                                          \
   }
 EP_ASM1(ep_even_bytes, "sxtb16 %0, %1")        /* bytes 0 and 2 as two int16 */
 EP_ASM1(ep_odd_bytes, "sxtb16 %0, %1, ror #8") /* bytes 1 and 3 */
@@ -54,6 +53,10 @@ EP_ASM3(ep_smlad, "smlad")                     /* sum + both products of the int
 EP_ASM3(ep_smlabb, "smlabb")                   /* sum + the product of the lower int16 */
 EP_ASM3(ep_smlatt, "smlatt")                   /* sum + the product of the upper int16 */
 
+static inline int32_t ep_saturate(int32_t x) { /* to [-128, 127] */
+  __asm__("ssat %0, #8, %0" : "+r"(x));
+  return x;
+}
 static inline int32_t ep_load4(const int8_t *p) { /* four bytes, at any address */
   int32_t x;
   __builtin_memcpy(&x, p, 4);
@@ -76,6 +79,7 @@ static inline int32_t ep_smlad(int32_t a, int32_t b, int32_t sum) {
 }
 static inline int32_t ep_smlabb(int32_t a, int32_t b, int32_t sum) { return sum + ep_low(a) * ep_low(b); }
 static inline int32_t ep_smlatt(int32_t a, int32_t b, int32_t sum) { return sum + ep_high(a) * ep_high(b); }
+static inline int32_t ep_saturate(int32_t x) { return ep_clamp(x, -128, 127); }
 static inline int32_t ep_load4(const int8_t *p) {
   int32_t x;
   memcpy(&x, p, 4);

@@ -12,34 +12,31 @@
 
 #include "ep_arithmetic.h"
 
-/* sums[0..3] += a0*b0, a0*b1, a1*b0, a1*b1 over n bytes. */
-static inline void dot_2x2(const int8_t *a0, const int8_t *a1, const int8_t *b0, const int8_t *b1, int32_t n,
-                           int32_t sums[4]) {
+#if defined(__GNUC__)
+#define EP_OUT_OF_LINE static __attribute__((noinline))
+#else
+#define EP_OUT_OF_LINE static
+#endif
+
+/* sums[0..3] += a0*b0, a0*b1, a1*b0, a1*b1 over n bytes. Out of line and not unrolled, so that the four pointers, four
+ * sums and what is being multiplied all stay in registers. */
+EP_OUT_OF_LINE void dot_2x2(const int8_t *a0, const int8_t *a1, const int8_t *b0, const int8_t *b1, int32_t n,
+                            int32_t sums[4]) {
   int32_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
-#define EP_STEP                                                   \
-  do {                                                            \
-    const int32_t p = ep_load4(a0), q = ep_load4(a1);             \
-    const int32_t u = ep_load4(b0), v = ep_load4(b1);             \
-    const int32_t pe = ep_even_bytes(p), po = ep_odd_bytes(p);    \
-    const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);    \
-    s00 = ep_smlad(pe, ue, s00);                                  \
-    s00 = ep_smlad(po, uo, s00);                                  \
-    const int32_t ve = ep_even_bytes(v), vo = ep_odd_bytes(v);    \
-    s01 = ep_smlad(pe, ve, s01);                                  \
-    s01 = ep_smlad(po, vo, s01);                                  \
-    const int32_t qe = ep_even_bytes(q), qo = ep_odd_bytes(q);    \
-    s10 = ep_smlad(qe, ue, s10);                                  \
-    s10 = ep_smlad(qo, uo, s10);                                  \
-    s11 = ep_smlad(qe, ve, s11);                                  \
-    s11 = ep_smlad(qo, vo, s11);                                  \
-    a0 += 4, a1 += 4, b0 += 4, b1 += 4;                           \
-  } while (0)
-  for (int32_t i = n >> 3; i > 0; --i) {
-    EP_STEP;
-    EP_STEP;
+  for (const int8_t *end = a0 + (n & ~3); a0 != end; a0 += 4, a1 += 4, b0 += 4, b1 += 4) {
+    int32_t p = ep_load4(a0), u = ep_load4(b0), v = ep_load4(b1);
+    const int32_t pe = ep_even_bytes(p), ue = ep_even_bytes(u), ve = ep_even_bytes(v);
+    s00 = ep_smlad(pe, ue, s00);
+    s01 = ep_smlad(pe, ve, s01);
+    p = ep_odd_bytes(p), u = ep_odd_bytes(u), v = ep_odd_bytes(v);
+    s00 = ep_smlad(p, u, s00);
+    s01 = ep_smlad(p, v, s01);
+    const int32_t q = ep_load4(a1), qe = ep_even_bytes(q), qo = ep_odd_bytes(q);
+    s10 = ep_smlad(qe, ue, s10);
+    s11 = ep_smlad(qe, ve, s11);
+    s10 = ep_smlad(qo, u, s10);
+    s11 = ep_smlad(qo, v, s11);
   }
-  if (n & 4) EP_STEP;
-#undef EP_STEP
   for (int32_t i = n & 3; i > 0; --i, ++a0, ++a1, ++b0, ++b1) {
     s00 += *a0 * *b0;
     s01 += *a0 * *b1;
@@ -68,7 +65,9 @@ static inline void dot_2x1(const int8_t *a0, const int8_t *a1, const int8_t *b, 
 }
 
 static inline int8_t finish(const ep_conv *p, int32_t sum, int32_t multiplier, int32_t right, int32_t half) {
-  return (int8_t)ep_clamp(ep_rescale_right(sum, multiplier, right, half) + p->out_zero, p->out_min, p->out_max);
+  const int32_t value = ep_rescale_right(sum, multiplier, right, half) + p->out_zero;
+  if (p->out_max - p->out_min == 255) return (int8_t)ep_saturate(value); /* no activation, or one that the type is */
+  return (int8_t)ep_clamp(value, p->out_min, p->out_max);
 }
 
 /* Channels c to last of two output positions; `second` may be NULL for a single one. */

@@ -6,35 +6,64 @@
 /* The operands of ADD and SUB get 20 more bits, so that rescaling them loses nothing that counts. */
 #define EP_LEFT_SHIFT 20
 
-static inline int8_t sum_of(const ep_binary *p, int32_t a, int32_t b, int32_t sign) {
-  const int32_t first = ep_rescale((a - p->a_zero) * (1 << EP_LEFT_SHIFT), p->a_multiplier, p->a_shift);
-  const int32_t second = ep_rescale((b - p->b_zero) * (1 << EP_LEFT_SHIFT), p->b_multiplier, p->b_shift);
-  const int32_t sum = ep_rescale(first + sign * second, p->out_multiplier, p->out_shift) + p->out_zero;
-  return (int8_t)ep_clamp(sum, p->out_min, p->out_max);
+/* n sums or differences along one row; `sign` is 1 or -1. */
+static void sum_row(const ep_binary *p, const int8_t *a, int32_t a_step, const int8_t *b, int32_t b_step, int32_t n,
+                    int32_t sign, int8_t *out) {
+#if EP_FAST
+  /* As ep_rescale_right, with a second form for shifts of 0, which do not round. */
+  const int32_t right_a = -p->a_shift, half_a = right_a ? 1 << (right_a - 1) : 0, down_a = right_a ? -1 : 0;
+  const int32_t right_b = -p->b_shift, half_b = right_b ? 1 << (right_b - 1) : 0, down_b = right_b ? -1 : 0;
+  const int32_t right = -p->out_shift, half = right ? 1 << (right - 1) : 0, down = right ? -1 : 0;
+  const int32_t a_zero = p->a_zero, b_zero = p->b_zero, a_multiplier = p->a_multiplier;
+  const int32_t b_multiplier = p->b_multiplier, multiplier = p->out_multiplier;
+  for (; n > 0; --n, a += a_step, b += b_step) {
+    int32_t first = ep_smmulr((*a - a_zero) * (1 << (EP_LEFT_SHIFT + 1)), a_multiplier);
+    int32_t second = ep_smmulr((*b - b_zero) * (1 << (EP_LEFT_SHIFT + 1)), b_multiplier);
+    first = (first + (first >> 31 & down_a) + half_a) >> right_a;
+    second = (second + (second >> 31 & down_b) + half_b) >> right_b;
+    const int32_t sum = ep_smmulr((first + sign * second) * 2, multiplier);
+    *out++ = (int8_t)ep_clamp(((sum + (sum >> 31 & down) + half) >> right) + p->out_zero, p->out_min, p->out_max);
+  }
+#else
+  for (; n > 0; --n, a += a_step, b += b_step) {
+    const int32_t first = ep_rescale((*a - p->a_zero) * (1 << EP_LEFT_SHIFT), p->a_multiplier, p->a_shift);
+    const int32_t second = ep_rescale((*b - p->b_zero) * (1 << EP_LEFT_SHIFT), p->b_multiplier, p->b_shift);
+    const int32_t sum = ep_rescale(first + sign * second, p->out_multiplier, p->out_shift) + p->out_zero;
+    *out++ = (int8_t)ep_clamp(sum, p->out_min, p->out_max);
+  }
+#endif
 }
 
-static inline int8_t product_of(const ep_binary *p, int32_t a, int32_t b) {
-  const int32_t product = (a - p->a_zero) * (b - p->b_zero);
-  const int32_t value = ep_rescale(product, p->out_multiplier, p->out_shift) + p->out_zero;
-  return (int8_t)ep_clamp(value, p->out_min, p->out_max);
+static void product_row(const ep_binary *p, const int8_t *a, int32_t a_step, const int8_t *b, int32_t b_step, int32_t n,
+                        int8_t *out) {
+  for (; n > 0; --n, a += a_step, b += b_step) {
+    const int32_t product = (*a - p->a_zero) * (*b - p->b_zero);
+    const int32_t value = ep_rescale(product, p->out_multiplier, p->out_shift) + p->out_zero;
+    *out++ = (int8_t)ep_clamp(value, p->out_min, p->out_max);
+  }
 }
 
-/* Walk over all outputs; EXPRESSION is of p, *u and *v. */
-#define EP_WALK(EXPRESSION)                                                                        \
-  for (int32_t i = 0; i < p->size[0]; ++i)                                                         \
-    for (int32_t j = 0; j < p->size[1]; ++j)                                                       \
-      for (int32_t k = 0; k < p->size[2]; ++k)                                                     \
-        for (int32_t l = 0; l < p->size[3]; ++l) {                                                 \
-          const int8_t *u = a + i * p->a_stride[0] + j * p->a_stride[1] + k * p->a_stride[2] + l * p->a_stride[3]; \
-          const int8_t *v = b + i * p->b_stride[0] + j * p->b_stride[1] + k * p->b_stride[2] + l * p->b_stride[3]; \
-          for (int32_t m = 0; m < p->size[4]; ++m, u += p->a_stride[4], v += p->b_stride[4]) *out++ = EXPRESSION;  \
+/* Walk over all rows; `sign` is 0 for products. */
+static void walk(const ep_binary *p, const int8_t *a, const int8_t *b, int32_t sign, int8_t *out) {
+  const int32_t *s = p->a_stride, *t = p->b_stride, n = p->size[4];
+  for (int32_t i = 0; i < p->size[0]; ++i)
+    for (int32_t j = 0; j < p->size[1]; ++j)
+      for (int32_t k = 0; k < p->size[2]; ++k)
+        for (int32_t l = 0; l < p->size[3]; ++l, out += n) {
+          const int8_t *u = a + i * s[0] + j * s[1] + k * s[2] + l * s[3];
+          const int8_t *v = b + i * t[0] + j * t[1] + k * t[2] + l * t[3];
+          if (sign != 0)
+            sum_row(p, u, s[4], v, t[4], n, sign, out);
+          else
+            product_row(p, u, s[4], v, t[4], n, out);
         }
+}
 
-void ep_add(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { EP_WALK(sum_of(p, *u, *v, 1)) }
+void ep_add(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { walk(p, a, b, 1, out); }
 
-void ep_sub(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { EP_WALK(sum_of(p, *u, *v, -1)) }
+void ep_sub(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { walk(p, a, b, -1, out); }
 
-void ep_mul(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { EP_WALK(product_of(p, *u, *v)) }
+void ep_mul(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { walk(p, a, b, 0, out); }
 
 void ep_lookup(const int8_t table[256], int32_t count, const int8_t *in, int8_t *out) {
   for (int32_t i = 0; i < count; ++i) out[i] = table[in[i] + 128];

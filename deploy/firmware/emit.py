@@ -1,0 +1,198 @@
+"""The C of a lowered network: layers, weights, and a header that states sizes, scales and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deploy.firmware.layout import Layout
+from deploy.firmware.lower_values import float_text
+from deploy.firmware.steps import FieldValue, Network, Step, Value
+
+_C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "float32": "float"}
+_WIDTH = 116
+
+
+def header(network: Network, name: str, plain: Layout, fast: Layout, source: str, tflm_head_bytes: int | None) -> str:
+    """NAME.h."""
+    upper = name.upper()
+    head = "not measured here" if tflm_head_bytes is None else f"{tflm_head_bytes:,} bytes"
+    lines = [
+        f"/* Generated from {source}: {network.operators} operators, {network.macs:,} multiply-accumulates.",
+        " *",
+        f" * Constants: {network.constant_bytes:,} bytes. Arena: {plain.arena_bytes:,} bytes with plain kernels,",
+        f" * {fast.arena_bytes:,} with fast ones; activations of TFLite Micro's arena (its head): {head}.",
+        " *",
+        f" * Write the inputs to {name}_input(i), call {name}_invoke(), read {name}_output(i). The arena is reused: write every",
+        " * input before every call, and read the outputs before the next. Not reentrant.",
+        " */",
+        f"#ifndef {upper}_H_", f"#define {upper}_H_", "", '#include "ep_kernels.h"', "",
+        "#if EP_FAST", f"#define {upper}_ARENA_BYTES {fast.arena_bytes}", "#else",
+        f"#define {upper}_ARENA_BYTES {plain.arena_bytes}", "#endif",
+        f"#define {upper}_MACS {network.macs}", f"#define {upper}_LAYERS {len(network.steps)}", ""]
+    for side, tensors in (("INPUT", network.inputs), ("OUTPUT", network.outputs)):
+        lines.append(f"#define {upper}_{side}S {len(tensors)}")
+        for i, index in enumerate(tensors):
+            lines += _port(network.values[index], f"{upper}_{side}_{i}")
+        lines.append("")
+    lines += [f"/* Place of input i: {_types(network, network.inputs)}. */", f"void *{name}_input(int32_t i);",
+              f"/* Place of output i: {_types(network, network.outputs)}. */", f"const void *{name}_output(int32_t i);",
+              f"void {name}_invoke(void);", "", "#endif", ""]
+    return "\n".join(lines)
+
+
+def _types(network: Network, tensors: Sequence[int]) -> str:
+    return ", ".join(f"{_C_TYPES[network.values[t].dtype]} {list(network.values[t].shape)}" for t in tensors)
+
+
+def _port(value: Value, prefix: str) -> list[str]:
+    lines = [f"#define {prefix}_SHAPE {{{', '.join(map(str, value.shape))}}} /* {_comment(value.name)}, {value.dtype} */",
+             f"#define {prefix}_BYTES {value.size_bytes}"]
+    if value.scale is not None:
+        lines += [f"#define {prefix}_SCALE {float_text(np.float32(value.scale))} /* real = scale * (stored - zero) */",
+                  f"#define {prefix}_ZERO ({value.zero_point})"]
+    return lines
+
+
+def _comment(text: str) -> str:
+    """A name from a file, made harmless inside of a comment."""
+    return "".join(c if c.isalnum() or c in " _-.:;,()[]" else "_" for c in text)[:60]
+
+
+def layers(network: Network, name: str, plain: Layout, fast: Layout) -> str:
+    """NAME.c: one function for each step, with its structure beside it."""
+    upper = name.upper()
+    out = [f'#include "{name}.h"', "", f'#include "{name}_weights.h"', "",
+           "/* Layers stay functions of their own, so that a debugger and a profiler see them. */",
+           "#if defined(__GNUC__)", "#define LAYER static __attribute__((noinline)) void", "#else",
+           "#define LAYER static void", "#endif", "",
+           "/* The union gives the arena the alignment of everything that is ever in it. */", "static union {",
+           f"  int8_t bytes[{upper}_ARENA_BYTES];", f"  float floats[{upper}_ARENA_BYTES / 4];",
+           f"  int64_t words[{upper}_ARENA_BYTES / 8];", f"  void *pointers[{upper}_ARENA_BYTES / sizeof(void *)];", "} arena;", "",
+           "/* Offsets of tensors (T, by number in the file) and of scratch (S, by layer). */", "#if EP_FAST"]
+    out += _offsets(fast)
+    out += ["#else", *_offsets(plain), "#endif", ""]
+    for number, step in enumerate(network.steps):
+        out += _layer(network, name, number, step)
+    for side, tensors, kind in (("input", network.inputs, ""), ("output", network.outputs, "const ")):
+        out.append(f"{kind}void *{name}_{side}(int32_t i) {{")
+        for i, tensor in enumerate(tensors[:-1]):
+            out.append(f"  if (i == {i}) return {_place(network, name, tensor)};")
+        out += ["  (void)i;", f"  return {_place(network, name, tensors[-1])};", "}", ""]
+    out.append(f"void {name}_invoke(void) {{")
+    out += [f"  {layer_name(number, step)}();" for number, step in enumerate(network.steps)]
+    return "\n".join([*out, "}", ""])
+
+
+def layer_name(number: int, step: Step) -> str:
+    """Name of a layer's function."""
+    return f"layer_{number:02d}_{step.code.lower()}" + ("_fill" if step.kernel == "ep_fill" else "")
+
+
+def _offsets(layout: Layout) -> list[str]:
+    lines = [f"#define T{tensor} {offset}" for tensor, offset in sorted(layout.offsets.items())]
+    return lines + [f"#define S{number} {offset}" for number, offset in sorted(layout.scratch.items())]
+
+
+def _layer(network: Network, name: str, number: int, step: Step) -> list[str]:
+    macs = f", {step.macs:,} MACs" if step.macs else ""
+    out = [f"/* {step.operator}: {step.code} {step.summary}{macs} */", f"LAYER {layer_name(number, step)}(void) {{"]
+    arguments = [f"{name}_{a}_{number}" if a in step.arrays else a for a in step.arguments]
+    if step.structure:
+        out += [f"  static const {step.structure} layer = {{", *_fields(step, name, number), "  };"]
+        arguments = ["&layer"]
+    pointers = [_place(network, name, tensor) for tensor in step.inputs]
+    target = _place(network, name, step.output)
+    types = ["const int8_t *"] * len(pointers)
+    if step.kernel == "ep_quantize":
+        types = ["const float *"]
+    target_type = "float *" if step.kernel == "ep_dequantize" else "int8_t *"
+    arguments += [f"({t}){p}" if p.startswith("(void") else p for t, p in zip(types, pointers, strict=True)]
+    arguments.append(f"({target_type}){target}" if target.startswith("(void") else target)
+    if step.scratch_bytes:
+        out += ["#if EP_FAST", f"  void *scratch = arena.bytes + S{number};", "#else", "  void *scratch = 0;", "#endif"]
+        arguments.append("scratch")
+    elif step.scratch_bytes is not None:
+        arguments.append("0")
+    return [*out, f"  {step.kernel}({', '.join(arguments)});", "}", ""]
+
+
+def _place(network: Network, name: str, tensor: int) -> str:
+    home = network.home(tensor)
+    value = network.values[home]
+    if value.data is not None:
+        return f"{name}_tensor_{home}"
+    place = f"arena.bytes + T{home}"
+    return f"(void *)({place})" if value.dtype == "float32" else place
+
+
+def _fields(step: Step, name: str, number: int) -> list[str]:
+    parts = [f".{field} = {_field(value, step, name, number)}" for field, value in step.fields.items()]
+    lines, line = [], "   "
+    for part in parts:
+        if len(line) + len(part) + 2 > _WIDTH:
+            lines.append(line)
+            line = "   "
+        line += f" {part},"
+    return [*lines, line]
+
+
+def _field(value: FieldValue, step: Step, name: str, number: int) -> str:
+    if isinstance(value, str):
+        return f"{name}_{value}_{number}"
+    if isinstance(value, tuple):
+        return "{" + ", ".join(map(str, value)) + "}"
+    return str(value)
+
+
+def arrays(network: Network, name: str) -> list[tuple[str, np.ndarray]]:
+    """Every constant array: name in C, values."""
+    found = [(f"{name}_{label}_{number}", array) for number, step in enumerate(network.steps)
+             for label, array in step.arrays.items()]
+    used = sorted({network.home(t) for step in network.steps for t in step.inputs} | {network.home(t) for t in network.outputs})
+    for tensor in used:
+        data = network.values[tensor].data
+        if data is not None:
+            found.append((f"{name}_tensor_{tensor}", data))
+    return found
+
+
+def weights_header(network: Network, name: str) -> str:
+    """NAME_weights.h."""
+    upper = name.upper()
+    lines = [f"/* Constants of {name}.c; the number is the layer's. */", f"#ifndef {upper}_WEIGHTS_H_",
+             f"#define {upper}_WEIGHTS_H_", "", "#include <stdint.h>", ""]
+    lines += [f"extern {declared(label, array)};" for label, array in arrays(network, name)]
+    return "\n".join([*lines, "", "#endif", ""])
+
+
+def weights(network: Network, name: str) -> str:
+    """NAME_weights.c."""
+    lines = [f'#include "{name}_weights.h"', ""]
+    for label, array in arrays(network, name):
+        lines += [f"{declared(label, array)} = {{", *number_rows(array.reshape(-1).tolist()), "};", ""]
+    return "\n".join(lines)
+
+
+def declared(label: str, array: np.ndarray) -> str:
+    return f"const {_C_TYPES[array.dtype.name]} {label}[{array.size}]"
+
+
+def number_rows(values: Iterable[int | float]) -> list[str]:
+    lines, line = [], "   "
+    for value in values:
+        # -2147483648 is no constant of int in C, but the negation of one of long.
+        text = "INT32_MIN" if value == -(2**31) else str(value)
+        if len(line) + len(text) + 2 > _WIDTH:
+            lines.append(line)
+            line = "   "
+        line += f" {text},"
+    return [*lines, line]
+
+
+def write_sources(folder: Path, texts: dict[str, str]) -> None:
+    """Write files into an existing folder."""
+    for file, text in texts.items():
+        (folder / file).write_text(text, encoding="utf-8")

@@ -1,0 +1,46 @@
+"""The runtimes of generated firmware and emulated cores, as engines for `deploy.runtimes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.errors import RuntimeFailure
+
+
+def firmware_engine(runtime: str, model: bytes, *, threads: int = 1) -> Any:
+    """An engine (see `deploy.engines.Engine`) of one of `deploy.engines.EMULATED`.
+
+    Raises:
+        UsageError: the file has no exact C. VerdictError: it does not fit the device class's memories.
+        RuntimeFailure: a tool is missing; the message names the packages.
+    """
+    if runtime == "host-c":
+        from deploy.firmware.host import HostEngine
+
+        return HostEngine(model)
+    if runtime == "arm64":
+        from deploy.firmware.arm64 import Arm64Engine
+
+        return Arm64Engine(model, threads=threads)
+    from deploy.firmware.cortex_m import CortexMEngine
+
+    return CortexMEngine(model, runtime)
+
+
+def missing(runtime: str) -> str | None:
+    """What a runtime lacks here, as a sentence; None where it can run."""
+    if runtime == "host-c":
+        from deploy.firmware.host import compiler
+
+        try:
+            compiler()
+        except RuntimeFailure as error:
+            return str(error)
+        return None
+    if runtime == "arm64":
+        from deploy.firmware.arm64 import missing_tools as missing_for_arm64
+
+        return missing_for_arm64()
+    from deploy.firmware.cortex_m import missing_tools
+
+    return missing_tools()

@@ -1,0 +1,114 @@
+"""Counting executed instructions: a plugin for QEMU, built here, and what it wrote by layer."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.firmware.emit import layer_name
+from deploy.firmware.host import CompilerFailure, compiler, run_compiler
+from deploy.firmware.project import Firmware, template
+from models.errors import RuntimeFailure
+
+_FILE = "count_plugin.c"
+#: Versions of the plugin interface to try, the one of Debian 12 first: a newer QEMU refuses the oldest.
+_VERSIONS = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class LayerInstructions:
+    """Instructions of one layer in one inference.
+
+    Attributes:
+        name: of its function in C.
+        code: the operator's name.
+        instructions: exact, on the emulated core. They are no cycles: memory, caches and pairing are not modelled.
+        macs: multiply-accumulates, rule `core`.
+    """
+
+    name: str
+    code: str
+    instructions: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Instructions of one inference, from the first of NAME_invoke() to its return; layers add up to it but for calls."""
+
+    total: int
+    layers: tuple[LayerInstructions, ...]
+    repeats_equal: bool
+
+
+def build_plugin(folder: Path, version: int) -> Path:
+    """Compile the plugin into a folder.
+
+    Raises:
+        RuntimeFailure: no compiler here.
+    """
+    (folder / _FILE).write_text(template(_FILE), encoding="utf-8")
+    target = folder / f"count{version}.so"
+    run_compiler([compiler(), "-O2", "-shared", "-fPIC", f"-DPLUGIN_VERSION={version}", "-o", target.name, _FILE], folder)
+    return target
+
+
+def counted(command: Sequence[str], folder: Path, marks: Sequence[int], timeout_s: float) -> tuple[int, list[tuple[int, int]]]:
+    """Run an emulator with the plugin.
+
+    Args:
+        command: without the plugin's option.
+        marks: addresses.
+
+    Returns:
+        (exit code, [(address, instructions before it)] in the order of execution).
+
+    Raises:
+        RuntimeFailure: this QEMU takes no plugins, no compiler is here, or it took too long.
+    """
+    said = ""
+    for version in _VERSIONS:
+        try:
+            plugin = build_plugin(folder, version)
+        except CompilerFailure as error:
+            raise RuntimeFailure(f"the plugin that counts instructions cannot be built: {error}") from error
+        out = folder / "marks.txt"
+        option = f"{plugin},marks={':'.join(f'{mark:x}' for mark in marks)},out={out}"
+        try:
+            done = subprocess.run([*command, "-plugin", option], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
+                                  stdin=subprocess.DEVNULL, check=False)
+        except subprocess.TimeoutExpired:
+            raise RuntimeFailure(f"the emulated run took longer than {timeout_s:g} s") from None
+        if out.exists():
+            rows = [line.split() for line in out.read_text().splitlines()]
+            return done.returncode, [(int(address, 16), int(count)) for address, count in rows]
+        said = done.stderr.strip()
+        if "version" not in said:
+            break
+    raise RuntimeFailure(f"this QEMU does not take the plugin that counts instructions: {said[:200]}")
+
+
+def by_layer(made: Firmware, symbols: dict[str, int], rows: Sequence[tuple[int, int]]) -> Instructions:
+    """What the plugin wrote, as instructions by layer of the first inference.
+
+    Raises:
+        RuntimeFailure: the marks of an inference are not complete.
+    """
+    start, end = symbols[f"{made.name}_invoke"], symbols["ep_inference_done"]
+    inferences: list[list[tuple[int, int]]] = []
+    for address, count in rows:
+        if address == start:
+            inferences.append([])
+        if inferences:
+            inferences[-1].append((address, count))
+    steps = made.network.steps
+    expected = [start, *(symbols[layer_name(i, step)] for i, step in enumerate(steps)), end]
+    if not inferences or any([address for address, _ in one] != expected for one in inferences):
+        raise RuntimeFailure("the emulated run did not pass through all layers in order; its instructions are not known")
+    totals = {one[-1][1] - one[0][1] for one in inferences}
+    counts = [count for _, count in inferences[0]]
+    layers = tuple(LayerInstructions(layer_name(i, step), step.code, counts[i + 2] - counts[i + 1], step.macs)
+                   for i, step in enumerate(steps))
+    return Instructions(counts[-1] - counts[0], layers, len(totals) == 1)
