@@ -36,7 +36,7 @@ test-fast: install
 
 check: install
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/pyright
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -52,8 +52,10 @@ wheel: install
 audit: install
 	$(PIP) install --quiet pip-audit && $(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
 
-install-firmware-tools:
-	apt-get install -y --no-install-recommends gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+# Optional: Cortex-M compiler and emulator, and an emulated 64-bit Arm Linux for the runtime arm64 (needs root for apt).
+install-firmware-tools: install
+	apt-get install -y --no-install-recommends gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-user-static
+	$(BIN)/python -m deploy.firmware.arm64
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -25,6 +25,8 @@ from models.errors import RuntimeFailure, UsageError
 
 #: Under which key of a Lightning checkpoint our own state lies.
 STATE = "edgepress"
+#: The file of a training state in its folder.
+LAST = "last.ckpt"
 
 
 class Shaping(Protocol):
@@ -237,7 +239,9 @@ class AtomicCheckpoints(CheckpointIO):
         write_bytes(Path(path), buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        return read_state(Path(path))
+        # Also called for the weights that a spawned process hands back, which are no training state.
+        return read_state(Path(path)) if Path(path).name == LAST else torch.load(path, map_location="cpu",
+                                                                                 weights_only=True)
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -266,7 +270,7 @@ class SaveEveryEpoch(Checkpoint):
         self._folder = folder
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.save_checkpoint(self._folder / "last.ckpt")
+        trainer.save_checkpoint(self._folder / LAST)
         if trainer.is_global_zero and isinstance(pl_module, TrainingLoop):
             names = list(dict.fromkeys(name for record in pl_module.history for name in record))
             rows = [",".join(str(record.get(name, "")) for name in names) for record in pl_module.history]

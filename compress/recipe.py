@@ -123,9 +123,9 @@ class PruneSettings(_Section):
     floor: float = Field(default=0.25, ge=0, le=1)
     shaping_share: float = Field(default=0.4, ge=0, le=1)
     w_step: Literal["proximal", "gradient"] = "proximal"
-    rho_start: float = Field(default=1e-3, gt=0)
+    rho_start: float = Field(default=0.03, gt=0)
     rho_end: float = Field(default=0.3, gt=0)
-    updates: int = Field(default=20, ge=1)
+    updates: int = Field(default=8, ge=1)
     tolerance: float = Field(default=0.01, ge=0)
     distill: Distill | None = Distill()
     train: TrainSettings = TrainSettings()

@@ -134,12 +134,7 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
         if distill.logits == "cached":
             guide = torch.from_numpy(logits_of(guide, task.features("train")))
 
-    def loaders(rank: int, ranks: int) -> tuple[Any, Any]:
-        pin = torch.cuda.is_available()
-        return (batches((inputs, labels["train"]), settings.batch_size, seed=seed, shuffle=True, rank=rank,
-                        ranks=ranks, pin_memory=pin),
-                batches((validation, labels["validation"]), 256, pin_memory=pin))
-
+    loaders = _Loaders((inputs, labels["train"]), (validation, labels["validation"]), settings.batch_size, seed)
     steps = settings.epochs * len(loaders(0, 1)[0].sampler)  # type: ignore[arg-type]
     channels_last(model)
     model.train()  # Lightning keeps the mode that a module comes in
@@ -166,6 +161,21 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
             raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+
+
+@dataclass(frozen=True)
+class _Loaders:
+    """The loaders of a rank; a class, since it travels to the processes of several devices."""
+
+    training: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray]
+    batch_size: int
+    seed: int
+
+    def __call__(self, rank: int, ranks: int) -> tuple[Any, Any]:
+        pin = torch.cuda.is_available()
+        return (batches(self.training, self.batch_size, seed=self.seed, shuffle=True, rank=rank, ranks=ranks,
+                        pin_memory=pin), batches(self.validation, 256, pin_memory=pin))
 
 
 def logits_of(model: nn.Module, features: np.ndarray, batch_size: int = 256) -> np.ndarray:

@@ -78,8 +78,9 @@ def export_model(model: Any, example_inputs: Any, path: str | Path, format: str 
     return Artifact(path, format, write_manifest(path, manifest))
 
 
-def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runtimes: Sequence[str], original: Any = None, *,
-                       scales: Sequence[float | None] = (), required: bool = False) -> dict[str, Any]:
+def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runtimes: Sequence[str],
+                       original: Any = None, *, scales: Sequence[float | None] = (),
+                       required: bool = False) -> dict[str, Any]:
     """Run a file and its network on the same inputs.
 
     Kernels round in ways of their own: about one value in 500 of each layer comes out one step away. Most networks damp
@@ -111,8 +112,7 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
     with torch.no_grad():
         outputs = reference(*batch)
         exact = original(*batch) if original is not None else outputs
-    expected, unrounded = (
-        [y.cpu().numpy() for y in (values if isinstance(values, (tuple, list)) else [values])] for values in (outputs, exact))
+    expected, unrounded = _arrays(outputs), _arrays(exact)
     noise = _rms(unrounded, expected)
     figures: dict[str, Any] = {}
     departed, ran = [], 0
@@ -142,7 +142,12 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
     return {"samples": len(batch[0]), "runtimes": figures}
 
 
-def _convert(model: Any, inputs: tuple[Any, ...], format: str, float_io: bool, per_tensor_dense: bool | None) -> tuple[Any, Any, Any, str, list[float | None]]:
+def _arrays(outputs: Any) -> list[np.ndarray]:
+    return [y.cpu().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else [outputs])]
+
+
+def _convert(model: Any, inputs: tuple[Any, ...], format: str, float_io: bool,
+             per_tensor_dense: bool | None) -> tuple[Any, Any, Any, str, list[float | None]]:
     """(reference module, the float network behind it or None, file in memory, scheme, steps of the outputs)."""
     from compress.quantize.fold import fold
     from compress.quantize.model import Quantized
@@ -220,7 +225,8 @@ def _figures(got: list[np.ndarray], expected: list[np.ndarray], scales: Sequence
 
 
 def _rms(values: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    squares = [np.square(np.asarray(a, np.float64).reshape(b.shape) - b).ravel() for a, b in zip(values, expected, strict=True)]
+    squares = [np.square(np.asarray(a, np.float64).reshape(b.shape) - b).ravel()
+               for a, b in zip(values, expected, strict=True)]
     return float(np.sqrt(np.concatenate(squares).mean()))
 
 

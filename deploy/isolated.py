@@ -45,15 +45,19 @@ class IsolatedEngine:
         options: dict[str, Any],
         timeout_s: float = 300.0,
         open_timeout_s: float = 60.0,
+        interpreter: Sequence[str] = (sys.executable,),
+        packages: Sequence[str] = (),
     ):
+        """`interpreter` is the command of another Python, with `packages` as its folders of packages."""
         self._name, self._timeout_s = _NAMES.get(runtime, runtime), timeout_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.get("threads", 1))}
         # The child must find this very project, installed or not; -P keeps files of the working directory out.
         root = str(Path(__file__).resolve().parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+        inherited = () if packages else (os.environ.get("PYTHONPATH"),)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in (*packages, root, *inherited) if p)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "deploy.worker", runtime],
+            [*interpreter, "-P", "-m", "deploy.worker", runtime],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

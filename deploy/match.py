@@ -32,7 +32,7 @@ def record_values(module: Any, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]
     class Recorder(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = super().run_node(n)
-            if n.op != "get_attr" and n.op != "output" and isinstance(value, torch.Tensor) and value.is_floating_point():
+            if n.op not in ("get_attr", "output") and isinstance(value, torch.Tensor) and value.is_floating_point():
                 values[n.name] = value.detach().cpu().numpy()
             return value
 
@@ -41,7 +41,8 @@ def record_values(module: Any, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]
     return values
 
 
-def match_values(ours: Mapping[str, np.ndarray], theirs: Iterable[tuple[int | str, np.ndarray]]) -> dict[Any, list[str]]:
+def match_values(ours: Mapping[str, np.ndarray],
+                 theirs: Iterable[tuple[int | str, np.ndarray]]) -> dict[Any, list[str]]:
     """Find our value for each tensor of a file.
 
     Args:
@@ -69,7 +70,7 @@ def match_values(ours: Mapping[str, np.ndarray], theirs: Iterable[tuple[int | st
             if error <= TOLERANCE * largest + 1e-12:
                 equal.append((name in used, abs(position - reached), position, name))
         if equal:
-            # Equal values follow each other (reshapes, a ReLU on what is positive): the file goes through them in order.
+            # Equal values follow each other (reshapes, a ReLU on what is positive); the file has them in this order.
             equal.sort()
             reached = max(reached, equal[0][2])
             found[identity] = [name for *_, name in equal]

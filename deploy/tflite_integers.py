@@ -23,9 +23,9 @@ from models.errors import UsageError
 _LAYERS = {"CONV_2D": (0, 1, 2, 0), "DEPTHWISE_CONV_2D": (0, 1, 2, 3), "FULLY_CONNECTED": (0, 1, 2, 0),
            "TRANSPOSE_CONV": (2, 1, 3, 0)}
 #: Operators whose kernels demand equal parameters of input and output.
-_SAME = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "SLICE",
-         "STRIDED_SLICE", "SQUEEZE", "EXPAND_DIMS", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SPLIT", "SPLIT_V",
-         "GATHER", "PACK", "UNPACK", "BROADCAST_TO", "TILE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "MAXIMUM", "MINIMUM",
+_SAME = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD",
+         "SLICE", "STRIDED_SLICE", "SQUEEZE", "EXPAND_DIMS", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SPLIT",
+         "SPLIT_V", "GATHER", "PACK", "UNPACK", "BROADCAST_TO", "TILE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "MAXIMUM", "MINIMUM",
          "REDUCE_MAX", "REDUCE_MIN", "REVERSE_V2"}
 #: Operators with integer kernels and output parameters of their own.
 _COMPUTED = {"ADD", "SUB", "MUL", "MEAN", "SUM", "RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "SOFTMAX",
@@ -156,9 +156,9 @@ class _Rewriter:
 
     def _island(self, kind: str, index: int) -> None:
         if not self.quantized.points.islands:
-            raise UsageError(f"{kind} of the converted file would stay in float (value {self._name(index)!r}): no value of "
-                             "the network equals it, or no integer kernel covers it; name its layer in exceptions as "
-                             "'float' to accept this, or write the network with other operators")
+            raise UsageError(f"{kind} of the converted file would stay in float (value {self._name(index)!r}): no "
+                             "value of the network equals it, or no integer kernel covers it; name its layer in "
+                             "exceptions as 'float' to accept this, or write the network with other operators")
         self.islands.append(f"{kind} ({self._name(index)})")
 
     def _layer_inputs(self, kind: str, operator: Any, own: Integers) -> list[int]:
@@ -181,8 +181,8 @@ class _Rewriter:
             channels = None
         scales = weight_scales(weight, channels, bias, given.scale)
         name = self._name(int(operator.outputs[0]))
-        inputs[at_weight] = self._add_constant(f"{name}.weight", quantize_weight(weight, scales, channels), self.types.INT8,
-                                               scales, np.zeros(len(scales), np.int64), axis)
+        inputs[at_weight] = self._add_constant(f"{name}.weight", quantize_weight(weight, scales, channels),
+                                               self.types.INT8, scales, np.zeros(len(scales), np.int64), axis)
         if bias is not None:
             steps = bias_scales(given.scale, scales)
             inputs[at_bias] = self._add_constant(
@@ -256,7 +256,8 @@ class _Rewriter:
             return self.keys.get(name, name)
         return f"tensor_{index}"
 
-    def _add_constant(self, name: str, values: np.ndarray, kind: int, scales: np.ndarray, zeros: np.ndarray, axis: int) -> int:
+    def _add_constant(self, name: str, values: np.ndarray, kind: int, scales: np.ndarray, zeros: np.ndarray,
+                      axis: int) -> int:
         position = self._new_tensor(name, values.shape, kind, scales, zeros, axis)
         self.tensors[position].buffer = self._new_buffer(values)
         return position

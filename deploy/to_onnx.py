@@ -1,4 +1,4 @@
-"""Networks as ONNX files: float by torch's exporter, int8 as QuantizeLinear/DequantizeLinear pairs of our own parameters.
+"""Networks as ONNX files: float by torch's exporter, integers as QuantizeLinear/DequantizeLinear pairs of our own.
 
 The pairs sit on every value that the TFLite file holds as integers, so that ONNX Runtime melts them into its integer
 kernels; weights are int8 and biases int32 initializers behind a DequantizeLinear. Inputs and outputs are float, in
@@ -21,6 +21,7 @@ from compress.quantize.scheme import (
     weight_scales,
 )
 from deploy.match import match_values, record_values
+from deploy.onnx_tidy import pool_globally, tidy
 from deploy.to_tflite import silenced
 from models.errors import UsageError
 
@@ -28,8 +29,8 @@ from models.errors import UsageError
 OPSET = 21
 #: Operator with weights -> axis of the output channels of its weight ("Gemm" with transB=1).
 _LAYERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 1}
-_SAME = {"MaxPool", "AveragePool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Slice", "Split",
-         "Gather", "Resize", "Expand", "DepthToSpace", "SpaceToDepth", "Max", "Min"}
+_SAME = {"MaxPool", "AveragePool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Slice",
+         "Split", "Gather", "Resize", "Expand", "DepthToSpace", "SpaceToDepth", "Max", "Min"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _CLIPPING = {"Relu", "Clip"}
 
@@ -93,13 +94,14 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: b
                 raise RuntimeError("the exporter gave nothing")
             model = program.model_proto
         except ImportError as error:
-            raise UsageError(f"ONNX export needs onnx and onnxscript ({error}): pip install 'edgepress[export]'") from error
+            raise UsageError(f"ONNX export needs onnx and onnxscript ({error}): "
+                             "pip install 'edgepress[export]'") from error
         except Exception as error:
             reason = str(error).strip().splitlines() or said() or ["no reason given"]
             raise UsageError(f"torch cannot export {type(module).__name__} to ONNX: {type(error).__name__}: "
                              f"{reason[0][:300]}") from error
-    _tidy(model)
-    _pool_globally(model)
+    tidy(model)
+    pool_globally(model)
     return model
 
 
@@ -174,7 +176,7 @@ class _Writer:
         del self.graph.value_info[:]
 
     def _melt_clipping(self) -> None:
-        """Drop each ReLU and ReLU6 whose work saturation does: where the lowest integer means 0 and the highest at most 6.
+        """Drop each ReLU and ReLU6 whose work saturation does: the lowest integer means 0, the highest at most 6.
 
         The result is the same to the bit, and ONNX Runtime melts a convolution or sum with its pairs only without them.
         """
@@ -183,7 +185,8 @@ class _Writer:
             integers = self.integers.get(node.output[0])
             producer = producers.get(node.input[0]) if node.op_type in _CLIPPING else None
             if integers is None or producer is None or node.input[0] in self.integers or node.input[0] in self.outputs \
-                    or len(self.readers[node.input[0]]) != 1 or integers.bits != 8 or integers.zero_point != integers.lowest:
+                    or len(self.readers[node.input[0]]) != 1 \
+                    or integers.bits != 8 or integers.zero_point != integers.lowest:
                 continue
             if node.op_type == "Clip":
                 low, high = (self.constants.get(name) for name in node.input[1:3])
@@ -201,8 +204,8 @@ class _Writer:
                     sources = [name for name in node.input if name and name not in self.constants]
                     for a, b in [(a, b) for a in sources[:1] for b in node.output]:
                         for given, target in ((a, b), (b, a)):
-                            known = any(name in self.quantized.points.islands for name in self.names.get(target, []))
-                            if given in self.integers and target not in self.integers and not known \
+                            if given in self.integers and target not in self.integers \
+                                    and not self._stays_float(target) \
                                     and (target in self.names or self._is_computed(target)):
                                 self.integers[target] = self.integers[given]
             if len(self.integers) == before:
@@ -217,8 +220,9 @@ class _Writer:
         if own is None and node.op_type not in ("Shape", "Constant", "Gather", "Concat", "Cast", "ConstantOfShape") \
                 and any(name in self.integers for name in inputs):
             if not self.quantized.points.islands:
-                raise UsageError(f"{node.op_type} of the ONNX file would stay in float (value {node.output[0]!r}): no value "
-                                 "of the network equals it; name its layer in exceptions as 'float' to accept this")
+                raise UsageError(f"{node.op_type} of the ONNX file would stay in float (value {node.output[0]!r}): no "
+                                 "value of the network equals it; name its layer in exceptions as 'float' to "
+                                 "accept this")
             self.islands.append(f"{node.op_type} ({self._name(node.output[0])})")
         for position, name in enumerate(inputs):
             if name in self.integers:
@@ -255,11 +259,16 @@ class _Writer:
         """The integers in which a node works: those of its output, or of the ReLU that it melts with."""
         name = node.output[0]
         if name in self.integers:
-            return self.integers[name]
+            return None if self._stays_float(name) else self.integers[name]
         readers = self.readers.get(name, [])
         if len(readers) == 1 and readers[0].op_type in _CLIPPING and name not in self.outputs:
-            return self.integers.get(readers[0].output[0])
+            melted = readers[0].output[0]
+            return None if self._stays_float(melted) else self.integers.get(melted)
         return None
+
+    def _stays_float(self, value: str) -> bool:
+        """Whether the operator behind a value is to work in float; the value may be rounded after it all the same."""
+        return any(name in self.quantized.points.islands for name in self.names.get(value, []))
 
     def _layer(self, node: Any, inputs: list[str], own: Integers) -> None:
         weight = self.constants.get(node.input[1])
@@ -333,50 +342,12 @@ class _Writer:
     def _store(self, name: str, values: np.ndarray) -> str:
         from onnx import numpy_helper
 
-        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.graph.initializer.append(numpy_helper.from_array(np.array(values, order="C"), name))
         return name
 
     def _name(self, value: str) -> str:
         keys = {name: point.key for name, point in self.quantized.points.of_node().items()}
         return next((keys.get(name, name) for name in self.names.get(value, [])), value)
-
-
-def _tidy(model: Any) -> None:
-    """Drop what the exporter notes about its own run: source lines and traces, paths of this machine among them."""
-    del model.metadata_props[:]
-    model.graph.doc_string = ""
-    del model.graph.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for entries in (model.graph.input, model.graph.output, model.graph.value_info, model.graph.initializer):
-        for entry in entries:
-            entry.doc_string = ""
-            del entry.metadata_props[:]
-    model.producer_name = "edgepress"
-
-
-def _pool_globally(model: Any) -> None:
-    """ReduceMean over height and width as GlobalAveragePool, for which ONNX Runtime has an integer kernel."""
-    from onnx import helper, numpy_helper, shape_inference
-
-    constants = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
-    inferred = shape_inference.infer_shapes(model).graph
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*inferred.value_info, *inferred.input, *inferred.output)}
-    nodes = []
-    for node in model.graph.node:
-        axes = constants.get(node.input[1]) if node.op_type == "ReduceMean" and len(node.input) > 1 else None
-        if axes is not None and ranks.get(node.input[0]) == 4 and sorted(a % 4 for a in axes.tolist()) == [2, 3]:
-            keep = next((a.i for a in node.attribute if a.name == "keepdims"), 1)
-            pooled = node.output[0] if keep else f"{node.output[0]}_pooled"
-            nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], node.name))
-            if not keep:
-                nodes.append(helper.make_node("Squeeze", [pooled, node.input[1]], [node.output[0]], f"{node.name}_squeeze"))
-        else:
-            nodes.append(node)
-    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def _layouts(model: Any) -> dict[str, list[str | None]]:

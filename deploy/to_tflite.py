@@ -143,7 +143,8 @@ def run_all(data: bytes, inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray
     interpreter.allocate_tensors()
     graph = read_objects(data).subgraphs[0]
     for index, value in zip(graph.inputs, inputs, strict=True):
-        interpreter.set_tensor(int(index), np.ascontiguousarray(value.transpose(0, 2, 3, 1)) if value.ndim == 4 else value)
+        last = np.ascontiguousarray(value.transpose(0, 2, 3, 1)) if value.ndim == 4 else value
+        interpreter.set_tensor(int(index), last)
     interpreter.invoke()
     details = {int(d["index"]): d["dtype"] for d in interpreter.get_tensor_details()}
     order = [*map(int, graph.inputs), *(int(i) for operator in graph.operators for i in operator.outputs)]
@@ -152,7 +153,10 @@ def run_all(data: bytes, inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray
 
 @contextmanager
 def silenced() -> Iterator[Any]:
-    """Keep what converters print, from Python and from C++, off the terminal; yields a function giving its last lines."""
+    """Keep what converters print, from Python and from C++, off the terminal.
+
+    Yields a function that gives the last line of it.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as sink:

@@ -52,7 +52,7 @@ class Admm:
     """
 
     def __init__(self, graph: Any, limits: Limits, *, projection: str = "knapsack", importance: str = "l2",
-                 w_step: str = "proximal", rho_start: float = 1e-3, rho_end: float = 0.3, updates: int = 20,
+                 w_step: str = "proximal", rho_start: float = 0.03, rho_end: float = 0.3, updates: int = 8,
                  tolerance: float = 0.01,
                  divisor: int = 1, min_channels: int = 1, floor: float = 0.25,
                  scoring: Mapping[str, Any] | None = None):
@@ -75,7 +75,8 @@ class Admm:
         self._u: dict[str, Tensor] = {}
         self._residuals = (float("inf"), float("inf"))
         #: What distinguishes this shaping from another, for the key of a training.
-        self.description = repr((limits, projection, importance, w_step, rho_start, rho_end, updates, tolerance, self._fit))
+        self.description = repr((limits, projection, importance, w_step, rho_start, rho_end, updates, tolerance,
+                                 self._fit))
 
     def start(self, model: nn.Module, steps: int) -> None:
         """Take hold of the parameters; Z = Proj(W), U = 0. `steps` optimizer steps will follow."""

@@ -29,8 +29,8 @@ def equalize_layers(folded: Folded, batches: Iterable[tuple[torch.Tensor, ...]])
     and multiplying the second layer's weights for it by s_c changes nothing in float. A depthwise second layer has a
     weight scale for that channel alone, so s_c evens the activations out completely; a dense one trades their spread
     against that of its weights in equal parts (cross-layer equalisation, Nagel et al. 2019, arXiv 1906.04721, section
-    4.1, with activation ranges in the place of the first weights, as in SmoothQuant, Xiao et al. 2022, arXiv 2211.10438,
-    equation 4).
+    4.1, with activation ranges in the place of the first weights, as in SmoothQuant, Xiao et al. 2022, arXiv
+    2211.10438, equation 4).
 
     Args:
         folded: untouched.
@@ -94,7 +94,8 @@ def _pairs(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node, fx.Node]]:
                 break
             homogeneous = user.target in _HOMOGENEOUS and not (user.target is aten.constant_pad_nd.default
                                                                and any(user.args[2:]))
-            if not homogeneous or (end is first and user.target is not aten.relu.default and clipping_of(user) is not None):
+            clipped = user.target is not aten.relu.default and clipping_of(user) is not None
+            if not homogeneous or (end is first and clipped):
                 break
             end = user
     return pairs
@@ -107,7 +108,8 @@ def _can_follow(first: fx.Node, second: fx.Node) -> bool:
 
 
 def _groups(node: fx.Node) -> int:
-    return int(node.args[6]) if node.target is aten.conv2d.default and len(node.args) > 6 else 1  # type: ignore[arg-type]
+    given = node.target is aten.conv2d.default and len(node.args) > 6
+    return int(node.args[6]) if given else 1  # type: ignore[arg-type]
 
 
 def _is_depthwise(node: fx.Node, weight: torch.Tensor) -> bool:
@@ -128,7 +130,8 @@ def _factors(activations: torch.Tensor, weight: torch.Tensor, groups: int) -> to
     return torch.where(alive, factor, torch.ones_like(factor))
 
 
-def _largest_by_channel(module: fx.GraphModule, names: set[str], batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, Any]:
+def _largest_by_channel(module: fx.GraphModule, names: set[str],
+                        batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
     largest: dict[str, torch.Tensor] = {}
 
     def see(name: str, value: torch.Tensor) -> None:
@@ -139,7 +142,8 @@ def _largest_by_channel(module: fx.GraphModule, names: set[str], batches: Iterab
     return largest
 
 
-def _means(module: fx.GraphModule, names: list[str], batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
+def _means(module: fx.GraphModule, names: list[str],
+           batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 

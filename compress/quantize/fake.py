@@ -169,7 +169,8 @@ class WeightQuantizer(nn.Module):
             scales = torch.maximum(scales, floor if self.axis is not None else floor.max())
         return scales
 
-    def forward(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, weight: torch.Tensor,
+                bias: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         with torch.no_grad():
             scales = self.scales(weight, bias)
             shape = [1] * weight.ndim

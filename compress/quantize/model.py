@@ -100,7 +100,8 @@ class Quantized:
             model = copy.deepcopy(self.model)
         for node in model.graph.nodes:
             if node.target is aten.linear.default and f"{_WEIGHTS}.{node.name}" in dict(model.named_modules()):
-                model.get_submodule(f"{_WEIGHTS}.{node.name}").axis = None if per_tensor else 0  # type: ignore[assignment]
+                quantizer: Any = model.get_submodule(f"{_WEIGHTS}.{node.name}")
+                quantizer.axis = None if per_tensor else 0
         return replace(self, model=model, per_tensor_dense=per_tensor)
 
     def float_module(self) -> fx.GraphModule:
@@ -217,7 +218,8 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
             given = of_node.get(sources[node.name][0].name) if sources[node.name] else None
             source_quantizer = quantizers.get(given.nodes[0]) if given is not None else None
             dense = node.target is aten.linear.default and per_tensor_dense
-            _round_layer(module, node, WeightQuantizer(None if dense else LAYERS[node.target], source_quantizer, own_bits))
+            axis = None if dense else LAYERS[node.target]
+            _round_layer(module, node, WeightQuantizer(axis, source_quantizer, own_bits))
     graph.lint()
     module.recompile()
     return Quantized(fx.GraphModule(module, graph, class_name="FakeQuantized").eval(), scheme, points,

@@ -52,7 +52,8 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def observe(module: fx.GraphModule, nodes: Mapping[str, str], batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, Observed]:
+def observe(module: fx.GraphModule, nodes: Mapping[str, str],
+            batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, Observed]:
     """Run calibration batches through the float graph twice: for the extremes, then for histograms between them.
 
     Args:
@@ -72,7 +73,8 @@ def observe(module: fx.GraphModule, nodes: Mapping[str, str], batches: Iterable[
         if value.numel():
             low, high = (float(v) for v in torch.aminmax(value))
             if not (np.isfinite(low) and np.isfinite(high)):
-                raise UsageError(f"calibration gives NaN or infinite values at {key!r}; look at the data and the weights")
+                raise UsageError(f"calibration gives NaN or infinite values at {key!r}; "
+                                 "look at the data and the weights")
             seen[key].low, seen[key].high = min(seen[key].low, low), max(seen[key].high, high)
 
     def histogram(key: str, value: torch.Tensor) -> None:

@@ -21,7 +21,8 @@ from compress.quantize.scheme import FLOAT, SCHEMES
 SAME_RANGE = {
     aten.max_pool2d.default, aten.avg_pool2d.default, aten.cat.default, aten.view.default, aten.reshape.default,
     aten._unsafe_view.default, aten.flatten.using_ints, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
-    aten.unsqueeze.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.slice.Tensor, aten.select.int,
+    aten.unsqueeze.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.slice.Tensor,
+    aten.select.int,
     aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, operator.getitem,
     aten.constant_pad_nd.default, aten.pad.default, aten.expand.default, aten.upsample_nearest2d.vec,
     aten.upsample_nearest2d.default, aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default, aten.stack.default,

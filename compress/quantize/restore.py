@@ -49,8 +49,8 @@ def restore_quantized(model: nn.Module, example_inputs: Any, quantization: Mappi
     ranges = quantization["ranges"]
     wanted = {point.key: point for point in quantized.points.points if point.scheme != FLOAT}
     if missing := sorted(set(wanted) ^ set(ranges)):
-        raise UsageError(f"the quantization was made for another network: {len(missing)} of {len(wanted)} values have no "
-                         f"counterpart, such as {missing[0]!r}; quantize this network anew")
+        raise UsageError(f"the quantization was made for another network: {len(missing)} of {len(wanted)} values have "
+                         f"no counterpart, such as {missing[0]!r}; quantize this network anew")
     for key, point in wanted.items():
         quantized.quantizer(point).set_range(ranges[key]["min"], ranges[key]["max"])
     return quantized
@@ -79,9 +79,9 @@ def unfold(quantized: Quantized, model: nn.Module) -> nn.Module:
             weight = fetch(quantized.model, str(weight_node.target)).detach()
             bias = fetch(quantized.model, str(bias_node.target)).detach() if bias_node is not None else None
             if not origin.writable:
-                raise UsageError(f"layer {name!r} cannot be written back to {origin.weight!r}: its tensors are shared with "
-                                 "another layer or computed from others; such a network has no int8 checkpoint, but it "
-                                 "exports directly")
+                raise UsageError(f"layer {name!r} cannot be written back to {origin.weight!r}: its tensors are shared "
+                                 "with another layer or computed from others; such a network has no int8 checkpoint, "
+                                 "but it exports directly")
             _write(result, state, origin, weight, bias)
             changed |= {origin.weight, origin.bias or ""}
         for key, value in quantized.model.named_parameters():
@@ -128,7 +128,8 @@ def _identity_norm(norm: Any, bias: Any, unit_root: bool = False) -> None:
 
 
 def _constants(quantized: Quantized) -> set[str]:
-    return {key for key, _ in quantized.model.named_parameters() if key.startswith(("activation_quantizers.", "folded_"))}
+    return {key for key, _ in quantized.model.named_parameters()
+            if key.startswith(("activation_quantizers.", "folded_"))}
 
 
 def _check(quantization: Any) -> None:

@@ -165,6 +165,7 @@ def _residual(division: fx.Node, x: fx.Node) -> tuple[Any, Any, fx.Node] | None:
 
 def _is_scalar(value: Any) -> bool:
     if isinstance(value, fx.Node):
-        return value.op == "get_attr" and isinstance(value.meta.get("val"), torch.Tensor) and value.meta["val"].numel() == 1
+        tensor = value.meta.get("val")
+        return value.op == "get_attr" and isinstance(tensor, torch.Tensor) and tensor.numel() == 1
     return isinstance(value, (int, float))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -13,7 +15,16 @@ from types import TracebackType
 import numpy as np
 
 from deploy.firmware.emit import write_sources
-from deploy.firmware.project import Firmware, compiled_sources, firmware, host_main, sources
+from deploy.firmware.project import (
+    KERNEL_HEADERS,
+    KERNEL_SOURCES,
+    Firmware,
+    compiled_sources,
+    firmware,
+    host_main,
+    sources,
+    template,
+)
 from deploy.firmware.steps import Value
 from deploy.tensor_details import TensorDetails
 from models.errors import RuntimeFailure
@@ -55,8 +66,14 @@ class HostProgram:
         write_sources(folder, {**sources(made, "a .tflite file"), "host_main.c": host_main(made), **(changes or {})})
         self._program = folder / "program"
         optimization = ("-O1", "-g", *SANITIZERS) if sanitize else ("-O2",)
-        run_compiler([compiler(), *WARNINGS, *optimization, "-ffp-contract=off", f"-DEP_FAST={int(fast)}", "-o", "program",
-                      "host_main.c", *compiled_sources(made), "-lm"], folder)
+        flags = (*WARNINGS, *optimization, "-ffp-contract=off", f"-DEP_FAST={int(fast)}")
+        own = [file for file in compiled_sources(made) if file not in KERNEL_SOURCES]
+        kernels = list(KERNEL_SOURCES) if changes else [str(path) for path in kernel_objects(compiler(), flags)]
+        try:
+            run_compiler([compiler(), *flags, "-o", "program", "host_main.c", *own, *kernels, "-lm"], folder)
+        except BaseException:
+            self.close()
+            raise
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run N samples: one array [N, *shape of the input] each; one [N, *shape of the output] each back.
@@ -84,6 +101,22 @@ class HostProgram:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@cache
+def kernel_objects(program: str, flags: tuple[str, ...]) -> tuple[Path, ...]:
+    """The kernels, compiled once for each set of flags and kept until this process ends."""
+    folder = Path(_kernel_folder(flags).name)
+    write_sources(folder, {file: template(file) for file in (*KERNEL_HEADERS, *KERNEL_SOURCES)})
+    run_compiler([program, *flags, "-c", *KERNEL_SOURCES], folder)
+    return tuple(folder / Path(file).with_suffix(".o") for file in KERNEL_SOURCES)
+
+
+@cache
+def _kernel_folder(flags: tuple[str, ...]) -> TemporaryDirectory[str]:
+    folder = TemporaryDirectory(prefix="edgepress-")
+    atexit.register(folder.cleanup)
+    return folder
 
 
 def run_compiler(command: Sequence[str], folder: Path) -> str:
@@ -165,7 +198,9 @@ class HostEngine:
         self._program.close()
 
 
-def run_batches(run, arrays: Sequence[np.ndarray], inputs: Sequence[TensorDetails]) -> list[np.ndarray]:  # type: ignore[no-untyped-def]
+def run_batches(
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]], arrays: Sequence[np.ndarray], inputs: Sequence[TensorDetails]
+) -> list[np.ndarray]:
     """Cut [N, ...] into batches of the network's own fixed size, the last one filled up with zeros."""
     batch = inputs[0].shape[0] if inputs[0].shape else 1
     count = len(arrays[0])

@@ -36,11 +36,18 @@ class LayerInstructions:
 
 @dataclass(frozen=True)
 class Instructions:
-    """Instructions of one inference, from the first of NAME_invoke() to its return; layers add up to it but for calls."""
+    """Instructions of inferences, from the first of NAME_invoke() to its return.
+
+    Attributes:
+        total: of the first inference; exact and repeatable.
+        layers: of the first inference; they add up to the total but for a few calls.
+        smallest, largest: of all inferences of the run: clamping takes other branches with other inputs.
+    """
 
     total: int
     layers: tuple[LayerInstructions, ...]
-    repeats_equal: bool
+    smallest: int
+    largest: int
 
 
 def build_plugin(folder: Path, version: int) -> Path:
@@ -111,4 +118,4 @@ def by_layer(made: Firmware, symbols: dict[str, int], rows: Sequence[tuple[int, 
     counts = [count for _, count in inferences[0]]
     layers = tuple(LayerInstructions(layer_name(i, step), step.code, counts[i + 2] - counts[i + 1], step.macs)
                    for i, step in enumerate(steps))
-    return Instructions(counts[-1] - counts[0], layers, len(totals) == 1)
+    return Instructions(counts[-1] - counts[0], layers, min(totals), max(totals))

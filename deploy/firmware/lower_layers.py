@@ -28,7 +28,7 @@ def conv_2d(rows: Rows, operator: Any) -> None:
     data = _data(weights)
     quantized = _quantized(rows, operator, x, weights, y, data.reshape(out_c, -1), axis=0)
     macs = prod(y.shape) * kernel_h * kernel_w * group_c
-    in_place = kernel_h == kernel_w == 1 and window["pad_top"] == window["pad_left"] == 0
+    in_place = kernel_h == kernel_w == window["stride_h"] == window["stride_w"] == 1 and group_c == x.shape[3]
     _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": group_c}, quantized, data, macs,
               0 if in_place else 2 * kernel_h * kernel_w * group_c)
 

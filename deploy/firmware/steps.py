@@ -98,6 +98,11 @@ class Network:
         operands = sum(v.size_bytes for i, v in self.values.items() if v.data is not None and i in used)
         return operands + sum(array.nbytes for step in self.steps for array in step.arrays.values())
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights and biases."""
+        return sum(array.nbytes for step in self.steps for name, array in step.arrays.items() if name in ("weights", "bias"))
+
     def home(self, tensor: int) -> int:
         """The tensor whose memory this one uses."""
         while tensor in self.aliases:

@@ -39,7 +39,7 @@ def admm_of(network, limits, **options):
 
 
 def test_at_the_start_z_is_the_projection_and_u_is_zero(network, half):
-    admm = admm_of(network, half, rho_start=0.5)
+    admm = admm_of(network, half, rho_start=0.5, rho_end=0.5, w_step="gradient")
     admm.start(network, 10)
     graph = find_groups(network, EXAMPLE)
     masks = graph.parameter_masks(project(graph, importance(network, graph), half))
@@ -54,7 +54,7 @@ def test_at_the_start_z_is_the_projection_and_u_is_zero(network, half):
 
 
 def test_the_gradient_of_the_penalty_is_rho_times_the_distance(network, half):
-    admm = admm_of(network, half, rho_start=0.25)
+    admm = admm_of(network, half, rho_start=0.25, w_step="gradient")
     admm.start(network, 10)
     admm.penalty().backward()
     z = admm.state_dict()["z"]
@@ -63,7 +63,7 @@ def test_the_gradient_of_the_penalty_is_rho_times_the_distance(network, half):
 
 
 def test_an_update_is_the_projection_the_ascent_and_a_larger_rho(network, half):
-    admm = admm_of(network, half, rho_start=0.1, rho_end=0.4, updates=3)
+    admm = admm_of(network, half, rho_start=0.1, rho_end=0.4, updates=3, w_step="gradient")
     admm.start(network, 3)
     with torch.no_grad():
         for weight in network.parameters():
@@ -85,22 +85,37 @@ def test_weights_inside_the_budget_are_a_fixed_point(network):
     limits = Limits(macs=cost_of(network, EXAMPLE).macs)
     admm = admm_of(network, limits, rho_start=0.3, rho_end=0.3, updates=2, tolerance=1e-6)
     admm.start(network, 2)
-    assert admm.penalty().item() == 0
+    weight = network.body[0].weight.detach().clone()
     assert not admm.finished()
     admm.after_step()
     admm.after_step()
     assert admm.finished()
     assert admm.figures()["primal_residual"] == 0
+    torch.testing.assert_close(network.body[0].weight.detach(), weight)
 
 
-def test_in_a_loop_of_ones_own_the_removed_channels_fade(network, half):
-    admm = admm_of(network, half, rho_start=1.0, rho_end=10.0, updates=20)
+def test_the_proximal_step_is_the_minimum_of_penalty_and_distance(network, half):
+    admm = admm_of(network, half, rho_start=0.25, updates=1)
+    admm.start(network, 10)
+    before = network.body[0].weight.detach().clone()
+    z = admm.state_dict()["z"]["body.0.weight"]
+    assert admm.penalty() is None
+    admm.after_step()
+    # argmin over W of rho/2 |W - Z|^2 + 1/2 |W - before|^2 with U = 0
+    torch.testing.assert_close(network.body[0].weight.detach(), (before + 0.25 * z) / 1.25)
+
+
+@pytest.mark.parametrize(("w_step", "rho"), [("gradient", 1.0), ("proximal", 0.05)])
+def test_in_a_loop_of_ones_own_the_removed_channels_fade(network, half, w_step, rho):
+    admm = admm_of(network, half, rho_start=rho, rho_end=10 * rho, updates=20, w_step=w_step)
     admm.start(network, 100)
     optimizer = torch.optim.SGD(network.parameters(), 0.05)
     before = None
     for _ in range(100):
         optimizer.zero_grad()
-        admm.penalty().backward()
+        penalty = admm.penalty()
+        if penalty is not None:
+            penalty.backward()
         optimizer.step()
         admm.after_step()
         before = before if before is not None else admm.figures().get("primal_residual")
@@ -112,6 +127,7 @@ def test_state_goes_on_where_it_was(network, half):
     one, two = admm_of(network, half, updates=4), admm_of(twin, half, updates=4)
     one.start(network, 4)
     one.after_step()
+    twin.load_state_dict(network.state_dict())  # as a training state does
     two.start(twin, 4)
     two.load_state_dict(one.state_dict())
     one.after_step()
@@ -121,7 +137,7 @@ def test_state_goes_on_where_it_was(network, half):
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"rho_start": 0.0}, "rho_start = 0.0"), ({"rho_start": 1.0, "rho_end": 0.5}, "rho_end = 0.5"),
-    ({"updates": 0}, "updates = 0")])
+    ({"updates": 0}, "updates = 0"), ({"w_step": "newton"}, "w_step = 'newton'")])
 def test_impossible_schedules_are_refused(network, half, options, message):
     with pytest.raises(UsageError, match=message):
         admm_of(network, half, **options)

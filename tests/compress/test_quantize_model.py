@@ -72,7 +72,7 @@ def test_folding_changes_nothing_and_leaves_no_batch_norm(net: Residual, x: torc
     assert torch.allclose(folded.module(x), net(x), atol=2e-6)
     assert not any("norm" in str(n.target) or "dropout" in str(n.target) for n in folded.module.graph.nodes
                    if n.op == "call_function")
-    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items()), "the given network is untouched"
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items()), "net is untouched"
     assert folded.dynamic_batch
 
 
@@ -81,7 +81,7 @@ def test_ranges_are_shared_where_the_specification_demands_it(net: Residual, x: 
     shared = next(point for point in points.points if "cat" in point.followers)
     assert {"max_pool2d", "cat"} <= set(shared.followers)
     assert len(shared.nodes) == 2, "the stem's ReLU, by way of the pool, and the sum's"
-    assert "conv2d" not in points.of_node() and "add" not in points.of_node(), "what a ReLU melts with is in no file"
+    assert not {"conv2d", "add"} & set(points.of_node()), "what a ReLU melts with is in no file"
     assert not points.islands
 
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_gives_the_same_outputs_to_the_bit(net: Residual, x: torch.
     again = restore_quantized(saved, x[:1], json.loads(json.dumps(quantization_json(quantized))))
     assert again.ranges == quantized.ranges
     assert torch.equal(again.model(x), quantized.model(x))
-    assert torch.allclose(saved(x), quantized.float_module()(x), atol=1e-5), "without its ranges it is the float network"
+    assert torch.allclose(saved(x), quantized.float_module()(x), atol=1e-5), "without ranges: the float net"
     for key, value in quantized.float_module().state_dict().items():
         assert torch.equal(value, again.float_module().state_dict()[key]), key
 
@@ -174,9 +174,10 @@ def test_unusable_calibration_is_named(net: Residual, x: torch.Tensor) -> None:
         quantize_model(net, x[:1], [x[:4, :1]])
 
 
-@pytest.mark.parametrize("damage", [{"schema": 9}, {"ranges": {"input": {"min": 0}}}, {"ranges": {"input": {"min": 0, "max": 1}}}])
+@pytest.mark.parametrize("damage", [{"schema": 9}, {"ranges": {"input": {"min": 0}}},
+                                    {"ranges": {"input": {"min": 0, "max": 1}}}])
 def test_damaged_quantization_is_refused(net: Residual, x: torch.Tensor, quantized, damage: dict) -> None:
-    with pytest.raises(UsageError, match="damaged|another network"):
+    with pytest.raises(UsageError, match=r"damaged|another network"):
         restore_quantized(net, x[:1], {**quantization_json(quantized), **damage})
 
 
@@ -208,7 +209,8 @@ def test_options_keep_the_function(net: Residual, x: torch.Tensor, options: dict
 @torch.no_grad()
 def test_equalisation_evens_channels_out_without_changing_the_network() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(),
+                        nn.Conv2d(8, 4, 1))
     net[0].weight.mul_(torch.logspace(-1, 1, 8).reshape(-1, 1, 1, 1))
     net[0].bias.mul_(torch.logspace(-1, 1, 8))
     net.eval()

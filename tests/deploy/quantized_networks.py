@@ -50,8 +50,8 @@ class _Random(nn.Module):
         super().__init__()
         self.recipe = recipe[1:-1]
         channels = recipe[0][1]
-        self.stem = nn.Sequential(nn.Conv2d(recipe[0][0], channels, 3, recipe[0][2], 1, bias=False), nn.BatchNorm2d(channels),
-                                  nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(recipe[0][0], channels, 3, recipe[0][2], 1, bias=False),
+                                  nn.BatchNorm2d(channels), nn.ReLU())
         self.layers = nn.ModuleList()
         for kind, *numbers in self.recipe:
             if kind == "conv":
@@ -60,8 +60,8 @@ class _Random(nn.Module):
                                                  *([] if bias else [nn.BatchNorm2d(out)]), nn.ReLU6()))
                 channels = out
             elif kind == "depthwise":
-                self.layers.append(nn.Sequential(nn.Conv2d(channels, channels, 3, numbers[0], 1, groups=channels, bias=False),
-                                                 nn.BatchNorm2d(channels), nn.ReLU()))
+                depthwise = nn.Conv2d(channels, channels, 3, numbers[0], 1, groups=channels, bias=False)
+                self.layers.append(nn.Sequential(depthwise, nn.BatchNorm2d(channels), nn.ReLU()))
             elif kind == "grouped":
                 self.layers.append(nn.Conv2d(channels, 2 * channels, 1, groups=channels))
                 channels = 2 * channels
@@ -101,8 +101,9 @@ def random_networks() -> st.SearchStrategy[list[tuple[Any, ...]]]:
         st.tuples(st.just("depthwise"), st.sampled_from([1, 2])), st.tuples(st.just("residual")),
         st.tuples(st.just("grouped")), st.tuples(st.just("concat"), channels),
         st.tuples(st.just("maximum"), st.sampled_from([0, 1])), st.tuples(st.just("average")))
-    return st.tuples(st.tuples(st.sampled_from([1, 2]), channels, st.sampled_from([1, 2])), st.lists(layer, min_size=1, max_size=5),
-                     st.tuples(st.sampled_from(["conv", "linear"]), st.booleans())).map(lambda t: [t[0], *t[1], t[2]])
+    stem = st.tuples(st.sampled_from([1, 2]), channels, st.sampled_from([1, 2]))
+    head = st.tuples(st.sampled_from(["conv", "linear"]), st.booleans())
+    return st.tuples(stem, st.lists(layer, min_size=1, max_size=5), head).map(lambda t: [t[0], *t[1], t[2]])
 
 
 def random_network(recipe: list[tuple[Any, ...]]) -> tuple[nn.Module, torch.Tensor]:

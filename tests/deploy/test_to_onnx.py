@@ -31,9 +31,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory):
 def test_the_file_holds_our_ranges_to_the_bit(exported) -> None:
     graph = onnx.load(exported[3].path).graph
     constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
-    pairs = {(float(constants[n.input[1]]), int(constants[n.input[2]])) for n in graph.node if n.op_type == "QuantizeLinear"}
+    pairs = {(float(constants[n.input[1]]), int(constants[n.input[2]]))
+             for n in graph.node if n.op_type == "QuantizeLinear"}
     quantized = exported[2]
-    ours = {(float(i.scale), i.zero_point) for i in (quantized.quantizer(p).integers() for p in quantized.points.points)}
+    integers = [quantized.quantizer(point).integers() for point in quantized.points.points]
+    ours = {(float(entry.scale), entry.zero_point) for entry in integers}
     assert pairs == ours
     assert {entry.op_type: 0 for entry in graph.node}.keys() >= {"Conv", "QuantizeLinear", "DequantizeLinear"}
 

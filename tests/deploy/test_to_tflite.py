@@ -87,7 +87,8 @@ def test_a_checkpoint_exports_the_same_bytes(exported, tmp_path: Path) -> None:
 
 def test_float_inputs_and_dense_layers_by_choice(exported, tmp_path: Path) -> None:
     _, x, quantized, _ = exported
-    artifact = export_model(quantized, x[:1], tmp_path / "f.tflite", float_io=True, per_tensor_dense=True, samples=x[16:])
+    artifact = export_model(quantized, x[:1], tmp_path / "f.tflite", float_io=True, per_tensor_dense=True,
+                            samples=x[16:])
     graph = read_tflite(artifact.path).subgraphs[0]
     assert [graph.tensors[i].dtype for i in (*graph.inputs, *graph.outputs)] == ["float32", "float32"]
     dense = next(tensor for tensor in graph.tensors if tensor.name == "head/linear.weight")
@@ -143,6 +144,30 @@ def test_what_cannot_be_traced_is_refused_with_its_reason(tmp_path: Path) -> Non
 
     with pytest.raises(UsageError, match="cannot trace Branching"):
         export_model(Branching(), torch.ones(1, 3), tmp_path / "x.tflite")
+
+
+@pytest.mark.slow
+def test_the_published_cp_mobile_names_its_scene_everywhere(shared: Path, tmp_path: Path) -> None:
+    """Trained weights, real audio, GRN in integers: ten of ten seconds are a metro station, as in float."""
+    from safetensors.torch import load_file
+
+    from models import build
+    from models.tasks.features import MEL23, log_mel
+
+    net = build("cp_mobile", base_channels=32, channels_multiplier=2.3, expansion_rate=3.0, n_blocks=(3, 2, 1))
+    net.load_state_dict(load_file(shared / "data/golden/cp_mobile_tau22.safetensors"))
+    waveforms = np.load(shared / "data/golden/logmel.npz", allow_pickle=False)["waveform_32k"]
+    x = torch.from_numpy(log_mel(waveforms, MEL23))
+    quantized = quantize_model(net.eval(), x[:1], [torch.cat([x, x.roll(13, 3), x.roll(29, 3)])])
+    for format in ("tflite", "onnx"):
+        artifact = export_model(quantized, x[:1], tmp_path / f"net.{format}", format=format, samples=x)
+        assert artifact.manifest["float_islands"] == []
+        ran = {n: f for n, f in artifact.manifest["parity"]["runtimes"].items() if "skipped" not in f}
+        for runtime in ran:
+            with open_session(artifact.path, runtime) as session:
+                assert (session.run(x.numpy()).argmax(1) == 3).all(), runtime
+    kinds = [operator.code for operator in read_tflite(tmp_path / "net.tflite").subgraphs[0].operators]
+    assert not {"TRANSPOSE", "DEQUANTIZE", "ABS", "SQRT", "DIV"} & set(kinds)
 
 
 def _holds(recipe: list, folder: Path) -> None:

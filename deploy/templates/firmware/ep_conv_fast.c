@@ -18,30 +18,30 @@
 #define EP_OUT_OF_LINE static
 #endif
 
-/* sums[0..3] += a0*b0, a0*b1, a1*b0, a1*b1 over n bytes. Out of line and not unrolled, so that the four pointers, four
- * sums and what is being multiplied all stay in registers. */
-EP_OUT_OF_LINE void dot_2x2(const int8_t *a0, const int8_t *a1, const int8_t *b0, const int8_t *b1, int32_t n,
-                            int32_t sums[4]) {
+/* sums[0..3] += a0*b0, a0*b1, a1*b0, a1*b1 over n bytes, with a1 = a0 + n and b1 = b0 + n. Out of line and not unrolled,
+ * so that everything stays in the few registers. */
+EP_OUT_OF_LINE void dot_2x2(const int8_t *a, const int8_t *b, int32_t n, int32_t sums[4]) {
   int32_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
-  for (const int8_t *end = a0 + (n & ~3); a0 != end; a0 += 4, a1 += 4, b0 += 4, b1 += 4) {
-    int32_t p = ep_load4(a0), u = ep_load4(b0), v = ep_load4(b1);
-    const int32_t pe = ep_even_bytes(p), ue = ep_even_bytes(u), ve = ep_even_bytes(v);
+  for (const int8_t *end = a + (n & ~3); a != end; a += 4, b += 4) {
+    const int32_t p = ep_load4(a), q = ep_load4(a + n), u = ep_load4(b);
+    const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
+    const int32_t pe = ep_even_bytes(p), po = ep_odd_bytes(p);
     s00 = ep_smlad(pe, ue, s00);
-    s01 = ep_smlad(pe, ve, s01);
-    p = ep_odd_bytes(p), u = ep_odd_bytes(u), v = ep_odd_bytes(v);
-    s00 = ep_smlad(p, u, s00);
-    s01 = ep_smlad(p, v, s01);
-    const int32_t q = ep_load4(a1), qe = ep_even_bytes(q), qo = ep_odd_bytes(q);
+    s00 = ep_smlad(po, uo, s00);
+    const int32_t qe = ep_even_bytes(q), qo = ep_odd_bytes(q);
     s10 = ep_smlad(qe, ue, s10);
+    s10 = ep_smlad(qo, uo, s10);
+    const int32_t v = ep_load4(b + n), ve = ep_even_bytes(v), vo = ep_odd_bytes(v);
+    s01 = ep_smlad(pe, ve, s01);
+    s01 = ep_smlad(po, vo, s01);
     s11 = ep_smlad(qe, ve, s11);
-    s10 = ep_smlad(qo, u, s10);
-    s11 = ep_smlad(qo, v, s11);
+    s11 = ep_smlad(qo, vo, s11);
   }
-  for (int32_t i = n & 3; i > 0; --i, ++a0, ++a1, ++b0, ++b1) {
-    s00 += *a0 * *b0;
-    s01 += *a0 * *b1;
-    s10 += *a1 * *b0;
-    s11 += *a1 * *b1;
+  for (int32_t i = n & 3; i > 0; --i, ++a, ++b) {
+    s00 += a[0] * b[0];
+    s01 += a[0] * b[n];
+    s10 += a[n] * b[0];
+    s11 += a[n] * b[n];
   }
   sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;
 }
@@ -70,9 +70,9 @@ static inline int8_t finish(const ep_conv *p, int32_t sum, int32_t multiplier, i
   return (int8_t)ep_clamp(value, p->out_min, p->out_max);
 }
 
-/* Channels c to last of two output positions; `second` may be NULL for a single one. */
-static void positions(const ep_conv *p, int32_t c, int32_t last, int32_t n, const int8_t *line0, const int8_t *line1,
-                      int8_t *first, int8_t *second) {
+/* Channels c to last of two output positions, whose lines follow each other; `second` is NULL for a single position. */
+static void positions(const ep_conv *p, int32_t c, int32_t last, int32_t n, const int8_t *line, int8_t *first,
+                      int8_t *second) {
   const int8_t *weight = p->weights + c * n;
   for (; c + 1 < last; c += 2, weight += 2 * n) {
     const int32_t multiplier0 = p->multiplier[c], multiplier1 = p->multiplier[c + 1];
@@ -80,14 +80,14 @@ static void positions(const ep_conv *p, int32_t c, int32_t last, int32_t n, cons
     const int32_t half0 = 1 << (right0 - 1), half1 = 1 << (right1 - 1);
     if (second != NULL) {
       int32_t sums[4] = {p->bias[c], p->bias[c], p->bias[c + 1], p->bias[c + 1]};
-      dot_2x2(weight, weight + n, line0, line1, n, sums);
+      dot_2x2(weight, line, n, sums);
       first[c] = finish(p, sums[0], multiplier0, right0, half0);
       second[c] = finish(p, sums[1], multiplier0, right0, half0);
       first[c + 1] = finish(p, sums[2], multiplier1, right1, half1);
       second[c + 1] = finish(p, sums[3], multiplier1, right1, half1);
     } else {
       int32_t sums[2] = {p->bias[c], p->bias[c + 1]};
-      dot_2x1(weight, weight + n, line0, n, sums);
+      dot_2x1(weight, weight + n, line, n, sums);
       first[c] = finish(p, sums[0], multiplier0, right0, half0);
       first[c + 1] = finish(p, sums[1], multiplier1, right1, half1);
     }
@@ -95,7 +95,7 @@ static void positions(const ep_conv *p, int32_t c, int32_t last, int32_t n, cons
   if (c < last) { /* an odd channel: the two lines take the place of two channels */
     const int32_t right = -p->shift[c], half = 1 << (right - 1);
     int32_t sums[2] = {p->bias[c], p->bias[c]};
-    dot_2x1(line0, second != NULL ? line1 : line0, weight, n, sums);
+    dot_2x1(line, second != NULL ? line + n : line, weight, n, sums);
     first[c] = finish(p, sums[0], p->multiplier[c], right, half);
     if (second != NULL) second[c] = finish(p, sums[1], p->multiplier[c], right, half);
   }
@@ -144,23 +144,20 @@ static void gather(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, int
 void ep_conv_fast(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scratch) {
   const int32_t groups = p->in_c / p->group_c, group_out = p->out_c / groups;
   const int32_t n = p->kernel_h * p->kernel_w * p->group_c, count = p->out_h * p->out_w;
-  const int in_place = p->kernel_h == 1 && p->kernel_w == 1 && p->pad_top == 0 && p->pad_left == 0;
+  /* A 1x1 kernel over whole pixels: the input is a row of lines already. */
+  const int in_place = p->kernel_h == 1 && p->kernel_w == 1 && p->stride_h == 1 && p->stride_w == 1 && groups == 1;
   for (int32_t group = 0; group < groups; ++group) {
     const int8_t *group_in = in + group * p->group_c;
     int32_t y = 0, x = 0;
     for (int32_t i = 0; i < count; i += 2) {
       const int pair = i + 1 < count;
-      const int8_t *line[2] = {scratch, scratch + n};
-      for (int32_t j = 0; j <= pair; ++j) {
-        if (in_place)
-          line[j] = group_in + (y * p->stride_h * p->in_w + x * p->stride_w) * p->in_c;
-        else
-          gather(p, group_in, y, x, scratch + j * n);
+      const int8_t *line = in_place ? in + i * n : scratch;
+      for (int32_t j = 0; !in_place && j <= pair; ++j) {
+        gather(p, group_in, y, x, scratch + j * n);
         if (++x == p->out_w) x = 0, ++y;
       }
       int8_t *first = out + i * p->out_c;
-      positions(p, group * group_out, (group + 1) * group_out, n, line[0], line[1], first,
-                pair ? first + p->out_c : NULL);
+      positions(p, group * group_out, (group + 1) * group_out, n, line, first, pair ? first + p->out_c : NULL);
     }
   }
 }

@@ -5,7 +5,7 @@
 #include "ep_kernels.h"
 
 #if EP_FAST
-/* scratch: 2 * kernel_h * kernel_w * group_c bytes; none for 1x1 without padding. */
+/* scratch: 2 * kernel_h * kernel_w * group_c bytes; none for 1x1 with stride 1 and without groups. */
 void ep_conv_fast(const ep_conv *layer, const int8_t *in, int8_t *out, int8_t *scratch);
 /* scratch: 2 * kernel_h * kernel_w pointers, then out_c bytes. */
 void ep_depthwise_fast(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);

@@ -1,0 +1,248 @@
+"""The firmware table: flash, RAM, stack and exact instructions of generated C on every Cortex-M, plain against fast kernels.
+
+`python -m benchmarks.firmware --output benchmarks/results/firmware.json` measures; `--docs docs/firmware.md` then writes
+the page from the JSON. Networks whose weights are random show sizes and instructions; these do not depend on training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from models.atomic import write_json, write_text
+from models.errors import EdgepressError, RuntimeFailure, UsageError
+
+SCHEMA = 1
+CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
+#: What is asked of the fast kernels on Cortex-M4: instructions per multiply-accumulate, and flash beside the weights.
+LARGEST_PER_MAC = {"cp_resnet": 3.0, "kws_ref_model": 5.0}
+LARGEST_EXTRA_FLASH_BYTES = 16_000
+_INPUTS, _INPUTS_ELSEWHERE = 100, 2
+
+
+def measure(path: Path, *, cores: Sequence[str] = CORES, inputs: int = _INPUTS, name: str | None = None) -> dict[str, Any]:
+    """Figures of one .tflite file.
+
+    Args:
+        path: the file.
+        cores: Cortex-M runtimes.
+        inputs: random inputs that are compared with TFLite Micro on the host and, with fast kernels, on the Cortex-M4;
+            the other cores and kernels get two.
+
+    Returns:
+        {"name", "macs", "weight_bytes", "arena_bytes", "tflm_arena_bytes", "host": [...], "cores": [...]}.
+
+    Raises:
+        UsageError: the file has no C. RuntimeFailure: a tool or TFLite Micro is missing.
+    """
+    from deploy.firmware.host import HostProgram
+    from deploy.firmware.project import firmware
+    from deploy.runtimes import open_session
+
+    made = firmware(path)
+    network = made.network
+    generator = np.random.default_rng(0)
+    with open_session(path, "tflm") as session:
+        given = [generator.integers(-128, 128, (inputs, *d.shape[1:]), dtype=np.int8) for d in session.inputs]
+        expected = session.run_integer(*given)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        arena = session.arena_bytes()
+    shaped = [x.reshape(inputs, *network.values[t].shape) for x, t in zip(given, network.inputs, strict=True)]
+    host = []
+    for fast in (False, True):
+        with HostProgram(made, fast=fast) as program:
+            equal = _equal(program.run(shaped), expected, inputs)
+        host.append({"kernels": "fast" if fast else "plain", "inputs": inputs, "equal": equal})
+    rows = []
+    for core in cores:
+        for fast in (False, True):
+            if core == "cortex-m3" and fast:
+                continue
+            count = inputs if core == "cortex-m4" and fast else min(inputs, _INPUTS_ELSEWHERE)
+            _say(f"{name or path.stem}: {core}, {'fast' if fast else 'plain'} kernels")
+            rows.append(_on_core(made, core, fast, [x[:count] for x in shaped], [y[:count] for y in expected]))
+    return {"name": name or path.stem, "operators": network.operators, "macs": network.macs, "weight_bytes": network.weight_bytes,
+            "constant_bytes": network.constant_bytes, "arena_bytes": made.plain.arena_bytes,
+            "arena_fast_bytes": made.fast.arena_bytes, "tflm_arena_bytes": arena, "host": host, "cores": rows}
+
+
+def _on_core(made: Any, core: str, fast: bool, shaped: list[np.ndarray], expected: list[np.ndarray]) -> dict[str, Any]:
+    from deploy.firmware.cortex_m import CortexM, DoesNotFit, memory_limits
+
+    flash_limit, ram_limit = memory_limits(core)
+    row: dict[str, Any] = {"core": core, "kernels": "fast" if fast else "plain", "flash_limit_bytes": flash_limit,
+                           "ram_limit_bytes": ram_limit}
+    try:
+        with CortexM(made, core, fast=fast) as firmware:
+            done = firmware.run(shaped, count=True)
+            counts = done.instructions
+            assert counts is not None
+            row.update(fits=True, flash_bytes=firmware.sizes.flash, ram_bytes=firmware.sizes.ram, stack_bytes=done.stack_bytes,
+                       inputs=len(shaped[0]), equal=_equal(done.outputs, expected, len(shaped[0])), instructions=counts.total,
+                       per_mac=counts.total / made.network.macs if made.network.macs else None,
+                       layers=[{"name": x.name, "instructions": x.instructions, "macs": x.macs} for x in counts.layers])
+    except DoesNotFit as verdict:
+        row.update(fits=False, flash_over_bytes=verdict.flash_over_bytes, ram_over_bytes=verdict.ram_over_bytes,
+                   verdict=str(verdict))
+    return row
+
+
+def _equal(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], count: int) -> int:
+    """How many samples agree in every bit."""
+    same = np.ones(count, bool)
+    for got, want in zip(outputs, expected, strict=True):
+        same &= (got.reshape(count, -1) == want.reshape(count, -1)).all(axis=1)
+    return int(same.sum())
+
+
+def verdict_in_time(path: Path) -> dict[str, Any]:
+    """Seconds from a .tflite file to figures of the emulated Cortex-M4."""
+    from deploy.runtimes import open_session
+
+    start = time.monotonic()
+    with open_session(path, "cortex-m4") as session:
+        figures = session.firmware_figures()
+    return {"file": path.name, "seconds": time.monotonic() - start, "instructions": figures["instructions"]}
+
+
+def random_networks(folder: Path) -> list[Path]:
+    """int8 files of CP-ResNet at 30, 20, 10 and 5 MMACs (pruned by `prune_model`) and CP-Mobile, with random weights."""
+    import torch
+
+    from compress import prune_model, quantize_model
+    from deploy import export_model
+    from models import build
+    from models.registry import zoo
+
+    made = []
+    for label, architecture, macs in (("cp_resnet_30M", "cp_resnet", 30e6), ("cp_resnet_20M", "cp_resnet", 20e6),
+                                      ("cp_resnet_10M", "cp_resnet", 10e6), ("cp_resnet_5M", "cp_resnet", 5e6),
+                                      ("cp_mobile", "cp_mobile", None)):
+        _say(f"making {label}")
+        torch.manual_seed(0)
+        shape = zoo()[architecture].input_shapes[0]
+        network, x = build(architecture).eval(), torch.randn(1, *shape)
+        if macs is not None:
+            network = prune_model(network, (x,), macs=macs).model.eval()
+        quantized = quantize_model(network, (x,), calibration=[torch.randn(8, *shape) for _ in range(2)])
+        made.append(export_model(quantized, (x,), folder / f"{label}.tflite", verify=False).path)
+    return made
+
+
+def page(result: dict[str, Any]) -> str:
+    """docs/firmware.md: the words of the template, and the tables."""
+    from importlib.resources import files
+
+    words = (files("benchmarks") / "templates" / "firmware.md").read_text(encoding="utf-8")
+    return words.replace("$tables", tables(result))
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The measured part of the page."""
+    lines = ["| network | MACs | weights B | arena B (plain / fast) | TFLM arena B (head / total) | host, equal to TFLM |",
+             "|---|---|---|---|---|---|"]
+    for one in result["networks"]:
+        host = ", ".join(f"{row['kernels']} {row['equal']}/{row['inputs']}" for row in one["host"])
+        arena = one["tflm_arena_bytes"]
+        lines.append(f"| {one['name']} | {one['macs']:,} | {one['weight_bytes']:,} | {one['arena_bytes']:,} / "
+                     f"{one['arena_fast_bytes']:,} | {arena['head']:,} / {arena['total']:,} | {host} |")
+    lines += ["", "| network | core | kernels | flash B | beside weights | RAM B | stack B | instructions | per MAC | equal to TFLM |",
+              "|---|---|---|---|---|---|---|---|---|---|"]
+    for one in result["networks"]:
+        for row in one["cores"]:
+            start = f"| {one['name']} | {row['core']} | {row['kernels']} | "
+            if not row["fits"]:
+                lines.append(f"{start}{row['verdict'].replace('|', '/')} | | | | | | |")
+                continue
+            lines.append(f"{start}{row['flash_bytes']:,} | {row['flash_bytes'] - one['weight_bytes']:,} | {row['ram_bytes']:,} | "
+                         f"{row['stack_bytes']} | {row['instructions']:,} | {row['per_mac']:.2f} | {row['equal']}/{row['inputs']} |")
+    if quick := result.get("quick"):
+        lines += ["", f"From {quick['file']} to the figures of the emulated Cortex-M4: {quick['seconds']:.1f} s "
+                      "(on a machine that was busy with other work)."]
+    return "\n".join(lines) + "\n"
+
+
+def violations(result: dict[str, Any]) -> list[str]:
+    """What misses the marks above on the Cortex-M4 with fast kernels, or differs from TFLite Micro anywhere."""
+    found = []
+    for one in result["networks"]:
+        name = one["name"]
+        wrong = [f"{name} on the host, {r['kernels']}" for r in one["host"] if r["equal"] != r["inputs"]]
+        wrong += [f"{name} on {r['core']}, {r['kernels']}" for r in one["cores"] if r["fits"] and r["equal"] != r["inputs"]]
+        found += [f"{where}: departs from TFLite Micro" for where in wrong]
+        for row in one["cores"]:
+            if row["core"] != "cortex-m4" or row["kernels"] != "fast" or not row["fits"]:
+                continue
+            largest = next((limit for prefix, limit in LARGEST_PER_MAC.items() if name.startswith(prefix)), None)
+            if largest is not None and row["per_mac"] > largest:
+                found.append(f"{name}: {row['per_mac']:.2f} instructions per MAC, allowed are {largest:g}")
+            if row["flash_bytes"] - one["weight_bytes"] > LARGEST_EXTRA_FLASH_BYTES:
+                found.append(f"{name}: {row['flash_bytes'] - one['weight_bytes']:,} bytes of flash beside the weights")
+            if row["ram_bytes"] > one["tflm_arena_bytes"]["total"]:
+                found.append(f"{name}: {row['ram_bytes']:,} bytes of RAM, more than TFLite Micro's arena")
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m benchmarks.firmware`; the exit code is the project's."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.firmware", description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="*", type=Path, help=".tflite files; CP-ResNet and CP-Mobile are added with --zoo")
+    parser.add_argument("--zoo", action="store_true", help="also CP-ResNet at 30, 20, 10, 5 MMACs and CP-Mobile, random weights")
+    parser.add_argument("--inputs", type=int, default=_INPUTS, help="random inputs to compare on")
+    parser.add_argument("--cores", default=",".join(CORES), help="separated by commas")
+    parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
+    parser.add_argument("--docs", type=Path, help="page to write from --output (replaced)")
+    parser.add_argument("--only-docs", action="store_true", help="measure nothing")
+    options = parser.parse_args(arguments)
+    try:
+        if options.only_docs:
+            if options.output is None or not options.output.is_file():
+                raise UsageError("--only-docs needs --output with an existing JSON file")
+            result = json.loads(options.output.read_text())
+        else:
+            result = _measure_all(options)
+            if options.output is not None:
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                write_json(options.output, result)
+        if options.docs is not None:
+            write_text(options.docs, page(result))
+        print(tables(result))
+    except EdgepressError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    missed = violations(result)
+    for line in missed:
+        _say(f"missed: {line}")
+    return 1 if missed else 0
+
+
+def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.environment import environment
+    from deploy.firmware.cortex_m import missing_tools
+
+    if reason := missing_tools():
+        raise RuntimeFailure(reason)
+    cores = [core.strip() for core in options.cores.split(",")]
+    with TemporaryDirectory(prefix="edgepress-") as folder:
+        files = [*options.files, *(random_networks(Path(folder)) if options.zoo else [])]
+        if not files:
+            raise UsageError("name .tflite files, or give --zoo")
+        networks = [measure(file, cores=cores, inputs=options.inputs) for file in files]
+        return {"schema": SCHEMA, "kind": "firmware", "networks": networks, "quick": verdict_in_time(files[0]),
+                "environment": environment()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
