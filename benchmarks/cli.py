@@ -1,4 +1,4 @@
-"""The command `benchmarks`: profile, run, latency, gate, compare, devices, report."""
+"""The command `benchmarks`: profile, run, latency, gate, compare, devices, report, summarize."""
 
 from __future__ import annotations
 
@@ -171,6 +171,18 @@ def report_command(run: Run = DEFAULT_RUN, output: Annotated[
     from benchmarks.report import write_report
 
     print(write_report(run, output))
+
+
+@app.command("summarize")
+def summarize_command(runs: Annotated[list[Path], typer.Argument(help="Run directories that differ in their seed.")],
+                      output: Output = None, overwrite: Overwrite = False,
+                      form: Annotated[str, typer.Option("--format", help="json or markdown.")] = "json") -> None:
+    """Join the runs of several seeds: means, spread, and paired differences that respect recordings."""
+    from benchmarks.summary import as_markdown, summarize
+
+    _one_of(form, ("json", "markdown"))
+    found = summarize(runs)
+    _emit(_as_json(found) if form == "json" else as_markdown(found), output, overwrite)
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ LARGEST_EXTRA_FLASH_BYTES = 16_000
 _INPUTS, _INPUTS_ELSEWHERE = 100, 2
 
 
-def measure(path: Path, *, cores: Sequence[str] = CORES, inputs: int = _INPUTS, name: str | None = None) -> dict[str, Any]:
+def measure(
+    path: Path, *, cores: Sequence[str] = CORES, inputs: int = _INPUTS, name: str | None = None
+) -> dict[str, Any]:
     """Figures of one .tflite file.
 
     Args:
@@ -69,29 +71,53 @@ def measure(path: Path, *, cores: Sequence[str] = CORES, inputs: int = _INPUTS, 
             count = inputs if core == "cortex-m4" and fast else min(inputs, _INPUTS_ELSEWHERE)
             _say(f"{name or path.stem}: {core}, {'fast' if fast else 'plain'} kernels")
             rows.append(_on_core(made, core, fast, [x[:count] for x in shaped], [y[:count] for y in expected]))
-    return {"name": name or path.stem, "operators": network.operators, "macs": network.macs, "weight_bytes": network.weight_bytes,
-            "constant_bytes": network.constant_bytes, "arena_bytes": made.plain.arena_bytes,
-            "arena_fast_bytes": made.fast.arena_bytes, "tflm_arena_bytes": arena, "host": host, "cores": rows}
+    return {
+        "name": name or path.stem,
+        "operators": network.operators,
+        "macs": network.macs,
+        "weight_bytes": network.weight_bytes,
+        "constant_bytes": network.constant_bytes,
+        "arena_bytes": made.plain.arena_bytes,
+        "arena_fast_bytes": made.fast.arena_bytes,
+        "tflm_arena_bytes": arena,
+        "host": host,
+        "cores": rows,
+    }
 
 
 def _on_core(made: Any, core: str, fast: bool, shaped: list[np.ndarray], expected: list[np.ndarray]) -> dict[str, Any]:
     from deploy.firmware.cortex_m import CortexM, DoesNotFit, memory_limits
 
     flash_limit, ram_limit = memory_limits(core)
-    row: dict[str, Any] = {"core": core, "kernels": "fast" if fast else "plain", "flash_limit_bytes": flash_limit,
-                           "ram_limit_bytes": ram_limit}
+    row: dict[str, Any] = {
+        "core": core,
+        "kernels": "fast" if fast else "plain",
+        "flash_limit_bytes": flash_limit,
+        "ram_limit_bytes": ram_limit,
+    }
     try:
         with CortexM(made, core, fast=fast) as firmware:
             done = firmware.run(shaped, count=True)
             counts = done.instructions
             assert counts is not None
-            row.update(fits=True, flash_bytes=firmware.sizes.flash, ram_bytes=firmware.sizes.ram, stack_bytes=done.stack_bytes,
-                       inputs=len(shaped[0]), equal=_equal(done.outputs, expected, len(shaped[0])), instructions=counts.total,
-                       per_mac=counts.total / made.network.macs if made.network.macs else None,
-                       layers=[{"name": x.name, "instructions": x.instructions, "macs": x.macs} for x in counts.layers])
+            row.update(
+                fits=True,
+                flash_bytes=firmware.sizes.flash,
+                ram_bytes=firmware.sizes.ram,
+                stack_bytes=done.stack_bytes,
+                inputs=len(shaped[0]),
+                equal=_equal(done.outputs, expected, len(shaped[0])),
+                instructions=counts.total,
+                per_mac=counts.total / made.network.macs if made.network.macs else None,
+                layers=[{"name": x.name, "instructions": x.instructions, "macs": x.macs} for x in counts.layers],
+            )
     except DoesNotFit as verdict:
-        row.update(fits=False, flash_over_bytes=verdict.flash_over_bytes, ram_over_bytes=verdict.ram_over_bytes,
-                   verdict=str(verdict))
+        row.update(
+            fits=False,
+            flash_over_bytes=verdict.flash_over_bytes,
+            ram_over_bytes=verdict.ram_over_bytes,
+            verdict=str(verdict),
+        )
     return row
 
 
@@ -123,9 +149,13 @@ def random_networks(folder: Path) -> list[Path]:
     from models.registry import zoo
 
     made = []
-    for label, architecture, macs in (("cp_resnet_30M", "cp_resnet", 30e6), ("cp_resnet_20M", "cp_resnet", 20e6),
-                                      ("cp_resnet_10M", "cp_resnet", 10e6), ("cp_resnet_5M", "cp_resnet", 5e6),
-                                      ("cp_mobile", "cp_mobile", None)):
+    for label, architecture, macs in (
+        ("cp_resnet_30M", "cp_resnet", 30e6),
+        ("cp_resnet_20M", "cp_resnet", 20e6),
+        ("cp_resnet_10M", "cp_resnet", 10e6),
+        ("cp_resnet_5M", "cp_resnet", 5e6),
+        ("cp_mobile", "cp_mobile", None),
+    ):
         _say(f"making {label}")
         torch.manual_seed(0)
         shape = zoo()[architecture].input_shapes[0]
@@ -147,26 +177,38 @@ def page(result: dict[str, Any]) -> str:
 
 def tables(result: dict[str, Any]) -> str:
     """The measured part of the page."""
-    lines = ["| network | MACs | weights B | arena B (plain / fast) | TFLM arena B (head / total) | host, equal to TFLM |",
-             "|---|---|---|---|---|---|"]
+    lines = [
+        "| network | MACs | weights B | arena B (plain / fast) | TFLM arena B (head / total) | host, equal to TFLM |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in result["networks"]:
         host = ", ".join(f"{row['kernels']} {row['equal']}/{row['inputs']}" for row in one["host"])
         arena = one["tflm_arena_bytes"]
-        lines.append(f"| {one['name']} | {one['macs']:,} | {one['weight_bytes']:,} | {one['arena_bytes']:,} / "
-                     f"{one['arena_fast_bytes']:,} | {arena['head']:,} / {arena['total']:,} | {host} |")
-    lines += ["", "| network | core | kernels | flash B | beside weights | RAM B | stack B | instructions | per MAC | equal to TFLM |",
-              "|---|---|---|---|---|---|---|---|---|---|"]
+        lines.append(
+            f"| {one['name']} | {one['macs']:,} | {one['weight_bytes']:,} | {one['arena_bytes']:,} / "
+            f"{one['arena_fast_bytes']:,} | {arena['head']:,} / {arena['total']:,} | {host} |"
+        )
+    lines += [
+        "",
+        "| network | core | kernels | flash B | beside weights | RAM B | stack B | instructions | per MAC | equal to TFLM |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for one in result["networks"]:
         for row in one["cores"]:
             start = f"| {one['name']} | {row['core']} | {row['kernels']} | "
             if not row["fits"]:
                 lines.append(f"{start}{row['verdict'].replace('|', '/')} | | | | | | |")
                 continue
-            lines.append(f"{start}{row['flash_bytes']:,} | {row['flash_bytes'] - one['weight_bytes']:,} | {row['ram_bytes']:,} | "
-                         f"{row['stack_bytes']} | {row['instructions']:,} | {row['per_mac']:.2f} | {row['equal']}/{row['inputs']} |")
+            lines.append(
+                f"{start}{row['flash_bytes']:,} | {row['flash_bytes'] - one['weight_bytes']:,} | {row['ram_bytes']:,} | "
+                f"{row['stack_bytes']} | {row['instructions']:,} | {row['per_mac']:.2f} | {row['equal']}/{row['inputs']} |"
+            )
     if quick := result.get("quick"):
-        lines += ["", f"From {quick['file']} to the figures of the emulated Cortex-M4: {quick['seconds']:.1f} s "
-                      "(on a machine that was busy with other work)."]
+        lines += [
+            "",
+            f"From {quick['file']} to the figures of the emulated Cortex-M4: {quick['seconds']:.1f} s "
+            "(on a machine that was busy with other work).",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -176,7 +218,9 @@ def violations(result: dict[str, Any]) -> list[str]:
     for one in result["networks"]:
         name = one["name"]
         wrong = [f"{name} on the host, {r['kernels']}" for r in one["host"] if r["equal"] != r["inputs"]]
-        wrong += [f"{name} on {r['core']}, {r['kernels']}" for r in one["cores"] if r["fits"] and r["equal"] != r["inputs"]]
+        wrong += [
+            f"{name} on {r['core']}, {r['kernels']}" for r in one["cores"] if r["fits"] and r["equal"] != r["inputs"]
+        ]
         found += [f"{where}: departs from TFLite Micro" for where in wrong]
         for row in one["cores"]:
             if row["core"] != "cortex-m4" or row["kernels"] != "fast" or not row["fits"]:
@@ -198,8 +242,12 @@ def _say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.firmware`; the exit code is the project's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.firmware", description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="*", type=Path, help=".tflite files; CP-ResNet and CP-Mobile are added with --zoo")
-    parser.add_argument("--zoo", action="store_true", help="also CP-ResNet at 30, 20, 10, 5 MMACs and CP-Mobile, random weights")
+    parser.add_argument(
+        "files", nargs="*", type=Path, help=".tflite files; CP-ResNet and CP-Mobile are added with --zoo"
+    )
+    parser.add_argument(
+        "--zoo", action="store_true", help="also CP-ResNet at 30, 20, 10, 5 MMACs and CP-Mobile, random weights"
+    )
     parser.add_argument("--inputs", type=int, default=_INPUTS, help="random inputs to compare on")
     parser.add_argument("--cores", default=",".join(CORES), help="separated by commas")
     parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
@@ -240,8 +288,13 @@ def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
         if not files:
             raise UsageError("name .tflite files, or give --zoo")
         networks = [measure(file, cores=cores, inputs=options.inputs) for file in files]
-        return {"schema": SCHEMA, "kind": "firmware", "networks": networks, "quick": verdict_in_time(files[0]),
-                "environment": environment()}
+        return {
+            "schema": SCHEMA,
+            "kind": "firmware",
+            "networks": networks,
+            "quick": verdict_in_time(files[0]),
+            "environment": environment(),
+        }
 
 
 if __name__ == "__main__":

@@ -61,17 +61,14 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
     Raises:
         UsageError: the run holds no trained network, or something in it is damaged.
     """
-    from models.checkpoint import read_metrics
+    from models.checkpoint import read_metrics, read_quantization
 
     entries = run.entries("checkpoint")
     metrics = {entry["name"]: read_metrics(entry["path"]) or {} for entry in entries}
-    children: dict[str, str] = {}
-    for entry in entries:
-        if entry.get("precision", "float") != "float" and entry.get("parent"):
-            children[entry["parent"]] = entry["name"]
-    floats = [
-        entry for entry in entries if entry.get("precision", "float") == "float" and "cost" in metrics[entry["name"]]
-    ]
+    integers = {entry["name"] for entry in entries if read_quantization(entry["path"]) is not None}
+    children = {entry["parent"]: entry["name"] for entry in entries
+                if entry["name"] in integers and entry.get("parent")}
+    floats = [entry for entry in entries if entry["name"] not in integers and "cost" in metrics[entry["name"]]]
     if not floats:
         raise UsageError(f"{run.path} holds no trained network; run `compress run` or `compress train` first")
     files = {name: list(found) for name, found in _by_checkpoint(_files(run, arena)).items()}

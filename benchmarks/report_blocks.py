@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,7 +128,7 @@ def recording_devices_block(networks: Sequence[Network]) -> dict[str, Any] | Non
             "id": "recording",
             "title": "Accuracy per recording device",
             "choices": choices,
-            "text": "What the audio was recorded with; triangles and circles tell devices unseen in training from the rest.",
+            "text": "What the audio was recorded with; the shape tells devices unseen in training from the rest.",
         }
         if choices
         else None
@@ -273,7 +272,7 @@ def memory_block(networks: Sequence[Network]) -> dict[str, Any] | None:
             "id": "memory",
             "title": "Memory over time",
             "choices": choices,
-            "text": "Activations alive at each operator of the int8 file; the arena of TFLite Micro also holds its own structures.",
+            "text": "Activations alive at each operator of the int8 file; TFLite Micro adds its own structures.",
         }
         if choices
         else None
@@ -356,17 +355,20 @@ def versions_block(networks: Sequence[Network]) -> dict[str, Any]:
     exported = next((network.tflite.manifest.get("tools") for network in networks if network.tflite), None)
     if exported:
         found["exported with"] = exported
-    rows = [
-        [
-            what,
-            ", ".join(
-                f"{name} {value if not isinstance(value, dict) else json.dumps(value)}" for name, value in facts.items()
-            ),
-        ]
-        for what, facts in found.items()
-    ]
-    rows += [[f"command for {network.name}", str(network.metrics.get("command", "-"))] for network in networks]
+    rows = [[what, _versions_text(facts)] for what, facts in found.items()]
+    commands: dict[str, list[str]] = {}
+    for network in networks:
+        commands.setdefault(str(network.metrics.get("command", "-")), []).append(network.name)
+    rows += [[f"command for {', '.join(names)}", command] for command, names in commands.items()]
     return {
         "title": "What was run with which versions",
         "table": {"columns": ["what", "with"], "rows": rows, "numbers": [], "wrap": [1]},
     }
+
+
+def _versions_text(facts: dict[str, Any]) -> str:
+    """Nested facts on one line: "torch 2.13.0, cores 2, ..."."""
+    flat: dict[str, Any] = {}
+    for name, value in facts.items():
+        flat.update(value if isinstance(value, dict) else {name: value})
+    return ", ".join(f"{name} {value}" for name, value in flat.items() if value is not None)

@@ -43,7 +43,7 @@ def export(
     overwrite: _Overwrite = False,
     shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="lossless shrinking of TFLite files")] = True,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="compare with torch before it counts")] = True,
-    max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 3.0,
+    max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 8.0,
     mean_lsb: Annotated[float, typer.Option("--mean-lsb", min=0, help="mean difference that it allows")] = 0.5,
     trust: _Trust = False,
 ) -> None:

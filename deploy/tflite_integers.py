@@ -25,7 +25,8 @@ _LAYERS = {"CONV_2D": (0, 1, 2, 0), "DEPTHWISE_CONV_2D": (0, 1, 2, 3), "FULLY_CO
 #: Operators whose kernels demand equal parameters of input and output.
 _SAME = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD",
          "SLICE", "STRIDED_SLICE", "SQUEEZE", "EXPAND_DIMS", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SPLIT",
-         "SPLIT_V", "GATHER", "PACK", "UNPACK", "BROADCAST_TO", "TILE", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "MAXIMUM", "MINIMUM",
+         "SPLIT_V", "GATHER", "PACK", "UNPACK", "BROADCAST_TO", "TILE",
+         "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "MAXIMUM", "MINIMUM",
          "REDUCE_MAX", "REDUCE_MIN", "REVERSE_V2"}
 #: Operators with integer kernels and output parameters of their own.
 _COMPUTED = {"ADD", "SUB", "MUL", "MEAN", "SUM", "RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "SOFTMAX",

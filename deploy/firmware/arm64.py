@@ -39,7 +39,9 @@ _SELF_TEST_STEPS = 2
 def prefix() -> Path:
     """Folder of the emulated system: $EDGEPRESS_ARM64, else in the user's cache."""
     given = os.environ.get("EDGEPRESS_ARM64")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgepress" / "arm64"
+    return (
+        Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgepress" / "arm64"
+    )
 
 
 def missing_tools() -> str | None:
@@ -76,8 +78,15 @@ class Arm64Engine:
         self.outputs: tuple[TensorDetails, ...] = self._engine.outputs
 
     def _open(self, model: bytes) -> IsolatedEngine:
-        return IsolatedEngine("litert", model, {"threads": self._threads}, self._timeout_s, open_timeout_s=120,
-                              interpreter=interpreter(), packages=[str(prefix() / "packages")])
+        return IsolatedEngine(
+            "litert",
+            model,
+            {"threads": self._threads},
+            self._timeout_s,
+            open_timeout_s=120,
+            interpreter=interpreter(),
+            packages=[str(prefix() / "packages")],
+        )
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         return self._engine.run(arrays)
@@ -103,8 +112,10 @@ def _self_test(open_engine) -> None:  # type: ignore[no-untyped-def]
         engine.close()
     off = int(np.abs(given.astype(int) - expected).max())
     if off > _SELF_TEST_STEPS:
-        raise RuntimeFailure(f"the emulated {CPU} fails its self-test: a dense layer is off by {off} steps, so that nothing from "
-                             "this emulator can be believed; use another QEMU")
+        raise RuntimeFailure(
+            f"the emulated {CPU} fails its self-test: a dense layer is off by {off} steps, so that nothing from "
+            "this emulator can be believed; use another QEMU"
+        )
 
 
 def dense_example() -> tuple[bytes, np.ndarray, np.ndarray]:
@@ -120,9 +131,16 @@ def dense_example() -> tuple[bytes, np.ndarray, np.ndarray]:
     buffers = [kinds.BufferT() for _ in range(2)]
     buffers[1].data = weights.view(np.uint8).reshape(-1)
     graph.tensors = []
-    for name, shape, scale, buffer in zip((b"x", b"w", b"y"), ((1, 64), (16, 64), (1, 16)), scales, (0, 1, 0), strict=True):
+    for name, shape, scale, buffer in zip(
+        (b"x", b"w", b"y"), ((1, 64), (16, 64), (1, 16)), scales, (0, 1, 0), strict=True
+    ):
         tensor = kinds.TensorT()
-        tensor.name, tensor.shape, tensor.type, tensor.buffer = name, np.array(shape, np.int32), kinds.TensorType.INT8, buffer
+        tensor.name, tensor.shape, tensor.type, tensor.buffer = (
+            name,
+            np.array(shape, np.int32),
+            kinds.TensorType.INT8,
+            buffer,
+        )
         tensor.quantization = kinds.QuantizationParametersT()
         tensor.quantization.scale = np.array([scale], np.float32)
         tensor.quantization.zeroPoint = np.zeros(1, np.int64)
@@ -167,10 +185,19 @@ def _debian(work: Path, root: Path) -> None:
     signed = f"signed-by={keyring} " if Path(keyring).exists() else ""  # where it is absent, apt uses its own
     (work / "sources.list").write_text(f"deb [{signed}arch=arm64] {_MIRROR} bookworm main\n")
     (work / "status").write_text("")
-    options = {"APT::Architecture": "arm64", "APT::Architectures": "arm64", "Dir::State": work / "state", "Dir::Cache": work / "cache",
-               "Dir::State::lists": work / "lists", "Dir::State::status": work / "status", "Dir::Etc::sourcelist": work / "sources.list",
-               "Dir::Etc::sourceparts": "/dev/null", "Dir::Etc::preferencesparts": "/dev/null", "APT::Sandbox::User": "",
-               "Debug::NoLocking": "1"}
+    options = {
+        "APT::Architecture": "arm64",
+        "APT::Architectures": "arm64",
+        "Dir::State": work / "state",
+        "Dir::Cache": work / "cache",
+        "Dir::State::lists": work / "lists",
+        "Dir::State::status": work / "status",
+        "Dir::Etc::sourcelist": work / "sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferencesparts": "/dev/null",
+        "APT::Sandbox::User": "",
+        "Debug::NoLocking": "1",
+    }
     apt = ["apt-get", "-q", *(f"-o{key}={value}" for key, value in options.items())]
     _call([*apt, "update"])
     _call([*apt, "install", "-y", "--download-only", "--no-install-recommends", *_DEBIAN])
@@ -181,8 +208,16 @@ def _debian(work: Path, root: Path) -> None:
 
 def _cpu_information(root: Path) -> None:
     """An Arm /proc/cpuinfo under the prefix, which LiteRT reads in place of the host's."""
-    rows = ["processor\t: {}", "BogoMIPS\t: 38.40", "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid",
-            "CPU implementer\t: 0x41", "CPU architecture: 8", "CPU variant\t: 0x0", "CPU part\t: 0xd03", "CPU revision\t: 4"]
+    rows = [
+        "processor\t: {}",
+        "BogoMIPS\t: 38.40",
+        "Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid",
+        "CPU implementer\t: 0x41",
+        "CPU architecture: 8",
+        "CPU variant\t: 0x0",
+        "CPU part\t: 0xd03",
+        "CPU revision\t: 4",
+    ]
     (root / "proc").mkdir(exist_ok=True)
     (root / "proc" / "cpuinfo").write_text("\n\n".join("\n".join(rows).format(core) for core in range(4)) + "\n")
 
@@ -192,9 +227,33 @@ def _wheels(work: Path, packages: Path) -> None:
 
     wanted = [f"ai-edge-litert=={version('ai-edge-litert')}" if name == "ai-edge-litert" else name for name in _WHEELS]
     platforms = [argument for name in _PLATFORMS for argument in ("--platform", name)]
-    _call([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:",
-           "--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none", *platforms,
-           "-d", str(work), *wanted])
+    _call(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "--python-version",
+            "3.11",
+            "--implementation",
+            "cp",
+            "--abi",
+            "cp311",
+            "--abi",
+            "abi3",
+            "--abi",
+            "none",
+            *platforms,
+            "-d",
+            str(work),
+            *wanted,
+        ]
+    )
     packages.mkdir()
     for wheel in sorted(work.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
@@ -203,8 +262,14 @@ def _wheels(work: Path, packages: Path) -> None:
 
 def _call(command: Sequence[str]) -> None:
     try:
-        done = subprocess.run(list(command), capture_output=True, text=True, timeout=1800, check=False,
-                              env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+        done = subprocess.run(
+            list(command),
+            capture_output=True,
+            text=True,
+            timeout=1800,
+            check=False,
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RuntimeFailure(f"{command[0]} failed: {error}") from error
     if done.returncode != 0:

@@ -29,8 +29,9 @@ class Rows:
         steps, aliases: see `deploy.firmware.steps.Network`.
     """
 
-    def __init__(self, values: Mapping[int, Value], inputs: Sequence[int], outputs: Sequence[int],
-                 tensors: Sequence[Tensor]):
+    def __init__(
+        self, values: Mapping[int, Value], inputs: Sequence[int], outputs: Sequence[int], tensors: Sequence[Tensor]
+    ):
         self._tensors = tensors
         self.values, self.inputs, self.outputs = values, tuple(inputs), tuple(outputs)
         self.steps: list[Step] = []
@@ -41,12 +42,21 @@ class Rows:
         """The operator that the next steps come from."""
         self._operator = operator
 
-    def add(self, kernel: str, structure: str, fields: Mapping[str, FieldValue], inputs: Sequence[int], output: int,
-            summary: str = "", **more: Any) -> None:
+    def add(
+        self,
+        kernel: str,
+        structure: str,
+        fields: Mapping[str, FieldValue],
+        inputs: Sequence[int],
+        output: int,
+        summary: str = "",
+        **more: Any,
+    ) -> None:
         """Append a step."""
         operator = self._operator
-        self.steps.append(Step(operator.index, operator.code, summary, kernel, structure, dict(fields), tuple(inputs), output,
-                               **more))
+        self.steps.append(
+            Step(operator.index, operator.code, summary, kernel, structure, dict(fields), tuple(inputs), output, **more)
+        )
 
     def quantization(self, tensor: int) -> Quantization | None:
         """All scales of a tensor."""
@@ -92,6 +102,7 @@ class Rows:
 
 def activation_range(kind: str, scale: np.float32, zero: int) -> tuple[int, int]:
     """Smallest and largest integer after a fused activation (CalculateActivationRangeQuantized)."""
+
     def at(real: float) -> int:
         return zero + round_away(float(np.float32(real) / scale))
 
@@ -112,7 +123,7 @@ def fixed(real: float) -> tuple[int, int]:
 
 def strides(shape: Sequence[int]) -> list[int]:
     """Elements between neighbours along each dimension."""
-    return [prod(shape[i + 1:]) for i in range(len(shape))]
+    return [prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
 def merged(sizes: Sequence[int], *steps: Sequence[int]) -> tuple[tuple[int, ...], ...]:

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 
 from deploy.firmware.emit import layer_name, write_sources
-from deploy.firmware.host import CompilerFailure, bytes_to_samples, port_details, run_batches, run_compiler, samples_to_bytes
+from deploy.firmware.host import (
+    CompilerFailure,
+    bytes_to_samples,
+    port_details,
+    run_batches,
+    run_compiler,
+    samples_to_bytes,
+)
 from deploy.firmware.instructions import Instructions, by_layer, counted
 from deploy.firmware.project import Firmware, compiled_sources, firmware, sources, substituted, template
 from models.errors import RuntimeFailure, UsageError, VerdictError
@@ -57,11 +64,24 @@ _MIB = 1 << 20
 _HARD = "-mfloat-abi=hard"
 BOARDS = {
     "cortex-m3": Board("mps2-an385", ("-mcpu=cortex-m3", "-mfloat-abi=soft"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, None),
-    "cortex-m4": Board("mps2-an386", ("-mcpu=cortex-m4", _HARD, "-mfpu=fpv4-sp-d16"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, "cortex-m4"),
-    "cortex-m7": Board("mps2-an500", ("-mcpu=cortex-m7", _HARD, "-mfpu=fpv5-d16"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, "cortex-m7"),
-    "cortex-m33": Board("mps2-an505", ("-mcpu=cortex-m33", _HARD, "-mfpu=fpv5-sp-d16"), 0x10000000, 0x38000000, 4 * _MIB,
-                        2 * _MIB, "cortex-m33"),
-    "cortex-m55": Board("mps3-an547", ("-mcpu=cortex-m55+nomve", _HARD), 0, 0x21000000, _MIB // 2, 2 * _MIB, "cortex-m55"),
+    "cortex-m4": Board(
+        "mps2-an386", ("-mcpu=cortex-m4", _HARD, "-mfpu=fpv4-sp-d16"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, "cortex-m4"
+    ),
+    "cortex-m7": Board(
+        "mps2-an500", ("-mcpu=cortex-m7", _HARD, "-mfpu=fpv5-d16"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, "cortex-m7"
+    ),
+    "cortex-m33": Board(
+        "mps2-an505",
+        ("-mcpu=cortex-m33", _HARD, "-mfpu=fpv5-sp-d16"),
+        0x10000000,
+        0x38000000,
+        4 * _MIB,
+        2 * _MIB,
+        "cortex-m33",
+    ),
+    "cortex-m55": Board(
+        "mps3-an547", ("-mcpu=cortex-m55+nomve", _HARD), 0, 0x21000000, _MIB // 2, 2 * _MIB, "cortex-m55"
+    ),
 }
 RUNTIMES = tuple(BOARDS)
 
@@ -109,8 +129,10 @@ def missing_tools() -> str | None:
     absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if not absent:
         return None
-    return (f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed; "
-            f"Debian: apt-get install --no-install-recommends {PACKAGES} (or make install-firmware-tools)")
+    return (
+        f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed; "
+        f"Debian: apt-get install --no-install-recommends {PACKAGES} (or make install-firmware-tools)"
+    )
 
 
 def memory_limits(runtime: str) -> tuple[int, int]:
@@ -139,8 +161,17 @@ class CortexM:
         DoesNotFit: flash or RAM is too small. RuntimeFailure: a tool is missing.
     """
 
-    def __init__(self, made: Firmware, runtime: str, *, fast: bool | None = None, flash_bytes: int | None = None,
-                 ram_bytes: int | None = None, timeout_s: float = 600.0, changes: dict[str, str] | None = None):
+    def __init__(
+        self,
+        made: Firmware,
+        runtime: str,
+        *,
+        fast: bool | None = None,
+        flash_bytes: int | None = None,
+        ram_bytes: int | None = None,
+        timeout_s: float = 600.0,
+        changes: dict[str, str] | None = None,
+    ):
         if runtime not in BOARDS:
             raise UsageError(f"runtime = {runtime!r} is no Cortex-M: allowed are {', '.join(BOARDS)}")
         if reason := missing_tools():
@@ -161,14 +192,50 @@ class CortexM:
     def _build(self, changes: dict[str, str]) -> None:
         board, made = self._board, self.made
         flash, ram = min(self._flash, board.flash_bytes), min(self._ram, board.ram_bytes)
-        script = substituted("cortex_m.ld", made, flash_origin=hex(board.flash_origin), ram_origin=hex(board.ram_origin),
-                             flash_bytes=str(flash), ram_bytes=str(ram), stack_bytes=str(STACK_BYTES))
-        write_sources(self._folder, {**sources(made, "a .tflite file"), "cortex_m_main.c": substituted("cortex_m_main.c", made),
-                                     "cortex_m_startup.c": template("cortex_m_startup.c"), "cortex_m.ld": script, **changes})
-        command = ["arm-none-eabi-gcc", "-std=gnu99", "-mthumb", *board.flags, "-O2", "-ffp-contract=off", "-ffunction-sections",
-                   "-fdata-sections", f"-DEP_FAST={int(self.fast)}", "-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections",
-                   "-Wl,--no-warn-rwx-segments", "-T", "cortex_m.ld", "-o", "firmware.elf", "cortex_m_startup.c",
-                   "cortex_m_main.c", *compiled_sources(made), "-lm", "-lc", "-lgcc"]
+        script = substituted(
+            "cortex_m.ld",
+            made,
+            flash_origin=hex(board.flash_origin),
+            ram_origin=hex(board.ram_origin),
+            flash_bytes=str(flash),
+            ram_bytes=str(ram),
+            stack_bytes=str(STACK_BYTES),
+        )
+        write_sources(
+            self._folder,
+            {
+                **sources(made, "a .tflite file"),
+                "cortex_m_main.c": substituted("cortex_m_main.c", made),
+                "cortex_m_startup.c": template("cortex_m_startup.c"),
+                "cortex_m.ld": script,
+                **changes,
+            },
+        )
+        command = [
+            "arm-none-eabi-gcc",
+            "-std=gnu99",
+            "-mthumb",
+            *board.flags,
+            "-O2",
+            "-ffp-contract=off",
+            "-ffunction-sections",
+            "-fdata-sections",
+            f"-DEP_FAST={int(self.fast)}",
+            "-nostartfiles",
+            "--specs=nano.specs",
+            "-Wl,--gc-sections",
+            "-Wl,--no-warn-rwx-segments",
+            "-T",
+            "cortex_m.ld",
+            "-o",
+            "firmware.elf",
+            "cortex_m_startup.c",
+            "cortex_m_main.c",
+            *compiled_sources(made),
+            "-lm",
+            "-lc",
+            "-lgcc",
+        ]
         try:
             run_compiler(command, self._folder)
         except CompilerFailure as error:
@@ -180,13 +247,21 @@ class CortexM:
 
     def _too_large(self, over: dict[str, int], flash: int, ram: int, cause: Exception) -> None:
         if (flash < self._flash and "FLASH" in over) or (ram < self._ram and "RAM" in over):
-            raise RuntimeFailure(f"the emulated {self._board.machine} has only {flash:,} bytes of flash and {ram:,} of RAM, less "
-                                 f"than {self.runtime}: this network cannot be run on it") from cause
-        parts = [f"{what} by {over[region]:,} bytes (limit {limit:,})"
-                 for region, what, limit in (("FLASH", "flash", flash), ("RAM", "RAM", ram)) if region in over]
-        raise DoesNotFit(f"the firmware does not fit {self.runtime}: it exceeds {' and '.join(parts)}; RAM holds the arena of "
-                         f"{self.arena_bytes:,} bytes and {STACK_BYTES:,} for the stack",
-                         over.get("FLASH", 0), over.get("RAM", 0)) from cause
+            raise RuntimeFailure(
+                f"the emulated {self._board.machine} has only {flash:,} bytes of flash and {ram:,} of RAM, less "
+                f"than {self.runtime}: this network cannot be run on it"
+            ) from cause
+        parts = [
+            f"{what} by {over[region]:,} bytes (limit {limit:,})"
+            for region, what, limit in (("FLASH", "flash", flash), ("RAM", "RAM", ram))
+            if region in over
+        ]
+        raise DoesNotFit(
+            f"the firmware does not fit {self.runtime}: it exceeds {' and '.join(parts)}; RAM holds the arena of "
+            f"{self.arena_bytes:,} bytes and {STACK_BYTES:,} for the stack",
+            over.get("FLASH", 0),
+            over.get("RAM", 0),
+        ) from cause
 
     @property
     def arena_bytes(self) -> int:
@@ -197,8 +272,12 @@ class CortexM:
         said = run_compiler(["arm-none-eabi-size", "-A", "firmware.elf"], self._folder)
         sections = {name: int(size) for name, size in _SIZE.findall(re.sub(r"[ \t]+", " ", said))}
         data = sections.get(".data", 0)
-        return Sizes(sections[".text"] + sections.get(".ARM.exidx", 0) + data, data + sections.get(".bss", 0), self.arena_bytes,
-                     self.made.network.constant_bytes)
+        return Sizes(
+            sections[".text"] + sections.get(".ARM.exidx", 0) + data,
+            data + sections.get(".bss", 0),
+            self.arena_bytes,
+            self.made.network.constant_bytes,
+        )
 
     def _symbols(self) -> dict[str, int]:
         said = run_compiler(["arm-none-eabi-nm", "firmware.elf"], self._folder)
@@ -215,13 +294,29 @@ class CortexM:
         (self._folder / "input.bin").write_bytes(samples_to_bytes([network.values[t] for t in network.inputs], arrays))
         output = self._folder / "output.bin"
         output.unlink(missing_ok=True)
-        command = ["qemu-system-arm", "-M", self._board.machine, "-nographic", "-monitor", "none", "-serial", "none",
-                   "-semihosting-config", "enable=on,target=native", "-kernel", "firmware.elf"]
+        command = [
+            "qemu-system-arm",
+            "-M",
+            self._board.machine,
+            "-nographic",
+            "-monitor",
+            "none",
+            "-serial",
+            "none",
+            "-semihosting-config",
+            "enable=on,target=native",
+            "-kernel",
+            "firmware.elf",
+        ]
         rows: list[tuple[int, int]] = []
         symbols: dict[str, int] = {}
         if count:
             symbols = self._symbols()
-            names = [f"{self.made.name}_invoke", *(layer_name(i, s) for i, s in enumerate(network.steps)), "ep_inference_done"]
+            names = [
+                f"{self.made.name}_invoke",
+                *(layer_name(i, s) for i, s in enumerate(network.steps)),
+                "ep_inference_done",
+            ]
             code, rows = counted(command, self._folder, [symbols[name] for name in names], self._timeout_s)
         else:
             code = self._emulate(command)
@@ -234,8 +329,14 @@ class CortexM:
 
     def _emulate(self, command: Sequence[str]) -> int:
         try:
-            return subprocess.run(command, cwd=self._folder, capture_output=True, timeout=self._timeout_s,
-                                  stdin=subprocess.DEVNULL, check=False).returncode
+            return subprocess.run(
+                command,
+                cwd=self._folder,
+                capture_output=True,
+                timeout=self._timeout_s,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            ).returncode
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(f"the emulated run took longer than {self._timeout_s:g} s") from None
 
@@ -279,10 +380,18 @@ class CortexMEngine:
         done = self._core.run(random_sample(self._core.made.network), count=True)
         assert done.instructions is not None
         sizes, counts = self._core.sizes, done.instructions
-        return {"flash_bytes": sizes.flash, "ram_bytes": sizes.ram, "arena_bytes": sizes.arena, "stack_bytes": done.stack_bytes,
-                "kernels": "fast" if self._core.fast else "plain", "instructions": counts.total,
-                "layers": [{"name": layer.name, "operator": layer.code, "instructions": layer.instructions, "macs": layer.macs}
-                           for layer in counts.layers]}
+        return {
+            "flash_bytes": sizes.flash,
+            "ram_bytes": sizes.ram,
+            "arena_bytes": sizes.arena,
+            "stack_bytes": done.stack_bytes,
+            "kernels": "fast" if self._core.fast else "plain",
+            "instructions": counts.total,
+            "layers": [
+                {"name": layer.name, "operator": layer.code, "instructions": layer.instructions, "macs": layer.macs}
+                for layer in counts.layers
+            ],
+        }
 
     def close(self) -> None:
         self._core.close()

@@ -25,21 +25,38 @@ def header(network: Network, name: str, plain: Layout, fast: Layout, source: str
         f" * Constants: {network.constant_bytes:,} bytes. Arena: {plain.arena_bytes:,} bytes with plain kernels,",
         f" * {fast.arena_bytes:,} with fast ones; activations of TFLite Micro's arena (its head): {head}.",
         " *",
-        f" * Write the inputs to {name}_input(i), call {name}_invoke(), read {name}_output(i). The arena is reused: write every",
-        " * input before every call, and read the outputs before the next. Not reentrant.",
+        f" * Write the inputs to {name}_input(i), call {name}_invoke(), read {name}_output(i).",
+        " * The arena is reused: write every input before every call, and read the outputs before the next. Not reentrant.",
         " */",
-        f"#ifndef {upper}_H_", f"#define {upper}_H_", "", '#include "ep_kernels.h"', "",
-        "#if EP_FAST", f"#define {upper}_ARENA_BYTES {fast.arena_bytes}", "#else",
-        f"#define {upper}_ARENA_BYTES {plain.arena_bytes}", "#endif",
-        f"#define {upper}_MACS {network.macs}", f"#define {upper}_LAYERS {len(network.steps)}", ""]
+        f"#ifndef {upper}_H_",
+        f"#define {upper}_H_",
+        "",
+        '#include "ep_kernels.h"',
+        "",
+        "#if EP_FAST",
+        f"#define {upper}_ARENA_BYTES {fast.arena_bytes}",
+        "#else",
+        f"#define {upper}_ARENA_BYTES {plain.arena_bytes}",
+        "#endif",
+        f"#define {upper}_MACS {network.macs}",
+        f"#define {upper}_LAYERS {len(network.steps)}",
+        "",
+    ]
     for side, tensors in (("INPUT", network.inputs), ("OUTPUT", network.outputs)):
         lines.append(f"#define {upper}_{side}S {len(tensors)}")
         for i, index in enumerate(tensors):
             lines += _port(network.values[index], f"{upper}_{side}_{i}")
         lines.append("")
-    lines += [f"/* Place of input i: {_types(network, network.inputs)}. */", f"void *{name}_input(int32_t i);",
-              f"/* Place of output i: {_types(network, network.outputs)}. */", f"const void *{name}_output(int32_t i);",
-              f"void {name}_invoke(void);", "", "#endif", ""]
+    lines += [
+        f"/* Place of input i: {_types(network, network.inputs)}. */",
+        f"void *{name}_input(int32_t i);",
+        f"/* Place of output i: {_types(network, network.outputs)}. */",
+        f"const void *{name}_output(int32_t i);",
+        f"void {name}_invoke(void);",
+        "",
+        "#endif",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -48,11 +65,15 @@ def _types(network: Network, tensors: Sequence[int]) -> str:
 
 
 def _port(value: Value, prefix: str) -> list[str]:
-    lines = [f"#define {prefix}_SHAPE {{{', '.join(map(str, value.shape))}}} /* {_comment(value.name)}, {value.dtype} */",
-             f"#define {prefix}_BYTES {value.size_bytes}"]
+    lines = [
+        f"#define {prefix}_SHAPE {{{', '.join(map(str, value.shape))}}} /* {_comment(value.name)}, {value.dtype} */",
+        f"#define {prefix}_BYTES {value.size_bytes}",
+    ]
     if value.scale is not None:
-        lines += [f"#define {prefix}_SCALE {float_text(np.float32(value.scale))} /* real = scale * (stored - zero) */",
-                  f"#define {prefix}_ZERO ({value.zero_point})"]
+        lines += [
+            f"#define {prefix}_SCALE {float_text(np.float32(value.scale))} /* real = scale * (stored - zero) */",
+            f"#define {prefix}_ZERO ({value.zero_point})",
+        ]
     return lines
 
 
@@ -64,14 +85,29 @@ def _comment(text: str) -> str:
 def layers(network: Network, name: str, plain: Layout, fast: Layout) -> str:
     """NAME.c: one function for each step, with its structure beside it."""
     upper = name.upper()
-    out = [f'#include "{name}.h"', "", f'#include "{name}_weights.h"', "",
-           "/* Layers stay functions of their own, so that a debugger and a profiler see them. */",
-           "#if defined(__GNUC__)", "#define LAYER static __attribute__((noinline)) void", "#else",
-           "#define LAYER static void", "#endif", "",
-           "/* The union gives the arena the alignment of everything that is ever in it. */", "static union {",
-           f"  int8_t bytes[{upper}_ARENA_BYTES];", f"  float floats[{upper}_ARENA_BYTES / 4];",
-           f"  int64_t words[{upper}_ARENA_BYTES / 8];", f"  void *pointers[{upper}_ARENA_BYTES / sizeof(void *)];", "} arena;", "",
-           "/* Offsets of tensors (T, by number in the file) and of scratch (S, by layer). */", "#if EP_FAST"]
+    out = [
+        f'#include "{name}.h"',
+        "",
+        f'#include "{name}_weights.h"',
+        "",
+        "/* Layers stay functions of their own, so that a debugger and a profiler see them. */",
+        "#if defined(__GNUC__)",
+        "#define LAYER static __attribute__((noinline)) void",
+        "#else",
+        "#define LAYER static void",
+        "#endif",
+        "",
+        "/* The union gives the arena the alignment of everything that is ever in it. */",
+        "static union {",
+        f"  int8_t bytes[{upper}_ARENA_BYTES];",
+        f"  float floats[{upper}_ARENA_BYTES / 4];",
+        f"  int64_t words[{upper}_ARENA_BYTES / 8];",
+        f"  void *pointers[{upper}_ARENA_BYTES / sizeof(void *)];",
+        "} arena;",
+        "",
+        "/* Offsets of tensors (T, by number in the file) and of scratch (S, by layer). */",
+        "#if EP_FAST",
+    ]
     out += _offsets(fast)
     out += ["#else", *_offsets(plain), "#endif", ""]
     for number, step in enumerate(network.steps):
@@ -149,9 +185,14 @@ def _field(value: FieldValue, step: Step, name: str, number: int) -> str:
 
 def arrays(network: Network, name: str) -> list[tuple[str, np.ndarray]]:
     """Every constant array: name in C, values."""
-    found = [(f"{name}_{label}_{number}", array) for number, step in enumerate(network.steps)
-             for label, array in step.arrays.items()]
-    used = sorted({network.home(t) for step in network.steps for t in step.inputs} | {network.home(t) for t in network.outputs})
+    found = [
+        (f"{name}_{label}_{number}", array)
+        for number, step in enumerate(network.steps)
+        for label, array in step.arrays.items()
+    ]
+    used = sorted(
+        {network.home(t) for step in network.steps for t in step.inputs} | {network.home(t) for t in network.outputs}
+    )
     for tensor in used:
         data = network.values[tensor].data
         if data is not None:
@@ -162,8 +203,14 @@ def arrays(network: Network, name: str) -> list[tuple[str, np.ndarray]]:
 def weights_header(network: Network, name: str) -> str:
     """NAME_weights.h."""
     upper = name.upper()
-    lines = [f"/* Constants of {name}.c; the number is the layer's. */", f"#ifndef {upper}_WEIGHTS_H_",
-             f"#define {upper}_WEIGHTS_H_", "", "#include <stdint.h>", ""]
+    lines = [
+        f"/* Constants of {name}.c; the number is the layer's. */",
+        f"#ifndef {upper}_WEIGHTS_H_",
+        f"#define {upper}_WEIGHTS_H_",
+        "",
+        "#include <stdint.h>",
+        "",
+    ]
     lines += [f"extern {declared(label, array)};" for label, array in arrays(network, name)]
     return "\n".join([*lines, "", "#endif", ""])
 

@@ -66,7 +66,9 @@ def exp_on_negative(a: int, integer_bits: int) -> int:
     rest = (a & (quarter - 1)) - quarter
     result = _exp_near_zero(saturating_power(rest, integer_bits))
     remainder = rest - a
-    for exponent, factor in zip(range(-2, 5), (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242), strict=True):
+    for exponent, factor in zip(
+        range(-2, 5), (1672461947, 1302514674, 790015084, 290630308, 39332535, 720401, 242), strict=True
+    ):
         if integer_bits > exponent and remainder & (1 << (fraction_bits + exponent)):
             result = multiply_high(result, factor)
     return result if integer_bits <= 5 or a >= -(32 << fraction_bits) else 0

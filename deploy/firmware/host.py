@@ -45,7 +45,9 @@ def compiler() -> str:
         found = shutil.which(candidate) if candidate else None
         if found:
             return found
-    raise RuntimeFailure("running generated C on this machine needs a C compiler: install gcc (Debian: apt-get install gcc libc6-dev)")
+    raise RuntimeFailure(
+        "running generated C on this machine needs a C compiler: install gcc (Debian: apt-get install gcc libc6-dev)"
+    )
 
 
 class HostProgram:
@@ -58,8 +60,15 @@ class HostProgram:
         changes: file name -> text that replaces the generated one (tests plant faults with it).
     """
 
-    def __init__(self, made: Firmware, *, fast: bool = False, sanitize: bool = False, changes: dict[str, str] | None = None,
-                 timeout_s: float = 300.0):
+    def __init__(
+        self,
+        made: Firmware,
+        *,
+        fast: bool = False,
+        sanitize: bool = False,
+        changes: dict[str, str] | None = None,
+        timeout_s: float = 300.0,
+    ):
         self._made, self._timeout_s = made, timeout_s
         self._folder = TemporaryDirectory(prefix="edgepress-")
         folder = Path(self._folder.name)
@@ -84,12 +93,18 @@ class HostProgram:
         network = self._made.network
         given = samples_to_bytes([network.values[t] for t in network.inputs], arrays)
         try:
-            done = subprocess.run([str(self._program)], input=given, capture_output=True, timeout=self._timeout_s, check=False)
+            done = subprocess.run(
+                [str(self._program)], input=given, capture_output=True, timeout=self._timeout_s, check=False
+            )
         except subprocess.TimeoutExpired:
-            raise RuntimeFailure(f"the generated C took longer than {self._timeout_s:g} s for {len(arrays[0])} samples") from None
+            raise RuntimeFailure(
+                f"the generated C took longer than {self._timeout_s:g} s for {len(arrays[0])} samples"
+            ) from None
         if done.returncode != 0:
             said = [line for line in done.stderr.decode(errors="replace").splitlines() if "rror" in line]
-            raise RuntimeFailure(f"the generated C ended with code {done.returncode}" + (f": {said[0][:300]}" if said else ""))
+            raise RuntimeFailure(
+                f"the generated C ended with code {done.returncode}" + (f": {said[0][:300]}" if said else "")
+            )
         return bytes_to_samples([network.values[t] for t in network.outputs], done.stdout, len(arrays[0]))
 
     def close(self) -> None:
@@ -99,7 +114,9 @@ class HostProgram:
     def __enter__(self) -> HostProgram:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -126,15 +143,20 @@ def run_compiler(command: Sequence[str], folder: Path) -> str:
         RuntimeFailure: it failed; the message holds its first error.
     """
     try:
-        done = subprocess.run(list(command), cwd=folder, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            list(command), cwd=folder, capture_output=True, text=True, timeout=_COMPILE_TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RuntimeFailure(f"{command[0]} took longer than {_COMPILE_TIMEOUT_S} s") from None
     except OSError as error:
         raise RuntimeFailure(f"cannot run {command[0]}: {error.strerror or error}") from error
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if "error" in line or "undefined" in line] or done.stderr.splitlines()
-        raise CompilerFailure(f"{Path(command[0]).name} refuses the generated C: {(lines or ['no reason given'])[0][:300]}",
-                              done.stderr)
+        lines = [
+            line for line in done.stderr.splitlines() if "error" in line or "undefined" in line
+        ] or done.stderr.splitlines()
+        raise CompilerFailure(
+            f"{Path(command[0]).name} refuses the generated C: {(lines or ['no reason given'])[0][:300]}", done.stderr
+        )
     return done.stdout
 
 
@@ -148,8 +170,10 @@ class CompilerFailure(RuntimeFailure):
 
 def samples_to_bytes(values: Sequence[Value], arrays: Sequence[np.ndarray]) -> bytes:
     """N samples of several inputs, one sample after the other."""
-    flat = [np.ascontiguousarray(array, value.dtype).view(np.uint8).reshape(len(array), value.size_bytes)
-            for value, array in zip(values, arrays, strict=True)]
+    flat = [
+        np.ascontiguousarray(array, value.dtype).view(np.uint8).reshape(len(array), value.size_bytes)
+        for value, array in zip(values, arrays, strict=True)
+    ]
     return np.concatenate(flat, axis=1).tobytes()
 
 
@@ -165,7 +189,7 @@ def bytes_to_samples(values: Sequence[Value], data: bytes, count: int) -> list[n
     table = np.frombuffer(data, np.uint8).reshape(count, each)
     found, at = [], 0
     for value in values:
-        column = np.ascontiguousarray(table[:, at:at + value.size_bytes])
+        column = np.ascontiguousarray(table[:, at : at + value.size_bytes])
         found.append(column.view(value.dtype).reshape(count, *value.shape))
         at += value.size_bytes
     return found
@@ -173,7 +197,9 @@ def bytes_to_samples(values: Sequence[Value], data: bytes, count: int) -> list[n
 
 def port_details(values: Sequence[Value]) -> tuple[TensorDetails, ...]:
     """Inputs or outputs as sessions describe them."""
-    return tuple(TensorDetails(v.name, v.shape, v.dtype, v.scale, v.zero_point if v.scale is not None else None) for v in values)
+    return tuple(
+        TensorDetails(v.name, v.shape, v.dtype, v.scale, v.zero_point if v.scale is not None else None) for v in values
+    )
 
 
 class HostEngine:
@@ -199,7 +225,9 @@ class HostEngine:
 
 
 def run_batches(
-    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]], arrays: Sequence[np.ndarray], inputs: Sequence[TensorDetails]
+    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
+    arrays: Sequence[np.ndarray],
+    inputs: Sequence[TensorDetails],
 ) -> list[np.ndarray]:
     """Cut [N, ...] into batches of the network's own fixed size, the last one filled up with zeros."""
     batch = inputs[0].shape[0] if inputs[0].shape else 1

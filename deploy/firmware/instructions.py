@@ -58,11 +58,15 @@ def build_plugin(folder: Path, version: int) -> Path:
     """
     (folder / _FILE).write_text(template(_FILE), encoding="utf-8")
     target = folder / f"count{version}.so"
-    run_compiler([compiler(), "-O2", "-shared", "-fPIC", f"-DPLUGIN_VERSION={version}", "-o", target.name, _FILE], folder)
+    run_compiler(
+        [compiler(), "-O2", "-shared", "-fPIC", f"-DPLUGIN_VERSION={version}", "-o", target.name, _FILE], folder
+    )
     return target
 
 
-def counted(command: Sequence[str], folder: Path, marks: Sequence[int], timeout_s: float) -> tuple[int, list[tuple[int, int]]]:
+def counted(
+    command: Sequence[str], folder: Path, marks: Sequence[int], timeout_s: float
+) -> tuple[int, list[tuple[int, int]]]:
     """Run an emulator with the plugin.
 
     Args:
@@ -84,8 +88,15 @@ def counted(command: Sequence[str], folder: Path, marks: Sequence[int], timeout_
         out = folder / "marks.txt"
         option = f"{plugin},marks={':'.join(f'{mark:x}' for mark in marks)},out={out}"
         try:
-            done = subprocess.run([*command, "-plugin", option], cwd=folder, capture_output=True, text=True, timeout=timeout_s,
-                                  stdin=subprocess.DEVNULL, check=False)
+            done = subprocess.run(
+                [*command, "-plugin", option],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(f"the emulated run took longer than {timeout_s:g} s") from None
         if out.exists():
@@ -113,9 +124,13 @@ def by_layer(made: Firmware, symbols: dict[str, int], rows: Sequence[tuple[int, 
     steps = made.network.steps
     expected = [start, *(symbols[layer_name(i, step)] for i, step in enumerate(steps)), end]
     if not inferences or any([address for address, _ in one] != expected for one in inferences):
-        raise RuntimeFailure("the emulated run did not pass through all layers in order; its instructions are not known")
+        raise RuntimeFailure(
+            "the emulated run did not pass through all layers in order; its instructions are not known"
+        )
     totals = {one[-1][1] - one[0][1] for one in inferences}
     counts = [count for _, count in inferences[0]]
-    layers = tuple(LayerInstructions(layer_name(i, step), step.code, counts[i + 2] - counts[i + 1], step.macs)
-                   for i, step in enumerate(steps))
+    layers = tuple(
+        LayerInstructions(layer_name(i, step), step.code, counts[i + 2] - counts[i + 1], step.macs)
+        for i, step in enumerate(steps)
+    )
     return Instructions(counts[-1] - counts[0], layers, min(totals), max(totals))

@@ -41,9 +41,12 @@ def lay_out(network: Network, *, fast: bool) -> Layout:
                 blocks.append(Block(scratch_number, aligned(step.scratch_bytes), number, number))
                 scratch_number -= 1
     plan: Plan = search(blocks, tries=_TRIES)
-    return Layout({t: offset for t, offset in plan.offsets.items() if t >= 0},
-                  {owners[t]: offset for t, offset in plan.offsets.items() if t < 0}, max(16, plan.arena_bytes),
-                  plan.lower_bound_bytes)
+    return Layout(
+        {t: offset for t, offset in plan.offsets.items() if t >= 0},
+        {owners[t]: offset for t, offset in plan.offsets.items() if t < 0},
+        max(16, plan.arena_bytes),
+        plan.lower_bound_bytes,
+    )
 
 
 def lifetimes(network: Network) -> dict[int, tuple[int, int, int]]:

@@ -29,8 +29,18 @@ def conv_2d(rows: Rows, operator: Any) -> None:
     quantized = _quantized(rows, operator, x, weights, y, data.reshape(out_c, -1), axis=0)
     macs = prod(y.shape) * kernel_h * kernel_w * group_c
     in_place = kernel_h == kernel_w == window["stride_h"] == window["stride_w"] == 1 and group_c == x.shape[3]
-    _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": group_c}, quantized, data, macs,
-              0 if in_place else 2 * kernel_h * kernel_w * group_c)
+    _add_conv(
+        rows,
+        operator,
+        "ep_conv_2d",
+        x,
+        y,
+        {**window, "group_c": group_c},
+        quantized,
+        data,
+        macs,
+        0 if in_place else 2 * kernel_h * kernel_w * group_c,
+    )
 
 
 def depthwise_conv_2d(rows: Rows, operator: Any) -> None:
@@ -45,13 +55,33 @@ def depthwise_conv_2d(rows: Rows, operator: Any) -> None:
     quantized = _quantized(rows, operator, x, weights, y, data.reshape(-1, out_c).T, axis=3)
     if x.shape[3] == 1:  # every output channel sees the only input channel: an ordinary convolution
         weights_out_first = np.ascontiguousarray(np.moveaxis(data, 3, 0).reshape(out_c, kernel_h, kernel_w, 1))
-        _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": 1}, quantized, weights_out_first,
-                  prod(y.shape) * kernel_h * kernel_w, 2 * kernel_h * kernel_w)
+        _add_conv(
+            rows,
+            operator,
+            "ep_conv_2d",
+            x,
+            y,
+            {**window, "group_c": 1},
+            quantized,
+            weights_out_first,
+            prod(y.shape) * kernel_h * kernel_w,
+            2 * kernel_h * kernel_w,
+        )
         return
     # Pointers have four bytes on the device and eight on a host where the fast kernels are tested.
     scratch = 2 * 8 * kernel_h * kernel_w + out_c
-    _add_conv(rows, operator, "ep_depthwise_conv_2d", x, y, {**window, "group_c": 1}, quantized, data,
-              prod(y.shape) * kernel_h * kernel_w, scratch)
+    _add_conv(
+        rows,
+        operator,
+        "ep_depthwise_conv_2d",
+        x,
+        y,
+        {**window, "group_c": 1},
+        quantized,
+        data,
+        prod(y.shape) * kernel_h * kernel_w,
+        scratch,
+    )
 
 
 def fully_connected(rows: Rows, operator: Any) -> None:
@@ -67,21 +97,59 @@ def fully_connected(rows: Rows, operator: Any) -> None:
     count = prod(x.shape) // in_c
     data = _data(weights)
     quantized = _quantized(rows, operator, x, weights, y, data, axis=0, dense=True)
-    window = {"batches": 1, "in_h": 1, "in_w": count, "in_c": in_c, "out_h": 1, "out_w": count, "out_c": out_c, "kernel_h": 1,
-              "kernel_w": 1, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1, "pad_top": 0, "pad_left": 0}
+    window = {
+        "batches": 1,
+        "in_h": 1,
+        "in_w": count,
+        "in_c": in_c,
+        "out_h": 1,
+        "out_w": count,
+        "out_c": out_c,
+        "kernel_h": 1,
+        "kernel_w": 1,
+        "stride_h": 1,
+        "stride_w": 1,
+        "dilation_h": 1,
+        "dilation_w": 1,
+        "pad_top": 0,
+        "pad_left": 0,
+    }
     _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": in_c}, quantized, data, prod(y.shape) * in_c, 0)
 
 
-def _add_conv(rows: Rows, operator: Any, kernel: str, x: Value, y: Value, window: dict[str, int], quantized: dict[str, Any],
-              data: np.ndarray, macs: int, scratch_bytes: int) -> None:
-    arrays = {"weights": data, "bias": quantized.pop("bias"), "multiplier": quantized.pop("multiplier"),
-              "shift": quantized.pop("shift")}
+def _add_conv(
+    rows: Rows,
+    operator: Any,
+    kernel: str,
+    x: Value,
+    y: Value,
+    window: dict[str, int],
+    quantized: dict[str, Any],
+    data: np.ndarray,
+    macs: int,
+    scratch_bytes: int,
+) -> None:
+    arrays = {
+        "weights": data,
+        "bias": quantized.pop("bias"),
+        "multiplier": quantized.pop("multiplier"),
+        "shift": quantized.pop("shift"),
+    }
     w = window
     summary = f"{described(x.shape)} -> {described(y.shape)}"
     if operator.code != "FULLY_CONNECTED":
         summary += f", {w['kernel_h']}x{w['kernel_w']}, stride {w['stride_h']}x{w['stride_w']}"
-    rows.add(kernel, "ep_conv", {**window, **quantized, **{name: name for name in arrays}}, [x.index], y.index, summary,
-             arrays=arrays, macs=macs, scratch_bytes=scratch_bytes)
+    rows.add(
+        kernel,
+        "ep_conv",
+        {**window, **quantized, **{name: name for name in arrays}},
+        [x.index],
+        y.index,
+        summary,
+        arrays=arrays,
+        macs=macs,
+        scratch_bytes=scratch_bytes,
+    )
 
 
 def _weights(rows: Rows, operator: Any) -> Value:
@@ -108,11 +176,26 @@ def _window(operator: Any, x: Value, y: Value, kernel_h: int, kernel_w: int) -> 
     height = _along(o["padding"], x.shape[1], kernel_h, o["stride_h"], o.get("dilation_h", 1))
     width = _along(o["padding"], x.shape[2], kernel_w, o["stride_w"], o.get("dilation_w", 1))
     if (height[0], width[0]) != y.shape[1:3] or x.shape[0] != y.shape[0]:
-        raise Refused(f"{list(x.shape)} gives {height[0]}x{width[0]} positions, but the output has the shape {list(y.shape)}")
-    return {"batches": x.shape[0], "in_h": x.shape[1], "in_w": x.shape[2], "in_c": x.shape[3], "out_h": y.shape[1],
-            "out_w": y.shape[2], "out_c": y.shape[3], "kernel_h": kernel_h, "kernel_w": kernel_w, "stride_h": o["stride_h"],
-            "stride_w": o["stride_w"], "dilation_h": o.get("dilation_h", 1), "dilation_w": o.get("dilation_w", 1),
-            "pad_top": height[1], "pad_left": width[1]}
+        raise Refused(
+            f"{list(x.shape)} gives {height[0]}x{width[0]} positions, but the output has the shape {list(y.shape)}"
+        )
+    return {
+        "batches": x.shape[0],
+        "in_h": x.shape[1],
+        "in_w": x.shape[2],
+        "in_c": x.shape[3],
+        "out_h": y.shape[1],
+        "out_w": y.shape[2],
+        "out_c": y.shape[3],
+        "kernel_h": kernel_h,
+        "kernel_w": kernel_w,
+        "stride_h": o["stride_h"],
+        "stride_w": o["stride_w"],
+        "dilation_h": o.get("dilation_h", 1),
+        "dilation_w": o.get("dilation_w", 1),
+        "pad_top": height[1],
+        "pad_left": width[1],
+    }
 
 
 def _along(padding: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
@@ -126,8 +209,17 @@ def _along(padding: str, size: int, kernel: int, stride: int, dilation: int) -> 
     return count, max(0, (count - 1) * stride + reach - size) // 2
 
 
-def _quantized(rows: Rows, operator: Any, x: Value, weights: Value, y: Value, by_channel: np.ndarray, *, axis: int,
-               dense: bool = False) -> dict[str, Any]:
+def _quantized(
+    rows: Rows,
+    operator: Any,
+    x: Value,
+    weights: Value,
+    y: Value,
+    by_channel: np.ndarray,
+    *,
+    axis: int,
+    dense: bool = False,
+) -> dict[str, Any]:
     """Zero points, activation range, and [channels] arrays of bias, multiplier and shift."""
     in_scale, in_zero = rows.int8(x)
     out_scale, out_zero = rows.int8(y)
@@ -135,8 +227,11 @@ def _quantized(rows: Rows, operator: Any, x: Value, weights: Value, y: Value, by
     scales = _channel_scales(rows, operator, channels, axis)
     # A dense layer with one scale is multiplied out in float32 first, as TFLite Micro does.
     single = dense and len(scales) == 1
-    reals = [float(in_scale * scales[0]) / float(out_scale)] if single else [
-        float(in_scale) * float(scale) / float(out_scale) for scale in scales]
+    reals = (
+        [float(in_scale * scales[0]) / float(out_scale)]
+        if single
+        else [float(in_scale) * float(scale) / float(out_scale) for scale in scales]
+    )
     pairs = [fixed(real) for real in reals]
     pairs = pairs * channels if len(pairs) == 1 else pairs
     bias = _bias(rows, operator, channels)
@@ -149,9 +244,16 @@ def _quantized(rows: Rows, operator: Any, x: Value, weights: Value, y: Value, by
         raise Refused(f"a sum may reach {reach:,}, which overflows 32 bits")
     low, high = activation_range(operator.options.get("fused_activation", "NONE"), out_scale, out_zero)
     fast = int(reach < _FAST_SUM and bool(((shifts <= -1) & (shifts >= -31)).all()))
-    return {"in_zero": in_zero, "out_zero": out_zero, "out_min": low, "out_max": high, "fast": fast,
-            "bias": folded.astype(np.int32), "multiplier": np.array([m for m, _ in pairs], np.int32),
-            "shift": shifts.astype(np.int8)}
+    return {
+        "in_zero": in_zero,
+        "out_zero": out_zero,
+        "out_min": low,
+        "out_max": high,
+        "fast": fast,
+        "bias": folded.astype(np.int32),
+        "multiplier": np.array([m for m, _ in pairs], np.int32),
+        "shift": shifts.astype(np.int8),
+    }
 
 
 def _channel_scales(rows: Rows, operator: Any, channels: int, axis: int) -> np.ndarray:
@@ -161,7 +263,9 @@ def _channel_scales(rows: Rows, operator: Any, channels: int, axis: int) -> np.n
     if np.any(quantization.zero_point != 0):
         raise Refused("its weights have a zero point")
     if quantization.scale.size > 1 and (quantization.scale.size != channels or quantization.axis != axis):
-        raise Refused(f"its weights have {quantization.scale.size} scales along axis {quantization.axis} for {channels} channels")
+        raise Refused(
+            f"its weights have {quantization.scale.size} scales along axis {quantization.axis} for {channels} channels"
+        )
     return quantization.scale
 
 
@@ -183,10 +287,21 @@ def pool(rows: Rows, operator: Any) -> None:
     o = operator.options
     window = _window(operator, x, y, o["filter_h"], o["filter_w"])
     low, high = activation_range(o.get("fused_activation", "NONE"), out_scale, out_zero)
-    fields = {name: window[name] for name in ("batches", "in_h", "in_w")} | {"channels": x.shape[3]} | {
-        name: window[name] for name in ("out_h", "out_w")} | {
-        "filter_h": o["filter_h"], "filter_w": o["filter_w"], "stride_h": o["stride_h"], "stride_w": o["stride_w"],
-        "pad_top": window["pad_top"], "pad_left": window["pad_left"], "out_min": low, "out_max": high}
+    fields = (
+        {name: window[name] for name in ("batches", "in_h", "in_w")}
+        | {"channels": x.shape[3]}
+        | {name: window[name] for name in ("out_h", "out_w")}
+        | {
+            "filter_h": o["filter_h"],
+            "filter_w": o["filter_w"],
+            "stride_h": o["stride_h"],
+            "stride_w": o["stride_w"],
+            "pad_top": window["pad_top"],
+            "pad_left": window["pad_left"],
+            "out_min": low,
+            "out_max": high,
+        }
+    )
     if x.shape[3] != y.shape[3]:
         raise Refused(f"{x.shape[3]} channels become {y.shape[3]}")
     kernel = "ep_average_pool_2d" if operator.code == "AVERAGE_POOL_2D" else "ep_max_pool_2d"
@@ -214,9 +329,23 @@ def mean(rows: Rows, operator: Any) -> None:
     multiplier, shift = (multiplier << bits) // count, shift - bits
     if multiplier >= 1 << 31 or 256 * count * 2 ** max(0, shift) >= _LARGEST_SUM:
         raise Refused(f"the sum of {count:,} values may overflow 32 bits")
-    rows.add("ep_mean_over", "ep_mean", {"size": size, "stride": stride, "over": over, "over_stride": over_stride,
-                                         "zero_sum": in_zero * count, "out_zero": out_zero, "multiplier": multiplier,
-                                         "shift": shift}, [x.index], y.index, f"{described(x.shape)} -> {described(y.shape)}")
+    rows.add(
+        "ep_mean_over",
+        "ep_mean",
+        {
+            "size": size,
+            "stride": stride,
+            "over": over,
+            "over_stride": over_stride,
+            "zero_sum": in_zero * count,
+            "out_zero": out_zero,
+            "multiplier": multiplier,
+            "shift": shift,
+        },
+        [x.index],
+        y.index,
+        f"{described(x.shape)} -> {described(y.shape)}",
+    )
 
 
 def softmax(rows: Rows, operator: Any) -> None:
@@ -234,6 +363,17 @@ def softmax(rows: Rows, operator: Any) -> None:
         table = exponentials(in_scale, operator.options["beta"])
     except (NoTable, ValueError) as reason:
         raise Refused(str(reason)) from None
-    rows.add("ep_softmax", "ep_softmax_plan", {"rows": prod(x.shape) // depth, "depth": depth, "exponentials_count": len(table),
-                                               "exponentials": "exponentials"}, [x.index], y.index, described(x.shape),
-             arrays={"exponentials": table})
+    rows.add(
+        "ep_softmax",
+        "ep_softmax_plan",
+        {
+            "rows": prod(x.shape) // depth,
+            "depth": depth,
+            "exponentials_count": len(table),
+            "exponentials": "exponentials",
+        },
+        [x.index],
+        y.index,
+        described(x.shape),
+        arrays={"exponentials": table},
+    )

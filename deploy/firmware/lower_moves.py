@@ -23,11 +23,27 @@ def alias(rows: Rows, operator: Any) -> None:
         rows.aliases[y.index] = x.index
 
 
-def _copy(rows: Rows, shape: Any, from_step: Any, to_step: Any, x: Value, y: Value, summary: str, *, from_start: int = 0,
-          to_start: int = 0) -> None:
+def _copy(
+    rows: Rows,
+    shape: Any,
+    from_step: Any,
+    to_step: Any,
+    x: Value,
+    y: Value,
+    summary: str,
+    *,
+    from_start: int = 0,
+    to_start: int = 0,
+) -> None:
     size, source, target = merged(shape, from_step, to_step)
-    rows.add("ep_copy", "ep_move", {"size": size, "from": source, "to": target, "from_start": from_start, "to_start": to_start},
-             [x.index], y.index, summary)
+    rows.add(
+        "ep_copy",
+        "ep_move",
+        {"size": size, "from": source, "to": target, "from_start": from_start, "to_start": to_start},
+        [x.index],
+        y.index,
+        summary,
+    )
 
 
 def _ends(rows: Rows, operator: Any, position: int = 0) -> tuple[Value, Value]:
@@ -56,8 +72,16 @@ def pad(rows: Rows, operator: Any) -> None:
         raise Refused(f"{list(x.shape)} padded by {pairs} is not {list(y.shape)}")
     step = strides(y.shape)
     _fill(rows, y, out_zero)
-    _copy(rows, x.shape, strides(x.shape), step, x, y, f"{described(x.shape)} -> {described(y.shape)}",
-          to_start=sum(before * s for (before, _), s in zip(pairs, step, strict=True)))
+    _copy(
+        rows,
+        x.shape,
+        strides(x.shape),
+        step,
+        x,
+        y,
+        f"{described(x.shape)} -> {described(y.shape)}",
+        to_start=sum(before * s for (before, _), s in zip(pairs, step, strict=True)),
+    )
 
 
 def concatenation(rows: Rows, operator: Any) -> None:
@@ -72,10 +96,20 @@ def concatenation(rows: Rows, operator: Any) -> None:
         # TFLite Micro copies without a change of scale; the format demands that there is none.
         if rows.int8(x) != rows.int8(y):
             raise Refused(f"{x.name!r} and the output have different scales")
-        if len(x.shape) != rank or any(m != n for i, (m, n) in enumerate(zip(x.shape, y.shape, strict=True)) if i != axis):
+        if len(x.shape) != rank or any(
+            m != n for i, (m, n) in enumerate(zip(x.shape, y.shape, strict=True)) if i != axis
+        ):
             raise Refused(f"{list(x.shape)} does not fit into {list(y.shape)} along axis {axis}")
-        _copy(rows, x.shape, strides(x.shape), step, x, y, f"{described(x.shape)} -> {described(y.shape)}",
-              to_start=at * step[axis])
+        _copy(
+            rows,
+            x.shape,
+            strides(x.shape),
+            step,
+            x,
+            y,
+            f"{described(x.shape)} -> {described(y.shape)}",
+            to_start=at * step[axis],
+        )
         at += x.shape[axis]
     if not rank or at != y.shape[axis]:
         raise Refused(f"the inputs fill {at} of {list(y.shape)} along axis {axis}")
@@ -91,11 +125,23 @@ def split(rows: Rows, operator: Any) -> None:
     axis %= rank
     for index in operator.outputs:
         y = rows.values[index]
-        if x.dtype != "int8" or y.dtype != "int8" or len(y.shape) != rank or any(
-                m != n for i, (m, n) in enumerate(zip(x.shape, y.shape, strict=True)) if i != axis):
+        if (
+            x.dtype != "int8"
+            or y.dtype != "int8"
+            or len(y.shape) != rank
+            or any(m != n for i, (m, n) in enumerate(zip(x.shape, y.shape, strict=True)) if i != axis)
+        ):
             raise Refused(f"{x.dtype} {list(x.shape)} does not give {y.dtype} {list(y.shape)} along axis {axis}")
-        _copy(rows, y.shape, step, strides(y.shape), x, y, f"{described(x.shape)} -> {described(y.shape)}",
-              from_start=at * step[axis])
+        _copy(
+            rows,
+            y.shape,
+            step,
+            strides(y.shape),
+            x,
+            y,
+            f"{described(x.shape)} -> {described(y.shape)}",
+            from_start=at * step[axis],
+        )
         at += y.shape[axis]
     if at != x.shape[axis]:
         raise Refused(f"the outputs take {at} of {x.shape[axis]} along axis {axis}")
@@ -119,8 +165,13 @@ def strided_slice(rows: Rows, operator: Any) -> None:
             chosen = range(at, at + 1)
         else:
             last = begin[i] + end[i] if o.get("offset") else end[i]
-            chosen = range(size)[slice(None if o.get("begin_mask", 0) >> i & 1 else begin[i],
-                                       None if o.get("end_mask", 0) >> i & 1 else last, stride[i])]
+            chosen = range(size)[
+                slice(
+                    None if o.get("begin_mask", 0) >> i & 1 else begin[i],
+                    None if o.get("end_mask", 0) >> i & 1 else last,
+                    stride[i],
+                )
+            ]
         if not chosen or not 0 <= min(chosen) <= max(chosen) < size:
             raise Refused(f"it takes nothing of dimension {i} of {list(x.shape)}")
         start += chosen[0] * step[i]
@@ -139,7 +190,15 @@ def transpose(rows: Rows, operator: Any) -> None:
     if sorted(order) != list(range(len(x.shape))) or tuple(x.shape[axis] for axis in order) != y.shape:
         raise Refused(f"{list(x.shape)} in the order {order} is not {list(y.shape)}")
     step = strides(x.shape)
-    _copy(rows, y.shape, [step[axis] for axis in order], strides(y.shape), x, y, f"{described(x.shape)} -> {described(y.shape)}")
+    _copy(
+        rows,
+        y.shape,
+        [step[axis] for axis in order],
+        strides(y.shape),
+        x,
+        y,
+        f"{described(x.shape)} -> {described(y.shape)}",
+    )
 
 
 def resize_nearest(rows: Rows, operator: Any) -> None:
@@ -150,18 +209,38 @@ def resize_nearest(rows: Rows, operator: Any) -> None:
     if tuple(rows.integers(operator, 1)) != y.shape[1:3]:
         raise Refused(f"the wanted size is not the one of the output, {list(y.shape)}")
     corners, centers = operator.options["align_corners"], operator.options["half_pixel_centers"]
-    arrays = {"rows": _nearest(x.shape[1], y.shape[1], corners, centers),
-              "columns": _nearest(x.shape[2], y.shape[2], corners, centers)}
-    rows.add("ep_resize_nearest", "ep_resize", {
-        "batches": x.shape[0], "in_h": x.shape[1], "in_w": x.shape[2], "channels": x.shape[3], "out_h": y.shape[1],
-        "out_w": y.shape[2], "rows": "rows", "columns": "columns"}, [x.index], y.index,
-        f"{described(x.shape)} -> {described(y.shape)}", arrays=arrays)
+    arrays = {
+        "rows": _nearest(x.shape[1], y.shape[1], corners, centers),
+        "columns": _nearest(x.shape[2], y.shape[2], corners, centers),
+    }
+    rows.add(
+        "ep_resize_nearest",
+        "ep_resize",
+        {
+            "batches": x.shape[0],
+            "in_h": x.shape[1],
+            "in_w": x.shape[2],
+            "channels": x.shape[3],
+            "out_h": y.shape[1],
+            "out_w": y.shape[2],
+            "rows": "rows",
+            "columns": "columns",
+        },
+        [x.index],
+        y.index,
+        f"{described(x.shape)} -> {described(y.shape)}",
+        arrays=arrays,
+    )
 
 
 def _nearest(size: int, wanted: int, corners: bool, centers: bool) -> np.ndarray:
     if max(size, wanted) > 32767:
         raise Refused(f"a size of {max(size, wanted)} does not fit into int16")
-    scale = np.float32(size - 1) / np.float32(wanted - 1) if corners and wanted > 1 else np.float32(size) / np.float32(wanted)
+    scale = (
+        np.float32(size - 1) / np.float32(wanted - 1)
+        if corners and wanted > 1
+        else np.float32(size) / np.float32(wanted)
+    )
     at = (np.arange(wanted, dtype=np.float32) + np.float32(0.5 if centers else 0)) * scale
     whole = np.floor(at + np.float32(0.5)) if corners else np.floor(at)
     return np.clip(whole, 0, size - 1).astype(np.int16)

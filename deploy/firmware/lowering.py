@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,32 @@ from models.errors import UsageError
 
 #: Operator -> its rule, which adds steps to `Rows` or raises `Refused` with a reason.
 RULES = {
-    "CONV_2D": lower_layers.conv_2d, "DEPTHWISE_CONV_2D": lower_layers.depthwise_conv_2d,
-    "FULLY_CONNECTED": lower_layers.fully_connected, "AVERAGE_POOL_2D": lower_layers.pool, "MAX_POOL_2D": lower_layers.pool,
-    "MEAN": lower_layers.mean, "SOFTMAX": lower_layers.softmax,
-    "ADD": lower_values.add_or_sub, "SUB": lower_values.add_or_sub, "MUL": lower_values.mul,
-    "LOGISTIC": lower_values.by_table, "TANH": lower_values.by_table, "HARD_SWISH": lower_values.by_table,
-    "RELU": lower_values.by_table, "RELU6": lower_values.by_table, "LEAKY_RELU": lower_values.by_table,
-    "QUANTIZE": lower_values.quantize, "DEQUANTIZE": lower_values.dequantize,
-    "PAD": lower_moves.pad, "CONCATENATION": lower_moves.concatenation, "SPLIT": lower_moves.split,
-    "STRIDED_SLICE": lower_moves.strided_slice, "TRANSPOSE": lower_moves.transpose,
-    "RESIZE_NEAREST_NEIGHBOR": lower_moves.resize_nearest, "RESHAPE": lower_moves.alias, "SQUEEZE": lower_moves.alias,
+    "CONV_2D": lower_layers.conv_2d,
+    "DEPTHWISE_CONV_2D": lower_layers.depthwise_conv_2d,
+    "FULLY_CONNECTED": lower_layers.fully_connected,
+    "AVERAGE_POOL_2D": lower_layers.pool,
+    "MAX_POOL_2D": lower_layers.pool,
+    "MEAN": lower_layers.mean,
+    "SOFTMAX": lower_layers.softmax,
+    "ADD": lower_values.add_or_sub,
+    "SUB": lower_values.add_or_sub,
+    "MUL": lower_values.mul,
+    "LOGISTIC": lower_values.by_table,
+    "TANH": lower_values.by_table,
+    "HARD_SWISH": lower_values.by_table,
+    "RELU": lower_values.by_table,
+    "RELU6": lower_values.by_table,
+    "LEAKY_RELU": lower_values.by_table,
+    "QUANTIZE": lower_values.quantize,
+    "DEQUANTIZE": lower_values.dequantize,
+    "PAD": lower_moves.pad,
+    "CONCATENATION": lower_moves.concatenation,
+    "SPLIT": lower_moves.split,
+    "STRIDED_SLICE": lower_moves.strided_slice,
+    "TRANSPOSE": lower_moves.transpose,
+    "RESIZE_NEAREST_NEIGHBOR": lower_moves.resize_nearest,
+    "RESHAPE": lower_moves.alias,
+    "SQUEEZE": lower_moves.alias,
     "EXPAND_DIMS": lower_moves.alias,
 }
 #: Types that an activation may have.
@@ -42,7 +59,9 @@ def lower(source: str | Path | bytes) -> Network:
     """
     model = read_tflite(source)
     if len(model.subgraphs) != 1:
-        raise UsageError(f"{model.name} has {len(model.subgraphs)} subgraphs; C for firmware is generated from a single one")
+        raise UsageError(
+            f"{model.name} has {len(model.subgraphs)} subgraphs; C for firmware is generated from a single one"
+        )
     reasons: list[str] = []
     values = {tensor.index: _value(tensor) for tensor in model.tensors}
     inputs, outputs = model.subgraphs[0].inputs, model.subgraphs[0].outputs
@@ -61,7 +80,9 @@ def lower(source: str | Path | bytes) -> Network:
             reasons.append(f"{where}: {reason}")
     reasons += _wrong_ends(values, inputs, outputs, rows)
     if reasons:
-        raise UsageError(f"{model.name} cannot become C for firmware: " + "; ".join(dict.fromkeys(reasons)))
+        text = "; ".join(dict.fromkeys(reasons))
+        text = re.sub(r"'[^']*([^']{40})'", r"'...\1'", text)  # converters write names of hundreds of letters
+        raise UsageError(f"{model.name} cannot become C for firmware: {text}")
     return Network(values, tuple(rows.steps), tuple(inputs), tuple(outputs), dict(rows.aliases), len(model.operators))
 
 
@@ -71,9 +92,16 @@ def _value(tensor: Tensor) -> Value:
     data = None
     if tensor.constant and tensor.dtype in ("int8", "int32", "int64", "float32") and not tensor.sparse:
         data = tensor.array()
-    return Value(tensor.index, tensor.name, tensor.shape, tensor.dtype, tensor.size_bytes,
-                 float(quantization.scale[0]) if single and quantization is not None else None,
-                 int(quantization.zero_point[0]) if single and quantization is not None else None, data)
+    return Value(
+        tensor.index,
+        tensor.name,
+        tensor.shape,
+        tensor.dtype,
+        tensor.size_bytes,
+        float(quantization.scale[0]) if single and quantization is not None else None,
+        int(quantization.zero_point[0]) if single and quantization is not None else None,
+        data,
+    )
 
 
 def _check_activations(tensors: tuple[Tensor, ...], operator: Any) -> None:
@@ -94,8 +122,11 @@ def _check_activations(tensors: tuple[Tensor, ...], operator: Any) -> None:
 def _wrong_ends(values: dict[int, Value], inputs: tuple[int, ...], outputs: tuple[int, ...], rows: Rows) -> list[str]:
     """Inputs and outputs that C could not give or take."""
     made = {rows.home(step.output) for step in rows.steps}
-    reasons = [f"input {values[i].name!r} is {values[i].dtype}; int8 and float32 are possible"
-               for i in inputs if values[i].dtype not in _TYPES]
+    reasons = [
+        f"input {values[i].name!r} is {values[i].dtype}; int8 and float32 are possible"
+        for i in inputs
+        if values[i].dtype not in _TYPES
+    ]
     for index in outputs:
         home = rows.home(index)
         if values[index].dtype not in _TYPES:

@@ -77,9 +77,12 @@ def substituted(file: str, made: Firmware, **more: str) -> str:
     """A template with the names and sizes of a network."""
     values = made.network.values
     return Template(template(f"{file}.template")).substitute(
-        name=made.name, upper=made.name.upper(), **more,
+        name=made.name,
+        upper=made.name.upper(),
+        **more,
         input_bytes=", ".join(str(values[t].size_bytes) for t in made.network.inputs),
-        output_bytes=", ".join(str(values[t].size_bytes) for t in made.network.outputs))
+        output_bytes=", ".join(str(values[t].size_bytes) for t in made.network.outputs),
+    )
 
 
 def template(file: str) -> str:
@@ -92,7 +95,9 @@ def compiled_sources(made: Firmware) -> tuple[str, ...]:
     return (*KERNEL_SOURCES, f"{made.name}.c", f"{made.name}_weights.c")
 
 
-def write_project(model: str | Path, folder: str | Path, *, name: str | None = None, overwrite: bool = False) -> Firmware:
+def write_project(
+    model: str | Path, folder: str | Path, *, name: str | None = None, overwrite: bool = False
+) -> Firmware:
     """Write a folder with sources, CMakeLists.txt, an example main and a test vector.
 
     Args:
@@ -130,8 +135,11 @@ def random_sample(network: Network, seed: int = 1) -> list[np.ndarray]:
     for tensor in network.inputs:
         value = network.values[tensor]
         shape = (1, *value.shape)
-        found.append(generator.integers(-128, 128, shape, dtype=np.int8) if value.dtype == "int8"
-                     else generator.standard_normal(shape).astype(np.float32))
+        found.append(
+            generator.integers(-128, 128, shape, dtype=np.int8)
+            if value.dtype == "int8"
+            else generator.standard_normal(shape).astype(np.float32)
+        )
     return found
 
 
@@ -175,8 +183,12 @@ def _test_vector(made: Firmware, inputs: Sequence[np.ndarray], outputs: Sequence
 
 def _example(made: Firmware) -> str:
     name, upper = made.name, made.name.upper()
-    given = [f"  memcpy({name}_input({i}), {name}_test_input_{i}, {upper}_INPUT_{i}_BYTES);\n"
-             for i in range(len(made.network.inputs))]
-    checked = [f"  wrong |= memcmp({name}_output({i}), {name}_test_output_{i}, {upper}_OUTPUT_{i}_BYTES) != 0;\n"
-               for i in range(len(made.network.outputs))]
+    given = [
+        f"  memcpy({name}_input({i}), {name}_test_input_{i}, {upper}_INPUT_{i}_BYTES);\n"
+        for i in range(len(made.network.inputs))
+    ]
+    checked = [
+        f"  wrong |= memcmp({name}_output({i}), {name}_test_output_{i}, {upper}_OUTPUT_{i}_BYTES) != 0;\n"
+        for i in range(len(made.network.outputs))
+    ]
     return substituted("main.c", made, set_inputs="".join(given), check_outputs="".join(checked))

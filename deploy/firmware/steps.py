@@ -101,7 +101,9 @@ class Network:
     @property
     def weight_bytes(self) -> int:
         """Bytes of weights and biases."""
-        return sum(array.nbytes for step in self.steps for name, array in step.arrays.items() if name in ("weights", "bias"))
+        return sum(
+            array.nbytes for step in self.steps for name, array in step.arrays.items() if name in ("weights", "bias")
+        )
 
     def home(self, tensor: int) -> int:
         """The tensor whose memory this one uses."""

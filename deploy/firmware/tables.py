@@ -78,7 +78,7 @@ def logistic(s: Scales) -> np.ndarray:
 
     def value(x: int) -> int:
         if abs(x) >= radius:
-            return -128 if x < 0 or radius == 0 and x == 0 else 127
+            return -128 if x < 0 or (radius == 0 and x == 0) else 127
         return fp.divide_by_power(fp.logistic(fp.rescale(x, multiplier, shift), 4), 23) - 128
 
     return _clamped([value(x - s.in_zero) for x in _INPUTS])
@@ -90,7 +90,7 @@ def tanh(s: Scales) -> np.ndarray:
 
     def value(x: int) -> int:
         if abs(x) >= radius:
-            return -128 if x < 0 or radius == 0 and x == 0 else 127
+            return -128 if x < 0 or (radius == 0 and x == 0) else 127
         return fp.divide_by_power(fp.tanh(fp.rescale(x, multiplier, shift), 4), 24)
 
     return _clamped([value(x - s.in_zero) for x in _INPUTS])

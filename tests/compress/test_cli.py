@@ -165,6 +165,7 @@ def test_interrupted_the_same_command_goes_on(trained, how):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (130 if how is signal.SIGINT else -9), errors
     assert "Traceback" not in errors
+    assert ("interrupted; what was finished is kept" in errors) == (how is signal.SIGINT)
     (state,) = run.glob("training/*/last.ckpt")
     assert not list(run.glob("checkpoints/*"))
 

@@ -26,8 +26,15 @@ class Builder:
         self.quantization: list[tuple[float, int]] = []
         self.inputs: list[int] = []
 
-    def tensor(self, shape: Sequence[int], scale: Any = None, zero: int = 0, element: str = "INT8", data: Any = None,
-               axis: int = 0) -> int:
+    def tensor(
+        self,
+        shape: Sequence[int],
+        scale: Any = None,
+        zero: int = 0,
+        element: str = "INT8",
+        data: Any = None,
+        axis: int = 0,
+    ) -> int:
         """A tensor; `scale` may hold one value per channel along `axis`."""
         tensor = self.kinds.TensorT()
         tensor.shape, tensor.type = np.array(shape, np.int32), getattr(self.kinds.TensorType, element)
@@ -67,7 +74,9 @@ class Builder:
         array = np.array(values, np.int32)
         return self.tensor(array.shape, element="INT32", data=array)
 
-    def operator(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", **fields: Any) -> None:
+    def operator(
+        self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", **fields: Any
+    ) -> None:
         """Append an operator."""
         value = getattr(self.kinds.BuiltinOperator, name)
         codes = [code.builtinCode for code in self.model.operatorCodes]
@@ -77,7 +86,11 @@ class Builder:
             self.model.operatorCodes.append(code)
             codes.append(value)
         made = self.kinds.OperatorT()
-        made.opcodeIndex, made.inputs, made.outputs = codes.index(value), np.array(inputs, np.int32), np.array(outputs, np.int32)
+        made.opcodeIndex, made.inputs, made.outputs = (
+            codes.index(value),
+            np.array(inputs, np.int32),
+            np.array(outputs, np.int32),
+        )
         if options:
             made.builtinOptions = getattr(self.kinds, f"{options}T")()
             made.builtinOptionsType = getattr(self.kinds.BuiltinOptions, options)
@@ -97,7 +110,9 @@ class Builder:
     def _activation(self) -> int:
         return int(self.rng.choice([0, 0, 1, 3, 2]))
 
-    def _weights(self, shape: Sequence[int], channels: int, axis: int, x: int, per_channel: bool = True) -> tuple[int, int, Any]:
+    def _weights(
+        self, shape: Sequence[int], channels: int, axis: int, x: int, per_channel: bool = True
+    ) -> tuple[int, int, Any]:
         data = self.rng.integers(-127, 128, shape).astype(np.int8)
         scales = np.exp(self.rng.uniform(-6, -3, channels if per_channel else 1)).astype(np.float32)
         weights = self.tensor(shape, scales, 0, data=data, axis=axis)
@@ -115,8 +130,10 @@ class Builder:
         fits = reach_h <= height and reach_w <= width
         padding = int(self.rng.integers(0, 2)) if fits else 0
         stride_h, stride_w = (int(v) for v in self.rng.integers(1, 4, 2))
-        sizes = [-(-n // s) if padding == 0 else -(-(n - r + 1) // s)
-                 for n, r, s in ((height, reach_h, stride_h), (width, reach_w, stride_w))]
+        sizes = [
+            -(-n // s) if padding == 0 else -(-(n - r + 1) // s)
+            for n, r, s in ((height, reach_h, stride_h), (width, reach_w, stride_w))
+        ]
         return padding, stride_h, stride_w, sizes[0], sizes[1]
 
     def conv(self, x: int, *, kernel: int | None = None, groups: int = 1) -> int:
@@ -125,15 +142,27 @@ class Builder:
         kernel_h, kernel_w = (kernel, kernel) if kernel else (int(v) for v in self.rng.integers(1, 5, 2))
         dilation = 1 if kernel else int(self.rng.choice([1, 1, 2]))
         out_c = int(self.rng.integers(1, 9)) * groups
-        padding, stride_h, stride_w, out_h, out_w = self._window(h, w, (kernel_h - 1) * dilation + 1, (kernel_w - 1) * dilation + 1)
+        padding, stride_h, stride_w, out_h, out_w = self._window(
+            h, w, (kernel_h - 1) * dilation + 1, (kernel_w - 1) * dilation + 1
+        )
         if kernel == 1:
             stride_h = stride_w = 1
             out_h, out_w = h, w
         shape = (out_c, kernel_h, kernel_w, c // groups)
         weights, bias, scales = self._weights(shape, out_c, 0, x, bool(self.rng.integers(0, 4)))
         y = self._output((n, out_h, out_w, out_c), x, scales, kernel_h * kernel_w * c // groups)
-        self.operator("CONV_2D", [x, weights, bias], [y], "Conv2DOptions", padding=padding, strideH=stride_h, strideW=stride_w,
-                      dilationHFactor=dilation, dilationWFactor=dilation, fusedActivationFunction=self._activation())
+        self.operator(
+            "CONV_2D",
+            [x, weights, bias],
+            [y],
+            "Conv2DOptions",
+            padding=padding,
+            strideH=stride_h,
+            strideW=stride_w,
+            dilationHFactor=dilation,
+            dilationWFactor=dilation,
+            fusedActivationFunction=self._activation(),
+        )
         return y
 
     def depthwise(self, x: int) -> int:
@@ -145,8 +174,17 @@ class Builder:
         out_c = c * multiplier
         weights, bias, scales = self._weights((1, kernel_h, kernel_w, out_c), out_c, 3, x)
         y = self._output((n, out_h, out_w, out_c), x, scales, kernel_h * kernel_w)
-        self.operator("DEPTHWISE_CONV_2D", [x, weights, bias], [y], "DepthwiseConv2DOptions", padding=padding, strideH=stride_h,
-                      strideW=stride_w, depthMultiplier=multiplier, fusedActivationFunction=self._activation())
+        self.operator(
+            "DEPTHWISE_CONV_2D",
+            [x, weights, bias],
+            [y],
+            "DepthwiseConv2DOptions",
+            padding=padding,
+            strideH=stride_h,
+            strideW=stride_w,
+            depthMultiplier=multiplier,
+            fusedActivationFunction=self._activation(),
+        )
         return y
 
     def dense(self, x: int) -> int:
@@ -155,8 +193,13 @@ class Builder:
         in_c, out_c = self.shapes[flat][1], int(self.rng.integers(1, 12))
         weights, bias, scales = self._weights((out_c, in_c), out_c, 0, flat, bool(self.rng.integers(0, 2)))
         y = self._output((self.shapes[x][0], out_c), flat, scales, in_c)
-        self.operator("FULLY_CONNECTED", [flat, weights, bias], [y], "FullyConnectedOptions",
-                      fusedActivationFunction=self._activation())
+        self.operator(
+            "FULLY_CONNECTED",
+            [flat, weights, bias],
+            [y],
+            "FullyConnectedOptions",
+            fusedActivationFunction=self._activation(),
+        )
         return y
 
     def pool(self, x: int, name: str) -> int:
@@ -165,8 +208,18 @@ class Builder:
         filter_h, filter_w = (int(v) for v in self.rng.integers(1, 5, 2))
         padding, stride_h, stride_w, out_h, out_w = self._window(h, w, filter_h, filter_w)
         y = self.like((n, out_h, out_w, c), x)
-        self.operator(name, [x], [y], "Pool2DOptions", padding=padding, strideH=stride_h, strideW=stride_w, filterHeight=filter_h,
-                      filterWidth=filter_w, fusedActivationFunction=self._activation())
+        self.operator(
+            name,
+            [x],
+            [y],
+            "Pool2DOptions",
+            padding=padding,
+            strideH=stride_h,
+            strideW=stride_w,
+            filterHeight=filter_h,
+            filterWidth=filter_w,
+            fusedActivationFunction=self._activation(),
+        )
         return y
 
     def mean(self, x: int, axes: Sequence[int] | None = None) -> int:
@@ -210,7 +263,11 @@ class Builder:
             y = self.like(shape, x)
             self.operator(name, [x], [y])
         elif name == "LEAKY_RELU":
-            y = self.tensor(shape, self.quantization[x][0] * float(np.exp(self.rng.uniform(-0.3, 0.5))), int(self.rng.integers(-128, 128)))
+            y = self.tensor(
+                shape,
+                self.quantization[x][0] * float(np.exp(self.rng.uniform(-0.3, 0.5))),
+                int(self.rng.integers(-128, 128)),
+            )
             self.operator(name, [x], [y], "LeakyReluOptions", alpha=float(self.rng.uniform(0.01, 0.5)))
         else:
             scale = self.quantization[x][0] * float(np.exp(self.rng.uniform(-0.3, 0.5)))
@@ -253,9 +310,18 @@ class Builder:
         _, h, w, c = self.shapes[x]
         y = self.like((1, -(-h // 2), w, c), x)
         backwards = bool(self.rng.integers(0, 2))
-        begin, end, stride = ([0, -1, 0, 0], [1, -h - 1, w, c], [1, -2, 1, 1]) if backwards else ([0, 0, 0, 0], [1, h, 0, c], [1, 2, 1, 1])
-        self.operator("STRIDED_SLICE", [x, self.integers(begin), self.integers(end), self.integers(stride)], [y],
-                      "StridedSliceOptions", endMask=4 if not backwards else 2)
+        begin, end, stride = (
+            ([0, -1, 0, 0], [1, -h - 1, w, c], [1, -2, 1, 1])
+            if backwards
+            else ([0, 0, 0, 0], [1, h, 0, c], [1, 2, 1, 1])
+        )
+        self.operator(
+            "STRIDED_SLICE",
+            [x, self.integers(begin), self.integers(end), self.integers(stride)],
+            [y],
+            "StridedSliceOptions",
+            endMask=4 if not backwards else 2,
+        )
         return y
 
     def transpose(self, x: int) -> int:
@@ -271,8 +337,14 @@ class Builder:
         height, width = (int(v) for v in self.rng.integers(1, 12, 2))
         y = self.like((n, height, width, c), x)
         corners, centers = [(False, False), (True, False), (False, True)][int(self.rng.integers(0, 3))]
-        self.operator("RESIZE_NEAREST_NEIGHBOR", [x, self.integers([height, width])], [y], "ResizeNearestNeighborOptions",
-                      alignCorners=corners, halfPixelCenters=centers)
+        self.operator(
+            "RESIZE_NEAREST_NEIGHBOR",
+            [x, self.integers([height, width])],
+            [y],
+            "ResizeNearestNeighborOptions",
+            alignCorners=corners,
+            halfPixelCenters=centers,
+        )
         return y
 
 
@@ -288,8 +360,10 @@ OPERATORS: dict[str, Callable[[Builder, int], int]] = {
     "SUB": lambda b, x: b.binary("SUB", x, b.broadcast_operand(x)),
     "MUL": lambda b, x: b.binary("MUL", x, b.broadcast_operand(x)),
     "ADD broadcast": lambda b, x: b.binary("ADD", x, b.broadcast_operand(x)),
-    **{name: (lambda b, x, name=name: b.unary(name, x))  # type: ignore[misc]
-       for name in ("LOGISTIC", "TANH", "HARD_SWISH", "RELU", "RELU6", "LEAKY_RELU", "SOFTMAX", "QUANTIZE")},
+    **{
+        name: (lambda b, x, name=name: b.unary(name, x))  # type: ignore[misc]
+        for name in ("LOGISTIC", "TANH", "HARD_SWISH", "RELU", "RELU6", "LEAKY_RELU", "SOFTMAX", "QUANTIZE")
+    },
     "PAD": Builder.pad,
     "CONCATENATION": lambda b, x: b.concatenation(x, int(b.rng.choice([1, 2, 3, -1]))),
     "SPLIT": lambda b, x: b.split(x, int(b.rng.choice([1, 2, 3]))),

@@ -19,7 +19,7 @@ needs_arm64 = pytest.mark.skipif(arm64.missing_tools() is not None, reason=str(a
 needs_tflm = pytest.mark.skipif(find_spec("tflite_micro") is None, reason="needs TFLite Micro (Linux on x86-64)")
 
 
-@pytest.fixture()
+@pytest.fixture
 def keyword_model(shared):
     return shared / "data" / "reference_models" / "kws_ref_model.tflite"
 

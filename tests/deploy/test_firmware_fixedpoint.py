@@ -12,15 +12,26 @@ from deploy.firmware import tables
 from deploy.firmware.context import Refused, merged
 
 
-@pytest.mark.parametrize(("real", "expected"), [
-    (0.5, (1 << 30, 0)), (1.0, (1 << 30, 1)), (0.25, (1 << 30, -1)), (0.75, (3 << 29, 0)), (0.0, (0, 0)), (2.0**-40, (0, 0)),
-    # The fraction rounds up to 1: the multiplier is halved and the shift grows.
-    (1 - 2.0**-40, (1 << 30, 1))])
+@pytest.mark.parametrize(
+    ("real", "expected"),
+    [
+        (0.5, (1 << 30, 0)),
+        (1.0, (1 << 30, 1)),
+        (0.25, (1 << 30, -1)),
+        (0.75, (3 << 29, 0)),
+        (0.0, (0, 0)),
+        (2.0**-40, (0, 0)),
+        # The fraction rounds up to 1: the multiplier is halved and the shift grows.
+        (1 - 2.0**-40, (1 << 30, 1)),
+    ],
+)
 def test_multiplier_and_shift(real, expected):
     assert fp.quantize_multiplier(real) == expected
 
 
-@pytest.mark.parametrize(("x", "exponent", "expected"), [(3, 1, 2), (-3, 1, -2), (5, 2, 1), (-5, 2, -1), (6, 2, 2), (-6, 2, -2), (7, 0, 7)])
+@pytest.mark.parametrize(
+    ("x", "exponent", "expected"), [(3, 1, 2), (-3, 1, -2), (5, 2, 1), (-5, 2, -1), (6, 2, 2), (-6, 2, -2), (7, 0, 7)]
+)
 def test_division_rounds_ties_away_from_zero(x, exponent, expected):
     assert fp.divide_by_power(x, exponent) == expected
 
@@ -74,13 +85,16 @@ def test_tables_stay_near_the_functions():
     hard = tables.hard_swish(_scales(0.05, 3, 0.04, -90)).astype(float)
     real = x * np.clip(x + 3, 0, 6) / 6
     assert np.abs((hard + 90) * 0.04 - np.clip(real, None, 217 * 0.04)).max() <= 0.04
-    assert np.abs((tables.logistic(_scales(0.05, 3, 1 / 256, -128)) + 128.0) / 256 - 1 / (1 + np.exp(-x))).max() <= 1 / 256
+    assert (
+        np.abs((tables.logistic(_scales(0.05, 3, 1 / 256, -128)) + 128.0) / 256 - 1 / (1 + np.exp(-x))).max() <= 1 / 256
+    )
 
 
 def test_exponentials_fall_from_one():
     values = tables.exponentials(np.float32(0.1), 1.0)
     assert values[0] == 2**31 - 1
-    assert (np.diff(values.astype(np.int64)) < 0).all()
+    assert (np.diff(values.astype(np.int64)) <= 0).all()
+    assert values[10] / 2**31 == pytest.approx(math.exp(-1), abs=1e-6)
 
 
 def test_dimensions_are_merged_where_strides_allow_it():
