@@ -1,7 +1,7 @@
-"""The firmware table: flash, RAM, stack and exact instructions of generated C on every Cortex-M, plain against fast kernels.
+"""The firmware table: flash, RAM, stack and exact instructions of generated C on every Cortex-M, by kernels.
 
-`python -m benchmarks.firmware --output benchmarks/results/firmware.json` measures; `--docs docs/firmware.md` then writes
-the page from the JSON. Networks whose weights are random show sizes and instructions; these do not depend on training.
+`python -m benchmarks.firmware FILES --output benchmarks/results/firmware.json` measures; `--docs docs/firmware.md`
+writes the page from the JSON. With random weights, sizes and instructions are shown; they hardly depend on training.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def verdict_in_time(path: Path) -> dict[str, Any]:
 
 
 def random_networks(folder: Path) -> list[Path]:
-    """int8 files of CP-ResNet at 30, 20, 10 and 5 MMACs (pruned by `prune_model`) and CP-Mobile, with random weights."""
+    """int8 files of CP-ResNet pruned to 30, 20, 10 and 5 MMACs and of CP-Mobile, with random weights."""
     import torch
 
     from compress import prune_model, quantize_model
@@ -190,7 +190,7 @@ def tables(result: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| network | core | kernels | flash B | beside weights | RAM B | stack B | instructions | per MAC | equal to TFLM |",
+        "| network | core | kernels | flash B | beside weights | RAM B | stack B | instructions | per MAC | equal |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in result["networks"]:
@@ -200,8 +200,10 @@ def tables(result: dict[str, Any]) -> str:
                 lines.append(f"{start}{row['verdict'].replace('|', '/')} | | | | | | |")
                 continue
             lines.append(
-                f"{start}{row['flash_bytes']:,} | {row['flash_bytes'] - one['weight_bytes']:,} | {row['ram_bytes']:,} | "
-                f"{row['stack_bytes']} | {row['instructions']:,} | {row['per_mac']:.2f} | {row['equal']}/{row['inputs']} |"
+                f"{start}{row['flash_bytes']:,} | {row['flash_bytes'] - one['weight_bytes']:,} | "
+                f"{row['ram_bytes']:,} | "
+                f"{row['stack_bytes']} | {row['instructions']:,} | {row['per_mac']:.2f} | "
+                f"{row['equal']}/{row['inputs']} |"
             )
     if quick := result.get("quick"):
         lines += [
@@ -252,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cores", default=",".join(CORES), help="separated by commas")
     parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
     parser.add_argument("--docs", type=Path, help="page to write from --output (replaced)")
+    parser.add_argument("--resume", action="store_true", help="keep what --output holds of the same files and inputs")
     parser.add_argument("--only-docs", action="store_true", help="measure nothing")
     options = parser.parse_args(arguments)
     try:
@@ -261,9 +264,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = json.loads(options.output.read_text())
         else:
             result = _measure_all(options)
-            if options.output is not None:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                write_json(options.output, result)
         if options.docs is not None:
             write_text(options.docs, page(result))
         print(tables(result))
@@ -277,24 +277,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure file by file; what is done is kept, and the same command goes on after an interruption with --resume."""
     from benchmarks.environment import environment
+    from deploy.artifact import sha256_of
     from deploy.firmware.cortex_m import missing_tools
 
     if reason := missing_tools():
         raise RuntimeFailure(reason)
     cores = [core.strip() for core in options.cores.split(",")]
+    result: dict[str, Any] = {"schema": SCHEMA, "kind": "firmware", "networks": [], "environment": environment()}
+    kept: dict[tuple[str, int], dict[str, Any]] = {}
+    if options.resume and options.output is not None and options.output.is_file():
+        old = json.loads(options.output.read_text())["networks"]
+        kept = {(one["sha256"], one["host"][0]["inputs"]): one for one in old}
     with TemporaryDirectory(prefix="edgepress-") as folder:
         files = [*options.files, *(random_networks(Path(folder)) if options.zoo else [])]
         if not files:
             raise UsageError("name .tflite files, or give --zoo")
-        networks = [measure(file, cores=cores, inputs=options.inputs) for file in files]
-        return {
-            "schema": SCHEMA,
-            "kind": "firmware",
-            "networks": networks,
-            "quick": verdict_in_time(files[0]),
-            "environment": environment(),
-        }
+        result["quick"] = verdict_in_time(files[0])
+        for file in files:
+            digest = sha256_of(file)
+            one = kept.get((digest, options.inputs))
+            result["networks"].append(one or {**measure(file, cores=cores, inputs=options.inputs), "sha256": digest})
+            if options.output is not None:
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                write_json(options.output, result)
+    return result
 
 
 if __name__ == "__main__":

@@ -31,8 +31,10 @@ _File = Annotated[Path | None, typer.Argument(help=".tflite or .onnx; default: t
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path | None, typer.Argument(help="checkpoint (for c-inference also a .tflite); default: the newest")] = None,
-    format: Annotated[str, typer.Option("--format", help="tflite, onnx, c or c-inference (a folder of C99)")] = "tflite",
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="checkpoint (for c-inference also a .tflite); default: the newest")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="tflite, onnx, c or c-inference (folder of C99)")] = "tflite",
     float_: Annotated[bool, typer.Option("--float", help="fp32 instead of int8")] = False,
     scheme: Annotated[str, typer.Option("--scheme", help="scheme of a float checkpoint's calibration")] = "w8a8",
     data: Annotated[
@@ -43,7 +45,7 @@ def export(
     overwrite: _Overwrite = False,
     shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="lossless shrinking of TFLite files")] = True,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="compare with torch before it counts")] = True,
-    max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 8.0,
+    max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 16.0,
     mean_lsb: Annotated[float, typer.Option("--mean-lsb", min=0, help="mean difference that it allows")] = 0.5,
     trust: _Trust = False,
 ) -> None:
@@ -252,8 +254,9 @@ def _write_firmware(file: Path, folder: Path, overwrite: bool) -> None:
     made = write_project(file, folder, overwrite=overwrite)
     network = made.network
     print(
-        f"wrote {folder}: {made.name}_invoke() in {made.name}.h; {network.macs:,} MACs, {network.constant_bytes:,} bytes of "
-        f"constants, arena {made.plain.arena_bytes:,} bytes with plain and {made.fast.arena_bytes:,} with fast kernels"
+        f"wrote {folder}: {made.name}_invoke() in {made.name}.h; {network.macs:,} MACs, "
+        f"{network.constant_bytes:,} bytes of constants, arena {made.plain.arena_bytes:,} bytes with plain "
+        f"and {made.fast.arena_bytes:,} with fast kernels"
     )
 
 

@@ -34,7 +34,7 @@ FILE_KINDS = {
     "onnxruntime": "onnx",
     "torch": "checkpoint",
 }
-#: Runtimes of generated firmware and of emulated cores: optional tools stand behind them, and they are only run by name.
+#: Runtimes of generated firmware and of emulated cores: their tools are optional, and they are only run by name.
 EMULATED = ("host-c", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "arm64")
 FILE_KINDS.update(dict.fromkeys(EMULATED, "tflite"))
 RUNTIMES = (*PACKAGES, *EMULATED)

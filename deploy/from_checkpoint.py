@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 #: Rounding alone, kernel against kernel, usually stays within this at the outputs; more is said, with the layer.
 EXPECTED_LSB = 3.0
 #: A single value this far off is refused: a wrong scale or operator is farther, accumulated rounding is not.
-REFUSED_LSB = 8.0
+REFUSED_LSB = 16.0
 
 
 @dataclass(frozen=True)

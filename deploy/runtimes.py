@@ -276,8 +276,8 @@ def _layouts(manifest: dict[str, Any] | None, kind: str, engine: Engine) -> dict
 def available_runtimes(kind: str, *, emulated: bool = False) -> dict[str, str | None]:
     """Runtime -> None where its package is installed, else the reason; for files of `kind` ("tflite", "onnx", ...).
 
-    Generated firmware and emulated cores (host-c, cortex-m*, arm64) are only listed with `emulated`: they are slower, and
-    run where they are asked for.
+    Generated firmware and emulated cores (host-c, cortex-m*, arm64) are only listed with `emulated`: they are slower,
+    and run where they are asked for.
     """
     from importlib.util import find_spec
 

@@ -1,8 +1,8 @@
-"""The runtime arm64: LiteRT's own aarch64 package in an emulated user process, to show that a board's integers are these.
+"""The runtime arm64: LiteRT's own aarch64 package in an emulated user process, to show what integers a board gives.
 
 Two traps, both met here (QEMU 7.2): LiteRT reads the host's /proc/cpuinfo and crashes, so an Arm one lies under the
-prefix; and the default CPU computes garbage in XNNPACK's integer kernels without a word, so a CPU is named and a self-test
-runs before every session. Emulated time says nothing about a board.
+prefix; and the default CPU computes garbage in XNNPACK's integer kernels without a word, so a CPU is named and a
+self-test runs before every session. Emulated time says nothing about a board.
 
 `python -m deploy.firmware.arm64` installs the emulated system (about 80 MB of downloads) into the cache folder.
 """
@@ -50,7 +50,7 @@ def missing_tools() -> str | None:
         return f"{_EMULATORS[0]} is not installed; Debian: apt-get install {PACKAGES} (or make install-firmware-tools)"
     python = prefix() / "root" / "usr" / "bin" / "python3.11"
     if not python.exists():
-        return f"there is no emulated arm64 system in {prefix()}: run `python -m deploy.firmware.arm64` once to download it"
+        return f"there is no emulated arm64 system in {prefix()}: `python -m deploy.firmware.arm64` downloads it"
     return None
 
 

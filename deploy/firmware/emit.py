@@ -26,7 +26,7 @@ def header(network: Network, name: str, plain: Layout, fast: Layout, source: str
         f" * {fast.arena_bytes:,} with fast ones; activations of TFLite Micro's arena (its head): {head}.",
         " *",
         f" * Write the inputs to {name}_input(i), call {name}_invoke(), read {name}_output(i).",
-        " * The arena is reused: write every input before every call, and read the outputs before the next. Not reentrant.",
+        " * The arena is reused: write every input before every call, read outputs before the next. Not reentrant.",
         " */",
         f"#ifndef {upper}_H_",
         f"#define {upper}_H_",

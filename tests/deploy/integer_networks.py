@@ -10,8 +10,6 @@ import numpy as np
 
 from deploy.tflite_writer import pack, schema
 
-_ACTIVATIONS = {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
-
 
 class Builder:
     """A file under construction. Tensors are numbers; `shapes` and `quantization` know about them."""
@@ -77,7 +75,7 @@ class Builder:
     def operator(
         self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: str = "", **fields: Any
     ) -> None:
-        """Append an operator."""
+        """Append one."""
         value = getattr(self.kinds.BuiltinOperator, name)
         codes = [code.builtinCode for code in self.model.operatorCodes]
         if value not in codes:
@@ -380,9 +378,7 @@ def one_operator(name: str, seed: int) -> bytes:
     builder = Builder(seed)
     shape = (1, *(int(v) for v in builder.rng.integers(1, 9, 3)))
     y = {**OPERATORS, **LAST}[name](builder, builder.input(shape))
-    if y in builder.inputs:
-        y = builder.unary("RELU", y)
-    return builder.finished([y])
+    return builder.finished([builder.unary("RELU", y) if y in builder.inputs else y])
 
 
 def random_network(seed: int) -> bytes:
@@ -400,6 +396,4 @@ def random_network(seed: int) -> bytes:
         earlier.append(x)
     if builder.rng.integers(0, 2):
         x = LAST[str(builder.rng.choice(sorted(LAST)))](builder, x)
-    if x in builder.inputs:
-        x = builder.unary("RELU", x)
-    return builder.finished([x])
+    return builder.finished([builder.unary("RELU", x) if x in builder.inputs else x])

@@ -101,7 +101,7 @@ def test_figures_of_a_session(keyword_model):
 
 def test_missing_tools_name_their_packages(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeFailure, match="apt-get install .*gcc-arm-none-eabi") as failure:
+    with pytest.raises(RuntimeFailure, match=r"apt-get install .*gcc-arm-none-eabi") as failure:
         CortexM(firmware(random_network(3)), "cortex-m7")
     assert failure.value.exit_code == 3
     assert "qemu-user-static" in str(arm64.missing_tools())

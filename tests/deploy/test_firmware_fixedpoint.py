@@ -43,7 +43,7 @@ def test_high_product_rounds_ties_up():
 
 
 def test_two_roundings_differ_from_one():
-    # 3 * 0.75 / 2 = 1.125: the first rounding gives 2, the second 1; and 1 * 0.75 / 2 = 0.375 gives 1, then 1 and not 0.
+    # 3 * 0.75 / 2 = 1.125: the roundings give 2, then 1; 1 * 0.75 / 2 = 0.375 gives 1, then 1 and not 0.
     assert fp.rescale(3, 3 << 29, -1) == 1
     assert fp.rescale(1, 3 << 29, -1) == 1
 
