@@ -211,7 +211,8 @@ def tables(result: dict[str, Any]) -> str:
             f"From {quick['file']} to the figures of the emulated Cortex-M4: {quick['seconds']:.1f} s "
             "(on a machine that was busy with other work).",
         ]
-    return "\n".join(lines) + "\n"
+    lines += [""] + [f"Missed: {line}." for line in violations(result)]
+    return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def violations(result: dict[str, Any]) -> list[str]:
