@@ -1,0 +1,37 @@
+"""The README: its table is that of the results file, its links and commands exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from benchmarks.summary import as_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_table_is_what_the_results_file_says():
+    block = re.search(r"<!-- results: (\S+) -->\n(.*?)<!-- end of results -->", README, re.S)
+    assert block is not None
+    assert block[2] == as_markdown(json.loads((ROOT / block[1]).read_text()))
+
+
+def test_every_linked_file_exists():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_every_named_command_exists():
+    from typer.main import get_command
+
+    import benchmarks.cli
+    import compress.cli
+    import deploy.cli
+
+    known = {name: set(get_command(module.app).commands) for name, module in (  # type: ignore[attr-defined]
+        ("compress", compress.cli), ("deploy", deploy.cli), ("benchmarks", benchmarks.cli))}
+    for group, command in re.findall(r"`?\b(compress|deploy|benchmarks) ([a-z]+)\b", README):
+        if f"`{group} {command}" in README or f"\n{group} {command}" in README:
+            assert command in known[group], f"{group} {command}"
