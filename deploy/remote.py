@@ -112,9 +112,9 @@ def run_remote(
         return _call([*ssh, command], limit_s, host)
 
     folder = _checked(
-        there("umask 077 && mktemp -d /tmp/edgepress-XXXXXXXX", 60), host, "making a folder"
+        there("umask 077 && mktemp -d /tmp/edgepress-remote-XXXXXXXX", 60), host, "making a folder"
     ).stdout.strip()
-    if not re.fullmatch(r"/tmp/edgepress-\w{8}", folder):
+    if not re.fullmatch(r"/tmp/edgepress-remote-\w{8}", folder):
         raise RuntimeFailure(
             f"{host.address} answered {folder[:80]!r} instead of a folder's name: "
             "its shell prints something at login, or has no mktemp"

@@ -155,8 +155,10 @@ def test_list_names_everything(trained):
 def test_interrupted_the_same_command_goes_on(trained, how):
     arguments = ["train", "small.toml", "--data", "task.npz", "--trust", "--epochs", "400", "--run", f"runs/{how.name}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # A runner in the background ignores SIGINT, and so would its children.
     process = subprocess.Popen([sys.executable, "-m", "compress", *arguments], cwd=trained, env=environment,
-                               stderr=subprocess.PIPE, text=True)
+                               stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     run = trained / "runs" / how.name
     end = time.monotonic() + 120
     while not list(run.glob("training/*/last.ckpt")) and time.monotonic() < end:

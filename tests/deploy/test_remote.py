@@ -110,7 +110,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def _left_behind() -> set[str]:
-    return {path.name for path in Path("/tmp").glob("edgepress-????????") if len(path.name) == len("edgepress-") + 8}
+    return {path.name for path in Path("/tmp").glob("edgepress-remote-*")}
 
 
 @pytest.mark.slow
