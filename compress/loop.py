@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
+from compress.average import WeightAverage
 from compress.batches import seed_of
 from compress.distill import distillation_loss, mixed_logits
 from compress.recipe import Distill, TrainSettings
@@ -102,6 +103,7 @@ class TrainingLoop(lightning.LightningModule):
         # In a tuple, so that the teacher is no submodule: it is neither trained nor saved with the student.
         self._teacher = (teacher,)
         self._restored: dict[str, Any] | None = None
+        self._average: WeightAverage | None = None
         self._began, self._loss_sum, self._loss_count = 0.0, torch.zeros(()), 0
         self._validation: list[tuple[float, int, int]] = []
         self.history: list[dict[str, float]] = []
@@ -131,10 +133,14 @@ class TrainingLoop(lightning.LightningModule):
         teacher = self._teacher[0]
         if teacher is not None:
             self._teacher = (teacher.to(self.device),)
+        if self._settings.average:
+            self._average = WeightAverage(self.network, self._settings.average)
         if self._shaping is not None:
             self._shaping.start(self.network, self._steps)
-            if self._restored is not None:
-                self._shaping.load_state_dict(_moved(self._restored["shaping"], self.device))
+        if self._restored is not None:
+            for part, name in ((self._average, "average"), (self._shaping, "shaping")):
+                if part is not None:
+                    part.load_state_dict(_moved(self._restored[name], self.device))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # Not in on_train_epoch_start: Lightning leaves that out in the first epoch of a resumed training.
@@ -180,6 +186,12 @@ class TrainingLoop(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._shaping is not None:
             self._shaping.after_step()
+        if self._average is not None:
+            self._average.update()
+
+    def on_validation_start(self) -> None:
+        if self._average is not None:
+            self._average.swap_in()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         inputs, labels, _ = batch
@@ -211,13 +223,16 @@ class TrainingLoop(lightning.LightningModule):
         if not self.best or score > tuple(self.best["score"]):
             self.best = {"epoch": self.current_epoch + 1, "score": list(score), "state": {
                 name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}}
+        if self._average is not None:
+            self._average.swap_out()
         if self._shaping is not None and self._shaping.finished():
             self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done = bool(self.trainer.should_stop or self.current_epoch + 1 >= self._settings.epochs)
         checkpoint[STATE] = {"history": self.history, "best": self.best, "done": done,
-                             "shaping": self._shaping.state_dict() if self._shaping is not None else None}
+                             "shaping": self._shaping.state_dict() if self._shaping is not None else None,
+                             "average": self._average.state_dict() if self._average is not None else None}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint[STATE]

@@ -87,7 +87,10 @@ class Distill(_Section):
 
 
 class TrainSettings(_Section):
-    """One training: Adam, a rate that ramps up, stays and falls linearly (shares of all steps)."""
+    """One training: Adam, a rate that ramps up, stays and falls linearly (shares of all steps).
+
+    `average`: decay per step of the moving average of the weights, which is validated and kept; 0: the weights alone.
+    """
 
     epochs: int = Field(default=20, ge=0)
     batch_size: int = Field(default=64, ge=2)
@@ -100,6 +103,7 @@ class TrainSettings(_Section):
     last_rate: float = Field(default=0.005, ge=0, le=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["accuracy", "log_loss", "last"] = "accuracy"
+    average: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     augment: Augment = Augment()
 

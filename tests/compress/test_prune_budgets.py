@@ -217,7 +217,7 @@ def test_an_unknown_operator_freezes_and_says_so() -> None:
 
 @pytest.mark.slow
 def test_work_grows_with_the_network_and_no_faster() -> None:
-    """Groups and projection of 200 layers take less than 5 times the calls of 50: counted, so that load can't matter."""
+    """Groups and projection of 200 layers take less than 5 times the calls of 50 (counted: load does not matter)."""
     import cProfile
     import pstats
 

@@ -53,7 +53,7 @@ def same_weights(a, b):
 
 
 def test_a_killed_training_ends_with_the_same_bits(task, network, tmp_path, monkeypatch):
-    settings = FAST.model_copy(update={"augment": Augment(mixup_alpha=0.3, roll_frames=2)})
+    settings = FAST.model_copy(update={"augment": Augment(mixup_alpha=0.3, roll_frames=2), "average": 0.9})
     whole = train(network, task, settings, run=tmp_path / "whole", seed=3)
     with monkeypatch.context() as patched:
         killed_after(patched, 2)
