@@ -13,8 +13,9 @@ class WeightAverage:
     """The exponential moving average of a network's parameters and buffers over the optimizer steps.
 
     Freq-MixStyle changes the statistics of whole batches, so that the running statistics of batch normalisation, and
-    with them the accuracy, jump from epoch to epoch; their average does not. After Polyak and Juditsky, "Acceleration of
-    stochastic approximation by averaging", SIAM J. Control Optim. 1992; batch statistics are averaged like weights.
+    with them the accuracy, jump from epoch to epoch; their average does not. Batch statistics are averaged like
+    weights. After Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J. Control Optim.
+    1992.
 
     Args:
         network: trained in place by others; its device counts.
