@@ -114,7 +114,7 @@ def make_shaping(settings: PruneSettings, model: nn.Module, example_inputs: tupl
         raise UsageError(f"method = {settings.method!r} shapes no weights before removal; admm and gradual do")
     graph = find_groups(copy.deepcopy(model).eval(), example_inputs, protect, limits.rule, limits.scheme)
     common: dict[str, Any] = {"projection": settings.projection, "importance": settings.importance,
-                              "scoring": _gradients(settings, task), "updates": settings.updates,
+                              "scoring": gradient_scoring(settings.importance, task), "updates": settings.updates,
                               "divisor": settings.divisor,
                               "min_channels": settings.min_channels, "floor": settings.floor}
     if settings.method == "gradual":
@@ -175,12 +175,16 @@ def remove_once(model: nn.Module, example_inputs: tuple[Any, ...], limits: Limit
     return prune_model(model, example_inputs, **limits.budgets(), scheme=limits.scheme, rule=limits.rule,
                        importance=settings.importance, projection=settings.projection, protect=protect,
                        divisor=settings.divisor, min_channels=settings.min_channels, floor=settings.floor,
-                       **_gradients(settings, task))
+                       **gradient_scoring(settings.importance, task))
 
 
-def _gradients(settings: PruneSettings, task: Any) -> dict[str, Any]:
-    """What importance "taylor" needs: labelled batches and their loss."""
-    if settings.importance != "taylor":
+def gradient_scoring(importance: str, task: Any) -> dict[str, Any]:
+    """What importance "taylor" needs, labelled `batches` and their `loss`; nothing for the others.
+
+    Raises:
+        UsageError: "taylor" without a task.
+    """
+    if importance != "taylor":
         return {}
     if task is None:
         raise UsageError("importance = 'taylor' follows the loss on labelled data: give --data")
