@@ -19,7 +19,7 @@ from models.atomic import new_directory
 from models.errors import EdgepressError, UsageError
 
 #: Kernels that every project is given; the linker leaves out what a network does not call.
-KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h", "ep_conv_fast.h")
+KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h")
 KERNEL_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c", "ep_move.c", "ep_softmax.c")
 
 
