@@ -104,7 +104,7 @@ def _add_conv(
             "pad_left": window["pad_left"] + left,
         }
     arrays = {"weights": data, **quantized.pop("arrays")}
-    fast = quantized.pop("fast") and (kernel == "ep_conv_2d" or window["in_c"] == window["out_c"])
+    fast = quantized.pop("fast") and (kernel == "ep_conv_2d" or window["in_c"] == window["out_c"] >= 4)
     if largest := next((size for size in window.values() if size > 65535), None):
         raise Refused(f"a size of {largest:,} does not fit into 16 bits")
     w = window

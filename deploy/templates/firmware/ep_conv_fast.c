@@ -63,8 +63,8 @@ EP_OUT_OF_LINE void dot_2x1(const int8_t *a, int32_t step, const int8_t *b, int3
 
 /* Write channel c of two output positions; `wide` says that nothing is clamped but to the range of int8. For a single
  * position `second` is `first`, and what belongs to `first` is written last. */
-static inline void finish(const ep_conv *p, int32_t c, int wide, int32_t sum0, int32_t sum1, int8_t *first,
-                          int8_t *second) {
+EP_OUT_OF_LINE void finish(const ep_conv *p, int32_t c, int wide, int32_t sum0, int32_t sum1, int8_t *first,
+                           int8_t *second) {
   const ep_factor factor = ep_factor_of(p, c);
   const int32_t right = -factor.shift;
   const int32_t half = (1 << (right - 1)) + p->out_zero * (1 << right); /* adds the zero point on the way */
@@ -189,8 +189,8 @@ static void one_image_depthwise(const ep_conv *p, const int8_t *in, int8_t *out,
       find_taps(p, in, zeros, y, x, taps + j);
       if (pair && ++x == p->out_w) x = 0, ++y;
     }
-    int32_t c = 0;
-    for (; c + 3 < channels; c += 4) {
+    for (int32_t c = 0; c < channels; c += 4) {
+      if (c > channels - 4) c = channels - 4; /* the last four; some of them for the second time */
       int32_t a0 = p->bias[c], a1 = p->bias[c + 1], a2 = p->bias[c + 2], a3 = p->bias[c + 3];
       int32_t b0 = a0, b1 = a1, b2 = a2, b3 = a3;
       const int8_t *weight = p->weights + c;
@@ -211,15 +211,6 @@ static void one_image_depthwise(const ep_conv *p, const int8_t *in, int8_t *out,
       }
       const int32_t of_first[4] = {a0, a1, a2, a3}, of_second[4] = {b0, b1, b2, b3};
       for (int32_t k = 0; k < 4; ++k) finish(p, c + k, wide, of_first[k], of_second[k], first, second);
-    }
-    for (; c < channels; ++c) {
-      int32_t a = p->bias[c], b = a;
-      for (int32_t t = 0; t < tap_count; ++t) {
-        const int32_t w = p->weights[t * channels + c];
-        a += taps[2 * t][c] * w;
-        b += taps[2 * t + 1][c] * w;
-      }
-      finish(p, c, wide, a, b, first, second);
     }
   }
 }

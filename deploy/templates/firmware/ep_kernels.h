@@ -87,7 +87,9 @@ typedef struct {
 void ep_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out);
 void ep_depthwise_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out);
 #if EP_FAST
-/* For layers that the generator has found fit: shifts from -1 to -22, sums below 2^30; depthwise with a multiplier of 1.
+/* For layers that the generator has found fit: shifts from -1 to -22, sums below 2^30; depthwise with at least four
+ * channels and a depth multiplier of 1.
+ *
  * `scratch` is a place in the arena that only this layer uses, of 2 * kernel_h * kernel_w * group_c bytes. NULL says that
  * the kernel is 1x1 with stride 1, without groups and padding: the input is a row of im2col lines already. */
 void ep_conv_2d_fast(const ep_conv *layer, const int8_t *in, int8_t *out, int8_t *scratch);
