@@ -27,12 +27,19 @@ class Rows:
     Attributes:
         values: tensor -> Value.
         steps, aliases: see `deploy.firmware.steps.Network`.
+        paddings: output of a PAD that is not made -> (its input, rows above, columns to the left).
     """
 
     def __init__(
-        self, values: Mapping[int, Value], inputs: Sequence[int], outputs: Sequence[int], tensors: Sequence[Tensor]
+        self,
+        values: Mapping[int, Value],
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        tensors: Sequence[Tensor],
+        operators: Sequence[Any] = (),
     ):
-        self._tensors = tensors
+        self._tensors, self._operators = tensors, operators
+        self.paddings: dict[int, tuple[Value, int, int]] = {}
         self.values, self.inputs, self.outputs = values, tuple(inputs), tuple(outputs)
         self.steps: list[Step] = []
         self.aliases: dict[int, int] = {}
@@ -67,6 +74,14 @@ class Rows:
         while tensor in self.aliases:
             tensor = self.aliases[tensor]
         return tensor
+
+    def only_convolved(self, tensor: int) -> bool:
+        """Whether nothing but convolutions reads a tensor, and these as their image."""
+        readers = [operator for operator in self._operators if tensor in operator.inputs]
+        return tensor not in self.outputs and all(
+            reader.code in ("CONV_2D", "DEPTHWISE_CONV_2D") and tuple(reader.inputs).index(tensor) == 0
+            for reader in readers
+        )
 
     def operand(self, operator: Any, position: int, *, constant: bool | None = None) -> Value:
         """An input that must be there; `constant` says whether it must be in the file."""

@@ -26,7 +26,16 @@ from deploy.firmware.host import (
     samples_to_bytes,
 )
 from deploy.firmware.instructions import Instructions, by_layer, counted
-from deploy.firmware.project import Firmware, compiled_sources, firmware, sources, substituted, template
+from deploy.firmware.project import (
+    EXACT,
+    HOT_SOURCES,
+    Firmware,
+    compiled_sources,
+    firmware,
+    sources,
+    substituted,
+    template,
+)
 from models.errors import RuntimeFailure, UsageError, VerdictError
 
 #: Debian's packages with the tools.
@@ -211,16 +220,23 @@ class CortexM:
                 **changes,
             },
         )
-        command = [
+        compiler = [
             "arm-none-eabi-gcc",
             "-std=gnu99",
             "-mthumb",
             *board.flags,
-            "-O2",
-            "-ffp-contract=off",
+            EXACT,
             "-ffunction-sections",
             "-fdata-sections",
             f"-DEP_FAST={int(self.fast)}",
+        ]
+        small = [name for name in compiled_sources(made) if name not in HOT_SOURCES]
+        objects = [str(Path(name).with_suffix(".o")) for name in (*HOT_SOURCES, *small)]
+        run_compiler([*compiler, "-O2", "-c", *HOT_SOURCES], self._folder)
+        run_compiler([*compiler, "-Os", "-c", *small], self._folder)
+        command = [
+            *compiler,
+            "-Os",
             "-nostartfiles",
             "--specs=nano.specs",
             "-Wl,--gc-sections",
@@ -231,7 +247,7 @@ class CortexM:
             "firmware.elf",
             "cortex_m_startup.c",
             "cortex_m_main.c",
-            *compiled_sources(made),
+            *objects,
             "-lm",
             "-lc",
             "-lgcc",

@@ -11,7 +11,7 @@ from deploy.firmware.layout import Layout
 from deploy.firmware.lower_values import float_text
 from deploy.firmware.steps import FieldValue, Network, Step, Value
 
-_C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "float32": "float"}
+_C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
 _WIDTH = 116
 
 
@@ -147,12 +147,12 @@ def _layer(network: Network, name: str, number: int, step: Step) -> list[str]:
     target_type = "float *" if step.kernel == "ep_dequantize" else "int8_t *"
     arguments += [f"({t}){p}" if p.startswith("(void") else p for t, p in zip(types, pointers, strict=True)]
     arguments.append(f"({target_type}){target}" if target.startswith("(void") else target)
-    if step.scratch_bytes:
-        out += ["#if EP_FAST", f"  void *scratch = arena.bytes + S{number};", "#else", "  void *scratch = 0;", "#endif"]
-        arguments.append("scratch")
-    elif step.scratch_bytes is not None:
-        arguments.append("0")
-    return [*out, f"  {step.kernel}({', '.join(arguments)});", "}", ""]
+    call = f"  {step.kernel}({', '.join(arguments)});"
+    if step.fast_kernel:
+        scratch = f"arena.bytes + S{number}" if step.scratch_bytes else "0"
+        fast_call = f"  {step.fast_kernel}({', '.join([*arguments, scratch])});"
+        return [*out, "#if EP_FAST", fast_call, "#else", call, "#endif", "}", ""]
+    return [*out, call, "}", ""]
 
 
 def _place(network: Network, name: str, tensor: int) -> str:
@@ -219,7 +219,8 @@ def weights(network: Network, name: str) -> str:
     """NAME_weights.c."""
     lines = [f'#include "{name}_weights.h"', ""]
     for label, array in arrays(network, name):
-        lines += [f"{declared(label, array)} = {{", *number_rows(array.reshape(-1).tolist()), "};", ""]
+        numbers = array.reshape(-1).tolist()
+        lines += [f"{declared(label, array)} = {{", *number_rows(numbers, array.dtype == np.uint32), "};", ""]
     return "\n".join(lines)
 
 
@@ -227,11 +228,11 @@ def declared(label: str, array: np.ndarray) -> str:
     return f"const {_C_TYPES[array.dtype.name]} {label}[{array.size}]"
 
 
-def number_rows(values: Iterable[int | float]) -> list[str]:
+def number_rows(values: Iterable[int | float], hexadecimal: bool = False) -> list[str]:
     lines, line = [], "   "
     for value in values:
         # -2147483648 is no constant of int in C, but the negation of one of long.
-        text = "INT32_MIN" if value == -(2**31) else str(value)
+        text = f"0x{value:08x}" if hexadecimal else "INT32_MIN" if value == -(2**31) else str(value)
         if len(line) + len(text) + 2 > _WIDTH:
             lines.append(line)
             line = "   "

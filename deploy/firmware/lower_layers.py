@@ -13,6 +13,10 @@ from deploy.firmware.tables import NoTable, exponentials
 
 #: The fast rescaling doubles a sum; the plain one only has to hold it.
 _FAST_SUM, _LARGEST_SUM = 1 << 30, 1 << 31
+#: The fast rescaling adds the output's zero point before it shifts: further, and that would not fit.
+_FURTHEST_FAST_SHIFT = -22
+#: Two bits beside each multiplier say how far the channel's shift is below the layer's largest.
+_WIDEST_SPREAD = 3
 #: Above this, TFLite Micro's softmax may abort, depending on the values.
 _LARGEST_DEPTH = 511
 
@@ -27,20 +31,7 @@ def conv_2d(rows: Rows, operator: Any) -> None:
     window = _window(operator, x, y, kernel_h, kernel_w)
     data = _data(weights)
     quantized = _quantized(rows, operator, x, weights, y, data.reshape(out_c, -1), axis=0)
-    macs = prod(y.shape) * kernel_h * kernel_w * group_c
-    in_place = kernel_h == kernel_w == window["stride_h"] == window["stride_w"] == 1 and group_c == x.shape[3]
-    _add_conv(
-        rows,
-        operator,
-        "ep_conv_2d",
-        x,
-        y,
-        {**window, "group_c": group_c},
-        quantized,
-        data,
-        macs,
-        0 if in_place else 2 * kernel_h * kernel_w * group_c,
-    )
+    _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": group_c}, quantized, data)
 
 
 def depthwise_conv_2d(rows: Rows, operator: Any) -> None:
@@ -55,33 +46,9 @@ def depthwise_conv_2d(rows: Rows, operator: Any) -> None:
     quantized = _quantized(rows, operator, x, weights, y, data.reshape(-1, out_c).T, axis=3)
     if x.shape[3] == 1:  # every output channel sees the only input channel: an ordinary convolution
         weights_out_first = np.ascontiguousarray(np.moveaxis(data, 3, 0).reshape(out_c, kernel_h, kernel_w, 1))
-        _add_conv(
-            rows,
-            operator,
-            "ep_conv_2d",
-            x,
-            y,
-            {**window, "group_c": 1},
-            quantized,
-            weights_out_first,
-            prod(y.shape) * kernel_h * kernel_w,
-            2 * kernel_h * kernel_w,
-        )
-        return
-    # Pointers have four bytes on the device and eight on a host where the fast kernels are tested.
-    scratch = 2 * 8 * kernel_h * kernel_w + out_c
-    _add_conv(
-        rows,
-        operator,
-        "ep_depthwise_conv_2d",
-        x,
-        y,
-        {**window, "group_c": 1},
-        quantized,
-        data,
-        prod(y.shape) * kernel_h * kernel_w,
-        scratch,
-    )
+        _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": 1}, quantized, weights_out_first)
+    else:
+        _add_conv(rows, operator, "ep_depthwise_conv_2d", x, y, {**window, "group_c": 1}, quantized, data)
 
 
 def fully_connected(rows: Rows, operator: Any) -> None:
@@ -114,7 +81,7 @@ def fully_connected(rows: Rows, operator: Any) -> None:
         "pad_top": 0,
         "pad_left": 0,
     }
-    _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": in_c}, quantized, data, prod(y.shape) * in_c, 0)
+    _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": in_c}, quantized, data)
 
 
 def _add_conv(
@@ -126,15 +93,20 @@ def _add_conv(
     window: dict[str, int],
     quantized: dict[str, Any],
     data: np.ndarray,
-    macs: int,
-    scratch_bytes: int,
 ) -> None:
-    arrays = {
-        "weights": data,
-        "bias": quantized.pop("bias"),
-        "multiplier": quantized.pop("multiplier"),
-        "shift": quantized.pop("shift"),
-    }
+    if x.index in rows.paddings:  # the convolution does what the PAD before it asked for
+        x, top, left = rows.paddings[x.index]
+        window = {
+            **window,
+            "in_h": x.shape[1],
+            "in_w": x.shape[2],
+            "pad_top": window["pad_top"] + top,
+            "pad_left": window["pad_left"] + left,
+        }
+    arrays = {"weights": data, **quantized.pop("arrays")}
+    fast = quantized.pop("fast") and (kernel == "ep_conv_2d" or window["in_c"] == window["out_c"] >= 4)
+    if largest := next((size for size in window.values() if size > 65535), None):
+        raise Refused(f"a size of {largest:,} does not fit into 16 bits")
     w = window
     summary = f"{described(x.shape)} -> {described(y.shape)}"
     if operator.code != "FULLY_CONNECTED":
@@ -142,14 +114,25 @@ def _add_conv(
     rows.add(
         kernel,
         "ep_conv",
-        {**window, **quantized, **{name: name for name in arrays}},
+        {**{name: name for name in arrays}, **window, **quantized},
         [x.index],
         y.index,
         summary,
         arrays=arrays,
-        macs=macs,
-        scratch_bytes=scratch_bytes,
+        macs=prod(y.shape) * w["kernel_h"] * w["kernel_w"] * w["group_c"],
+        fast_kernel=f"{kernel}_fast" if fast else None,
+        scratch_bytes=_scratch_bytes(kernel, window) if fast else 0,
     )
+
+
+def _scratch_bytes(kernel: str, w: dict[str, int]) -> int:
+    """Of the fast kernels; 0 tells the convolution that its lines lie in the input as they are."""
+    taps = w["kernel_h"] * w["kernel_w"]
+    if kernel == "ep_depthwise_conv_2d":
+        # Pointers have four bytes on the device and eight on a host where the fast kernels are tested.
+        return 2 * 8 * taps + w["out_c"]
+    same = (w["in_h"], w["in_w"]) == (w["out_h"], w["out_w"]) and w["stride_h"] == w["stride_w"] == 1
+    return 0 if taps == 1 and same and w["group_c"] == w["in_c"] else 2 * taps * w["group_c"]
 
 
 def _weights(rows: Rows, operator: Any) -> Value:
@@ -238,22 +221,43 @@ def _quantized(
     wide = by_channel.astype(np.int64)
     folded = bias - in_zero * wide.sum(1)
     # What a sum can reach at any moment, whatever the inputs are.
-    reach = int((np.abs(folded) + 128 * np.abs(wide).sum(1)).max())
+    reach = np.abs(folded) + 128 * np.abs(wide).sum(1)
+    pairs = _with_silent_channels_near(pairs, reach)
     shifts = np.array([shift for _, shift in pairs], np.int64)
-    if reach * 2 ** max(0, int(shifts.max())) >= _LARGEST_SUM:
-        raise Refused(f"a sum may reach {reach:,}, which overflows 32 bits")
+    largest = int(shifts.max())
+    if int(reach.max()) * 2 ** max(0, largest) >= _LARGEST_SUM or int(shifts.min()) < -31:
+        raise Refused(f"a sum may reach {int(reach.max()):,}, which overflows 32 bits")
     low, high = activation_range(operator.options.get("fused_activation", "NONE"), out_scale, out_zero)
-    fast = int(reach < _FAST_SUM and bool(((shifts <= -1) & (shifts >= -31)).all()))
+    words = np.array([m for m, _ in pairs], np.int64) & 0x3FFFFFFF
+    arrays = {"bias": folded.astype(np.int32)}
+    if largest - shifts.min() <= _WIDEST_SPREAD:
+        words |= (largest - shifts) << 30
+    else:
+        arrays["shifts"] = shifts.astype(np.int8)
     return {
+        "largest_shift": largest,
         "in_zero": in_zero,
         "out_zero": out_zero,
         "out_min": low,
         "out_max": high,
-        "fast": fast,
-        "bias": folded.astype(np.int32),
-        "multiplier": np.array([m for m, _ in pairs], np.int32),
-        "shift": shifts.astype(np.int8),
+        "fast": bool(reach.max() < _FAST_SUM and shifts.min() >= _FURTHEST_FAST_SHIFT and largest <= -1),
+        "arrays": {**arrays, "multipliers": words.astype(np.uint32)},
     }
+
+
+def _with_silent_channels_near(pairs: list[tuple[int, int]], reach: np.ndarray) -> list[tuple[int, int]]:
+    """Multipliers from 2^30 on, and shifts that lie together where that changes no output.
+
+    A channel whose output is its zero point whatever the sum is, as pruning leaves them, may take any shift that is far
+    enough for that: the nearest to those of the others.
+    """
+    far = [-int(most).bit_length() - 1 for most in reach]
+    silent = [m == 0 or shift <= limit for (m, shift), limit in zip(pairs, far, strict=True)]
+    smallest = min((shift for (_, shift), is_silent in zip(pairs, silent, strict=True) if not is_silent), default=0)
+    return [
+        (pair[0] or 1 << 30, min(limit, smallest)) if is_silent else pair
+        for pair, limit, is_silent in zip(pairs, far, silent, strict=True)
+    ]
 
 
 def _channel_scales(rows: Rows, operator: Any, channels: int, axis: int) -> np.ndarray:

@@ -70,6 +70,10 @@ def pad(rows: Rows, operator: Any) -> None:
         raise Refused(f"the paddings {pairs} of {list(x.shape)}")
     if tuple(size + before + after for size, (before, after) in zip(x.shape, pairs, strict=True)) != y.shape:
         raise Refused(f"{list(x.shape)} padded by {pairs} is not {list(y.shape)}")
+    if len(pairs) == 4 and pairs[0] == pairs[3] == (0, 0) and rows.only_convolved(y.index):
+        # Convolutions take positions outside of the image for zero themselves.
+        rows.paddings[y.index] = (x, pairs[1][0], pairs[2][0])
+        return
     step = strides(y.shape)
     _fill(rows, y, out_zero)
     _copy(

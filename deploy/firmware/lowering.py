@@ -65,7 +65,7 @@ def lower(source: str | Path | bytes) -> Network:
     reasons: list[str] = []
     values = {tensor.index: _value(tensor) for tensor in model.tensors}
     inputs, outputs = model.subgraphs[0].inputs, model.subgraphs[0].outputs
-    rows = Rows(values, inputs, outputs, model.tensors)
+    rows = Rows(values, inputs, outputs, model.tensors, model.operators)
     for operator in model.operators:
         name = f"CUSTOM {operator.custom_code}" if operator.code == "CUSTOM" else operator.code
         where = f"operator {operator.index} ({name})"

@@ -19,8 +19,14 @@ from models.atomic import new_directory
 from models.errors import EdgepressError, UsageError
 
 #: Kernels that every project is given; the linker leaves out what a network does not call.
-KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h", "ep_conv_fast.h")
+KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h")
 KERNEL_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c", "ep_move.c", "ep_softmax.c")
+
+
+#: Kernels in which networks spend their time: compiled for speed (-O2), everything else for size (-Os).
+HOT_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c")
+#: Without contraction, float operations (QUANTIZE, DEQUANTIZE) round as they are written.
+EXACT = "-ffp-contract=off"
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,9 @@ def write_project(
     made = firmware(path, name or identifier(path.stem))
     vector, head = _reference(path)
     texts = sources(made, path.name, head)
-    texts["CMakeLists.txt"] = substituted("CMakeLists.txt", made, sources=" ".join(compiled_sources(made)))
+    texts["CMakeLists.txt"] = substituted(
+        "CMakeLists.txt", made, sources=" ".join(compiled_sources(made)), hot=" ".join(HOT_SOURCES)
+    )
     if vector is None:
         vector = _own_vector(made)
     if vector is not None:

@@ -43,13 +43,14 @@ class Step:
         code: the schema's name, such as "CONV_2D".
         summary: sizes for the comment above the call.
         kernel: C function.
+        fast_kernel: C function that takes its place where EP_FAST is 1; it takes scratch after the output.
         structure: C type of its constant argument, or empty: then `arguments` come first, as they are.
         fields: of that structure.
         arguments: C expressions before the pointers, where there is no structure.
         arrays: constant arrays by name.
         inputs, output: tensor numbers.
         macs: multiply-accumulates under the rule `core`.
-        scratch_bytes: of the fast kernel; None where the kernel takes no scratch.
+        scratch_bytes: of the fast kernel.
     """
 
     operator: int
@@ -63,7 +64,8 @@ class Step:
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
     arguments: tuple[str, ...] = ()
     macs: int = 0
-    scratch_bytes: int | None = None
+    fast_kernel: str | None = None
+    scratch_bytes: int = 0
 
 
 @dataclass(frozen=True)

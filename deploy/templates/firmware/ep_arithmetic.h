@@ -26,6 +26,18 @@ static inline int32_t ep_clamp(int32_t x, int32_t low, int32_t high) {
   return x < low ? low : x > high ? high : x;
 }
 
+/* How the sums of one output channel of a convolution become int8. */
+typedef struct {
+  int32_t multiplier, shift;
+} ep_factor;
+
+static inline ep_factor ep_factor_of(const ep_conv *layer, int32_t channel) {
+  const uint32_t word = layer->multipliers[channel];
+  ep_factor factor = {(int32_t)((word & 0x3fffffffu) | 0x40000000u), layer->largest_shift - (int32_t)(word >> 30)};
+  if (layer->shifts) factor.shift = layer->shifts[channel];
+  return factor;
+}
+
 #if EP_FAST
 
 #if defined(__ARM_FEATURE_DSP)
@@ -88,8 +100,9 @@ static inline int32_t ep_load4(const int8_t *p) {
 static inline void ep_store4(int8_t *p, int32_t x) { memcpy(p, &x, 4); }
 #endif
 
-/* ep_rescale for shifts from -1 to -31 and |x| < 2^30. Doubling x first makes SMMULR's 32 dropped bits the 31 that are
- * wanted. Rounding ties away from zero is adding half, less one for negative numbers, before an arithmetic shift. */
+/* ep_rescale for right shifts and |x| < 2^30, plus what `half` holds beyond 2^(right - 1). Doubling x first makes the 32
+ * bits that SMMULR drops the 31 that are wanted. Rounding ties away from zero is adding half, less one for negative
+ * numbers, before an arithmetic shift. */
 static inline int32_t ep_rescale_right(int32_t x, int32_t multiplier, int32_t right, int32_t half) {
   const int32_t high = ep_smmulr(x * 2, multiplier);
   return (high + (high >> 31) + half) >> right;

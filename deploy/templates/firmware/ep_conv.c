@@ -1,9 +1,14 @@
 /* Convolutions, plain C. A position outside of the image holds the input's zero point, whose product with the weights
  * is in the bias already. */
 #include "ep_arithmetic.h"
-#include "ep_conv_fast.h"
 
-static void conv_plain(const ep_conv *p, const int8_t *in, int8_t *out) {
+static inline int8_t finish(const ep_conv *p, int32_t channel, int32_t sum) {
+  const ep_factor factor = ep_factor_of(p, channel);
+  const int32_t value = ep_rescale(sum, factor.multiplier, factor.shift) + p->out_zero;
+  return (int8_t)ep_clamp(value, p->out_min, p->out_max);
+}
+
+static void one_image(const ep_conv *p, const int8_t *in, int8_t *out) {
   const int32_t group_out = p->out_c / (p->in_c / p->group_c);
   for (int32_t y = 0; y < p->out_h; ++y) {
     for (int32_t x = 0; x < p->out_w; ++x) {
@@ -23,14 +28,13 @@ static void conv_plain(const ep_conv *p, const int8_t *in, int8_t *out) {
             }
           }
         }
-        sum = ep_rescale(sum, p->multiplier[c], p->shift[c]) + p->out_zero;
-        *out++ = (int8_t)ep_clamp(sum, p->out_min, p->out_max);
+        *out++ = finish(p, c, sum);
       }
     }
   }
 }
 
-static void depthwise_plain(const ep_conv *p, const int8_t *in, int8_t *out) {
+static void one_image_depthwise(const ep_conv *p, const int8_t *in, int8_t *out) {
   const int32_t repeat = p->out_c / p->in_c; /* depth multiplier */
   for (int32_t y = 0; y < p->out_h; ++y) {
     for (int32_t x = 0; x < p->out_w; ++x) {
@@ -46,37 +50,22 @@ static void depthwise_plain(const ep_conv *p, const int8_t *in, int8_t *out) {
             weight += p->out_c;
           }
         }
-        sum = ep_rescale(sum, p->multiplier[c], p->shift[c]) + p->out_zero;
-        *out++ = (int8_t)ep_clamp(sum, p->out_min, p->out_max);
+        *out++ = finish(p, c, sum);
       }
     }
   }
 }
 
-void ep_conv_2d(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
-  for (int32_t batch = 0; batch < p->batches; ++batch) {
-#if EP_FAST
-    if (p->fast)
-      ep_conv_fast(p, in, out, (int8_t *)scratch);
-    else
-#endif
-      conv_plain(p, in, out);
-    in += p->in_h * p->in_w * p->in_c;
+void ep_conv_2d(const ep_conv *p, const int8_t *in, int8_t *out) {
+  for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->in_c) {
+    one_image(p, in, out);
     out += p->out_h * p->out_w * p->out_c;
   }
-  (void)scratch;
 }
 
-void ep_depthwise_conv_2d(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
-  for (int32_t batch = 0; batch < p->batches; ++batch) {
-#if EP_FAST
-    if (p->fast && p->out_c == p->in_c)
-      ep_depthwise_fast(p, in, out, scratch);
-    else
-#endif
-      depthwise_plain(p, in, out);
-    in += p->in_h * p->in_w * p->in_c;
+void ep_depthwise_conv_2d(const ep_conv *p, const int8_t *in, int8_t *out) {
+  for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->in_c) {
+    one_image_depthwise(p, in, out);
     out += p->out_h * p->out_w * p->out_c;
   }
-  (void)scratch;
 }

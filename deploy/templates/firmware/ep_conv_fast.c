@@ -4,13 +4,10 @@
  * where the kernel is 1x1. Two output channels times two lines share their loads: 16 products take 8 SMLAD, 8 SXTB16
  * and 4 loads. A depthwise convolution takes four channels of two neighbouring positions at a time.
  */
-#include "ep_conv_fast.h"
+#include "ep_arithmetic.h"
 
 #if EP_FAST
 #include <stddef.h>
-#include <string.h>
-
-#include "ep_arithmetic.h"
 
 #if defined(__GNUC__)
 #define EP_OUT_OF_LINE static __attribute__((noinline))
@@ -18,10 +15,10 @@
 #define EP_OUT_OF_LINE static
 #endif
 
-/* sums[0..3] += a0*b0, a0*b1, a1*b0, a1*b1 over n bytes, with a1 = a0 + n and b1 = b0 + n. Out of line and not unrolled,
+/* sums[0..3] += a0*b0, a1*b0, a0*b1, a1*b1 over n bytes, with a1 = a0 + n and b1 = b0 + n. Out of line and not unrolled,
  * so that everything stays in the few registers. */
 EP_OUT_OF_LINE void dot_2x2(const int8_t *a, const int8_t *b, int32_t n, int32_t sums[4]) {
-  int32_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
+  int32_t s00 = sums[0], s10 = sums[1], s01 = sums[2], s11 = sums[3];
   for (const int8_t *end = a + (n & ~3); a != end; a += 4, b += 4) {
     const int32_t p = ep_load4(a), q = ep_load4(a + n), u = ep_load4(b);
     const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
@@ -39,69 +36,68 @@ EP_OUT_OF_LINE void dot_2x2(const int8_t *a, const int8_t *b, int32_t n, int32_t
   }
   for (int32_t i = n & 3; i > 0; --i, ++a, ++b) {
     s00 += a[0] * b[0];
-    s01 += a[0] * b[n];
     s10 += a[n] * b[0];
+    s01 += a[0] * b[n];
     s11 += a[n] * b[n];
   }
-  sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;
+  sums[0] = s00, sums[1] = s10, sums[2] = s01, sums[3] = s11;
 }
 
-/* sums[0..1] += a0*b, a1*b over n bytes. */
-static inline void dot_2x1(const int8_t *a0, const int8_t *a1, const int8_t *b, int32_t n, int32_t sums[2]) {
+/* sums[0..1] += a0*b, a1*b over n bytes, with a1 = a0 + step. */
+EP_OUT_OF_LINE void dot_2x1(const int8_t *a, int32_t step, const int8_t *b, int32_t n, int32_t sums[2]) {
   int32_t s0 = sums[0], s1 = sums[1];
-  for (int32_t i = n >> 2; i > 0; --i, a0 += 4, a1 += 4, b += 4) {
-    const int32_t p = ep_load4(a0), q = ep_load4(a1), u = ep_load4(b);
+  for (const int8_t *end = a + (n & ~3); a != end; a += 4, b += 4) {
+    const int32_t p = ep_load4(a), q = ep_load4(a + step), u = ep_load4(b);
     const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
     s0 = ep_smlad(ep_even_bytes(p), ue, s0);
     s0 = ep_smlad(ep_odd_bytes(p), uo, s0);
     s1 = ep_smlad(ep_even_bytes(q), ue, s1);
     s1 = ep_smlad(ep_odd_bytes(q), uo, s1);
   }
-  for (int32_t i = n & 3; i > 0; --i, ++a0, ++a1, ++b) {
-    s0 += *a0 * *b;
-    s1 += *a1 * *b;
+  for (int32_t i = n & 3; i > 0; --i, ++a, ++b) {
+    s0 += a[0] * b[0];
+    s1 += a[step] * b[0];
   }
   sums[0] = s0, sums[1] = s1;
 }
 
-static inline int8_t finish(const ep_conv *p, int32_t sum, int32_t multiplier, int32_t right, int32_t half) {
-  const int32_t value = ep_rescale_right(sum, multiplier, right, half) + p->out_zero;
-  if (p->out_max - p->out_min == 255) return (int8_t)ep_saturate(value); /* no activation, or one that the type is */
-  return (int8_t)ep_clamp(value, p->out_min, p->out_max);
+/* Write channel c of two output positions; `wide` says that nothing is clamped but to the range of int8. For a single
+ * position `second` is `first`, and what belongs to `first` is written last. */
+EP_OUT_OF_LINE void finish(const ep_conv *p, int32_t c, int wide, int32_t sum0, int32_t sum1, int8_t *first,
+                           int8_t *second) {
+  const ep_factor factor = ep_factor_of(p, c);
+  const int32_t right = -factor.shift;
+  const int32_t half = (1 << (right - 1)) + p->out_zero * (1 << right); /* adds the zero point on the way */
+  const int32_t value0 = ep_rescale_right(sum0, factor.multiplier, right, half);
+  const int32_t value1 = ep_rescale_right(sum1, factor.multiplier, right, half);
+  second[c] = (int8_t)(wide ? ep_saturate(value1) : ep_clamp(value1, p->out_min, p->out_max));
+  first[c] = (int8_t)(wide ? ep_saturate(value0) : ep_clamp(value0, p->out_min, p->out_max));
 }
 
-/* Channels c to last of two output positions, whose lines follow each other; `second` is NULL for a single position. */
+static inline int is_wide(const ep_conv *p) { return p->out_max - p->out_min == 255; }
+
+/* Channels c to last of two output positions, whose lines follow each other. */
 static void positions(const ep_conv *p, int32_t c, int32_t last, int32_t n, const int8_t *line, int8_t *first,
                       int8_t *second) {
+  const int wide = is_wide(p), pair = second != first;
   const int8_t *weight = p->weights + c * n;
   for (; c + 1 < last; c += 2, weight += 2 * n) {
-    const int32_t multiplier0 = p->multiplier[c], multiplier1 = p->multiplier[c + 1];
-    const int32_t right0 = -p->shift[c], right1 = -p->shift[c + 1];
-    const int32_t half0 = 1 << (right0 - 1), half1 = 1 << (right1 - 1);
-    if (second != NULL) {
-      int32_t sums[4] = {p->bias[c], p->bias[c], p->bias[c + 1], p->bias[c + 1]};
+    int32_t sums[4] = {p->bias[c], p->bias[c + 1], p->bias[c], p->bias[c + 1]};
+    if (pair)
       dot_2x2(weight, line, n, sums);
-      first[c] = finish(p, sums[0], multiplier0, right0, half0);
-      second[c] = finish(p, sums[1], multiplier0, right0, half0);
-      first[c + 1] = finish(p, sums[2], multiplier1, right1, half1);
-      second[c + 1] = finish(p, sums[3], multiplier1, right1, half1);
-    } else {
-      int32_t sums[2] = {p->bias[c], p->bias[c + 1]};
-      dot_2x1(weight, weight + n, line, n, sums);
-      first[c] = finish(p, sums[0], multiplier0, right0, half0);
-      first[c + 1] = finish(p, sums[1], multiplier1, right1, half1);
-    }
+    else
+      dot_2x1(weight, n, line, n, sums);
+    finish(p, c, wide, sums[0], sums[2], first, second);
+    finish(p, c + 1, wide, sums[1], sums[3], first, second);
   }
   if (c < last) { /* an odd channel: the two lines take the place of two channels */
-    const int32_t right = -p->shift[c], half = 1 << (right - 1);
     int32_t sums[2] = {p->bias[c], p->bias[c]};
-    dot_2x1(line, second != NULL ? line + n : line, weight, n, sums);
-    first[c] = finish(p, sums[0], p->multiplier[c], right, half);
-    if (second != NULL) second[c] = finish(p, sums[1], p->multiplier[c], right, half);
+    dot_2x1(line, pair ? n : 0, weight, n, sums);
+    finish(p, c, wide, sums[0], sums[1], first, second);
   }
 }
 
-static inline int8_t *copy_bytes(int8_t *to, const int8_t *from, int32_t n) {
+EP_OUT_OF_LINE int8_t *copy_bytes(int8_t *to, const int8_t *from, int32_t n) {
   for (; n >= 8; n -= 8, to += 8, from += 8) {
     ep_store4(to, ep_load4(from));
     ep_store4(to + 4, ep_load4(from + 4));
@@ -110,7 +106,7 @@ static inline int8_t *copy_bytes(int8_t *to, const int8_t *from, int32_t n) {
   return to;
 }
 
-static inline int8_t *fill_bytes(int8_t *to, int32_t value, int32_t n) {
+EP_OUT_OF_LINE int8_t *fill_bytes(int8_t *to, int32_t value, int32_t n) {
   const int32_t word = (int32_t)((uint32_t)(value & 0xff) * 0x01010101u);
   for (; n >= 4; n -= 4, to += 4) ep_store4(to, word);
   for (; n > 0; --n) *to++ = (int8_t)value;
@@ -141,11 +137,10 @@ static void gather(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, int
   }
 }
 
-void ep_conv_fast(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+static void one_image(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scratch) {
   const int32_t groups = p->in_c / p->group_c, group_out = p->out_c / groups;
   const int32_t n = p->kernel_h * p->kernel_w * p->group_c, count = p->out_h * p->out_w;
-  /* A 1x1 kernel over whole pixels: the input is a row of lines already. */
-  const int in_place = p->kernel_h == 1 && p->kernel_w == 1 && p->stride_h == 1 && p->stride_w == 1 && groups == 1;
+  const int in_place = scratch == NULL;
   for (int32_t group = 0; group < groups; ++group) {
     const int8_t *group_in = in + group * p->group_c;
     int32_t y = 0, x = 0;
@@ -157,8 +152,15 @@ void ep_conv_fast(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scrat
         if (++x == p->out_w) x = 0, ++y;
       }
       int8_t *first = out + i * p->out_c;
-      positions(p, group * group_out, (group + 1) * group_out, n, line, first, pair ? first + p->out_c : NULL);
+      positions(p, group * group_out, (group + 1) * group_out, n, line, first, pair ? first + p->out_c : first);
     }
+  }
+}
+
+void ep_conv_2d_fast(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+  for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->in_c) {
+    one_image(p, in, out, scratch);
+    out += p->out_h * p->out_w * p->out_c;
   }
 }
 
@@ -173,8 +175,9 @@ static void find_taps(const ep_conv *p, const int8_t *in, const int8_t *zeros, i
   }
 }
 
-void ep_depthwise_fast(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
+static void one_image_depthwise(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
   const int32_t channels = p->out_c, tap_count = p->kernel_h * p->kernel_w, count = p->out_h * p->out_w;
+  const int wide = is_wide(p);
   const int8_t **taps = (const int8_t **)scratch; /* of two positions by turns */
   int8_t *zeros = (int8_t *)(taps + 2 * tap_count);
   int32_t y = 0, x = 0;
@@ -186,8 +189,8 @@ void ep_depthwise_fast(const ep_conv *p, const int8_t *in, int8_t *out, void *sc
       find_taps(p, in, zeros, y, x, taps + j);
       if (pair && ++x == p->out_w) x = 0, ++y;
     }
-    int32_t c = 0;
-    for (; c + 3 < channels; c += 4) {
+    for (int32_t c = 0; c < channels; c += 4) {
+      if (c > channels - 4) c = channels - 4; /* the last four; some of them for the second time */
       int32_t a0 = p->bias[c], a1 = p->bias[c + 1], a2 = p->bias[c + 2], a3 = p->bias[c + 3];
       int32_t b0 = a0, b1 = a1, b2 = a2, b3 = a3;
       const int8_t *weight = p->weights + c;
@@ -206,24 +209,16 @@ void ep_depthwise_fast(const ep_conv *p, const int8_t *in, int8_t *out, void *sc
         b1 = ep_smlabb(vo, wo, b1);
         b3 = ep_smlatt(vo, wo, b3);
       }
-      const int32_t sums[8] = {a0, b0, a1, b1, a2, b2, a3, b3};
-      for (int32_t k = 0; k < 4; ++k) {
-        const int32_t multiplier = p->multiplier[c + k], right = -p->shift[c + k], half = 1 << (right - 1);
-        first[c + k] = finish(p, sums[2 * k], multiplier, right, half);
-        second[c + k] = finish(p, sums[2 * k + 1], multiplier, right, half);
-      }
+      const int32_t of_first[4] = {a0, a1, a2, a3}, of_second[4] = {b0, b1, b2, b3};
+      for (int32_t k = 0; k < 4; ++k) finish(p, c + k, wide, of_first[k], of_second[k], first, second);
     }
-    for (; c < channels; ++c) {
-      const int32_t multiplier = p->multiplier[c], right = -p->shift[c], half = 1 << (right - 1);
-      int32_t a = p->bias[c], b = a;
-      for (int32_t t = 0; t < tap_count; ++t) {
-        const int32_t w = p->weights[t * channels + c];
-        a += taps[2 * t][c] * w;
-        b += taps[2 * t + 1][c] * w;
-      }
-      first[c] = finish(p, a, multiplier, right, half);
-      second[c] = finish(p, b, multiplier, right, half);
-    }
+  }
+}
+
+void ep_depthwise_conv_2d_fast(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
+  for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->in_c) {
+    one_image_depthwise(p, in, out, scratch);
+    out += p->out_h * p->out_w * p->out_c;
   }
 }
 #endif

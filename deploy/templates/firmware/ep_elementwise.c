@@ -6,9 +6,13 @@
 /* The operands of ADD and SUB get 20 more bits, so that rescaling them loses nothing that counts. */
 #define EP_LEFT_SHIFT 20
 
-/* n sums or differences along one row; `sign` is 1 or -1. */
-static void sum_row(const ep_binary *p, const int8_t *a, int32_t a_step, const int8_t *b, int32_t b_step, int32_t n,
-                    int32_t sign, int8_t *out) {
+/* One row of outputs; how many and how far apart the operands are is the innermost dimension of the structure. */
+typedef void row_kernel(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out);
+
+/* `sign` is 1 for sums and -1 for differences. */
+static inline void sum_row(const ep_binary *p, const int8_t *a, const int8_t *b, int32_t sign, int8_t *out) {
+  const int32_t a_step = p->a_stride[EP_DIMS - 1], b_step = p->b_stride[EP_DIMS - 1];
+  int32_t n = p->size[EP_DIMS - 1];
 #if EP_FAST
   /* As ep_rescale_right, with a second form for shifts of 0, which do not round. */
   const int32_t right_a = -p->a_shift, half_a = right_a ? 1 << (right_a - 1) : 0, down_a = right_a ? -1 : 0;
@@ -34,36 +38,41 @@ static void sum_row(const ep_binary *p, const int8_t *a, int32_t a_step, const i
 #endif
 }
 
-static void product_row(const ep_binary *p, const int8_t *a, int32_t a_step, const int8_t *b, int32_t b_step, int32_t n,
-                        int8_t *out) {
-  for (; n > 0; --n, a += a_step, b += b_step) {
+static void add_row(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { sum_row(p, a, b, 1, out); }
+
+static void sub_row(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { sum_row(p, a, b, -1, out); }
+
+static void mul_row(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) {
+  const int32_t a_step = p->a_stride[EP_DIMS - 1], b_step = p->b_stride[EP_DIMS - 1];
+  for (int32_t n = p->size[EP_DIMS - 1]; n > 0; --n, a += a_step, b += b_step) {
     const int32_t product = (*a - p->a_zero) * (*b - p->b_zero);
     const int32_t value = ep_rescale(product, p->out_multiplier, p->out_shift) + p->out_zero;
     *out++ = (int8_t)ep_clamp(value, p->out_min, p->out_max);
   }
 }
 
-/* Walk over all rows; `sign` is 0 for products. */
-static void walk(const ep_binary *p, const int8_t *a, const int8_t *b, int32_t sign, int8_t *out) {
-  const int32_t *s = p->a_stride, *t = p->b_stride, n = p->size[4];
-  for (int32_t i = 0; i < p->size[0]; ++i)
-    for (int32_t j = 0; j < p->size[1]; ++j)
-      for (int32_t k = 0; k < p->size[2]; ++k)
-        for (int32_t l = 0; l < p->size[3]; ++l, out += n) {
-          const int8_t *u = a + i * s[0] + j * s[1] + k * s[2] + l * s[3];
-          const int8_t *v = b + i * t[0] + j * t[1] + k * t[2] + l * t[3];
-          if (sign != 0)
-            sum_row(p, u, s[4], v, t[4], n, sign, out);
-          else
-            product_row(p, u, s[4], v, t[4], n, out);
-        }
+/* Call a kernel for every row: the four outer dimensions are counted up like an odometer. */
+static void for_each_row(const ep_binary *p, const int8_t *a, const int8_t *b, row_kernel *row, int8_t *out) {
+  int32_t at[EP_DIMS - 1] = {0};
+  for (;;) {
+    row(p, a, b, out);
+    out += p->size[EP_DIMS - 1];
+    int32_t d = EP_DIMS - 2;
+    for (;; --d) {
+      if (d < 0) return;
+      a += p->a_stride[d], b += p->b_stride[d];
+      if (++at[d] < p->size[d]) break;
+      a -= p->a_stride[d] * at[d], b -= p->b_stride[d] * at[d];
+      at[d] = 0;
+    }
+  }
 }
 
-void ep_add(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { walk(p, a, b, 1, out); }
+void ep_add(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { for_each_row(p, a, b, add_row, out); }
 
-void ep_sub(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { walk(p, a, b, -1, out); }
+void ep_sub(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { for_each_row(p, a, b, sub_row, out); }
 
-void ep_mul(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { walk(p, a, b, 0, out); }
+void ep_mul(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out) { for_each_row(p, a, b, mul_row, out); }
 
 void ep_lookup(const int8_t table[256], int32_t count, const int8_t *in, int8_t *out) {
   for (int32_t i = 0; i < count; ++i) out[i] = table[in[i] + 128];

@@ -5,6 +5,8 @@
  *
  * EP_FAST chooses the kernels of convolutions at compile time: 1 for the DSP instructions of Cortex-M4, M7, M33, M55
  * (SMLAD and its family; on other machines these instructions are emulated, which is for tests), 0 for plain C.
+ *
+ * Fields are as narrow as they can be, since every layer has its own structure in flash.
  */
 #ifndef EP_KERNELS_H_
 #define EP_KERNELS_H_
@@ -22,39 +24,46 @@
 /* Rank of the kernels that walk over strides; the generator merges neighbouring dimensions where it can. */
 #define EP_DIMS 5
 
-/* CONV_2D, DEPTHWISE_CONV_2D and (as 1x1) FULLY_CONNECTED. */
+/* CONV_2D, DEPTHWISE_CONV_2D and (as 1x1) FULLY_CONNECTED.
+ *
+ * The sum of an output channel is multiplied by multiplier / 2^31 * 2^shift. Multipliers lie in [2^30, 2^31), so that
+ * the two upper bits of their words are free: they say how far the channel's shift is below `largest_shift`. A layer
+ * whose shifts lie more than 3 apart has them in an array instead.
+ */
 typedef struct {
-  int32_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
-  int32_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
-  int32_t group_c;           /* input channels that one output channel sees; in_c without groups */
-  int32_t in_zero, out_zero; /* zero points */
-  int32_t out_min, out_max;  /* of the fused activation */
-  int32_t fast;              /* 1: every shift is a right shift and no sum reaches 2^30 */
-  const int8_t *weights;     /* [out_c][kernel_h][kernel_w][group_c]; depthwise [kernel_h][kernel_w][out_c] */
-  const int32_t *bias;       /* [out_c], less in_zero times the sum of the channel's weights */
-  const int32_t *multiplier; /* [out_c], 31 fractional bits */
-  const int8_t *shift;       /* [out_c], left if positive */
+  const int8_t *weights;       /* [out_c][kernel_h][kernel_w][group_c]; depthwise [kernel_h][kernel_w][out_c] */
+  const int32_t *bias;         /* [out_c], less in_zero times the sum of the channel's weights */
+  const uint32_t *multipliers; /* [out_c], 31 fractional bits, and the shift in bits 30 and 31 */
+  const int8_t *shifts;        /* [out_c], left if positive; NULL where they are in `multipliers` */
+  uint16_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
+  uint16_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  uint16_t group_c; /* input channels that one output channel sees; in_c without groups */
+  int8_t largest_shift;
+  int8_t in_zero, out_zero; /* zero points */
+  int8_t out_min, out_max;  /* of the fused activation */
 } ep_conv;
 
 typedef struct {
-  int32_t batches, in_h, in_w, channels, out_h, out_w;
-  int32_t filter_h, filter_w, stride_h, stride_w, pad_top, pad_left;
-  int32_t out_min, out_max;
+  uint16_t batches, in_h, in_w, channels, out_h, out_w;
+  uint16_t filter_h, filter_w, stride_h, stride_w, pad_top, pad_left;
+  int8_t out_min, out_max;
 } ep_pool;
 
 /* ADD, SUB and MUL with broadcasting: the strides of a broadcast dimension are 0. */
 typedef struct {
   int32_t size[EP_DIMS], a_stride[EP_DIMS], b_stride[EP_DIMS];
-  int32_t a_zero, b_zero, out_zero;
-  int32_t a_multiplier, a_shift, b_multiplier, b_shift, out_multiplier, out_shift;
-  int32_t out_min, out_max;
+  int32_t a_multiplier, b_multiplier, out_multiplier; /* 31 fractional bits */
+  int8_t a_shift, b_shift, out_shift;                 /* left if positive */
+  int8_t a_zero, b_zero, out_zero;
+  int8_t out_min, out_max;
 } ep_binary;
 
 /* MEAN: `size` walks over the outputs, `over` over the values of one mean. */
 typedef struct {
   int32_t size[EP_DIMS], stride[EP_DIMS], over[EP_DIMS], over_stride[EP_DIMS];
   int32_t zero_sum; /* the input's zero point times the number of values */
-  int32_t out_zero, multiplier, shift;
+  int32_t multiplier;
+  int8_t shift, out_zero;
 } ep_mean;
 
 /* PAD, CONCATENATION, SPLIT, STRIDED_SLICE, TRANSPOSE: bytes that move from one set of strides to another. */
@@ -64,9 +73,9 @@ typedef struct {
 } ep_move;
 
 typedef struct {
-  int32_t batches, in_h, in_w, channels, out_h, out_w;
   const int16_t *rows;    /* [out_h]: the input row of each output row */
   const int16_t *columns; /* [out_w] */
+  uint16_t batches, in_h, in_w, channels, out_h, out_w;
 } ep_resize;
 
 typedef struct {
@@ -75,8 +84,18 @@ typedef struct {
   const int32_t *exponentials; /* exp(-i * beta * scale), 31 fractional bits; 0 from the count on */
 } ep_softmax_plan;
 
-void ep_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);
-void ep_depthwise_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);
+void ep_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out);
+void ep_depthwise_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out);
+#if EP_FAST
+/* For layers that the generator has found fit: shifts from -1 to -22, sums below 2^30; depthwise with at least four
+ * channels and a depth multiplier of 1.
+ *
+ * `scratch` is a place in the arena that only this layer uses, of 2 * kernel_h * kernel_w * group_c bytes. NULL says that
+ * the kernel is 1x1 with stride 1, without groups and padding: the input is a row of im2col lines already. */
+void ep_conv_2d_fast(const ep_conv *layer, const int8_t *in, int8_t *out, int8_t *scratch);
+/* Bytes of `scratch`: 2 * kernel_h * kernel_w pointers, then out_c. */
+void ep_depthwise_conv_2d_fast(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);
+#endif
 void ep_average_pool_2d(const ep_pool *layer, const int8_t *in, int8_t *out);
 void ep_max_pool_2d(const ep_pool *layer, const int8_t *in, int8_t *out);
 void ep_mean_over(const ep_mean *layer, const int8_t *in, int8_t *out);
