@@ -148,8 +148,10 @@ def _options(there: dict[str, float], resources: Resources, tasks: int) -> dict[
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
     """Ray on this machine or on the cluster at `address`; left again at the end."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # No report of usage to anyone; the tasks are the work, so that they keep the priority of this command (Ray would
+    # lower it by 15); a warning of Ray's about GPUs that a task did not ask for.
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        os.environ.setdefault(name, "0")
     import ray
 
     own = not ray.is_initialized()
