@@ -103,6 +103,33 @@ def accuracy_against_macs(rows: Rows) -> Spec:
     )
 
 
+def pareto_front(rows: Rows) -> Spec:
+    """Accuracy over MACs of many networks, those on the front joined.
+
+    Args:
+        rows: network, mmacs, accuracy (fraction), front ("on the front" or "beaten").
+    """
+    x = _quantity("mmacs", "million MACs", scale={"type": "log", "nice": False, "padding": 18}, axis={"format": "~g"})
+    y = _quantity("accuracy", "accuracy", scale={"zero": False, "nice": True}, axis={"format": ".0%"})
+    tooltip = [_name("network", "network"), _quantity("mmacs", "MMACs", format=".3f"),
+               _quantity("accuracy", "accuracy", format=".2%")]
+    return _chart(
+        rows,
+        320,
+        layer=[
+            {
+                "transform": [{"filter": "datum.front == 'on the front'"}],
+                "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.7, "interpolate": "step-after"},
+                "encoding": {"x": x, "y": y, "color": _name("front")},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+                "encoding": {"x": x, "y": y, "color": _name("front"), "tooltip": tooltip},
+            },
+        ],
+    )
+
+
 def accuracy_by_recording_device(rows: Rows) -> Spec:
     """Accuracy of every network on the clips of every recording device; devices unseen in training are set apart.
 

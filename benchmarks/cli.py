@@ -173,6 +173,21 @@ def report_command(run: Run = DEFAULT_RUN, output: Annotated[
     print(write_report(run, output))
 
 
+@app.command("pareto")
+def pareto_command(runs: Annotated[list[Path], typer.Argument(help="Run directories, as those of a sweep.")],
+                   output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("pareto.html"),
+                   overwrite: Overwrite = False) -> None:
+    """The networks of many runs on one page, and which of them no other one beats."""
+    from benchmarks.pareto import COLUMNS, front_rows, write_pareto
+    from benchmarks.tables import aligned
+
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already: choose another name or add --overwrite")
+    page, best = write_pareto(runs, output)
+    _emit(aligned(COLUMNS, front_rows(best)), None, False)
+    print(page)
+
+
 @app.command("summarize")
 def summarize_command(runs: Annotated[list[Path], typer.Argument(help="Run directories that differ in their seed.")],
                       output: Output = None, overwrite: Overwrite = False,

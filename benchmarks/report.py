@@ -52,11 +52,8 @@ def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None
 
 def render(networks: Sequence[Network], run: str) -> str:
     """The page as HTML; every name in it is escaped."""
-    import vl_convert
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-
     verdicts = _verdicts(networks)
-    rows: list[list[dict[str, Any]]] = [
+    rows: list[list[Any]] = [
         [overview_block(networks)],
         [accuracy_block(networks), recording_devices_block(networks)],
         [devices_block(verdicts)],
@@ -66,6 +63,16 @@ def render(networks: Sequence[Network], run: str) -> str:
         [training_block(networks), history_block(networks)],
         [versions_block(networks)],
     ]
+    data = next((network.metrics["data"] for network in networks if network.metrics.get("data")), {})
+    title = f"edgepress report: {data.get('task', 'no task')}"
+    return render_page(rows, title=title, subtitle=_subtitle(data, run), cards=_cards(networks, verdicts))
+
+
+def render_page(rows: list[list[Any]], *, title: str, subtitle: str, cards: list[dict[str, str]]) -> str:
+    """Rows of blocks (None is left out) as one HTML page; every text in it is escaped."""
+    import vl_convert
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+
     rows = [[block for block in row if block] for row in rows]
     figures = {
         f"{block['id']}-chart": [choice["chart"] for choice in block.get("choices") or []] or [block["chart"]]
@@ -73,7 +80,6 @@ def render(networks: Sequence[Network], run: str) -> str:
         for block in row
         if block.get("chart") or block.get("choices")
     }
-    data = next((network.metrics["data"] for network in networks if network.metrics.get("data")), {})
     template = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(default=True),
@@ -81,9 +87,9 @@ def render(networks: Sequence[Network], run: str) -> str:
         lstrip_blocks=True,
     ).get_template("report.html.j2")
     return template.render(
-        title=f"edgepress report: {data.get('task', 'no task')}",
-        subtitle=_subtitle(data, run),
-        cards=_cards(networks, verdicts),
+        title=title,
+        subtitle=subtitle,
+        cards=cards,
         rows=[row for row in rows if row],
         figures=figures,
         bundle=vl_convert.javascript_bundle(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,34 @@ class GatheredArrays(Dataset[tuple[Tensor, ...]]):
 
     def __len__(self) -> int:
         return len(self._arrays[0])
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """Where a memory-mapped array lies: enough to open it in another process."""
+
+    path: str
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+def named(array: np.ndarray) -> np.ndarray | MappedFile:
+    """A whole or sliced memory-mapped array as the place in its file; any other array as it is."""
+    root: Any = array
+    while isinstance(root, np.memmap) and isinstance(root.base, np.memmap):
+        root = root.base
+    if not isinstance(root, np.memmap) or root.filename is None or not array.flags.c_contiguous:
+        return array
+    begin = array.__array_interface__["data"][0] - root.__array_interface__["data"][0]
+    return MappedFile(str(root.filename), array.dtype.str, root.offset + begin, array.shape)
+
+
+def opened(array: np.ndarray | MappedFile) -> np.ndarray:
+    """The array again, from what `named` gave."""
+    if isinstance(array, MappedFile):
+        return np.memmap(array.path, array.dtype, "r", array.offset, array.shape)
+    return array
 
 
 def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0,

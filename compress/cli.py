@@ -1,4 +1,4 @@
-"""The command `compress`: train, prune, quantize, run, list, check."""
+"""The command `compress`: train, prune, quantize, run, sweep, list, check."""
 
 from __future__ import annotations
 
@@ -135,13 +135,46 @@ def quantize(checkpoint: Annotated[Path | None, typer.Argument(
 
 @app.command(epilog="compress run    compress run esc10-mobile --data ./esc10-mobile --run runs/esc10")
 def run(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")] = "default", data: Data = None,
-        run: Run = DEFAULT_RUN, seed: Seed = None, trust: Trust = False, accelerator: Accelerator = "auto",
+        run: Run = DEFAULT_RUN, seed: Seed = None,
+        target: Annotated[list[str] | None, typer.Option(help="MACs, 20M or 50%, instead of the recipe's targets; may "
+                                                              "be repeated.")] = None,
+        device: Annotated[str | None, typer.Option(help="Another device class than the recipe's.")] = None,
+        report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
+        trust: Trust = False, accelerator: Accelerator = "auto",
         devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """All of a recipe: train, prune, quantize, export, benchmark, gate, report; killed, it goes on where it was."""
     from compress.run import run_recipe
 
     with interruptible():
-        run_recipe(recipe, data=data, run=run, seed=seed, trust=trust, machine=(accelerator, devices, strategy, nodes))
+        run_recipe(recipe, data=data, run=run, seed=seed, targets=tuple(target or ()), device=device, report=report,
+                   trust=trust, machine=(accelerator, devices, strategy, nodes))
+
+
+@app.command(epilog="compress sweep grid.toml    compress sweep --recipe default --budget 30M --budget 20M --seed 0 "
+                    "--seed 1 --dry-run")
+def sweep(grid: Annotated[Path | None, typer.Argument(help="A TOML file with recipes, budgets, seeds, devices, "
+                                                           "data.")] = None,
+          recipe: Annotated[list[str] | None, typer.Option(help="May be repeated, like the next three.")] = None,
+          budget: Annotated[list[str] | None, typer.Option(help="MACs, 20M or 50%.")] = None,
+          seed: Annotated[list[int] | None, typer.Option(min=0, help="Of everything random.")] = None,
+          device: Annotated[list[str] | None, typer.Option(help="Device class.")] = None,
+          data: Data = None,
+          run: Annotated[Path, typer.Option("--run", help="Folder that collects all tasks.")] = Path("runs/sweep"),
+          address: Annotated[str | None, typer.Option(help="Ray cluster: auto or host:port; otherwise this "
+                                                           "machine. --run must be on a shared disk.")] = None,
+          cpus: Annotated[int | None, typer.Option(min=1, help="Cores and threads of a task.")] = None,
+          gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a task; one where there are any.")] = None,
+          memory: Annotated[str, typer.Option(help="Memory of a task, for how many run at once.")] = "2 GB",
+          retries: Annotated[int, typer.Option(min=0, help="How often a killed or failed task starts again.")] = 3,
+          dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate of time.")] = False,
+          report: Annotated[bool, typer.Option(help="Write the Pareto report.")] = True, trust: Trust = False) -> None:
+    """A grid of recipes, budgets, seeds and device classes on Ray; killed, the same command goes on where it was."""
+    from compress.commands.sweep import run_sweep
+
+    with interruptible():
+        run_sweep(grid, {"recipes": recipe, "budgets": budget, "seeds": seed, "devices": device, "data": data},
+                  sweep=run, trust=trust, dry_run=dry_run, report=report, address=address, cpus=cpus, gpus=gpus,
+                  memory=memory, retries=retries)
 
 
 @app.command("list")

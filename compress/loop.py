@@ -102,6 +102,7 @@ class TrainingLoop(lightning.LightningModule):
         self._steps, self._distill, self._shaping = steps, distill if teacher is not None else None, shaping
         # In a tuple, so that the teacher is no submodule: it is neither trained nor saved with the student.
         self._teacher = (teacher,)
+        self._whole_batch = len(next(iter(loaders(0, 1)[0].sampler)))
         self._restored: dict[str, Any] | None = None
         self._average: WeightAverage | None = None
         self._began, self._loss_sum, self._loss_count = 0.0, torch.zeros(()), 0
@@ -122,8 +123,19 @@ class TrainingLoop(lightning.LightningModule):
             optimizer, lambda step: rate_at(step / max(1, self._steps), settings))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def setup(self, stage: str) -> None:
+        ranks, batch = self.trainer.world_size, self._whole_batch
+        if ranks > 1:
+            from compress.ranks import share_over_ranks
+
+            if batch < ranks:
+                raise UsageError(f"batch_size = {batch} must be at least the number of devices, {ranks}")
+            share_over_ranks(self.network, batch)
+
     def train_dataloader(self) -> Any:
-        return self._loaders(self.trainer.global_rank, self.trainer.world_size)[0]
+        # Augmentation mixes clips of one batch: then every rank draws for all of it and keeps its rows.
+        whole = self._augment is not None
+        return self._loaders(*(0, 1) if whole else (self.trainer.global_rank, self.trainer.world_size))[0]
 
     def val_dataloader(self) -> Any:
         # Every rank sees the whole validation split, so that all choose the same epoch.
@@ -146,42 +158,53 @@ class TrainingLoop(lightning.LightningModule):
         # Not in on_train_epoch_start: Lightning leaves that out in the first epoch of a resumed training.
         if batch_idx > 0:
             return
-        torch.manual_seed(seed_of(self._seed, self.current_epoch, self.global_rank))
+        # Equal on all ranks: what is drawn must not depend on how many there are.
+        torch.manual_seed(seed_of(self._seed, self.current_epoch, 0))
         self._began, self._loss_sum, self._loss_count = time.perf_counter(), torch.zeros((), device=self.device), 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, labels, indices = batch
-        partner = share = None
+        other = other_indices = share = None
+        rank, ranks = self.global_rank, self.trainer.world_size
+        scale = ranks * len(inputs) / self._whole_batch if ranks > 1 else 1.0
         if self._augment is not None:
             with torch.autocast(self.device.type, enabled=False), torch.no_grad():
                 inputs, partner, share = self._augment(inputs, labels, indices)
+            if partner is not None and share is not None:
+                other, other_indices = labels[partner][rank::ranks], indices[partner][rank::ranks]
+                share = share[rank::ranks]
+            scale = ranks * len(inputs[rank::ranks]) / len(inputs)
+            inputs, labels, indices = inputs[rank::ranks], labels[rank::ranks], indices[rank::ranks]
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         logits = self.network(inputs).float()
-        loss = self._hard_loss(logits, labels, partner, share)
+        loss = self._hard_loss(logits, labels, other, share)
         if self._distill is not None:
-            loss = distillation_loss(loss, logits, self._teacher_logits(inputs, indices, partner, share), self._distill)
+            guide = self._teacher_logits(inputs, indices, other_indices, share)
+            loss = distillation_loss(loss, logits, guide, self._distill)
+        # Ranks whose share of the batch is larger count for more; what is averaged is then the mean over the batch.
+        loss = loss * scale if scale != 1 else loss
         self._loss_sum += loss.detach()
         self._loss_count += 1
         penalty = self._shaping.penalty() if self._shaping is not None else None
         return loss if penalty is None else loss + penalty
 
-    def _hard_loss(self, logits: Tensor, labels: Tensor, partner: Tensor | None, share: Tensor | None) -> Tensor:
+    def _hard_loss(self, logits: Tensor, labels: Tensor, other: Tensor | None, share: Tensor | None) -> Tensor:
         smoothing = self._settings.label_smoothing
-        if partner is None or share is None:
+        if other is None or share is None:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
         both = [F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
-                for target in (labels, labels[partner])]
+                for target in (labels, other)]
         return (share * both[0] + (1 - share) * both[1]).mean()
 
     @torch.no_grad()
-    def _teacher_logits(self, inputs: Tensor, indices: Tensor, partner: Tensor | None, share: Tensor | None) -> Tensor:
+    def _teacher_logits(self, inputs: Tensor, indices: Tensor, other: Tensor | None, share: Tensor | None) -> Tensor:
         teacher = self._teacher[0]
         if isinstance(teacher, nn.Module):
             return teacher(inputs)
         assert teacher is not None
         logits = teacher[indices]
-        return logits if partner is None or share is None else mixed_logits(logits, logits[partner], share)
+        return logits if other is None or share is None else mixed_logits(logits, teacher[other], share)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._shaping is not None:
@@ -203,6 +226,7 @@ class TrainingLoop(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         # The last thing in an epoch, before the callbacks that report and save it.
+        self._agree()
         loss = float(self._loss_sum) / max(1, self._loss_count)
         if not math.isfinite(loss):
             raise RuntimeFailure(f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}; lower "
@@ -227,6 +251,18 @@ class TrainingLoop(lightning.LightningModule):
             self._average.swap_out()
         if self._shaping is not None and self._shaping.finished():
             self.trainer.should_stop = True
+
+    def _agree(self) -> None:
+        """On several ranks: one training loss for all, and proof that weights and shaping are the same on each."""
+        if self.trainer.world_size == 1:
+            return
+        from compress.ranks import check_agreement, flat
+
+        torch.distributed.all_reduce(self._loss_sum)
+        self._loss_sum /= self.trainer.world_size
+        check_agreement(self.network.state_dict().items(), "the weights")
+        if self._shaping is not None:
+            check_agreement(flat(self._shaping.state_dict()), "the states of pruning")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done = bool(self.trainer.should_stop or self.current_epoch + 1 >= self._settings.epochs)

@@ -21,7 +21,7 @@ from compress.stages import key_of, open_task, prune_stage, quantize_stage, say,
 from models.atomic import write_json
 from models.errors import EdgepressError, RuntimeFailure, UsageError, VerdictError
 from models.limits import Limits
-from models.run_directory import RunDirectory
+from models.run_directory import RunDirectory, follows
 from models.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 
 def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, trust: bool,
-               machine: tuple[str, str, str, int]) -> None:
+               machine: tuple[str, str, str, int], targets: tuple[str, ...] = (), device: str | None = None,
+               report: bool = True) -> None:
     """Run a recipe to its end and print the table and the report's path.
 
     Args:
@@ -39,6 +40,9 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
         seed: another seed than the recipe's.
         trust: the recipe may name code.
         machine: accelerator, devices, strategy, nodes.
+        targets: others than the recipe's.
+        device: another device class than the recipe's.
+        report: write the HTML page.
 
     Raises:
         ConfigError: everything that is wrong with the recipe, together.
@@ -49,18 +53,21 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
     from compress.table import print_table
     from compress.train import Machine
 
-    changes = {name: value for name, value in (("task", data), ("seed", seed)) if value is not None}
-    recipe = read_recipe(source, changes, trust=trust)
+    changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device))
+               if value is not None}
+    recipe = read_recipe(source, changes, sections={"prune": {"targets": targets}} if targets else {}, trust=trust)
     directory = RunDirectory(run)
     with directory.lock():
         say(f"recipe {recipe.name} in {run}")
         task = open_task(recipe.task, recipe.front_end, trust=True)
         networks = compress_stages(directory, recipe, task, Machine(*machine))
+        if follows():
+            return
         files = export_stages(directory, recipe, networks)
         results = benchmark_stages(directory, recipe, files)
-        report = report_stage(directory)
+        page = report_stage(directory) if report else None
         print_table(networks, files, results)
-    print(f"report: {report}" if report else "report: not written")
+    print(f"report: {page}" if page else "report: not written")
 
 
 def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) -> list[dict[str, Any]]:

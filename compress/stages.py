@@ -22,9 +22,9 @@ from compress.provenance import (
     source_of,
     versions,
 )
-from models.errors import UsageError
+from models.errors import RuntimeFailure, UsageError
 from models.limits import Limits
-from models.run_directory import RunDirectory
+from models.run_directory import RunDirectory, follows
 from models.units import format_quantity
 
 if TYPE_CHECKING:
@@ -61,6 +61,22 @@ def finished(run: RunDirectory, key: str, what: str) -> dict[str, Any] | None:
             say(f"{what}: finished before, {entry['path']} is taken")
             return entry
     return None
+
+
+def _kept_by_leader(run: RunDirectory, key: str, seconds: float = 600.0) -> dict[str, Any]:
+    """The entry that rank 0 of this training makes; the folder must be one that all machines share.
+
+    Raises:
+        RuntimeFailure: it does not appear in time.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for entry in reversed(run.entries("checkpoint")):
+            if entry.get("key") == key:
+                return entry
+        time.sleep(0.2)
+    raise RuntimeFailure(f"rank 0 left no checkpoint in {run.path} within {seconds:g} s; --run must be a folder that "
+                         "all machines share")
 
 
 def is_float(entry: dict[str, Any]) -> bool:
@@ -279,6 +295,8 @@ def keep(run: RunDirectory, name: str, model: nn.Module, spec: ModelSpec, task: 
     from models.checkpoint import save_checkpoint
     from models.cost import cost_of
 
+    if follows():
+        return _kept_by_leader(run, key)
     cost = cost_of(model, spec.example_inputs(), rule=rule, scheme=scheme)
     if measured is None:
         measured = {split: evaluate_model(model, task, split) for split in evaluated_splits(task)}

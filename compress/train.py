@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.batches import batches, seed_of
+from compress.batches import batches, named, opened, seed_of
 from compress.recipe import Distill, TrainSettings
 from models.atomic import write_text
 from models.errors import UsageError
+from models.run_directory import follows, launched
 
 if TYPE_CHECKING:
     from compress.loop import Shaping
@@ -95,13 +96,17 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
         return TrainResult(model.eval(), [], 0, 0.0, None)
     with _folder(run) as folder:
         key = _fingerprint(model, task, settings, distill if teacher is not None else None, teacher, penalty, seed)
-        _claim(folder, key, resume)
+        if not follows():
+            _claim(folder, key, resume)
         last = folder / "last.ckpt"
         state = _finished(last)
         if state is None:
             _fit(model, task, settings, teacher, distill, penalty, folder, seed, machine, name)
             state = _finished(last)
             assert state is not None, "the training ended without its last state"
+            if launched():
+                # The leader drops the state as soon as it has a checkpoint: not before every rank has read it.
+                torch.distributed.barrier()
         model.load_state_dict(state["best"]["state"])
         return TrainResult(model.cpu().eval(), state["history"], state["best"]["epoch"],
                            sum(record["seconds"] for record in state["history"]), state["shaping"])
@@ -172,10 +177,20 @@ class _Loaders:
     batch_size: int
     seed: int
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mapped file travels as its name: to pickle it would read all of it into every process.
+        return _loaders_again, (*([named(array) for array in pair] for pair in (self.training, self.validation)),
+                                self.batch_size, self.seed)
+
     def __call__(self, rank: int, ranks: int) -> tuple[Any, Any]:
         pin = torch.cuda.is_available()
         return (batches(self.training, self.batch_size, seed=self.seed, shuffle=True, rank=rank, ranks=ranks,
                         pin_memory=pin), batches(self.validation, 256, pin_memory=pin))
+
+
+def _loaders_again(training: list[Any], validation: list[Any], batch_size: int, seed: int) -> _Loaders:
+    both = [tuple(opened(array) for array in pair) for pair in (training, validation)]
+    return _Loaders(both[0], both[1], batch_size, seed)  # type: ignore[arg-type]
 
 
 def logits_of(model: nn.Module, features: np.ndarray, batch_size: int = 256) -> np.ndarray:
@@ -227,10 +242,17 @@ def precision_for(settings: TrainSettings, machine: Machine) -> str:
 
 def _strategy(machine: Machine) -> str:
     """Several devices of one machine: spawned processes, so that the command line is not run once for each."""
-    count = str(machine.devices)
-    if machine.strategy == "auto" and machine.nodes == 1 and count.isdigit() and int(count) > 1:
+    if machine.strategy in ("auto", "ddp") and machine.nodes == 1 and _devices(machine) > 1 and not launched():
         return "ddp_spawn"
     return machine.strategy
+
+
+def _devices(machine: Machine) -> int:
+    """How many devices of one machine Lightning will take, as far as it matters: one, or several."""
+    text = str(machine.devices)
+    if text in ("auto", "-1"):
+        return torch.cuda.device_count() if machine.accelerator in ("auto", "gpu", "cuda") else 1
+    return int(text) if text.isdigit() else len([part for part in text.split(",") if part.strip()])
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -20,6 +20,16 @@ _HELD_BY_PARENT = "EDGEPRESS_RUN_HELD"
 KINDS = ("checkpoint", "artifact", "result")
 
 
+def launched() -> bool:
+    """Whether torchrun started this process as one of several that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def follows() -> bool:
+    """Whether another process of the same training (rank 0) writes the run directory, and this one only reads it."""
+    return launched() and os.environ["RANK"] != "0"
+
+
 class RunDirectory:
     """Checkpoints, artifacts and results of one run.
 
@@ -41,6 +51,8 @@ class RunDirectory:
     def add(self, kind: str, name: str, path: str | Path, **facts: Any) -> None:
         """Enter a finished thing; an older entry of the same kind and name is replaced."""
         _check_kind(kind)
+        if follows():
+            return
         relative = os.path.relpath(path, self.path)
         kept = [line for line in self._lines() if (line["kind"], line["name"]) != (kind, name)]
         kept.append({"kind": kind, "name": name, "path": relative, "time": time.time(), **facts})
@@ -79,10 +91,13 @@ class RunDirectory:
         parent; who comes from outside needs both, so that it also waits for what a killed holder has left running.
 
         Raises:
-            UsageError: another living process holds it.
+            UsageError: another living process holds it, or the directory cannot be written.
         """
         from filelock import FileLock, Timeout
 
+        if follows():
+            yield
+            return
         child = os.environ.get(_HELD_BY_PARENT) == str(self.path.resolve())
         holder = self.path / ("lock-child.json" if child else "lock.json")
         try:

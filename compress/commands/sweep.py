@@ -1,0 +1,255 @@
+"""`compress sweep`: a grid of runs on Ray, on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.stages import say
+from compress.sweep import Grid, SweepTask, make_grid, plan, read_grid
+from compress.sweep_task import STATE, read_json, finished, last_line, run_task
+from models.atomic import write_json
+from models.errors import RuntimeFailure, UsageError
+from models.run_directory import RunDirectory
+from models.units import parse_quantity
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from compress.recipe import Recipe
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each task gets, and how often it is started again.
+
+    Attributes:
+        address: of a Ray cluster ("auto", "host:6379", "ray://..."), None for this machine.
+        cpus: cores and threads of a task; None shares the cores evenly, at least one each.
+        gpus: of a task; None: one where the cluster has any.
+        memory_bytes: of a task.
+        retries: how many times a killed or failed task is started again.
+    """
+
+    address: str | None = None
+    cpus: int | None = None
+    gpus: float | None = None
+    memory_bytes: int = 2 * 10**9
+    retries: int = 3
+
+
+def run_sweep(grid: Path | None, given: dict[str, Any], *, sweep: Path, trust: bool, dry_run: bool, report: bool,
+              address: str | None, cpus: int | None, gpus: float | None, memory: str, retries: int) -> None:
+    """Plan a sweep, run what is not finished, report; results are in SWEEP/results.json at any time.
+
+    Raises:
+        ConfigError: the grid or a recipe is wrong.
+        RuntimeFailure: tasks failed, after all others have ended.
+    """
+    found = _grid(grid, given)
+    tasks, recipes = plan(found, trust=trust)
+    resources = Resources(address, cpus, gpus, int(parse_quantity(memory, "bytes", name="--memory")), retries)
+    if dry_run:
+        print_plan(tasks, recipes, sweep, resources)
+        return
+    directory = RunDirectory(sweep)
+    with directory.lock():
+        write_json(sweep / "plan.json", {"tasks": [task.to_json() for task in tasks]})
+        results = run_tasks(tasks, sweep, resources)
+        runs = [task for task in tasks if task.kind == "run"]
+        failed = [task.name for task in runs if results[task.name].get("state") != "done"]
+        if report and len(failed) < len(runs):
+            _report(sweep, [task for task in runs if task.name not in failed])
+    if failed:
+        raise RuntimeFailure(f"{len(failed)} of {len(runs)} tasks failed: {', '.join(failed)}; their log.txt says why, "
+                             "and the same command tries them again")
+
+
+def _grid(path: Path | None, given: dict[str, Any]) -> Grid:
+    written = {key: value for key, value in given.items() if value}
+    if path is None:
+        return make_grid(written, "the sweep")
+    if written:
+        raise UsageError(f"the grid is {path}: leave out --{next(iter(written)).rstrip('s')}, or the file")
+    return read_grid(path)
+
+
+def run_tasks(tasks: Sequence[SweepTask], sweep: Path, resources: Resources) -> dict[str, dict[str, Any]]:
+    """Run tasks on Ray until each has ended; name -> what `run_task` returned, or {"state": "failed", ...}."""
+    results: dict[str, dict[str, Any]] = {}
+    dense = {task.name: task for task in tasks if task.kind == "dense"}
+    for task in tasks:
+        done = finished(task.folder(sweep), task)
+        if done is not None:
+            results[_id(task)] = done
+    waiting = [task for task in tasks if _id(task) not in results]
+    _note(sweep, tasks, results)
+    if not waiting:
+        say("every task was finished before")
+        return results
+    with _ray(resources.address) as ray:
+        options = _options(ray.cluster_resources(), resources, len(tasks) - len(dense))
+        threads, accelerator = options["num_cpus"], "gpu" if options["num_gpus"] else "cpu"
+        remote = ray.remote(**options)(run_task)
+        running: dict[Any, SweepTask] = {}
+        with _live() as show:
+            while waiting or running:
+                for task in list(waiting):
+                    if task.dense is None or f"dense/{task.dense}" in results:
+                        waiting.remove(task)
+                        started = remote.remote(task.to_json(), str(sweep.resolve()), threads, accelerator)
+                        running[started] = task
+                ended, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                for one in ended:
+                    task = running.pop(one)
+                    results[_id(task)] = _result(ray, one, task)
+                    _note(sweep, tasks, results)
+                show(tasks, sweep, results)
+    return results
+
+
+def _id(task: SweepTask) -> str:
+    return task.name if task.kind == "run" else f"dense/{task.name}"
+
+
+def _result(ray: Any, reference: Any, task: SweepTask) -> dict[str, Any]:
+    try:
+        return ray.get(reference)
+    except Exception as error:  # whatever ended one task: the others go on
+        return {**task.to_json(), "state": "failed", "message": str(error).strip().splitlines()[-1]}
+
+
+def _options(there: dict[str, float], resources: Resources, tasks: int) -> dict[str, Any]:
+    """Ray's options of a task.
+
+    Raises:
+        UsageError: no machine of the cluster is large enough; Ray would wait for one for ever.
+    """
+    cores = int(there.get("CPU", 1))
+    cpus = resources.cpus or max(1, cores // max(1, tasks))
+    gpus = resources.gpus if resources.gpus is not None else min(1.0, there.get("GPU", 0.0))
+    for name, wanted, found in (("cpus", cpus, cores), ("gpus", gpus, there.get("GPU", 0.0)),
+                                ("memory", resources.memory_bytes, there.get("memory", 0.0))):
+        if wanted > found:
+            raise UsageError(f"--{name} = {wanted:g} for each task is more than all machines have, {found:g}")
+    return {"num_cpus": cpus, "num_gpus": gpus, "memory": resources.memory_bytes, "max_retries": resources.retries,
+            "retry_exceptions": True}
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[Any]:
+    """Ray on this machine or on the cluster at `address`; left again at the end."""
+    # No report of usage to anyone; the tasks are the work, so that they keep the priority of this command (Ray would
+    # lower it by 15); a warning of Ray's about GPUs that a task did not ask for.
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
+        os.environ.setdefault(name, "0")
+    import ray
+
+    own = not ray.is_initialized()
+    if own:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR",
+                     **({} if address else {"include_dashboard": False}))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise RuntimeFailure(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+    try:
+        yield ray
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _note(sweep: Path, tasks: Sequence[SweepTask], results: dict[str, dict[str, Any]]) -> None:
+    """All results so far in one file, whole at any time."""
+    write_json(sweep / RESULTS, {"schema": 1, "tasks": [results.get(_id(task)) or {**task.to_json(), "state": "open"}
+                                                        for task in tasks]})
+
+
+@contextmanager
+def _live() -> Iterator[Any]:
+    """A table that follows the tasks on a terminal; elsewhere a line for each that ends."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=2) as live:
+            yield lambda tasks, sweep, results: live.update(table(tasks, sweep, results))
+        return
+    said: set[str] = set()
+
+    def lines(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, Any]]) -> None:
+        for name, result in results.items():
+            if name not in said:
+                said.add(name)
+                say(f"{len(results)}/{len(tasks)} {name}: {result['state']} ({result.get('message', '')})")
+
+    yield lines
+
+
+def table(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, Any]]) -> Table:
+    """Every task with its state, attempts, time and the newest line of its log."""
+    from rich.table import Table
+
+    shown = Table(title=f"{sweep}: {sum(r['state'] == 'done' for r in results.values())} of {len(tasks)} done")
+    for name in ("task", "state", "attempts", "minutes", "last word"):
+        shown.add_column(name, justify="right" if name in ("attempts", "minutes") else "left", no_wrap=True)
+    for task in tasks:
+        folder = task.folder(sweep)
+        state = results.get(_id(task)) or read_json(folder / STATE) or {"state": "waiting"}
+        seconds = state.get("seconds", time.time() - state["started"] if "started" in state else None)
+        shown.add_row(_id(task), state["state"], str(state.get("attempts", "")),
+                      "" if seconds is None else f"{seconds / 60:.1f}", last_line(folder)[:80])
+    return shown
+
+
+def print_plan(tasks: Sequence[SweepTask], recipes: dict[str, Recipe], sweep: Path, resources: Resources) -> None:
+    """What would run, and about how long; a few training steps are timed, nothing is written."""
+    from compress.stages import open_task
+    from compress.sweep_estimate import seconds_per_clip, task_seconds
+
+    cpus = resources.cpus or 1
+    slots = max(1, (os.cpu_count() or 1) // cpus)
+    measured: dict[str, tuple[int, float]] = {}
+    total = chain = 0.0
+    before: dict[str, float] = {}
+    for task in tasks:
+        recipe = recipes[_id(task)]
+        if task.recipe not in measured:
+            data = open_task(recipe.task, recipe.front_end, trust=True)
+            measured[task.recipe] = len(data.split("train")), seconds_per_clip(recipe, data)
+        seconds = task_seconds(recipe, *measured[task.recipe], dense=task.kind == "dense",
+                               dense_given=task.dense is not None) / cpus
+        done = finished(task.folder(sweep), task) is not None
+        seconds = 0.0 if done else seconds
+        before[_id(task)] = seconds
+        total, chain = total + seconds, max(chain, seconds + before.get(f"dense/{task.dense}", 0.0))
+        print(f"{_id(task):40s} {'finished' if done else _duration(seconds):>10s}  compress "
+              + " ".join(task.arguments(task.folder(sweep))))
+    where = f"on the cluster {resources.address}: {_duration(total)} of one slot" if resources.address else \
+        f"{slots} at a time on this machine: about {_duration(max(chain, total / slots))}"
+    print(f"{len(tasks)} tasks, {where} (three steps of each dense network were timed; pruned networks train faster)")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
+
+
+def _report(sweep: Path, tasks: Sequence[SweepTask]) -> None:
+    """The Pareto page over all tasks; benchmarks lies to the right of compress and is called as the command it is."""
+    page = sweep / "pareto.html"
+    command = [sys.executable, "-m", "benchmarks", "pareto", *(str(task.folder(sweep)) for task in tasks),
+               "--output", str(page), "--overwrite"]
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+        say(f"  no report: `{' '.join(command[1:4])} ...` failed; its message is above")
+    else:
+        print(f"report: {page}")
