@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from compress.batches import seed_of
 from compress.distill import distillation_loss, mixed_logits
 from compress.recipe import Distill, TrainSettings
+from compress.teach.contrastive import contrastive_of, inverse_contrastive, regularized
 from models.atomic import write_bytes, write_text
 from models.errors import RuntimeFailure, UsageError
 
@@ -90,17 +91,23 @@ class TrainingLoop(lightning.LightningModule):
         distill: how to follow the teacher; None: not at all.
         teacher: a network in evaluation mode, or cached logits [N, K] by index of the training split.
         shaping: see `Shaping`.
+        devices: [N] integers, the recording device of every training clip, where `settings.contrastive` is given.
+        watch: called with each epoch's record; what it raises ends the training.
     """
 
     def __init__(self, network: nn.Module, settings: TrainSettings, loaders: Callable[[int, int], tuple[Any, Any]],
                  augment: Callable[..., Any] | None, steps: int, seed: int, distill: Distill | None = None,
-                 teacher: nn.Module | Tensor | None = None, shaping: Shaping | None = None):
+                 teacher: nn.Module | Tensor | None = None, shaping: Shaping | None = None,
+                 devices: Tensor | None = None, watch: Callable[[dict[str, float]], None] | None = None):
         super().__init__()
         self.network = network
         self._settings, self._loaders, self._augment, self._seed = settings, loaders, augment, seed
         self._steps, self._distill, self._shaping = steps, distill if teacher is not None else None, shaping
         # In a tuple, so that the teacher is no submodule: it is neither trained nor saved with the student.
         self._teacher = (teacher,)
+        self._contrastive = contrastive_of(settings, network, devices)
+        self._devices, self._watch = devices, watch
+        self._contrastive_sums: dict[str, tuple[Tensor, int]] = {}
         self._restored: dict[str, Any] | None = None
         self._began, self._loss_sum, self._loss_count = 0.0, torch.zeros(()), 0
         self._validation: list[tuple[float, int, int]] = []
@@ -115,7 +122,8 @@ class TrainingLoop(lightning.LightningModule):
                 trained, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
         else:
             kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-            optimizer = kind(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+            optimizer = kind(trained, settings.learning_rate, settings.betas, settings.epsilon,
+                             weight_decay=settings.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate_at(step / max(1, self._steps), settings))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -142,6 +150,7 @@ class TrainingLoop(lightning.LightningModule):
             return
         torch.manual_seed(seed_of(self._seed, self.current_epoch, self.global_rank))
         self._began, self._loss_sum, self._loss_count = time.perf_counter(), torch.zeros((), device=self.device), 0
+        self._contrastive_sums.clear()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, labels, indices = batch
@@ -151,10 +160,16 @@ class TrainingLoop(lightning.LightningModule):
                 inputs, partner, share = self._augment(inputs, labels, indices)
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = self.network(inputs).float()
+        if self._contrastive is None:
+            logits, latent = self.network(inputs).float(), None
+        else:
+            logits, latent = self.network.forward_with_latent(inputs)  # type: ignore[operator]
+            logits = logits.float()
         loss = self._hard_loss(logits, labels, partner, share)
         if self._distill is not None:
             loss = distillation_loss(loss, logits, self._teacher_logits(inputs, indices, partner, share), self._distill)
+        if latent is not None:
+            loss = self._with_contrastive(loss, latent, indices)
         self._loss_sum += loss.detach()
         self._loss_count += 1
         penalty = self._shaping.penalty() if self._shaping is not None else None
@@ -167,6 +182,17 @@ class TrainingLoop(lightning.LightningModule):
         both = [F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
                 for target in (labels, labels[partner])]
         return (share * both[0] + (1 - share) * both[1]).mean()
+
+    def _with_contrastive(self, loss: Tensor, latent: Tensor, indices: Tensor) -> Tensor:
+        """Equation 2 of the report; its terms are summed up for the epoch's record."""
+        assert self._contrastive is not None
+        assert self._devices is not None
+        self._devices = self._devices.to(latent.device)
+        found = inverse_contrastive(latent, self._devices[indices], self._contrastive)
+        for name, value in found.terms.items():
+            total, count = self._contrastive_sums.get(name, (0.0, 0))
+            self._contrastive_sums[name] = (total + value, count + 1)
+        return regularized(loss, found, self._contrastive)
 
     @torch.no_grad()
     def _teacher_logits(self, inputs: Tensor, indices: Tensor, partner: Tensor | None, share: Tensor | None) -> Tensor:
@@ -201,6 +227,7 @@ class TrainingLoop(lightning.LightningModule):
                   "validation_accuracy": sum(part[1] for part in self._validation) / total,
                   "learning_rate": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
                   "seconds": round(time.perf_counter() - self._began, 3),
+                  **{name: float(total) / count for name, (total, count) in self._contrastive_sums.items()},
                   **(self._shaping.figures() if self._shaping is not None else {})}
         self._validation.clear()
         self.history.append(record)
@@ -213,6 +240,8 @@ class TrainingLoop(lightning.LightningModule):
                 name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}}
         if self._shaping is not None and self._shaping.finished():
             self.trainer.should_stop = True
+        if self._watch is not None:
+            self._watch(record)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done = bool(self.trainer.should_stop or self.current_epoch + 1 >= self._settings.epochs)
