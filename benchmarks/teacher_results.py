@@ -184,7 +184,7 @@ def write(plan: Plan, run: Path, task: Any, output: Path | None, page: Path | No
         if path is not None:
             write_json(path, results)
     if page is not None:
-        from benchmarks.teacher_tables import page_of
+        from benchmarks.teacher_page import page_of
 
         write_text(page, page_of(results))
 
