@@ -42,9 +42,9 @@ SIMULATED_DEVICES = ("Reslo_VMC2.wav", "IR_STC4033_Ribbon.wav", "IR_OktavaMK18_O
 ALPHAS, WEIGHTS = (0.0, 0.2, 0.4, 0.8, 1.5), (0.1, 0.5, 1.0, 3.0, 6.0)
 BUDGETS = ("20M", "5M")
 MEMBERS = 4
-#: Milliseconds of one step of 32 clips per million MACs of a forward pass, on one of two quiet cores with bf16; a step
-#: with DIR adds the front end.
-_STEP_MS_PER_MMAC, _FRONT_END_MS = 4.0, 35.0
+#: Milliseconds of one step of 32 clips on one of two quiet cores with bf16: of any network, of each million MACs, of DIR
+#: with the front end behind it; and of a teacher's forward pass, as a share of a step. Seconds to start a process.
+_STEP_MS, _STEP_MS_PER_MMAC, _FRONT_END_MS, _FORWARD, _START_S = 60.0, 2.0, 30.0, 0.35, 12.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Plan:
     impulses: str
     seeds: tuple[int, ...] = (0, 1, 2)
     base_channels: int = 24
-    epochs: int = 16
-    student_epochs: int = 20
+    epochs: int = 15
+    student_epochs: int = 16
     batch_size: int = 32
     sweeps: bool = True
     front_end: str = "mel22"
@@ -232,15 +232,16 @@ def _train_student(directory: Any, plan: Plan, job: Job, jobs: dict[str, Job], t
 
 
 def estimate_s(plan: Plan, jobs: Sequence[Job], clips: int, workers: int) -> float:
-    """Seconds that these jobs take on that many quiet cores, roughly: MACs of all passes and the front end of DIR."""
+    """Seconds that these jobs take on that many quiet cores, roughly: all passes and the front end of DIR."""
     full = 22.0 * (plan.base_channels / 24) ** 2
     total = 0.0
     for job in jobs:
         steps = clips // plan.batch_size * job.settings.get("epochs", 0)
         mmacs = min(full, float(job.settings.get("budget", "1000M").rstrip("M")))
+        step_ms = _STEP_MS + _STEP_MS_PER_MMAC * mmacs + _FRONT_END_MS * ("augment" in job.settings)
         if "distill" in job.settings:
-            mmacs += MEMBERS * full / 3  # a forward pass is a third of a training step
-        total += steps * (mmacs * _STEP_MS_PER_MMAC + _FRONT_END_MS * ("augment" in job.settings)) / 1e3 + 12
+            step_ms += MEMBERS * _FORWARD * (_STEP_MS + _STEP_MS_PER_MMAC * full)
+        total += steps * step_ms / 1e3 * plan.batch_size / 32 + _START_S
     return total / workers
 
 
@@ -302,8 +303,8 @@ def main(data: Annotated[str, typer.Option(help="Folder in the layout of TAU Urb
          run: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/teachers"),
          seeds: Annotated[str, typer.Option(help="Repetitions, separated by commas.")] = "0,1,2",
          base_channels: Annotated[int, typer.Option(min=2, help="Width of the teachers.")] = 24,
-         epochs: Annotated[int, typer.Option(min=1, help="Of a teacher.")] = 16,
-         student_epochs: Annotated[int, typer.Option(min=1, help="Of a student.")] = 20,
+         epochs: Annotated[int, typer.Option(min=1, help="Of a teacher.")] = 15,
+         student_epochs: Annotated[int, typer.Option(min=1, help="Of a student.")] = 16,
          batch_size: Annotated[int, typer.Option(min=2, help="Clips per step.")] = 32,
          sweeps: Annotated[bool, typer.Option(help="Sweep alpha and lambda on the first seed.")] = True,
          front_end: Annotated[str, typer.Option(help="A preset: mel22, mel16k, ...")] = "mel22",
