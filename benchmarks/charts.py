@@ -42,7 +42,7 @@ def _chart(rows: Rows, height: int | dict[str, int], **parts: Any) -> Spec:
     }
 
 
-def _quantity(field: str, title: str, **options: Any) -> Spec:
+def _quantity(field: str, title: str | None, **options: Any) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, **options}
 
 
@@ -134,7 +134,7 @@ def accuracy_by_recording_device(rows: Rows) -> Spec:
     """Accuracy of every network on the clips of every recording device; devices unseen in training are set apart.
 
     Args:
-        rows: network, device, seen ("seen in training" or "unseen"), accuracy (fraction), total.
+        rows: network, device, seen ("seen in training" or "unseen"), accuracy (fraction), total (where it is known).
     """
     devices = list(dict.fromkeys(row["device"] for row in rows))
     return _chart(
@@ -294,5 +294,46 @@ def training_curves(rows: Rows) -> Spec:
                 _quantity("epoch", "epoch"),
                 _quantity("accuracy", "accuracy", format=".2%"),
             ],
+        },
+    )
+
+
+def sweep(rows: Rows, parameter: str) -> Spec:
+    """Log loss and accuracy over a swept parameter, one above the other, as in the report's Figure 2.
+
+    Args:
+        rows: value, measure ("accuracy, %" or "log loss"), figure.
+        parameter: what was swept, for the axis.
+    """
+    return _chart(
+        rows,
+        120,
+        mark={"type": "line", "point": True, "strokeWidth": 1.5},
+        encoding={
+            "x": _quantity("value", parameter),
+            "y": _quantity("figure", None, scale={"zero": False, "nice": True}),
+            "row": _name("measure", None),
+            "tooltip": [_quantity("value", parameter), _name("measure"), _quantity("figure", "is", format=".4f")],
+        },
+        resolve={"scale": {"y": "independent"}},
+    )
+
+
+def ensemble_weights(rows: Rows) -> Spec:
+    """The weight of every member of an ensemble, as in the report's Figure 3.
+
+    Args:
+        rows: model, ensemble, weight (shares that sum to 1).
+    """
+    return _chart(
+        rows,
+        200,
+        mark="bar",
+        encoding={
+            "x": _name("model", "model"),
+            "y": _quantity("weight", "share of the weight"),
+            "xOffset": _name("ensemble"),
+            "color": _name("ensemble", "ensemble"),
+            "tooltip": [_name("model"), _name("ensemble"), _quantity("weight", "share", format=".4f")],
         },
     )

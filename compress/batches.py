@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,19 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
+@dataclass(frozen=True)
+class Strata:
+    """Batches in which every recording device has its share (`compress.teach.contrastive.stratified_order`).
+
+    Attributes:
+        devices: the recording device of each clip.
+        balance: 0 keeps the shares of the clips, 1 gives every device the same.
+    """
+
+    devices: Sequence[str]
+    balance: float = 0.0
+
+
 class BatchOrder:
     """The indices of each batch of an epoch, derived from seed and epoch alone, so that a resumed run sees them again.
 
@@ -24,9 +37,10 @@ class BatchOrder:
     of steps, does not depend on how many there are.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool, rank: int = 0, ranks: int = 1):
+    def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool, rank: int = 0, ranks: int = 1,
+                 strata: Strata | None = None):
         self._count, self._batch_size, self._seed, self._shuffle = count, min(batch_size, count), seed, shuffle
-        self._rank, self._ranks, self._epoch = rank, ranks, 0
+        self._rank, self._ranks, self._epoch, self._strata = rank, ranks, 0, strata
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
@@ -37,7 +51,12 @@ class BatchOrder:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         order = np.arange(self._count)
-        if self._shuffle:
+        if self._shuffle and self._strata is not None:
+            from compress.teach.contrastive import stratified_order
+
+            order = stratified_order(self._strata.devices, balance=self._strata.balance, seed=self._seed,
+                                     epoch=self._epoch)
+        elif self._shuffle:
             order = np.random.default_rng([self._seed, self._epoch]).permutation(self._count)
         for step in range(len(self)):
             batch = order[step * self._batch_size:(step + 1) * self._batch_size]
@@ -88,7 +107,7 @@ def opened(array: np.ndarray | MappedFile) -> np.ndarray:
 
 
 def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0,
-            ranks: int = 1, pin_memory: bool = False) -> DataLoader[tuple[Tensor, ...]]:
+            ranks: int = 1, pin_memory: bool = False, strata: Strata | None = None) -> DataLoader[tuple[Tensor, ...]]:
     """A loader whose batches are gathered in the main process.
 
     Args:
@@ -98,10 +117,12 @@ def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, s
         shuffle: training order, whole batches only; otherwise every row once, in order.
         rank, ranks: which share of each batch.
         pin_memory: for copies to a GPU.
+        strata: in training, give every recording device its share of each batch; None: random batches.
 
     Returns:
         A loader of tuples: one tensor for each array, then the indices [B].
     """
-    order = BatchOrder(len(arrays[0]), batch_size, seed, shuffle=shuffle, rank=rank, ranks=ranks)
+    order = BatchOrder(len(arrays[0]), batch_size, seed, shuffle=shuffle, rank=rank, ranks=ranks,
+                       strata=strata)
     return DataLoader(GatheredArrays(*arrays), sampler=order, batch_size=None,  # type: ignore[arg-type]
                       num_workers=0, pin_memory=pin_memory)

@@ -90,6 +90,18 @@ def front_end_errors(front_end: Any) -> list[str]:
     return []
 
 
+def teacher_errors(teacher: Any, trust: bool) -> list[str]:
+    """Problems of a recipe's [teacher]: its network, its front end, a file of weights that is not there."""
+    if not isinstance(teacher, Mapping):
+        return []
+    errors = [f"teacher.{error}" for error in network_errors(teacher.get("network"), trust)]
+    weights = teacher.get("weights")
+    if isinstance(weights, str) and not Path(weights).is_file():
+        errors.append(f"teacher.weights = {weights!r} does not exist: give the path of a file of published weights, or "
+                      "leave it out to train from the beginning")
+    return errors + front_end_errors(teacher.get("front_end"))
+
+
 def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> Any:
     """A `LogMel` from a preset's name, from its fields, or None.
 

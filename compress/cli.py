@@ -1,4 +1,4 @@
-"""The command `compress`: train, prune, quantize, run, sweep, list, check."""
+"""The command `compress`: train, teach, ensemble, distill, search, prune, quantize, run, sweep, list, check."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ Devices = Annotated[str, typer.Option(help="Lightning's devices: auto, a count, 
 Strategy = Annotated[str, typer.Option(help="Lightning's strategy: auto, ddp, ddp_spawn, fsdp, ...")]
 Nodes = Annotated[int, typer.Option(min=1, help="Machines that take part.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow a checkpoint or recipe to name code outside edgepress.")]
+Teacher = Annotated[Path | None, typer.Option(help="A checkpoint or an ensemble to follow.")]
+Form = Annotated[str | None, typer.Option("--form", help="Of the distillation loss: 2022 or 2023.")]
+Temperature = Annotated[float | None, typer.Option(help="Of the softened distributions.")]
+Weight = Annotated[float | None, typer.Option(help="Of the teacher in the loss.")]
+Logits = Annotated[str | None, typer.Option(help="online (on the student's input), or cached (once per clip).")]
 Restart = Annotated[bool, typer.Option("--restart", help="Begin again instead of going on from a killed training.")]
 
 
@@ -64,6 +69,100 @@ def train(recipe: Annotated[str, typer.Argument(
                   machine=(accelerator, devices, strategy, nodes))
 
 
+@app.command(epilog="compress teach esc10-mobile --data ./esc10-mobile --count 4    "
+                    "compress teach dcase2023 --network passt --front-end melpasst --weights passt-s.pt --data ./tau")
+def teach(recipe: Annotated[str, typer.Argument(
+              help="A shipped recipe or a file; its [teacher], else its network and [train].")] = "default",
+          data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, epochs: Epochs = None,
+          count: Annotated[int | None, typer.Option(min=1, help="Teachers, of different seeds.")] = None,
+          network: Annotated[str | None, typer.Option(help="passt, passt_tiny, cp_resnet or any other.")] = None,
+          weights: Annotated[Path | None, typer.Option(
+              help="Published weights to start from, .safetensors, .pt or .ckpt; tensors only are read.")] = None,
+          front_end: Annotated[str | None, typer.Option(help="Of the teacher: mel22, mel23, melpasst, mel16k.")] = None,
+          batch_size: Annotated[int | None, typer.Option(min=2, help="Clips per step.")] = None,
+          learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+          contrastive: Annotated[bool | None, typer.Option(
+              "--contrastive/--no-contrastive", help="Train with the inverse contrastive term, or without.")] = None,
+          alpha: Annotated[float | None, typer.Option(help="Barrier of the contrastive term.")] = None,
+          weight: Annotated[float | None, typer.Option("--lambda", help="Weight of the contrastive term.")] = None,
+          mode: Annotated[str | None, typer.Option(help="Of its pairs: plain or balanced.")] = None,
+          distance: Annotated[str | None, typer.Option(help="normalized, rms or euclidean.")] = None,
+          name: Annotated[str, typer.Option(help="Of the teachers.")] = "teacher", trust: Trust = False,
+          restart: Restart = False, accelerator: Accelerator = "auto", devices: Devices = "auto",
+          strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
+    """Train teachers; their logits and features are computed once per clip and kept."""
+    from compress.commands.teach import run_teach
+
+    with interruptible():
+        run_teach(recipe, data=data, run=run, seed=seed, count=count, network=network, weights=weights,
+                  front_end=front_end, name=name, restart=restart, trust=trust, term=contrastive,
+                  train={"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
+                  contrastive={"alpha": alpha, "weight": weight, "mode": mode, "distance": distance},
+                  machine=(accelerator, devices, strategy, nodes))
+
+
+@app.command(epilog="compress ensemble    compress ensemble runs/a/teachers/t1 runs/b/teachers/t2 --mode paper")
+def ensemble(teachers: Annotated[list[Path] | None, typer.Argument(
+                 help="Checkpoints; otherwise every teacher of the run.")] = None,
+             mode: Annotated[str, typer.Option(help="stable, or paper (free weights, no bias).")] = "stable",
+             shared_exponent: Annotated[bool, typer.Option(
+                 "--shared-exponent", help="One exponent for all classes.")] = False,
+             name: Annotated[str, typer.Option(help="Of the ensemble.")] = "ensemble", data: Data = None,
+             run: Run = DEFAULT_RUN, trust: Trust = False, accelerator: Accelerator = "auto") -> None:
+    """Join teachers by a generalised mean, fitted on the validation split."""
+    from compress.commands.ensemble import run_ensemble
+
+    with interruptible():
+        run_ensemble(tuple(teachers or ()), mode=mode, shared_exponent=shared_exponent, data=data, run=run, name=name,
+                     trust=trust, machine=(accelerator, "auto", "auto", 1))
+
+
+@app.command(epilog="compress distill esc10-mobile --data ./esc10-mobile    compress distill --student runs/default/"
+                    "checkpoints/5M-admm --teacher runs/default/ensembles/ensemble --epochs 10")
+def distill(recipe: Annotated[str | None, typer.Argument(
+                help="A shipped recipe or a file; its network and [train].")] = None,
+            teacher: Teacher = None,
+            student: Annotated[Path | None, typer.Option(
+                help="Go on with this checkpoint, instead of the recipe's network.")] = None,
+            form: Form = None, temperature: Temperature = None, weight: Weight = None, logits: Logits = None,
+            data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, epochs: Epochs = None,
+            network: Annotated[str | None, typer.Option(
+                help="Another network, by name or package.module:factory.")] = None,
+            batch_size: Annotated[int | None, typer.Option(min=2, help="Clips per step.")] = None,
+            learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+            trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
+            devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
+    """Train a student under a teacher: a given one, else the run's newest ensemble, else its newest teacher."""
+    from compress.commands.distill import run_distill
+
+    with interruptible():
+        run_distill(recipe, teacher=teacher, student=student, data=data, run=run, seed=seed, network=network,
+                    distill={"form": form, "temperature": temperature, "weight": weight, "logits": logits},
+                    train={"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate},
+                    restart=restart, trust=trust, machine=(accelerator, devices, strategy, nodes))
+
+
+@app.command(epilog="compress search esc10-mobile --data ./esc10-mobile --trials 20 --epochs 5    "
+                    "compress search --storage postgresql://host/studies")
+def search(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file; its network and [train].")] = (
+               "default"),
+           trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, those of before included.")] = 20,
+           epochs: Annotated[int, typer.Option(min=1, help="Of every trial.")] = 5,
+           weight_decay: Annotated[bool, typer.Option(
+               "--weight-decay", help="Also search the weight decay, in the learning rate's range.")] = False,
+           storage: Annotated[str | None, typer.Option(
+               help="URL of a database that several machines share; otherwise a file of the run.")] = None,
+           name: Annotated[str, typer.Option(help="Of the search; the same name goes on with it.")] = "adam",
+           data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, trust: Trust = False,
+           accelerator: Accelerator = "auto") -> None:
+    """Search Adam's learning rate, beta1, beta2 and epsilon in the report's ranges; killed, it goes on."""
+    from compress.commands.search import run_search
+
+    with interruptible():
+        run_search(recipe, trials=trials, epochs=epochs, weight_decay=weight_decay, storage=storage, name=name,
+                   data=data, run=run, seed=seed, trust=trust, machine=(accelerator, "auto", "auto", 1))
+
+
 @app.command(epilog="compress prune --target-macs 20e6    compress prune --target-macs 50% --method gradual    "
                     "compress prune --model mynet:build --weights my.safetensors --input 1,3,32,32 --target-macs 50%")
 def prune(checkpoint: Annotated[Path | None, typer.Argument(
@@ -80,7 +179,7 @@ def prune(checkpoint: Annotated[Path | None, typer.Argument(
           method: Annotated[str | None, typer.Option(help="admm, gradual, one-shot or from-scratch.")] = None,
           projection: Annotated[str | None, typer.Option(help="knapsack or threshold.")] = None,
           importance: Annotated[str | None, typer.Option(help="l2, l1, bn, taylor, lamp, fpgm or random.")] = None,
-          epochs: Epochs = None,
+          epochs: Epochs = None, teacher: Teacher = None,
           divisor: Annotated[int | None, typer.Option(min=1, help="Channels in multiples of this.")] = None,
           min_channels: Annotated[int | None, typer.Option(min=1, help="Channels that every group keeps.")] = None,
           floor: Annotated[float | None, typer.Option(
@@ -107,9 +206,9 @@ def prune(checkpoint: Annotated[Path | None, typer.Argument(
                   device=device, device_limits=not no_device_limits,
                   settings={"method": method, "projection": projection, "importance": importance, "divisor": divisor,
                             "min_channels": min_channels, "floor": floor},
-                  epochs=epochs, protect=tuple(protect or ()), model=model, weights=weights, inputs=tuple(inputs or ()),
-                  state_dict=state_dict, program=program, data=data, run=run, seed=seed, trust=trust, restart=restart,
-                  machine=(accelerator, devices, strategy, nodes))
+                  epochs=epochs, teacher=teacher, protect=tuple(protect or ()), model=model, weights=weights,
+                  inputs=tuple(inputs or ()), state_dict=state_dict, program=program, data=data, run=run, seed=seed,
+                  trust=trust, restart=restart, machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command(epilog="compress quantize    compress quantize --qat --epochs 5")
@@ -121,15 +220,15 @@ def quantize(checkpoint: Annotated[Path | None, typer.Argument(
              clips: Annotated[int | None, typer.Option(min=1, help="Clips to calibrate on.")] = None,
              qat: Annotated[bool, typer.Option("--qat", help="Train the weights under the rounding (5 epochs unless "
                                                              "--epochs says otherwise).")] = False,
-             epochs: Epochs = None, data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, trust: Trust = False,
-             restart: Restart = False, accelerator: Accelerator = "auto", devices: Devices = "auto",
-             strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
+             epochs: Epochs = None, teacher: Teacher = None, data: Data = None, run: Run = DEFAULT_RUN,
+             seed: Seed = None, trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
+             devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Make an int8 checkpoint: calibrate activation ranges, optionally train under them."""
     from compress.commands.quantize import run_quantize
 
     with interruptible():
         run_quantize(checkpoint, settings={"scheme": scheme, "method": method, "clips": clips}, qat=qat, epochs=epochs,
-                     data=data, run=run, seed=seed, trust=trust, restart=restart,
+                     teacher=teacher, data=data, run=run, seed=seed, trust=trust, restart=restart,
                      machine=(accelerator, devices, strategy, nodes))
 
 

@@ -21,6 +21,7 @@ from compress.average import WeightAverage
 from compress.batches import seed_of
 from compress.distill import distillation_loss, mixed_logits
 from compress.recipe import Distill, TrainSettings
+from compress.teach.contrastive import contrastive_of, inverse_contrastive, regularized
 from models.atomic import write_bytes, write_text
 from models.errors import RuntimeFailure, UsageError
 
@@ -91,11 +92,14 @@ class TrainingLoop(lightning.LightningModule):
         distill: how to follow the teacher; None: not at all.
         teacher: a network in evaluation mode, or cached logits [N, K] by index of the training split.
         shaping: see `Shaping`.
+        devices: [N] integers, the recording device of every training clip, where `settings.contrastive` is given.
+        watch: called with each epoch's record; what it raises ends the training.
     """
 
     def __init__(self, network: nn.Module, settings: TrainSettings, loaders: Callable[[int, int], tuple[Any, Any]],
                  augment: Callable[..., Any] | None, steps: int, seed: int, distill: Distill | None = None,
-                 teacher: nn.Module | Tensor | None = None, shaping: Shaping | None = None):
+                 teacher: nn.Module | Tensor | None = None, shaping: Shaping | None = None,
+                 devices: Tensor | None = None, watch: Callable[[dict[str, float]], None] | None = None):
         super().__init__()
         self.network = network
         self._settings, self._loaders, self._augment, self._seed = settings, loaders, augment, seed
@@ -103,6 +107,9 @@ class TrainingLoop(lightning.LightningModule):
         # In a tuple, so that the teacher is no submodule: it is neither trained nor saved with the student.
         self._teacher = (teacher,)
         self._whole_batch = len(next(iter(loaders(0, 1)[0].sampler)))
+        self._contrastive = contrastive_of(settings, network, devices)
+        self._devices, self._watch = devices, watch
+        self._contrastive_sums: dict[str, tuple[Tensor, int]] = {}
         self._restored: dict[str, Any] | None = None
         self._average: WeightAverage | None = None
         self._began, self._loss_sum, self._loss_count = 0.0, torch.zeros(()), 0
@@ -118,7 +125,8 @@ class TrainingLoop(lightning.LightningModule):
                 trained, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
         else:
             kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-            optimizer = kind(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+            optimizer = kind(trained, settings.learning_rate, settings.betas, settings.epsilon,
+                             weight_decay=settings.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: rate_at(step / max(1, self._steps), settings))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -161,6 +169,7 @@ class TrainingLoop(lightning.LightningModule):
         # Equal on all ranks: what is drawn must not depend on how many there are.
         torch.manual_seed(seed_of(self._seed, self.current_epoch, 0))
         self._began, self._loss_sum, self._loss_count = time.perf_counter(), torch.zeros((), device=self.device), 0
+        self._contrastive_sums.clear()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, labels, indices = batch
@@ -177,11 +186,17 @@ class TrainingLoop(lightning.LightningModule):
             inputs, labels, indices = inputs[rank::ranks], labels[rank::ranks], indices[rank::ranks]
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = self.network(inputs).float()
+        if self._contrastive is None:
+            logits, latent = self.network(inputs).float(), None
+        else:
+            logits, latent = self.network.forward_with_latent(inputs)  # type: ignore[operator]
+            logits = logits.float()
         loss = self._hard_loss(logits, labels, other, share)
         if self._distill is not None:
             guide = self._teacher_logits(inputs, indices, other_indices, share)
             loss = distillation_loss(loss, logits, guide, self._distill)
+        if latent is not None:
+            loss = self._with_contrastive(loss, latent, indices)
         # Ranks whose share of the batch is larger count for more; what is averaged is then the mean over the batch.
         loss = loss * scale if scale != 1 else loss
         self._loss_sum += loss.detach()
@@ -196,6 +211,17 @@ class TrainingLoop(lightning.LightningModule):
         both = [F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
                 for target in (labels, other)]
         return (share * both[0] + (1 - share) * both[1]).mean()
+
+    def _with_contrastive(self, loss: Tensor, latent: Tensor, indices: Tensor) -> Tensor:
+        """Equation 2 of the report; its terms are summed up for the epoch's record."""
+        assert self._contrastive is not None
+        assert self._devices is not None
+        self._devices = self._devices.to(latent.device)
+        found = inverse_contrastive(latent, self._devices[indices], self._contrastive)
+        for name, value in found.terms.items():
+            total, count = self._contrastive_sums.get(name, (0.0, 0))
+            self._contrastive_sums[name] = (total + value, count + 1)
+        return regularized(loss, found, self._contrastive)
 
     @torch.no_grad()
     def _teacher_logits(self, inputs: Tensor, indices: Tensor, other: Tensor | None, share: Tensor | None) -> Tensor:
@@ -237,6 +263,7 @@ class TrainingLoop(lightning.LightningModule):
                   "validation_accuracy": sum(part[1] for part in self._validation) / total,
                   "learning_rate": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
                   "seconds": round(time.perf_counter() - self._began, 3),
+                  **{name: float(total) / count for name, (total, count) in self._contrastive_sums.items()},
                   **(self._shaping.figures() if self._shaping is not None else {})}
         self._validation.clear()
         self.history.append(record)
@@ -251,6 +278,8 @@ class TrainingLoop(lightning.LightningModule):
             self._average.swap_out()
         if self._shaping is not None and self._shaping.finished():
             self.trainer.should_stop = True
+        if self._watch is not None:
+            self._watch(record)
 
     def _agree(self) -> None:
         """On several ranks: one training loss for all, and proof that weights and shaping are the same on each."""

@@ -59,6 +59,18 @@ def identity(checkpoint: Path) -> str:
     return hashlib.sha256((checkpoint / "model.json").read_bytes()).hexdigest()
 
 
+def tensors_digest(model: Any) -> str:
+    """The SHA-256 of all tensors of a model with their names."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        if value.numel():
+            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 def source_of(task: str) -> str:
     """The source of a task such that it is found from another working directory too."""
     return str(Path(task).resolve()) if Path(task).exists() else task

@@ -21,9 +21,9 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from models.errors import ConfigError, EdgepressError, UsageError
 
@@ -86,6 +86,25 @@ class Distill(_Section):
         return self
 
 
+class Contrastive(_Section):
+    """The inverse contrastive loss of compress/teach/contrastive.py beside the task's: CE + weight * ICL.
+
+    `balance` is of the device-stratified batches: 0 keeps each device's share of the clips, 1 gives all the same share.
+    """
+
+    alpha: float = Field(default=0.2, ge=-1e3, le=1e3)
+    weight: float = Field(default=0.5, ge=0, le=1e3)
+    beta: float = Field(default=1.0, gt=0, le=1e3)
+    mode: Literal["plain", "balanced"] = "plain"
+    distance: Literal["normalized", "rms", "euclidean"] = "normalized"
+    balance: float = Field(default=0.0, ge=0, le=1)
+
+
+#: Settings that came later: left out of what is written where they say nothing, so that the key of an older stage, and
+#: with it its finished result, stays valid.
+_LATER = {"contrastive": None, "betas": (0.9, 0.999), "epsilon": 1e-8}
+
+
 class TrainSettings(_Section):
     """One training: Adam, a rate that ramps up, stays and falls linearly (shares of all steps).
 
@@ -97,6 +116,8 @@ class TrainSettings(_Section):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-3, ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    epsilon: float = Field(default=1e-8, gt=0)
     ramp_up: float = Field(default=0.13, ge=0, le=1)
     decay_from: float = Field(default=0.33, ge=0, le=1)
     decay_to: float = Field(default=0.87, ge=0, le=1)
@@ -106,6 +127,18 @@ class TrainSettings(_Section):
     average: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     augment: Augment = Augment()
+    contrastive: Contrastive | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, write: Any) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items()
+                if name not in _LATER or getattr(self, name) != _LATER[name]}
+
+    @model_validator(mode="after")
+    def _one_device_a_clip(self) -> TrainSettings:
+        if self.contrastive is not None and self.augment.mixup_alpha:
+            raise ValueError("contrastive and augment.mixup_alpha exclude each other: a mixed clip is of two devices")
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> TrainSettings:
@@ -152,14 +185,36 @@ class NetworkSettings(_Section):
     input_shapes: tuple[tuple[int, ...], ...] = ()
 
 
+class TeacherSettings(_Section):
+    """Teachers of other seeds, and how they become one.
+
+    `network` and `front_end` are the student's where they are left out; `weights` is a file of published weights to
+    start from. More than one teacher is joined by the generalised mean (compress/teach/ensemble.py).
+    """
+
+    count: int = Field(default=1, ge=1, le=100)
+    network: NetworkSettings | None = None
+    front_end: dict[str, Any] | str | None = None
+    weights: str | None = None
+    mode: Literal["stable", "paper"] = "stable"
+    train: TrainSettings = TrainSettings()
+
+
 class MeasureSettings(_Section):
+    """Formats, the runtimes that they are measured on, device classes, and whether a submission folder is made."""
+
     formats: tuple[Literal["tflite", "onnx", "c"], ...] = ("tflite", "onnx")
     runtimes: tuple[Literal["tflm", "litert", "litert-reference", "onnxruntime"], ...] = ("litert", "onnxruntime")
     devices: tuple[str, ...] = ()
+    submission: bool = False
 
 
 class Recipe(_Section):
-    """All of `compress run`; `Recipe.model_validate` checks types and ranges, `check_recipe` also what exists."""
+    """All of `compress run`; `Recipe.model_validate` checks types and ranges, `parse_recipe` also what exists.
+
+    With `teacher`, everything that distils follows it: the dense network where `distill` is given, pruning and
+    quantization-aware training by their own sections. Without, they follow the dense network.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     summary: str = ""
@@ -168,7 +223,9 @@ class Recipe(_Section):
     seed: int = Field(default=0, ge=0, lt=2**31)
     front_end: dict[str, Any] | str | None = None
     network: NetworkSettings
+    teacher: TeacherSettings | None = None
     train: TrainSettings = TrainSettings()
+    distill: Distill | None = None
     prune: PruneSettings = PruneSettings()
     quantize: QuantizeSettings = QuantizeSettings()
     measure: MeasureSettings = MeasureSettings()
@@ -276,7 +333,14 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
 
 def _deep_errors(written: Mapping[str, Any], trusted: tuple[str, ...]) -> list[str]:
     """What pydantic cannot know: whether the named things exist and the targets parse."""
-    from compress.checks import device_errors, front_end_errors, network_errors, target_errors, task_errors
+    from compress.checks import (
+        device_errors,
+        front_end_errors,
+        network_errors,
+        target_errors,
+        task_errors,
+        teacher_errors,
+    )
 
     checks = [
         lambda: network_errors(written.get("network"), "network" in trusted),
@@ -284,6 +348,7 @@ def _deep_errors(written: Mapping[str, Any], trusted: tuple[str, ...]) -> list[s
         lambda: device_errors([written.get("device", "dcase2023"), *_list(written, "measure", "devices")]),
         lambda: target_errors(_list(written, "prune", "targets")),
         lambda: front_end_errors(written.get("front_end")),
+        lambda: teacher_errors(written.get("teacher"), "network" in trusted),
     ]
     errors: list[str] = []
     for check in checks:

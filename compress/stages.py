@@ -30,7 +30,8 @@ from models.units import format_quantity
 if TYPE_CHECKING:
     from torch import nn
 
-    from compress.recipe import NetworkSettings, PruneSettings, QuantizeSettings, Recipe
+    from compress.recipe import Distill, NetworkSettings, PruneSettings, QuantizeSettings, Recipe
+    from compress.teach.teachers import Teacher
     from compress.train import Machine
     from models.spec import ModelSpec
 
@@ -49,15 +50,15 @@ def key_of(stage: str, *parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def finished(run: RunDirectory, key: str, what: str) -> dict[str, Any] | None:
-    """The checkpoint with this key, made the newest again, or None."""
+def finished(run: RunDirectory, key: str, what: str, kind: str = "checkpoint") -> dict[str, Any] | None:
+    """The checkpoint (or teacher) with this key, made the newest again, or None."""
     from models.checkpoint import read_metrics
 
-    for entry in reversed(run.entries("checkpoint")):
+    for entry in reversed(run.entries(kind)):
         # The checkpoint's own word counts: facts are also copied to what others make from it.
         if entry.get("key") == key and read_metrics(entry["path"]).get("key") == key:
             facts = {k: v for k, v in entry.items() if k not in ("kind", "name", "path", "time")}
-            run.add("checkpoint", entry["name"], entry["path"], **facts)
+            run.add(kind, entry["name"], entry["path"], **facts)
             say(f"{what}: finished before, {entry['path']} is taken")
             return entry
     return None
@@ -86,10 +87,10 @@ def is_float(entry: dict[str, Any]) -> bool:
     return read_quantization(entry["path"]) is None
 
 
-def free_name(run: RunDirectory, name: str) -> str:
+def free_name(run: RunDirectory, name: str, kind: str = "checkpoint") -> str:
     """`name`, or `name-2`, `name-3`, ... where it is taken: nothing finished is overwritten."""
     taken, counter = name, 1
-    while run.place("checkpoint", taken).exists():
+    while run.place(kind, taken).exists():
         counter += 1
         taken = f"{name}-{counter}"
     return taken
@@ -189,10 +190,11 @@ def build_for(network: NetworkSettings, task: Any, seed: int) -> tuple[nn.Module
 
 
 def train_stage(run: RunDirectory, recipe: Recipe, task: Any, *, machine: Machine, name: str = "dense",
-                resume: bool = True) -> dict[str, Any]:
-    """Train the recipe's network; returns the checkpoint's entry."""
+                resume: bool = True, teacher: Teacher | None = None) -> dict[str, Any]:
+    """Train the recipe's network, under a teacher where the recipe has `distill`; returns the checkpoint's entry."""
+    distill = recipe.distill if teacher is not None else None
     key = key_of("train", recipe.network.model_dump(), recipe.train.model_dump(), recipe.seed, task.fingerprint,
-                 task.front_end.to_json() if task.front_end is not None else None)
+                 task.front_end.to_json() if task.front_end is not None else None, *_teaching(teacher, distill))
     if entry := finished(run, key, "train"):
         return entry
     from compress.train import train
@@ -202,24 +204,47 @@ def train_stage(run: RunDirectory, recipe: Recipe, task: Any, *, machine: Machin
                    notes={"stage": "train", "recipe": recipe.model_dump(mode="json")})
     folder = run.path / "training" / f"{name}-{key[:8]}"
     say(f"train: {recipe.network.name} on {task.name}, {recipe.train.epochs} epochs")
-    result = train(model, task, recipe.train, run=folder, resume=resume, seed=recipe.seed, machine=machine, name=name)
+    result = train(model, task, recipe.train, teacher=_guide(teacher, task, recipe.task, distill, machine),
+                   distill=distill, run=folder, resume=resume, seed=recipe.seed, machine=machine, name=name)
     return keep(run, free_name(run, name), result.model, spec, task, key, folder, stage="train", pruned=False,
-                seed=recipe.seed, seconds=result.seconds, history=result.history, best_epoch=result.best_epoch)
+                seed=recipe.seed, seconds=result.seconds, history=result.history, best_epoch=result.best_epoch,
+                details=_taught(teacher, distill))
+
+
+def _teaching(teacher: Teacher | None, distill: Distill | None) -> list[Any]:
+    """What a teacher from outside adds to a stage's key: nothing where there is none, so that older keys stay."""
+    return [] if teacher is None or distill is None else [teacher.identity, distill.model_dump()]
+
+
+def _guide(teacher: Teacher | None, task: Any, source: str | None, distill: Distill | None, machine: Machine) -> Any:
+    if teacher is None or distill is None:
+        return None
+    from compress.train import inference_device
+
+    return teacher.guide(task, source, distill, inference_device(machine))
+
+
+def _taught(teacher: Teacher | None, distill: Distill | None) -> dict[str, Any]:
+    """What a checkpoint's metrics say about who taught it."""
+    if teacher is None or distill is None:
+        return {}
+    return {"distill": {"teacher": teacher.path.name, "members": len(teacher.members), **distill.model_dump()}}
 
 
 def prune_stage(run: RunDirectory, parent: Path, limits: Limits, settings: PruneSettings, task: Any, *,
                 machine: Machine, seed: int, protect: tuple[str, ...] = (), trust: bool = False,
-                resume: bool = True, label: str | None = None) -> dict[str, Any]:
+                resume: bool = True, label: str | None = None, teacher: Teacher | None = None) -> dict[str, Any]:
     """Prune the checkpoint `parent` to `limits` and train it; returns the new checkpoint's entry.
 
-    `label` is the budget in its name, such as "20M"; without one the limits say it.
+    Where the settings distil, it follows `teacher`, or the dense network without one. `label` is the budget in its
+    name, such as "20M"; without one the limits say it.
     """
     from models.checkpoint import load_checkpoint
 
     model, spec = load_checkpoint(parent, trust=trust)
     used = settings.model_dump(exclude={"targets"})
     key = key_of("prune", identity(parent), limits.budgets(), limits.rule, limits.scheme, used, protect, seed,
-                 task.fingerprint if task is not None else None)
+                 task.fingerprint if task is not None else None, *_teaching(teacher, settings.distill))
     name = f"{label or budget_name(limits)}-{settings.method}"
     if entry := finished(run, key, f"prune to {name}"):
         return entry
@@ -235,6 +260,7 @@ def prune_stage(run: RunDirectory, parent: Path, limits: Limits, settings: Prune
         from compress.prune.trainers import prune_and_train
 
         result = prune_and_train(model, spec.example_inputs(), task, limits, settings, protect=protect,
+                                 teacher=_guide(teacher, task, spec.task, settings.distill, machine),
                                  fresh=lambda: rebuild(spec), run=folder, resume=resume, seed=seed, machine=machine,
                                  name=name)
         pruned, trained = result.pruned, result.model
@@ -249,15 +275,21 @@ def prune_stage(run: RunDirectory, parent: Path, limits: Limits, settings: Prune
              "frozen": [str(frozen) for frozen in pruned.frozen], "notes": [str(note) for note in pruned.notes]}
     return keep(run, free_name(run, name), trained, new, task, key, folder, stage="prune", pruned=True, seed=seed,
                 seconds=seconds, history=history, best_epoch=best, rule=limits.rule, scheme=limits.scheme,
-                details={"prune": facts})
+                details={"prune": facts, **_taught(teacher, settings.distill)})
 
 
 def quantize_stage(run: RunDirectory, parent: Path, settings: QuantizeSettings, task: Any, *, machine: Machine,
-                   seed: int, trust: bool = False, resume: bool = True) -> dict[str, Any]:
-    """Quantize the checkpoint `parent`, with quantization-aware training where epochs are given."""
+                   seed: int, trust: bool = False, resume: bool = True,
+                   teacher: Teacher | None = None) -> dict[str, Any]:
+    """Quantize the checkpoint `parent`, with quantization-aware training where epochs are given.
+
+    Where the settings distil, it follows `teacher`, or its own float network without one.
+    """
     from models.checkpoint import load_checkpoint
 
-    key = key_of("quantize", identity(parent), settings.model_dump(), seed, task.fingerprint)
+    teacher = teacher if settings.train.epochs else None
+    key = key_of("quantize", identity(parent), settings.model_dump(), seed, task.fingerprint,
+                 *_teaching(teacher, settings.distill))
     kind = "qat" if settings.train.epochs else "ptq"
     name = f"{parent.name}-{settings.scheme}-{kind}"
     if entry := finished(run, key, f"quantize {parent.name}"):
@@ -273,7 +305,8 @@ def quantize_stage(run: RunDirectory, parent: Path, settings: QuantizeSettings, 
     history: list[dict[str, Any]] = []
     best, seconds = 0, 0.0
     if settings.train.epochs:
-        result = train(quantized.model, task, settings.train, teacher=model if settings.distill else None,
+        guide = model if teacher is None else _guide(teacher, task, spec.task, settings.distill, machine)
+        result = train(quantized.model, task, settings.train, teacher=guide if settings.distill else None,
                        distill=settings.distill, run=folder, resume=resume, seed=seed, machine=machine, name=name)
         quantized = replace(quantized, model=result.model)
         history, best, seconds = result.history, result.best_epoch, result.seconds
@@ -282,14 +315,14 @@ def quantize_stage(run: RunDirectory, parent: Path, settings: QuantizeSettings, 
     return keep(run, free_name(run, name), unfold(quantized, model), new, task, key, folder, stage="quantize",
                 pruned=spec.plan is not None, seed=seed, seconds=seconds, history=history, best_epoch=best,
                 quantization=quantization_json(quantized), precision=settings.scheme, measured=measured,
-                details={"quantize": settings.model_dump(mode="json")})
+                details={"quantize": settings.model_dump(mode="json"), **_taught(teacher, settings.distill)})
 
 
 def keep(run: RunDirectory, name: str, model: nn.Module, spec: ModelSpec, task: Any, key: str, folder: Path, *,
          stage: str, pruned: bool, seed: int, seconds: float, history: list[dict[str, Any]], best_epoch: int,
          quantization: dict[str, Any] | None = None, precision: str = "float32", rule: str = "dcase",
          scheme: str = "w8a8", measured: dict[str, Any] | None = None,
-         details: dict[str, Any] | None = None) -> dict[str, Any]:
+         details: dict[str, Any] | None = None, kind: str = "checkpoint") -> dict[str, Any]:
     """Measure and save a checkpoint, enter it in the run, and drop the training state that it came from."""
     from compress.train import evaluate_model
     from models.checkpoint import save_checkpoint
@@ -304,14 +337,14 @@ def keep(run: RunDirectory, name: str, model: nn.Module, spec: ModelSpec, task: 
                "seconds": round(seconds, 3), "seed": seed, "epochs": len(history), "best_epoch": best_epoch,
                "scheme": precision, "cost": cost_facts(cost), "data": data_facts(task, spec.task), **measured,
                "versions": versions(), "history": history, **(details or {})}
-    path = run.place("checkpoint", name)
+    path = run.place(kind, name)
     save_checkpoint(path, model, spec, metrics, quantization=quantization)
     facts = {"key": key, "stage": stage, "network": spec.factory, "task": spec.task, "pruned": pruned,
              "scheme": precision, "rule": cost.rule, "macs": cost.macs, "params": cost.params,
              "weight_bytes": cost.weight_bytes, "peak_activation_bytes": cost.peak_activation_bytes,
              "parent": spec.notes.get("parent")}
     facts |= {f"{split}_accuracy": measured[split]["accuracy"] for split in measured}
-    run.add("checkpoint", name, path, **facts)
+    run.add(kind, name, path, **facts)
     for state in folder.rglob("last.ckpt"):
         state.unlink()
     if not history:
@@ -320,4 +353,4 @@ def keep(run: RunDirectory, name: str, model: nn.Module, spec: ModelSpec, task: 
                      for split in measured)
     say(f"  {path}: {format_quantity(cost.macs, 'macs')} MACs ({cost.rule}), {cost.params:,} parameters"
         + (f", {said}" if said else ""))
-    return {"kind": "checkpoint", "name": name, "path": path, **facts}
+    return {"kind": kind, "name": name, "path": path, **facts}

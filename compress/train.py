@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.batches import batches, named, opened, seed_of
+from compress.batches import Strata, batches, named, opened, seed_of
 from compress.recipe import Distill, TrainSettings
 from models.atomic import write_text
 from models.errors import UsageError
@@ -68,16 +68,18 @@ class TrainResult:
     shaping: dict[str, Any] | None = field(default=None, repr=False)
 
 
-def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.Module | None = None,
+def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.Module | np.ndarray | None = None,
           distill: Distill | None = None, penalty: Shaping | None = None, run: Path | None = None,
-          resume: bool = True, seed: int = 0, machine: Machine = Machine(), name: str = "train") -> TrainResult:
+          resume: bool = True, seed: int = 0, machine: Machine = Machine(), name: str = "train",
+          watch: Callable[[dict[str, float]], None] | None = None) -> TrainResult:
     """Train a copy of `model` on the task's training split; the epoch is chosen on its validation split.
 
     Args:
         model: [B, *task.input_shape] -> logits [B, len(task.classes)]; it is left untouched.
         task: see models/tasks.
         settings: epochs, rates, augmentation, precision.
-        teacher: a network on the same inputs to distil from; used where `distill` is given.
+        teacher: a network on the same inputs to distil from, or its logits [N, K] of the training split; used where
+            `distill` is given.
         distill: the form of the distillation loss.
         penalty: ADMM or gradual masks, see `compress.loop.Shaping`.
         run: folder of logs and of the training state; a training with the same inputs found there goes on from its
@@ -86,9 +88,10 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
         seed: of order, augmentation and dropout.
         machine: devices, see `Machine`.
         name: for progress lines.
+        watch: called with the record of each epoch, in the process that trains; what it raises ends the training.
 
     Raises:
-        UsageError: the folder holds another training, or a damaged one.
+        UsageError: the folder holds another training, or a damaged one; or the contrastive term lacks what it needs.
         RuntimeFailure: the loss is no longer finite.
     """
     model = copy.deepcopy(model).float()
@@ -101,7 +104,7 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
         last = folder / "last.ckpt"
         state = _finished(last)
         if state is None:
-            _fit(model, task, settings, teacher, distill, penalty, folder, seed, machine, name)
+            _fit(model, task, settings, teacher, distill, penalty, folder, seed, machine, name, watch)
             state = _finished(last)
             assert state is not None, "the training ended without its last state"
             if launched():
@@ -112,8 +115,9 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
                            sum(record["seconds"] for record in state["history"]), state["shaping"])
 
 
-def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Module | None, distill: Distill | None,
-         penalty: Shaping | None, folder: Path, seed: int, machine: Machine, name: str) -> None:
+def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Module | np.ndarray | None,
+         distill: Distill | None, penalty: Shaping | None, folder: Path, seed: int, machine: Machine, name: str,
+         watch: Callable[[dict[str, float]], None] | None) -> None:
     import lightning.pytorch as lightning
 
     from compress.distill import teacher_of
@@ -134,16 +138,25 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
     inputs = task.waveforms("train") if waveforms else task.features("train")
     validation = task.features("validation")
     guide: nn.Module | Tensor | None = None
-    if teacher is not None and distill is not None:
+    if isinstance(teacher, np.ndarray) and distill is not None:
+        guide = torch.from_numpy(np.array(teacher, np.float32))
+        if guide.shape != (len(labels["train"]), len(task.classes)):
+            raise UsageError(f"the teacher's logits {tuple(guide.shape)} must be of the {len(labels['train'])} clips "
+                             f"to train on and {len(task.classes)} classes of {task.name}")
+    elif teacher is not None and distill is not None:
         guide = teacher_of(copy.deepcopy(teacher))
         if distill.logits == "cached":
             guide = torch.from_numpy(logits_of(guide, task.features("train")))
+    devices, strata = None, None
+    if settings.contrastive is not None and (recorded := splits["train"].devices) is not None:
+        devices = torch.from_numpy(np.unique(recorded, return_inverse=True)[1])
+        strata = Strata(recorded, settings.contrastive.balance)
 
-    loaders = _Loaders((inputs, labels["train"]), (validation, labels["validation"]), settings.batch_size, seed)
+    loaders = _Loaders((inputs, labels["train"]), (validation, labels["validation"]), settings.batch_size, seed, strata)
     steps = settings.epochs * len(loaders(0, 1)[0].sampler)  # type: ignore[arg-type]
     channels_last(model)
     model.train()  # Lightning keeps the mode that a module comes in
-    loop = TrainingLoop(model, settings, loaders, augment, steps, seed, distill, guide, penalty)
+    loop = TrainingLoop(model, settings, loaders, augment, steps, seed, distill, guide, penalty, devices, watch)
     callbacks: list[Any] = [SaveEveryEpoch(folder)]
     if machine.progress:
         callbacks.append(ProgressLine(name, settings.epochs))
@@ -176,21 +189,23 @@ class _Loaders:
     validation: tuple[np.ndarray, np.ndarray]
     batch_size: int
     seed: int
+    strata: Strata | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapped file travels as its name: to pickle it would read all of it into every process.
         return _loaders_again, (*([named(array) for array in pair] for pair in (self.training, self.validation)),
-                                self.batch_size, self.seed)
+                                self.batch_size, self.seed, self.strata)
 
     def __call__(self, rank: int, ranks: int) -> tuple[Any, Any]:
         pin = torch.cuda.is_available()
         return (batches(self.training, self.batch_size, seed=self.seed, shuffle=True, rank=rank, ranks=ranks,
-                        pin_memory=pin), batches(self.validation, 256, pin_memory=pin))
+                        pin_memory=pin, strata=self.strata), batches(self.validation, 256, pin_memory=pin))
 
 
-def _loaders_again(training: list[Any], validation: list[Any], batch_size: int, seed: int) -> _Loaders:
+def _loaders_again(training: list[Any], validation: list[Any], batch_size: int, seed: int,
+                   strata: Strata | None) -> _Loaders:
     both = [tuple(opened(array) for array in pair) for pair in (training, validation)]
-    return _Loaders(both[0], both[1], batch_size, seed)  # type: ignore[arg-type]
+    return _Loaders(both[0], both[1], batch_size, seed, strata)  # type: ignore[arg-type]
 
 
 def logits_of(model: nn.Module, features: np.ndarray, batch_size: int = 256) -> np.ndarray:
@@ -215,11 +230,21 @@ def logits_of(model: nn.Module, features: np.ndarray, batch_size: int = 256) -> 
 
 def evaluate_model(model: nn.Module, task: Any, split: str) -> dict[str, Any]:
     """Accuracy, log loss and their breakdown of a network on one split (models.tasks.metrics.evaluate)."""
+    return evaluate_logits(logits_of(model, task.features(split)), task, split)
+
+
+def evaluate_logits(logits: np.ndarray, task: Any, split: str) -> dict[str, Any]:
+    """The same from logits [N, K] of every clip of the split."""
     from models.tasks.metrics import evaluate
 
     found = task.split(split)
-    return evaluate(logits_of(model, task.features(split)), np.asarray(found.labels), found.devices, task.classes,
-                    found.identifiers, task.unseen_devices)
+    return evaluate(logits, np.asarray(found.labels), found.devices, task.classes, found.identifiers,
+                    task.unseen_devices)
+
+
+def inference_device(machine: Machine) -> str:
+    """Where a network runs that does not train: the first GPU unless the CPU is asked for."""
+    return "cuda" if machine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def channels_last(model: nn.Module) -> None:
@@ -321,10 +346,13 @@ def _finished(last: Path) -> dict[str, Any] | None:
 
 
 def _fingerprint(model: nn.Module, task: Any, settings: TrainSettings, distill: Distill | None,
-                 teacher: nn.Module | None, penalty: Any, seed: int) -> str:
+                 teacher: nn.Module | np.ndarray | None, penalty: Any, seed: int) -> str:
     digest = hashlib.sha256(json.dumps([settings.model_dump(), distill.model_dump() if distill else None, seed,
                                         str(task.fingerprint), type(penalty).__name__,
                                         getattr(penalty, "description", None)], sort_keys=True).encode())
+    if isinstance(teacher, np.ndarray) and distill:
+        digest.update(np.ascontiguousarray(teacher).tobytes())
+        teacher = None
     for network in (model, teacher if distill else None):
         for name, value in (network.state_dict() if network is not None else {}).items():
             digest.update(name.encode())

@@ -17,7 +17,7 @@ from models.errors import UsageError
 DEFAULT_RUN = Path("runs/default")
 #: Set for child commands: the run directory that their parent has locked.
 _HELD_BY_PARENT = "EDGEPRESS_RUN_HELD"
-KINDS = ("checkpoint", "artifact", "result")
+KINDS = ("checkpoint", "artifact", "result", "teacher", "ensemble")
 
 
 def launched() -> bool:
@@ -42,7 +42,7 @@ class RunDirectory:
         self._index = self.path / "index.jsonl"
 
     def place(self, kind: str, name: str) -> Path:
-        """Where a thing of this kind and name belongs: checkpoints/NAME, artifacts/NAME, results/NAME."""
+        """Where a thing of this kind and name belongs: checkpoints/NAME, artifacts/NAME, teachers/NAME, ..."""
         _check_kind(kind)
         if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
             raise UsageError(f"name = {name!r} must be a plain file name")
@@ -50,13 +50,18 @@ class RunDirectory:
 
     def add(self, kind: str, name: str, path: str | Path, **facts: Any) -> None:
         """Enter a finished thing; an older entry of the same kind and name is replaced."""
+        from filelock import FileLock
+
         _check_kind(kind)
         if follows():
             return
         relative = os.path.relpath(path, self.path)
-        kept = [line for line in self._lines() if (line["kind"], line["name"]) != (kind, name)]
-        kept.append({"kind": kind, "name": name, "path": relative, "time": time.time(), **facts})
-        write_text(self._index, "".join(json.dumps(line) + "\n" for line in kept))
+        self.path.mkdir(parents=True, exist_ok=True)
+        # Trainings that run side by side in one run directory each enter what they made.
+        with FileLock(self.path / ".lock-index"):
+            kept = [line for line in self._lines() if (line["kind"], line["name"]) != (kind, name)]
+            kept.append({"kind": kind, "name": name, "path": relative, "time": time.time(), **facts})
+            write_text(self._index, "".join(json.dumps(line) + "\n" for line in kept))
 
     def entries(self, kind: str) -> list[dict[str, Any]]:
         """All that exist of this kind, oldest first; `path` is absolute or relative to the working directory."""
@@ -69,7 +74,7 @@ class RunDirectory:
         """The newest entry that fits.
 
         Args:
-            kind: "checkpoint", "artifact" or "result".
+            kind: "checkpoint", "artifact", "result", "teacher" or "ensemble".
             fits: whether an entry will do.
             wanted: what is looked for, for the error ("an unpruned float checkpoint above 20 M MACs").
             first: the command that makes one ("compress train").

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.provenance import command, cost_facts, source_of, versions
+from compress.provenance import command, cost_facts, source_of, tensors_digest, versions
 from compress.stages import finished, free_name, key_of, say
 from models.errors import UsageError
 from models.run_directory import RunDirectory
@@ -52,7 +51,7 @@ def enter_own_network(run: RunDirectory, factory: str, weights: Path | None, inp
     except Exception as error:
         raise UsageError(f"{factory} does not take inputs of shape {list(shapes)} besides the batch: "
                          f"{error}") from error
-    key = key_of("own", factory, shapes, spec.task, digest(model))
+    key = key_of("own", factory, shapes, spec.task, tensors_digest(model))
     if entry := finished(run, key, f"own network {factory}"):
         return entry
     cost = cost_of(model, spec.example_inputs())
@@ -96,18 +95,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         raise UsageError(f"{path} does not fit the network: {' '.join(lines)}") from error
-
-
-def digest(model: nn.Module) -> str:
-    """The SHA-256 of all tensors of a model with their names."""
-    import torch
-
-    found = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        found.update(name.encode())
-        if value.numel():
-            found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -23,10 +23,10 @@ _OPTIONS = {"macs": "--target-macs", "params": "--target-params", "weight_bytes"
 
 
 def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], device: str | None, device_limits: bool,
-              settings: dict[str, Any], epochs: int | None, protect: tuple[str, ...], model: str | None,
-              weights: Path | None, inputs: tuple[str, ...], state_dict: Path | None, program: Path | None,
-              data: str | None, run: Path, seed: int | None, trust: bool, restart: bool,
-              machine: tuple[str, str, str, int]) -> None:
+              settings: dict[str, Any], epochs: int | None, teacher: Path | None, protect: tuple[str, ...],
+              model: str | None, weights: Path | None, inputs: tuple[str, ...], state_dict: Path | None,
+              program: Path | None, data: str | None, run: Path, seed: int | None, trust: bool,
+              restart: bool, machine: tuple[str, str, str, int]) -> None:
     """Prune a checkpoint of the run, or a user's own network; prints the new checkpoint's path."""
     wanted = given(dict(targets))
     if not wanted and device is None:
@@ -66,7 +66,7 @@ def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], dev
         limits = _limits(entry, wanted, device, device_limits, recipe)
         made = prune_stage(directory, parent, limits, changed, task, label=_label(entry, wanted, device),
                            seed=_first(seed, recipe and recipe.seed, 0), protect=protect, trust=trust,
-                           resume=not restart, machine=_machine(machine))
+                           resume=not restart, machine=_machine(machine), teacher=opened(teacher, trust))
     _export(Path(made["path"]), state_dict, program, trust)
     print(made["path"])
 
@@ -90,6 +90,15 @@ def front_end_of(checkpoint: Path) -> dict[str, Any] | None:
     from models.checkpoint import read_spec
 
     return read_spec(checkpoint).front_end
+
+
+def opened(teacher: Path | None, trust: bool) -> Any:
+    """The teacher that a command line names, or None."""
+    if teacher is None:
+        return None
+    from compress.teach.teachers import open_teacher
+
+    return open_teacher(teacher, trust=trust)
 
 
 def check_fits(checkpoint: Path, task: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.commands.prune import check_fits, find_entry, front_end_of, recipe_of, task_source
+from compress.commands.prune import check_fits, find_entry, front_end_of, opened, recipe_of, task_source
 from compress.commands.train import given
 from compress.stages import is_float, open_task, quantize_stage, say
 from models.errors import UsageError
@@ -15,8 +15,9 @@ from models.run_directory import RunDirectory
 QAT_EPOCHS = 5
 
 
-def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool, epochs: int | None, data: str | None,
-                 run: Path, seed: int | None, trust: bool, restart: bool, machine: tuple[str, str, str, int]) -> None:
+def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool, epochs: int | None,
+                 teacher: Path | None, data: str | None, run: Path, seed: int | None, trust: bool, restart: bool,
+                 machine: tuple[str, str, str, int]) -> None:
     """Quantize the newest float checkpoint, or a given one; prints the new checkpoint's path."""
     from compress.train import Machine
 
@@ -40,7 +41,7 @@ def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool
         task = open_task(source, front_end_of(parent), trust=trust or data is not None)
         check_fits(parent, task)
         made = quantize_stage(directory, parent, _settings(recipe, settings, qat, epochs), task, trust=trust,
-                              resume=not restart, machine=Machine(*machine),
+                              resume=not restart, machine=Machine(*machine), teacher=opened(teacher, trust),
                               seed=seed if seed is not None else recipe.seed if recipe else 0)
     print(made["path"])
 

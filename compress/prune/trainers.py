@@ -47,17 +47,21 @@ class PrunedAndTrained:
 
 def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any, limits: Limits,
                     settings: PruneSettings, *, protect: tuple[str, ...] = (),
+                    teacher: nn.Module | np.ndarray | None = None,
                     fresh: Callable[[], nn.Module] | None = None, run: Path | None = None, resume: bool = True,
                     seed: int = 0, machine: Machine | None = None, name: str = "prune") -> PrunedAndTrained:
     """Prune a trained network to a budget, with training.
 
     Args:
-        model: the dense, trained network; left untouched, and the teacher where `settings.distill` is given.
+        model: the dense, trained network; left untouched, and the teacher of the fine-tuning where `settings.distill`
+            is given and there is no other.
         example_inputs: one tensor per input, batch 1.
         task: its data.
         limits: the budget; only what pruning can hold is used.
         settings: method, projection, importance, and the training budget `settings.train.epochs`.
         protect: names of modules whose outputs keep their width.
+        teacher: another teacher, as in `compress.train.train`; it also guides what comes before the removal, where
+            the dense network would only follow itself.
         fresh: builds the network with fresh weights, for "from-scratch".
         run: folder of training states; a killed call goes on from there.
         resume, seed, machine, name: as in `compress.train.train`.
@@ -75,7 +79,8 @@ def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any
     shaped, seconds = model, 0.0
     if before:
         shaping = make_shaping(settings, model, example_inputs, limits, protect, task)
-        result = train(model, task, _flat(settings.train, before), penalty=shaping, seed=seed,
+        result = train(model, task, _flat(settings.train, before), penalty=shaping, seed=seed, teacher=teacher,
+                       distill=settings.distill if teacher is not None else None,
                        name=f"{name}, {settings.method}", **{**kept, "run": run / "shape" if run else None})
         history += [{"phase": "shape", **record} for record in result.history]
         shaped, seconds = result.model, result.seconds
@@ -85,7 +90,7 @@ def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any
         pruned = remove_once(shaped, example_inputs, limits, settings, protect, task)
     left = settings.train.epochs - len(history)
     result = train(pruned.model, task, settings.train.model_copy(update={"epochs": left}),
-                   teacher=model if settings.distill else None, distill=settings.distill, seed=seed + 1,
+                   teacher=model if teacher is None else teacher, distill=settings.distill, seed=seed + 1,
                    name=f"{name}, fine-tuning" if settings.method != "from-scratch" else name, **kept)
     history += [{"phase": "finetune", **record} for record in result.history]
     return PrunedAndTrained(pruned, result.model, history, result.best_epoch, seconds + result.seconds)

@@ -14,14 +14,13 @@ pull d^2 near 1500 drowns the task. So distances are taken between normalized la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Sampler
+from torch import Tensor, nn
 
 from models.errors import UsageError
 
@@ -112,6 +111,24 @@ def regularized(task_loss: Tensor, contrastive: ContrastiveLoss, config: Inverse
     return task_loss + config.weight * contrastive.loss
 
 
+def contrastive_of(settings: Any, network: nn.Module, devices: Tensor | None) -> InverseContrastive | None:
+    """The loss of a training's `[train.contrastive]`, or None where it has none.
+
+    Raises:
+        UsageError: the clips have no recording devices, or the network gives no latent.
+    """
+    wanted = settings.contrastive
+    if wanted is None:
+        return None
+    if devices is None:
+        raise UsageError("train.contrastive needs the recording device of every clip, which this task does not say; "
+                         "leave the section out")
+    if not callable(getattr(network, "forward_with_latent", None)):
+        raise UsageError(f"train.contrastive needs the latent before the head: {type(network).__name__} has no method "
+                         "forward_with_latent(x) -> (logits, latent); leave the section out")
+    return InverseContrastive(wanted.alpha, wanted.weight, wanted.beta, wanted.mode, wanted.distance)
+
+
 def pairwise_distances(latents: Tensor, distance: str) -> Tensor:
     """Distances [B, B] of latents [B, D]; "normalized", "rms" or "euclidean" as in `InverseContrastive`."""
     if distance == "normalized":
@@ -193,27 +210,3 @@ def _shares(counts: np.ndarray, balance: float) -> np.ndarray:
     largest = np.argsort(whole - exact, kind="stable")[:counts.sum() - whole.sum()]
     whole[largest] += 1
     return whole
-
-
-class DeviceStratifiedSampler(Sampler[int]):
-    """`stratified_order` for a DataLoader: `DataLoader(data, batch_size=64, sampler=DeviceStratifiedSampler(devices))`.
-
-    A sampler of clips, not of batches, so that Lightning advances its epoch and splits it over several devices, where
-    every one of them still sees a stratified order.
-    """
-
-    def __init__(self, devices: Sequence[str] | np.ndarray, *, balance: float = 0.0, seed: int = 0):
-        self._devices = np.asarray(devices)
-        self._balance, self._seed, self._epoch = balance, seed, 0
-        stratified_order(self._devices, balance=balance, seed=seed)
-
-    def __iter__(self) -> Iterator[int]:
-        order = stratified_order(self._devices, balance=self._balance, seed=self._seed, epoch=self._epoch)
-        return iter(order.tolist())
-
-    def __len__(self) -> int:
-        return len(self._devices)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Order of another epoch; the trainer calls it before each."""
-        self._epoch = epoch

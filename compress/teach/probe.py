@@ -67,21 +67,23 @@ def probe_latents(latents: np.ndarray, targets: Sequence[str] | np.ndarray, iden
             too few identifiers.
     """
     x, names, y, groups = _checked(latents, targets, identifiers, folds)
-    fold_of = _folds(groups, folds, np.random.default_rng(seed))
-    _check_every_fold_trains(y, fold_of, names, folds)
-    predicted = np.empty_like(y)
-    for fold in range(folds):
-        train, test = fold_of != fold, fold_of == fold
-        mean, deviation = x[train].mean(0), x[train].std(0)
-        scale = 1 / np.where(deviation > _SMALLEST_DEVIATION, deviation, np.inf)
-        weights, bias = logistic_regression((x[train] - mean) * scale, y[train], len(names), ridge=ridge)
-        predicted[test] = ((x[test] - mean) * scale @ weights.T + bias).argmax(1)
-    hits, totals = _by_group(y, predicted == y, groups, len(names))
+    right = _recognised(x, names, y, groups, folds, ridge, seed)
+    hits, totals = _by_group(y, right, groups, len(names))
     recall = hits.sum(0) / totals.sum(0)
     accuracy, chance = float(recall.mean()), 1 / len(names)
     return Probe(accuracy, _interval(hits, totals, resamples, np.random.default_rng(seed + 1)), chance,
                  (accuracy - chance) / (1 - chance), dict(zip(names, recall.tolist(), strict=True)), len(y),
                  len(hits), folds)
+
+
+def recognised(latents: np.ndarray, targets: Sequence[str] | np.ndarray, identifiers: Sequence[str] | np.ndarray, *,
+               folds: int = 5, ridge: float = 1e-3, seed: int = 0) -> np.ndarray:
+    """Bool [N]: whether the probe of the other folds recognises each clip's target; for paired comparisons of networks.
+
+    Arguments and errors are those of `probe_latents`.
+    """
+    x, names, y, groups = _checked(latents, targets, identifiers, folds)
+    return _recognised(x, names, y, groups, folds, ridge, seed)
 
 
 def logistic_regression(x: np.ndarray, y: np.ndarray, classes: int, *, ridge: float = 1e-3,
@@ -119,6 +121,20 @@ def logistic_regression(x: np.ndarray, y: np.ndarray, classes: int, *, ridge: fl
     with torch.enable_grad():
         optimizer.step(closure)
     return weights.detach().numpy(), bias.detach().numpy()
+
+
+def _recognised(x: np.ndarray, names: Sequence[str], y: np.ndarray, groups: np.ndarray, folds: int, ridge: float,
+                seed: int) -> np.ndarray:
+    fold_of = _folds(groups, folds, np.random.default_rng(seed))
+    _check_every_fold_trains(y, fold_of, names, folds)
+    predicted = np.empty_like(y)
+    for fold in range(folds):
+        train, test = fold_of != fold, fold_of == fold
+        mean, deviation = x[train].mean(0), x[train].std(0)
+        scale = 1 / np.where(deviation > _SMALLEST_DEVIATION, deviation, np.inf)
+        weights, bias = logistic_regression((x[train] - mean) * scale, y[train], len(names), ridge=ridge)
+        predicted[test] = ((x[test] - mean) * scale @ weights.T + bias).argmax(1)
+    return predicted == y
 
 
 def _checked(latents: np.ndarray, targets: Sequence[str] | np.ndarray, identifiers: Sequence[str] | np.ndarray,

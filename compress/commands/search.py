@@ -1,0 +1,74 @@
+"""`compress search`: Adam's parameters, searched on Optuna."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from compress.commands.train import given
+from compress.provenance import command, data_facts, source_of, versions
+from compress.stages import build_for, open_task, say
+from models.atomic import write_json, write_text
+from models.run_directory import RunDirectory
+
+
+def run_search(recipe: str, *, trials: int, epochs: int, weight_decay: bool, storage: str | None, name: str,
+               data: str | None, run: Path, seed: int | None, trust: bool, machine: tuple[str, str, str, int]) -> None:
+    """Search until `trials` are finished; prints the best ones and the paths of the trials and their figure.
+
+    Raises:
+        UsageError: a storage that cannot be opened, or a search of that name with other settings.
+    """
+    from compress.recipe import read_recipe
+    from compress.teach.search import Search, rows_of, run_trials
+    from compress.train import Machine, train
+
+    checked = read_recipe(recipe, given({"task": data, "seed": seed}), trust=trust)
+    directory, began = RunDirectory(run), time.monotonic()
+    options = Machine(*machine, progress=False)
+    search = Search(name, trials, epochs, weight_decay, checked.seed)
+    folder = directory.path / "search"
+    place: str | Path = storage or folder / f"{name}.journal"
+    with directory.lock():
+        task = open_task(checked.task, checked.front_end, trust=True)
+        facts = {"schema": 1, "command": command(), "versions": versions(), "network": checked.network.model_dump(),
+                 "data": data_facts(task, source_of(checked.task or "")), "epochs": epochs}
+
+        def one(settings: Any, watch: Any) -> None:
+            train(build_for(checked.network, task, checked.seed)[0], task, settings, seed=checked.seed,
+                  machine=options, watch=watch)
+
+        def note(study: Any) -> None:
+            rows = rows_of(study)
+            last = rows[-1]
+            ended = [row for row in rows if row["state"] in ("complete", "pruned")]
+            loss = "diverged" if last["log_loss"] is None else f"log loss {last['log_loss']:.4f}"
+            say(f"{len(ended)} of {trials}: {last['state']}, {loss}, learning rate {last['learning_rate']:.2g}, "
+                f"beta1 {last['beta1']:.4g}, beta2 {last['beta2']:.4g}, epsilon {last['epsilon']:.2g}")
+            _write(folder / name, facts, rows)
+
+        study = run_trials(search, checked.train, place, one, note)
+        rows = rows_of(study)
+        _write(folder / name, facts, rows)
+    say(f"{time.monotonic() - began:.0f} s in this call")
+    for row in sorted((row for row in rows if row["state"] == "complete"), key=lambda row: row["log_loss"])[:5]:
+        betas = f"[{row['beta1']:.6g}, {row['beta2']:.6g}]"
+        print(f"log loss {row['log_loss']:.4f}, accuracy {100 * row['accuracy']:.1f} %: learning_rate = "
+              f"{row['learning_rate']:.3g}, betas = {betas}, epsilon = {row['epsilon']:.3g}"
+              + (f", weight_decay = {row['weight_decay']:.3g}" if "weight_decay" in row else ""))
+    print(folder / f"{name}.json")
+    if (folder / f"{name}.svg").exists():
+        print(folder / f"{name}.svg")
+
+
+def _write(path: Path, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """The trials as JSON and, where vl-convert is installed, their figure."""
+    from compress.teach.search import figure_of
+
+    write_json(path.with_name(f"{path.name}.json"), {**facts, "trials": rows})
+    try:
+        import vl_convert
+    except ModuleNotFoundError:
+        return
+    write_text(path.with_name(f"{path.name}.svg"), vl_convert.vegalite_to_svg(figure_of(rows)))
