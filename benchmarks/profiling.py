@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.file_layers import FileContent, FileLayer, FileTensor, live_bytes, uncounted_operators
 from benchmarks.profile_text import format_profile as format_profile
-from models.errors import RuntimeFailure, UsageError
+from models.errors import EdgepressError, UsageError
 from models.op_costs import RULES, macs, why_not
 
 if TYPE_CHECKING:
@@ -112,12 +112,13 @@ def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], 
         return {"tflm": None}, f"TFLite Micro runs .tflite files, not .{kind}"
     if not wanted:
         return {"tflm": None}, "not measured: it was not asked for"
-    from deploy.tflm_arena import measure_arena
+    from deploy.runtimes import open_session
     try:
-        measured = measure_arena(path)
-    except RuntimeFailure as error:
+        with open_session(path, "tflm") as session:
+            measured = session.arena_bytes()
+    except EdgepressError as error:
         return {"tflm": None}, str(error)
-    return {"tflm": measured.total, "head": measured.head, "tail": measured.tail}, ""
+    return {"tflm": measured["total"], "head": measured["head"], "tail": measured["tail"]}, ""
 
 
 def _why_less(found: Mapping[str, Any]) -> str:

@@ -220,14 +220,32 @@ def quantize(checkpoint: Annotated[Path | None, typer.Argument(
              clips: Annotated[int | None, typer.Option(min=1, help="Clips to calibrate on.")] = None,
              qat: Annotated[bool, typer.Option("--qat", help="Train the weights under the rounding (5 epochs unless "
                                                              "--epochs says otherwise).")] = False,
-             epochs: Epochs = None, teacher: Teacher = None, data: Data = None, run: Run = DEFAULT_RUN,
-             seed: Seed = None, trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
+             epochs: Epochs = None,
+             ranges: Annotated[str | None, typer.Option(help="In training: learned, averaged or frozen.")] = None,
+             in_float: Annotated[list[str] | None, typer.Option(
+                 "--float", help="Leave this layer or module in float; may be repeated.")] = None,
+             in_16_bits: Annotated[list[str] | None, typer.Option(
+                 "--a16w8", help="16-bit activations for this layer or module; may be repeated.")] = None,
+             equalize: Annotated[bool | None, typer.Option(help="Balance neighbouring layers first.")] = None,
+             bias_correction: Annotated[bool | None, typer.Option(
+                 help="Take the mean error of each layer out of its bias.")] = None,
+             per_tensor_dense: Annotated[bool | None, typer.Option(
+                 help="One weight scale per fully connected layer, for old TFLite Micro.")] = None,
+             sensitivity: Annotated[bool, typer.Option(
+                 "--sensitivity", help="Also measure what rounding each layer costs: a table, a figure, a JSON file."
+             )] = False,
+             teacher: Teacher = None, data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None,
+             trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
              devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Make an int8 checkpoint: calibrate activation ranges, optionally train under them."""
     from compress.commands.quantize import run_quantize
 
+    exceptions = {**dict.fromkeys(in_float or (), "float"), **dict.fromkeys(in_16_bits or (), "a16w8")}
     with interruptible():
-        run_quantize(checkpoint, settings={"scheme": scheme, "method": method, "clips": clips}, qat=qat, epochs=epochs,
+        run_quantize(checkpoint, settings={"scheme": scheme, "method": method, "clips": clips, "ranges": ranges,
+                                           "equalize": equalize, "bias_correction": bias_correction,
+                                           "per_tensor_dense": per_tensor_dense, "exceptions": exceptions or None},
+                     qat=qat, epochs=epochs, sensitivity=sensitivity,
                      teacher=teacher, data=data, run=run, seed=seed, trust=trust, restart=restart,
                      machine=(accelerator, devices, strategy, nodes))
 

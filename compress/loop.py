@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from compress.average import WeightAverage
 from compress.batches import seed_of
 from compress.distill import distillation_loss, mixed_logits
+from compress.quantize.qat import parameter_groups
 from compress.recipe import Distill, TrainSettings
 from compress.teach.contrastive import contrastive_of, inverse_contrastive, regularized
 from models.atomic import write_bytes, write_text
@@ -119,7 +120,7 @@ class TrainingLoop(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings = self._settings
-        trained = [p for p in self.network.parameters() if p.requires_grad]
+        trained = parameter_groups(self.network, settings.learning_rate)
         if settings.optimizer == "sgd":
             optimizer: torch.optim.Optimizer = torch.optim.SGD(
                 trained, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)

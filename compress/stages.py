@@ -294,21 +294,27 @@ def quantize_stage(run: RunDirectory, parent: Path, settings: QuantizeSettings, 
     name = f"{parent.name}-{settings.scheme}-{kind}"
     if entry := finished(run, key, f"quantize {parent.name}"):
         return entry
-    from compress.quantize import quantization_json, quantize_model, unfold
+    from compress.quantize import prepare_qat, quantization_json, quantize_model, unfold
+    from compress.quantize.qat import RangeSchedule
     from compress.train import evaluate_model, train
 
     model, spec = load_checkpoint(parent, trust=trust)
     folder = run.path / "training" / f"{name}-{key[:8]}"
     say(f"quantize: {parent.name}, {settings.scheme}, {kind}")
     quantized = quantize_model(model, spec.example_inputs(), calibration_batches(task, settings.clips),
-                               scheme=settings.scheme, method=settings.method)
+                               scheme=settings.scheme, method=settings.method, exceptions=settings.exceptions,
+                               per_tensor_dense=settings.per_tensor_dense, equalize=settings.equalize,
+                               bias_correction=settings.bias_correction)
     history: list[dict[str, Any]] = []
     best, seconds = 0, 0.0
     if settings.train.epochs:
         guide = model if teacher is None else _guide(teacher, task, spec.task, settings.distill, machine)
-        result = train(quantized.model, task, settings.train, teacher=guide if settings.distill else None,
-                       distill=settings.distill, run=folder, resume=resume, seed=seed, machine=machine, name=name)
+        result = train(prepare_qat(quantized, settings.ranges).model, task, settings.train,
+                       teacher=guide if settings.distill else None, distill=settings.distill,
+                       penalty=RangeSchedule(settings.freeze_from), run=folder, resume=resume, seed=seed,
+                       machine=machine, name=name)
         quantized = replace(quantized, model=result.model)
+        quantized.freeze_ranges()
         history, best, seconds = result.history, result.best_epoch, result.seconds
     new = replace(spec, notes={**spec.notes, "stage": "quantize", "parent": parent.name})
     measured = {split: evaluate_model(quantized.model, task, split) for split in evaluated_splits(task)}

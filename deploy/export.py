@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 
 from deploy.artifact import FORMATS, Artifact, manifest_path, write_manifest
+from deploy.parity import Thresholds, compare, violations
 from models.atomic import write_bytes
 from models.errors import ParityError, RuntimeFailure, UsageError
 
-#: Departure from fake quantization that an export accepts: at the largest, and in the mean of all outputs.
-MAX_LSB, MEAN_LSB = 3.0, 0.5
-#: The same for a float file, relative to the largest output.
-FLOAT_TOLERANCE = 1e-3
+#: Noise around the example, where no samples are given.
 _SAMPLES = 16
-#: float32 arithmetic around the same integer gives up to this much of a step.
-_DUST_LSB = 0.01
+#: A flip among a few samples of noise is no verdict; `deploy verify` counts labels on real inputs.
+_THRESHOLDS = Thresholds(label_agreement=None)
 _RUNTIMES = {"tflite": ("litert-reference", "litert", "tflm"), "onnx": ("onnxruntime",)}
 
 
@@ -85,7 +83,7 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
 
     Kernels round in ways of their own: about one value in 500 of each layer comes out one step away. Most networks damp
     this; deep ones with little redundancy (the published CP-Mobile) amplify it, as they do every rounding, so that two
-    exact implementations differ by several LSB. A departure beyond `MAX_LSB` or `MEAN_LSB` is therefore accepted, and
+    exact implementations differ by several LSB. A departure beyond the usual thresholds is therefore accepted, and
     noted as "amplified", where it is smaller (root mean square) than what quantization itself does to the outputs: then
     it is rounding. A wrong scale or operator is far larger.
 
@@ -99,8 +97,7 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
         required: whether a runtime that is missing or fails is an error; otherwise it is noted.
 
     Returns:
-        {"samples", "runtimes": {name: {"max_lsb", "mean_lsb", "equal", "label_agreement"} or {"skipped": reason}}}; for
-        float files "max_abs" takes the place of the LSBs.
+        {"samples", "runtimes": {name: figures of `parity.compare` or {"skipped": reason}}}.
 
     Raises:
         ParityError: a runtime departs too far. RuntimeFailure: none of the runtimes could run the file.
@@ -128,14 +125,15 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
         ran += 1
         got = list(given) if isinstance(given, (tuple, list)) else [given]
         figures[runtime] = _figures(got, expected, scales or [None] * len(expected))
-        if reason := _departs(figures[runtime]):
-            if noise and _rms(got, expected) < noise:
-                figures[runtime]["amplified"] = True
-            else:
-                departed.append(f"{runtime} by {reason}")
+        missed = violations([{"a": "torch", "b": runtime, **figures[runtime]}], _THRESHOLDS)
+        if missed and noise and _rms(got, expected) < noise:
+            figures[runtime]["amplified"] = True
+        else:
+            departed += missed
     if departed:
-        raise ParityError(f"{path.name} departs from the network: {'; '.join(departed)}; it was not written. "
-                          f"Allowed are {MAX_LSB:g} LSB, {MEAN_LSB:g} LSB in the mean")
+        reasons = "; ".join(f"{v['b']} by {v['metric']} {v['value']:.3g} (allowed are {v['limit']:g})"
+                            for v in departed)
+        raise ParityError(f"{path.name} departs from the network: {reasons}; it was not written")
     if not ran:
         reasons = "; ".join(f"{name}: {entry['skipped']}" for name, entry in figures.items())
         raise RuntimeFailure(f"no runtime could run {path.name} for the comparison with torch: {reasons}")
@@ -207,33 +205,13 @@ def _output_scales(quantized: Any) -> list[float | None]:
 
 
 def _figures(got: list[np.ndarray], expected: list[np.ndarray], scales: Sequence[float | None]) -> dict[str, Any]:
-    differences = [np.abs(np.asarray(a, np.float64).reshape(b.shape) - b) for a, b in zip(got, expected, strict=True)]
-    figures: dict[str, Any] = {}
-    if all(scale is not None for scale in scales):
-        steps = [difference / scale for difference, scale in zip(differences, scales, strict=True)]
-        every = np.concatenate([step.ravel() for step in steps])
-        figures = {"max_lsb": float(every.max(initial=0)), "mean_lsb": float(every.mean()) if every.size else 0.0,
-                   "equal": float((every < _DUST_LSB).mean()) if every.size else 1.0}
-    else:
-        largest = max((float(np.abs(value).max(initial=0)) for value in expected), default=0.0)
-        figures = {"max_abs": max(float(d.max(initial=0)) for d in differences),
-                   "relative": max(float(d.max(initial=0)) for d in differences) / max(1.0, largest)}
-    if expected[0].ndim == 2 and expected[0].shape[1] > 1:
-        same = np.asarray(got[0]).reshape(expected[0].shape).argmax(1) == expected[0].argmax(1)
-        figures["label_agreement"] = float(same.mean())
-    return figures
+    """`parity.compare` of the output that departs farthest."""
+    pairs = [compare(b, np.asarray(a).reshape(b.shape), scale)
+             for a, b, scale in zip(got, expected, scales, strict=True)]
+    return max(pairs, key=lambda pair: pair["max_abs"] if pair["max_lsb"] is None else pair["max_lsb"])
 
 
 def _rms(values: list[np.ndarray], expected: list[np.ndarray]) -> float:
     squares = [np.square(np.asarray(a, np.float64).reshape(b.shape) - b).ravel()
                for a, b in zip(values, expected, strict=True)]
     return float(np.sqrt(np.concatenate(squares).mean()))
-
-
-def _departs(figures: dict[str, Any]) -> str | None:
-    if "max_lsb" in figures:
-        if figures["max_lsb"] > MAX_LSB + _DUST_LSB or figures["mean_lsb"] >= MEAN_LSB:
-            return f"{figures['max_lsb']:.1f} LSB at most, {figures['mean_lsb']:.2f} in the mean"
-    elif figures["relative"] > FLOAT_TOLERANCE:
-        return f"{figures['max_abs']:.3g}"
-    return None

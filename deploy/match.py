@@ -17,6 +17,16 @@ TOLERANCE = 1e-3
 _ORDERS = {3: [(0, 1, 2), (0, 2, 1)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)]}
 
 
+def probe_around(example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The example with noise of its own size: distinct values everywhere, whatever the example is; tensors."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        x.cpu() + torch.randn(x.shape, generator=generator) * (0.5 * x.float().std(correction=0).cpu() + 1e-3)
+        if x.is_floating_point() else x.cpu() for x in example_inputs)
+
+
 def record_values(module: Any, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]:
     """Run an FX graph and return every float tensor by the name of its node.
 

@@ -110,7 +110,7 @@ def verify(
         if gate_all
         else [pair for pair in pairs if pair["a"] == "torch" and (real is not None or pair["b"] != "litert")]
     )
-    violations = _violations(gated, thresholds or DEFAULT_THRESHOLDS)
+    missed = violations(gated, thresholds or DEFAULT_THRESHOLDS)
     failures = [f"{name} does not run the file: {entry['reason']}" for name, entry in ran.items() if not entry["ran"]]
     return {
         "schema": SCHEMA,
@@ -124,8 +124,8 @@ def verify(
         "pairs": pairs,
         "random_pairs": random_pairs,
         "runtimes": ran,
-        "passed": not violations,
-        "violations": violations,
+        "passed": not missed,
+        "violations": missed,
         "notes": notes + failures,
     }
 
@@ -316,7 +316,8 @@ def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _violations(pairs: Sequence[dict[str, Any]], thresholds: Thresholds) -> list[dict[str, Any]]:
+def violations(pairs: Sequence[dict[str, Any]], thresholds: Thresholds) -> list[dict[str, Any]]:
+    """What misses the thresholds: {"a", "b", "metric", "value", "limit"} each."""
     found = []
     for pair in pairs:
         for metric, sign in (("max_lsb", 1), ("mean_lsb", 1), ("label_agreement", -1), ("relative", 1)):

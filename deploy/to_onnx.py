@@ -7,7 +7,6 @@ torch's layout, with a free batch where the network allows one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from compress.quantize.scheme import (
     quantize_weight,
     weight_scales,
 )
-from deploy.match import match_values, record_values
+from deploy.converted import ConvertedFile
+from deploy.match import match_values, probe_around, record_values
 from deploy.onnx_tidy import pool_globally, tidy
 from deploy.to_tflite import silenced
 from models.errors import UsageError
@@ -35,34 +35,17 @@ _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _CLIPPING = {"Relu", "Clip"}
 
 
-@dataclass(frozen=True)
-class ONNXFile:
-    """A file in memory.
-
-    Attributes:
-        data: the protobuf.
-        ranges: tensor name in the file -> {"scale", "zero_point"} of activations.
-        islands: operators which stay in float, as "Operator (value)".
-        layouts: {"inputs": [...], "outputs": [...]} of "NCHW" or None.
-    """
-
-    data: bytes
-    ranges: dict[str, dict[str, float]]
-    islands: list[str]
-    layouts: dict[str, list[str | None]]
-
-
-def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool = True) -> ONNXFile:
+def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool = True) -> ConvertedFile:
     """A float network as an fp32 ONNX file.
 
     Raises:
         UsageError: torch cannot export it, or the ONNX checker refuses the result; the message carries the reason.
     """
     model = convert_float(module, example_inputs, dynamic_batch)
-    return ONNXFile(_checked(model), {}, [], _layouts(model))
+    return ConvertedFile(_checked(model), {}, [], _layouts(model))
 
 
-def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...]) -> ONNXFile:
+def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...]) -> ConvertedFile:
     """A quantized network as an ONNX file with exactly its integer parameters.
 
     Raises:
@@ -73,7 +56,7 @@ def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...]) -> ONNXFile:
     names = match_tensors(model, module, example_inputs)
     writer = _Writer(model, names, quantized)
     writer.write()
-    return ONNXFile(_checked(model), writer.ranges, writer.islands, _layouts(model))
+    return ConvertedFile(_checked(model), writer.ranges, writer.islands, _layouts(model))
 
 
 def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool) -> Any:
@@ -107,11 +90,7 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: b
 
 def match_tensors(model: Any, module: Any, example_inputs: tuple[Any, ...]) -> dict[str, list[str]]:
     """Value name of a float ONNX model -> names of the graph's nodes with the same value."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    probe = tuple(x.cpu() + torch.randn(x.shape, generator=generator) * (0.5 * x.float().std(correction=0).cpu() + 1e-3)
-                  if x.is_floating_point() else x.cpu() for x in example_inputs)
+    probe = probe_around(example_inputs)
     ours = record_values(module.cpu(), probe)
     return match_values(ours, _run_all(model, [x.numpy() for x in probe]))
 

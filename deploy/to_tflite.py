@@ -16,31 +16,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deploy.match import match_values, record_values
+from deploy.converted import ConvertedFile
+from deploy.match import match_values, probe_around, record_values
 from models.errors import UsageError
-
-
-@dataclass(frozen=True)
-class TFLiteFile:
-    """A file in memory.
-
-    Attributes:
-        data: the flatbuffer.
-        ranges: tensor name in the file -> {"scale", "zero_point"} of activations.
-        islands: operators which stay in float, as "OPERATOR (value)".
-        layouts: {"inputs": [...], "outputs": [...]} of "NHWC" or None.
-    """
-
-    data: bytes
-    ranges: dict[str, dict[str, float]]
-    islands: list[str]
-    layouts: dict[str, list[str | None]]
 
 
 def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, dict[str, list[str | None]]]:
@@ -84,7 +67,7 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, 
     return data, layouts
 
 
-def float_tflite(module: Any, example_inputs: tuple[Any, ...]) -> TFLiteFile:
+def float_tflite(module: Any, example_inputs: tuple[Any, ...]) -> ConvertedFile:
     """A float network as an fp32 TFLite file."""
     from deploy.tflite_objects import read_objects
     from deploy.tflite_writer import pack
@@ -92,10 +75,10 @@ def float_tflite(module: Any, example_inputs: tuple[Any, ...]) -> TFLiteFile:
     data, layouts = convert_float(module, example_inputs)
     model = read_objects(data)
     model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
-    return TFLiteFile(pack(model), {}, [], layouts)
+    return ConvertedFile(pack(model), {}, [], layouts)
 
 
-def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bool = False) -> TFLiteFile:
+def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bool = False) -> ConvertedFile:
     """A quantized network as a TFLite file with exactly its integer parameters.
 
     Args:
@@ -112,17 +95,12 @@ def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bo
     data, layouts = convert_float(module, example_inputs)
     names = match_tensors(data, module, example_inputs)
     rewritten = rewrite(data, names, quantized, float_io)
-    return TFLiteFile(rewritten.data, rewritten.ranges, rewritten.islands, layouts)
+    return ConvertedFile(rewritten.data, rewritten.ranges, rewritten.islands, layouts)
 
 
 def match_tensors(data: bytes, module: Any, example_inputs: tuple[Any, ...]) -> dict[int, list[str]]:
     """Tensor index of a float TFLite file -> names of the graph's nodes with the same value."""
-    import torch
-
-    # Noise of the size of the example: distinct values everywhere, whatever the example is.
-    generator = torch.Generator().manual_seed(0)
-    probe = tuple(x.cpu() + torch.randn(x.shape, generator=generator) * (0.5 * x.float().std(correction=0).cpu() + 1e-3)
-                  if x.is_floating_point() else x.cpu() for x in example_inputs)
+    probe = probe_around(example_inputs)
     ours = record_values(module.cpu(), probe)
     return match_values(ours, run_all(data, [x.numpy() for x in probe]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from models.run_directory import RunDirectory
 
 #: Epochs of quantization-aware training where neither the recipe nor the command line says.
 QAT_EPOCHS = 5
+#: Clips on which every layer is measured alone: each layer needs a pass over them.
+SENSITIVITY_CLIPS = 256
 
 
-def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool, epochs: int | None,
+def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool, epochs: int | None, sensitivity: bool,
                  teacher: Path | None, data: str | None, run: Path, seed: int | None, trust: bool, restart: bool,
                  machine: tuple[str, str, str, int]) -> None:
     """Quantize the newest float checkpoint, or a given one; prints the new checkpoint's path."""
@@ -43,7 +46,46 @@ def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool
         made = quantize_stage(directory, parent, _settings(recipe, settings, qat, epochs), task, trust=trust,
                               resume=not restart, machine=Machine(*machine), teacher=opened(teacher, trust),
                               seed=seed if seed is not None else recipe.seed if recipe else 0)
+        if sensitivity:
+            _sensitivity(directory, made, task, trust)
     print(made["path"])
+
+
+def _sensitivity(directory: RunDirectory, made: dict[str, Any], task: Any, trust: bool) -> None:
+    """What each layer of a quantized checkpoint costs on the validation split: table, figure and JSON in the run."""
+    import json
+
+    from compress.quantize import restore_quantized
+    from compress.quantize.sensitivity import figure, layer_sensitivity, table
+    from models.atomic import write_text
+    from models.checkpoint import load_checkpoint, read_quantization
+
+    model, spec = load_checkpoint(made["path"], trust=trust)
+    quantized = restore_quantized(model, spec.example_inputs(), read_quantization(made["path"]) or {})
+    inputs, score = labelled_batches(task, "validation" if task.has("validation") else "test")
+    say(f"sensitivity: every layer alone, {sum(len(x) for (x,) in inputs)} clips")
+    results = layer_sensitivity(quantized, inputs, score)
+    path = directory.place("result", f"{made['name']}-sensitivity.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({"schema": 1, "kind": "sensitivity", "checkpoint": made["name"],
+                                 "clips": sum(len(x) for (x,) in inputs),
+                                 "layers": [asdict(entry) for entry in results]}, indent=1) + "\n")
+    say(table(results))
+    drawing = path.with_suffix(".svg")
+    write_text(drawing, figure(results, made["name"]))
+    say(f"  {path}, {drawing}")
+
+
+def labelled_batches(task: Any, split: str, clips: int = SENSITIVITY_CLIPS) -> tuple[list[Any], Any]:
+    """(batches of one tensor each, evenly spread over a split; outputs and index of a batch -> its accuracy)."""
+    import numpy as np
+    import torch
+
+    labels, features = np.asarray(task.split(split).labels), task.features(split)
+    chosen = np.unique(np.linspace(0, len(labels) - 1, min(clips, len(labels))).astype(int))
+    parts = [part for part in np.array_split(chosen, -(-len(chosen) // 64)) if len(part)]
+    return ([(torch.from_numpy(np.ascontiguousarray(features[part])),) for part in parts],
+            lambda outputs, index: float((outputs.argmax(1).numpy() == labels[parts[index]]).mean()))
 
 
 def _settings(recipe: Any, changes: dict[str, Any], qat: bool, epochs: int | None) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from compress.quantize.model import Quantized
+from models.errors import RuntimeFailure
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,38 @@ def layer_sensitivity(quantized: Quantized, batches: Iterable[Any],
 
 
 def table(results: list[LayerSensitivity]) -> str:
-    """The results as aligned text."""
+    """The results as aligned text; accuracy in points, where it was measured."""
     width = max((len(entry.key) for entry in results), default=5)
-    lines = [f"{'layer':<{width}}  {'kind':<11}  {'error':>10}  {'of output':>9}"]
-    lines += [f"{e.key:<{width}}  {e.kind:<11}  {e.error:>10.3g}  {100 * e.share:>7.2f} %" for e in results]
+    scored = any(entry.score is not None for entry in results)
+    lines = [f"{'layer':<{width}}  {'kind':<11}  {'error':>10}  {'of output':>9}"
+             + (f"  {'accuracy':>11}" if scored else "")]
+    lines += [f"{e.key:<{width}}  {e.kind:<11}  {e.error:>10.3g}  {100 * e.share:>7.2f} %"
+              + (f"  {100 * e.score:>+7.2f} pts" if e.score is not None else "") for e in results]
     return "\n".join(lines)
+
+
+def figure(results: list[LayerSensitivity], title: str) -> str:
+    """The results as an SVG: one bar a layer, the costliest at the top, weights and activations apart.
+
+    Raises:
+        RuntimeFailure: vl-convert is not installed.
+    """
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise RuntimeFailure(f"the figure needs vl-convert ({error}): pip install 'edgepress[report]'") from error
+    rows = [{"layer": e.key, "kind": e.kind, "percent": 100 * e.share} for e in results]
+    return vl_convert.vegalite_to_svg({
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": rows}, "width": 420,
+        "height": {"step": 13}, "title": f"What rounding each layer of {title} alone does to the outputs",
+        "mark": {"type": "bar"},
+        "encoding": {
+            "y": {"field": "layer", "type": "nominal", "title": None, "axis": {"labelLimit": 260},
+                  "sort": list(dict.fromkeys(e.key for e in results))},
+            "x": {"field": "percent", "type": "quantitative", "title": "error, % of the outputs (rms)"},
+            "yOffset": {"field": "kind", "type": "nominal"},
+            "color": {"field": "kind", "type": "nominal", "title": None,
+                      "scale": {"range": ["#0072B2", "#D55E00"]}}}})
 
 
 def _outputs(model: fx.GraphModule, active: set[str], inputs: list[tuple[torch.Tensor, ...]],

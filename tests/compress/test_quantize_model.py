@@ -21,38 +21,12 @@ from compress.quantize.observe import Observed, choose_range
 from compress.quantize.points import find_points
 from compress.quantize.qat import parameter_groups
 from models.errors import UsageError
-
-
-class Residual(nn.Module):
-    """A net with everything that ranges must respect; its first batch norm has no layer to be folded into."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(2)
-        self.stem = nn.Sequential(nn.Conv2d(2, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
-        self.pool = nn.MaxPool2d(2)
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.bn = nn.BatchNorm2d(8)
-        self.head = nn.Linear(16, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pool(self.stem(self.norm(x)))
-        y = torch.relu(self.bn(self.depthwise(x)) + x)
-        y = torch.cat([y, x], dim=1)
-        return self.head(nn.functional.dropout(y.mean((2, 3)), 0.5, self.training))
+from tests.compress.quantized_networks import Residual, trained_like
 
 
 @pytest.fixture(scope="module")
 def net() -> Residual:
-    torch.manual_seed(0)
-    model = Residual()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.3, 2)
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.normal_(module.bias)
-    return model.eval()
+    return trained_like(Residual)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +36,7 @@ def x() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def quantized(net: Residual, x: torch.Tensor):
-    return quantize_model(net, x[:1], [x[:8], x[8:16]])
+    return quantize_model(net, x[:1], [x[:12], x[12:]])
 
 
 @torch.no_grad()
@@ -117,7 +91,7 @@ def test_a_checkpoint_gives_the_same_outputs_to_the_bit(net: Residual, x: torch.
 
 def test_training_moves_weights_and_ranges_and_survives_a_checkpoint(net: Residual, x: torch.Tensor, quantized) -> None:
     prepared = prepare_qat(quantized)
-    optimizer = torch.optim.Adam(parameter_groups(prepared, weight_decay=1e-4), 1e-3)
+    optimizer = torch.optim.Adam(parameter_groups(prepared.model, 1e-3), 1e-3, weight_decay=1e-4)
     with torch.no_grad():
         goal = net(x) + 1
     losses = []
@@ -147,9 +121,9 @@ def test_exceptions_lower_the_error(net: Residual, x: torch.Tensor, quantized) -
     def error(model: nn.Module) -> float:
         return float((model(x) - reference).square().mean())
 
-    wide = quantize_model(net, x[:1], [x[:16]], scheme="a16w8")
+    wide = quantize_model(net, x[:1], [x], scheme="a16w8")
     assert error(wide.model) < error(quantized.model)
-    left = quantize_model(net, x[:1], [x[:16]], exceptions={"stem": "float", "head": "a16w8"})
+    left = quantize_model(net, x[:1], [x], exceptions={"stem": "float", "head": "a16w8"})
     assert any("conv2d" in operator for operator in left.points.islands.values())
     assert error(left.model) < error(quantized.model)
 
@@ -202,7 +176,7 @@ def test_methods_clip_a_long_tail_and_keep_a_flat_range() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{"equalize": True}, {"bias_correction": False}, {"method": "percentile"}])
 def test_options_keep_the_function(net: Residual, x: torch.Tensor, options: dict) -> None:
-    made = quantize_model(net, x[:1], [x[:16]], **options)
+    made = quantize_model(net, x[:1], [x], **options)
     assert float((made.model(x) - net(x)).abs().max()) < 0.1 * float(net(x).abs().max())
 
 

@@ -30,9 +30,16 @@ def test_keyword_accuracy_is_that_of_the_devices(shared: Path, runtime: str, cor
         np.testing.assert_array_equal(session.run(some), session.dequantize(raw[:50])[0])
 
 
-def test_arena_of_the_keyword_model_is_read(shared: Path) -> None:
-    with open_session(shared / KWS, "tflm") as session:
-        assert session.arena_bytes() == {"total": 24272, "head": 16000, "tail": 8272}
+@pytest.mark.parametrize(
+    ("name", "arena"),
+    [
+        ("kws_ref_model", {"total": 24_272, "head": 16_000, "tail": 8_272}),
+        ("pretrainedResnet_quant", {"total": 55_984, "head": 49_152, "tail": 6_832}),
+    ],
+)
+def test_arena_of_the_reference_models_is_read(shared: Path, name: str, arena: dict[str, int]) -> None:
+    with open_session(shared / "data/reference_models" / f"{name}.tflite", "tflm") as session:
+        assert session.arena_bytes() == arena
 
 
 def test_rounding_of_the_input_by_hand() -> None:

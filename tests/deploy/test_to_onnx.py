@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from compress.quantize import quantize_model
 from deploy import export_model, open_session
 from deploy.to_onnx import OPSET
-from tests.deploy.quantized_networks import Residual, trained_like
+from tests.compress.quantized_networks import Residual, trained_like
 
 pytest.importorskip("onnxscript")
 

@@ -1,4 +1,4 @@
-"""Small networks for the export tests: one with everything, and random ones."""
+"""Small networks for the tests of integers and of exports: one with everything, and random ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 class Residual(nn.Module):
-    """Batch norm first, stride, max pool, depthwise, residual sum, concatenation, mean, linear."""
+    """Batch norm first, stride, max pool, depthwise, residual sum, concatenation, mean, dropout, linear."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.pool(self.stem(self.norm(x)))
         y = torch.relu(self.bn(self.depthwise(x)) + x)
-        return self.head(torch.cat([y, x], dim=1).mean((2, 3)))
+        return self.head(nn.functional.dropout(torch.cat([y, x], dim=1).mean((2, 3)), 0.5, self.training))
 
 
 def trained_like(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
