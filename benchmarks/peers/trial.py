@@ -64,11 +64,11 @@ class Experiment:
 
 def experiments(epochs: dict[str, tuple[int, int]] | None = None) -> dict[str, Experiment]:
     """The two of the comparison; `epochs` replaces (dense, pruned) by name, for tests."""
-    mixstyle = Augment(mixstyle_probability=0.4, mixstyle_alpha=0.3)
+    blind = Augment(mixstyle_probability=0.8, mixstyle_alpha=0.3, roll_frames=44)
     chosen = {"esc10-mobile": (16, 14), "digits": (40, 40), **(epochs or {})}
     audio, images = chosen["esc10-mobile"], chosen["digits"]
-    sound = TrainSettings(epochs=audio[0], batch_size=32, weight_decay=1e-4, ramp_up=0.1, decay_from=0.2, decay_to=1.0,
-                          augment=mixstyle)
+    sound = TrainSettings(epochs=audio[0], batch_size=32, learning_rate=3e-3, weight_decay=1e-4, average=0.99,
+                          ramp_up=0.1, decay_from=0.2, decay_to=1.0, augment=blind)
     image = TrainSettings(epochs=images[0], batch_size=32, weight_decay=1e-4, ramp_up=0.1, decay_from=0.2, decay_to=1.0,
                           precision="32-true")
     return {
