@@ -108,9 +108,10 @@ class Job:
 def jobs_of(plan: Plan) -> list[Job]:
     """Every job of a plan, in an order in which each comes behind what it needs, the first seed first."""
     jobs: list[Job] = []
-    augmented = {"mixstyle_probability": 0.4, "mixstyle_alpha": 0.3, "impulse_probability": 0.6,
+    augmented = {"mixstyle_probability": 0.8, "mixstyle_alpha": 0.3, "impulse_probability": 0.6,
                  "impulse_folder": plan.impulses, "impulse_exclude": SIMULATED_DEVICES}
-    base = {"batch_size": plan.batch_size, "weight_decay": 1e-4, "ramp_up": 0.1, "decay_from": 0.2, "decay_to": 1.0}
+    base = {"batch_size": plan.batch_size, "learning_rate": 3e-3, "weight_decay": 1e-4, "average": 0.99, "ramp_up": 0.1,
+            "decay_from": 0.2, "decay_to": 1.0}
     teacher = {**base, "epochs": plan.epochs}
     plain_term, balanced_term = {"mode": "plain"}, {"mode": "balanced", "weight": 1.0, "balance": 0.5}
 
