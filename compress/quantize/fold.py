@@ -3,6 +3,8 @@
 Both exporters and fake quantization start from this graph, so that what is trained is what is exported.
 """
 
+# torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 import copy

@@ -1,5 +1,7 @@
 """Operators written as others which have integer kernels, equal up to float rounding."""
 
+# torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
 from collections.abc import Sequence
