@@ -44,7 +44,7 @@ def measure(
         kept: an earlier result; what it holds of the same C and as many inputs is not measured again.
 
     Returns:
-        {"name", "code_sha256", "macs", "weight_bytes", "arena_bytes", "tflm_arena_bytes", "host": [...], "cores": [...]}.
+        {"name", "code_sha256", "macs", "weight_bytes", "arena_bytes", "tflm_arena_bytes", "host": [...], "cores": ...}.
 
     Raises:
         UsageError: the file has no C. RuntimeFailure: a tool or TFLite Micro is missing.
@@ -79,7 +79,8 @@ def measure(
             continue
         count = inputs if (core, kind) == ("cortex-m4", "fast") else min(inputs, _COUNTED)
         _say(f"{path.stem}: {core}, {kind} kernels")
-        rows[core, kind] = _on_core(made, core, kind == "fast", [x[:count] for x in shaped], [y[:count] for y in expected])
+        few, outputs = [x[:count] for x in shaped], [y[:count] for y in expected]
+        rows[core, kind] = _on_core(made, core, kind == "fast", few, outputs)
     return {
         "name": path.stem,
         "code_sha256": code,
