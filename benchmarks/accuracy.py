@@ -42,7 +42,8 @@ def measure_accuracy(path: str | Path, data: str | Path | Task, runtimes: Sequen
         progress: called with (runtime, samples done, samples) where given.
 
     Returns:
-        schema, file, sha256, data (name, fingerprint, split, samples), results (for each runtime: runtime,
+        schema, file, sha256, data (name, fingerprint, split, samples), results (for each runtime: runtime, on an
+        emulated core firmware: flash_bytes, ram_bytes, stack_bytes, instructions, layers,
         device_classes, correct, total, accuracy, log_loss, interval, by_class, by_recording_device, outputs), flips
         (pairs of runtimes: labels that differ), failures (runtime, error), environment.
 
@@ -62,8 +63,9 @@ def measure_accuracy(path: str | Path, data: str | Path | Task, runtimes: Sequen
     results, failures = [], []
     for runtime, classes in wanted.items():
         try:
-            logits = _logits(path, task, split, len(clips), runtime, threads, trust, progress)
-            results.append({"runtime": runtime, "device_classes": classes, **_evaluate(logits, task, clips)})
+            logits, firmware = _logits(path, task, split, len(clips), runtime, threads, trust, progress)
+            results.append({"runtime": runtime, "device_classes": classes, **_evaluate(logits, task, clips),
+                            **({"firmware": firmware} if firmware else {})})
         except RuntimeFailure as error:
             failures.append({"runtime": runtime, "error": str(error)})
             continue
@@ -136,8 +138,8 @@ def _front_end(path: Path, data: Any) -> Any:
 
 
 def _logits(path: Path, task: Task, split: str, samples: int, runtime: str, threads: int, trust: bool,
-            progress: Any) -> np.ndarray:
-    """Outputs [N, K] as float32."""
+            progress: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Outputs [N, K] as float32, and the figures of firmware on an emulated core."""
     from deploy.runtimes import open_session
 
     try:
@@ -151,6 +153,7 @@ def _logits(path: Path, task: Task, split: str, samples: int, runtime: str, thre
                 parts.append(np.asarray(made[0], np.float32).reshape(len(batch), -1))
                 if progress is not None:
                     progress(runtime, start + len(batch), samples)
+            firmware = session.firmware_figures()
     except RuntimeFailure as error:
         raise RuntimeFailure(str(error) if runtime in str(error) else f"{runtime}: {error}") from None
     logits = np.concatenate(parts)
@@ -160,7 +163,7 @@ def _logits(path: Path, task: Task, split: str, samples: int, runtime: str, thre
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
         raise RuntimeFailure(f"{runtime}: {path} gives NaN or infinity for {bad} of {samples} samples; a verdict on "
                              "them would mean nothing")
-    return logits
+    return logits, firmware
 
 
 def _tuple(made: Any) -> tuple[Any, ...]:

@@ -99,6 +99,8 @@ def gate_command(
         update_baseline: Annotated[Path | None, typer.Option(help="Write the figures here, as a baseline.")] = None,
         results: Annotated[Path | None, typer.Option(help="Measured results; default: those of the run.")] = None,
         data: Annotated[str | None, typer.Option(help="Measure accuracy on this data first.")] = None,
+        runtime: Annotated[str | None, typer.Option(
+            help="Emulated core, as cortex-m4: flash, RAM and accuracy are those of linked firmware.")] = None,
         run: Run = DEFAULT_RUN,
         form: Annotated[str, typer.Option("--format", help="text, markdown, json, junit or sarif.")] = "text",
         fixes: Annotated[bool, typer.Option(help="Try on the file what would buy a failed size back.")] = True,
@@ -117,12 +119,13 @@ def gate_command(
     if data is not None:
         from benchmarks.accuracy import measure_accuracy, records
 
-        measured = measure_accuracy(path, data, devices=device or ())
+        measured = measure_accuracy(path, data, *([[runtime]] if runtime else []),
+                                    devices=() if runtime else device or ())
         _fail_late(measured["failures"])
         _keep(run, records(measured))
         found += [{"schema": 1, **record} for record in records(measured)]
     verdict = evaluate_gate(path, limits, device or (), budgets=budgets, baseline=baseline, results=found,
-                            rule=macs_rule, try_fixes=fixes)
+                            rule=macs_rule, runtime=runtime, try_fixes=fixes)
     _emit(render(verdict, form), output, overwrite)
     if update_baseline is not None:
         from benchmarks.baseline import as_json, manifest_beside, profile_of

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.linked_firmware import KIND
 from models.devices import DeviceClass
 from models.errors import UsageError
 from models.units import format_quantity
@@ -68,6 +69,8 @@ def _figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, re
         return _measured(metric, profile, device, results, runtime)
     if metric == "latency":
         return _latency(profile, device, results)
+    if metric in ("arena", "flash") and (linked := _same_model(profile, results, KIND)):
+        return _of_firmware(metric, linked[-1])
     if metric == "arena":
         arena = (profile.get("arena_bytes") or {}).get("tflm")
         why = _note(profile, "arena") or "TFLite Micro's arena could not be measured for this file"
@@ -83,6 +86,15 @@ def _figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, re
     if value is not None:
         return Figure(value)
     return Figure(None, "", note=_note(profile, key) or "not known for this file")
+
+
+def _of_firmware(metric: str, linked: dict[str, Any]) -> Figure:
+    what = f"firmware linked for {linked['runtime']}"
+    if metric == "flash":
+        note = linked["verdict"] or "code, weights and tables"
+        return Figure(linked["flash_bytes"], "measured", note=note, source=what)
+    return Figure(linked["ram_bytes"], "measured", note=linked["verdict"] or
+                  f"static RAM; {linked['stack_bytes']} B of stack beside it", source=what)
 
 
 def _note(profile: dict[str, Any], key: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, figure
 from models.devices import METRICS, WALL_CLOCK, DeviceClass, Rule, pick, read_budgets, rule_from_text
-from models.errors import UsageError
+from models.errors import UsageError, VerdictError
 from models.limits import MINIMUM_METRICS, Limits
 
 SCHEMA = 1
@@ -24,7 +24,7 @@ _ORDER = {"failed": 0, "warned": 1, "not measured": 2, "passed": 3}
 def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mapping[str, Any] | None = None,
                   device: str | DeviceClass | Sequence[str | DeviceClass] = (), *, budgets: str | Path | None = None,
                   baseline: Any = None, results: Any = None, rule: str | None = None,
-                  try_fixes: bool = True) -> dict[str, Any]:
+                  runtime: str | None = None, try_fixes: bool = True) -> dict[str, Any]:
     """Hold a model against device classes and limits.
 
     Args:
@@ -35,6 +35,8 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
         baseline: a file, "git:REV", a verdict's JSON, or a profile; changes are counted from it.
         results: measured results: records, or a file of them (`benchmarks.result_log`).
         rule: the counting rule of a MACs limit given as text; "dcase" where not given.
+        runtime: an emulated core such as "cortex-m4" that stands for every class: the firmware linked for the class's
+            memories gives flash and arena, and accuracy counts on it. None takes the runtime of each class.
         try_fixes: measure what lossless shrinking would give where a size fails (seconds); False names the fixes only.
 
     Returns:
@@ -46,6 +48,7 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
     Raises:
         UsageError: a missing or damaged file, an unknown device class, a limit without its unit, nothing to check.
         RuntimeFailure: a runtime that had to measure something failed.
+        VerdictError: the firmware does not fit memories that no limit speaks of.
     """
     from benchmarks.baseline import load_baseline, profile_of
     from benchmarks.environment import environment
@@ -61,11 +64,14 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
     checks: list[dict[str, Any]] = []
     figures: dict[str, dict[str, Any]] = {}
     for name, (target, rules, demanded) in targets.items():
-        now = _figures(profile, target, rules, records)
+        linked = [] if runtime is None else [_linked(profile, runtime, target)]
+        now = _figures(profile, target, rules, [*records, *linked], accuracy_runtime=runtime)
         then = {} if before is None or before.note else _figures(before.profile, target, rules, past, strict=False)
         figures[name] = {metric: _shown(found) for metric, found in now.items() if found.value is not None}
         for metric, limit in rules.items():
             checks += compare(limit, now[metric], then.get(metric), device=name, demanded=metric in demanded)
+        if linked and not linked[0]["fits"] and all(check["status"] != "failed" for check in checks):
+            raise VerdictError(linked[0]["verdict"])
     checks.sort(key=lambda check: _ORDER[check["status"]])
     violations = [_short(check) for check in checks if check["status"] == "failed"]
     return {
@@ -184,8 +190,18 @@ def _needs_arena(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule]
     return any("arena" in rules and rules["arena"].level != "off" for _, rules, _ in targets.values())
 
 
+def _linked(profile: Mapping[str, Any], runtime: str, target: DeviceClass | None) -> dict[str, Any]:
+    from benchmarks.linked_firmware import linked_firmware
+
+    path = Path(str(profile.get("file", "")))
+    if path.suffix.lower() != ".tflite" or not path.is_file():
+        raise UsageError(f"runtime = {runtime!r} needs a .tflite file to make firmware from, not {str(path)!r}")
+    return linked_firmware(path, runtime, None if target is None or target.name == NO_DEVICE else target)
+
+
 def _figures(profile: dict[str, Any], target: DeviceClass | None, rules: Mapping[str, Rule],
-             records: Sequence[dict[str, Any]], strict: bool = True) -> dict[str, Figure]:
+             records: Sequence[dict[str, Any]], strict: bool = True,
+             accuracy_runtime: str | None = None) -> dict[str, Figure]:
     frame = None if target is None or target.name == NO_DEVICE else target
     macs_rule = target.macs_rule if target else None
     found = {}
@@ -193,7 +209,8 @@ def _figures(profile: dict[str, Any], target: DeviceClass | None, rules: Mapping
         if rule.level == "off":
             continue
         try:
-            found[metric] = figure(metric, profile, frame, results=records, macs_rule=macs_rule, runtime=rule.runtime)
+            found[metric] = figure(metric, profile, frame, results=records, macs_rule=macs_rule,
+                                   runtime=rule.runtime or accuracy_runtime)
         except UsageError:
             if strict:
                 raise

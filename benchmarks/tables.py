@@ -30,6 +30,11 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
              f"{_percent(r['interval'][0])} to {_percent(r['interval'][1])}" if r.get("interval") else "-",
              "-" if r.get("log_loss") is None else f"{r['log_loss']:.4f}", ", ".join(r["device_classes"]) or "-")
             for r in results]))
+    emulated = [(r["runtime"], r["firmware"]) for r in results if r.get("firmware")]
+    if emulated:
+        parts.append(aligned(("Firmware", "Flash B", "RAM B", "Stack B", "Instructions per inference", "Kernels"), [
+            (name, f"{f['flash_bytes']:,}", f"{f['ram_bytes']:,}", f"{f['stack_bytes']:,}", f"{f['instructions']:,}",
+             f["kernels"]) for name, f in emulated]))
     for key, title in (("by_recording_device", "Recording device"), ("by_class", "Class")):
         names = list(dict.fromkeys(name for r in results for name in r.get(key) or {}))
         if names:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,6 +38,9 @@ from deploy.firmware.project import (
 )
 from models.errors import RuntimeFailure, UsageError, VerdictError
 
+if TYPE_CHECKING:
+    from models.devices import DeviceClass
+
 #: Debian's packages with the tools.
 PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 _TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")
@@ -57,7 +60,6 @@ class Board:
         flash_origin, ram_origin: addresses of its memories.
         flash_bytes, ram_bytes: how much the emulated board has; no device class can be given more.
         device_class: whose limits are the linker's unless others are given; None where there is none.
-        device_class_without: why not.
     """
 
     machine: str
@@ -144,14 +146,14 @@ def missing_tools() -> str | None:
     )
 
 
-def memory_limits(runtime: str) -> tuple[int, int]:
-    """(flash, RAM) in bytes of the device class of a runtime, else of the emulated board."""
+def memory_limits(runtime: str, device: DeviceClass | None = None) -> tuple[int, int]:
+    """(flash, RAM) in bytes of a device class, else of the one that the runtime is named after, else of the board."""
     from models.devices import device_class
 
     board = BOARDS[runtime]
-    if board.device_class is None:
+    found = device if device is not None else device_class(board.device_class) if board.device_class else None
+    if found is None:
         return board.flash_bytes, board.ram_bytes
-    found = device_class(board.device_class)
     rule = found.rules.get("flash")
     flash = int(rule.maximum) if rule is not None and rule.maximum is not None else board.flash_bytes
     return flash, found.ram_bytes or board.ram_bytes

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.firmware.context import described
 from deploy.firmware.layout import Layout
 from deploy.firmware.lower_values import float_text
 from deploy.firmware.steps import FieldValue, Network, Step, Value
@@ -108,8 +109,8 @@ def layers(network: Network, name: str, plain: Layout, fast: Layout) -> str:
         "/* Offsets of tensors (T, by number in the file) and of scratch (S, by layer). */",
         "#if EP_FAST",
     ]
-    out += _offsets(fast)
-    out += ["#else", *_offsets(plain), "#endif", ""]
+    out += _offsets(network, fast)
+    out += ["#else", *_offsets(network, plain), "#endif", ""]
     for number, step in enumerate(network.steps):
         out += _layer(network, name, number, step)
     for side, tensors, kind in (("input", network.inputs, ""), ("output", network.outputs, "const ")):
@@ -127,8 +128,11 @@ def layer_name(number: int, step: Step) -> str:
     return f"layer_{number:02d}_{step.code.lower()}" + ("_fill" if step.kernel == "ep_fill" else "")
 
 
-def _offsets(layout: Layout) -> list[str]:
-    lines = [f"#define T{tensor} {offset}" for tensor, offset in sorted(layout.offsets.items())]
+def _offsets(network: Network, layout: Layout) -> list[str]:
+    lines = [
+        f"#define T{tensor} {offset} /* {described(network.values[tensor].shape)} */"
+        for tensor, offset in sorted(layout.offsets.items())
+    ]
     return lines + [f"#define S{number} {offset}" for number, offset in sorted(layout.scratch.items())]
 
 

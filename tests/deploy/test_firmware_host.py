@@ -67,6 +67,50 @@ def test_200_random_networks_under_sanitizers(tmp_path):
         assert _agree(data, tmp_path, fast=True, sanitize=True), f"seed {seed}, fast kernels"
 
 
+@pytest.mark.parametrize("kind", ["conv", "depthwise"])
+def test_a_padding_before_convolutions_is_theirs(kind, tmp_path):
+    b = Builder(4)
+    x = b.input((1, 5, 6, 5))
+    padded = b.like((1, 8, 8, 5), x)
+    b.operator("PAD", [x, b.integers([[0, 0], [1, 2], [2, 0], [0, 0]])], [padded], "PadOptions")
+    data = b.finished([getattr(b, kind)(padded)])
+    assert [step.code for step in lower(data).steps] == ["CONV_2D" if kind == "conv" else "DEPTHWISE_CONV_2D"]
+    assert _agree(data, tmp_path, fast=True)
+    assert _agree(data, tmp_path, fast=False)
+
+
+def test_a_padding_that_something_else_reads_is_made(tmp_path):
+    b = Builder(4)
+    x = b.input((1, 5, 6, 5))
+    padded = b.like((1, 6, 6, 5), x)
+    b.operator("PAD", [x, b.integers([[0, 0], [1, 0], [0, 0], [0, 0]])], [padded], "PadOptions")
+    data = b.finished([b.conv(padded, kernel=1), b.unary("RELU", padded)])
+    assert [step.kernel for step in lower(data).steps[:2]] == ["ep_fill", "ep_copy"]
+
+
+@pytest.mark.parametrize(
+    ("scales", "packed"),
+    [
+        ([0.02, 0.01, 0.005, 0.0026], True),  # shifts 0 to 3 below the largest
+        ([0.02, 0.01, 0.005, 0.001], False),
+        ([0.02, 0.01, 1e-9, 1e-20], True),  # the last two never leave their zero point: any small shift does
+    ],
+)
+def test_shifts_beside_multipliers(scales, packed, tmp_path):
+    b = Builder(7)
+    x = b.input((1, 7, 7, 4))
+    weights = b.tensor((4, 2, 2, 4), scales, 0, data=b.rng.integers(-127, 128, (4, 2, 2, 4)).astype(np.int8), axis=0)
+    y = b.tensor((1, 7, 7, 4), b.quantization[x][0] * 4, 3)
+    b.operator("CONV_2D", [x, weights, -1], [y], "Conv2DOptions", strideH=1, strideW=1, dilationHFactor=1,
+               dilationWFactor=1)
+    data = b.finished([y])
+    step = lower(data).steps[0]
+    assert ("shifts" not in step.arrays) == packed
+    assert step.fast_kernel == "ep_conv_2d_fast"
+    assert _agree(data, tmp_path, fast=True)
+    assert _agree(data, tmp_path, fast=False)
+
+
 def test_quantize_and_dequantize_floats(tmp_path):
     b = Builder(0)
     x = b.tensor((1, 40), element="FLOAT32")
