@@ -1,4 +1,4 @@
-"""How time and memory grow: with clips, with the size of a network, with the size of a sweep; and a set that fills disks.
+"""How time and memory grow: with clips, with the size of a network or a sweep; and a set larger than the memory.
 
 `python -m benchmarks.scale --output benchmarks/results/scale.json` measures what that file does not hold yet, each size
 in a process of its own; `--docs docs/scale.md` writes the page from the JSON. CPU time is measured, since other work

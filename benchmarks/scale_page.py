@@ -19,6 +19,26 @@ _TITLES = {
     "sweep": "Planning a sweep and writing its results file"}
 
 
+_SEVERAL = [
+    "## Several machines",
+    "",
+    "`compress sweep grid.toml` runs recipes x budgets x seeds x device classes on Ray: on this machine, or with "
+    "`--address` on a cluster, where edgepress is installed on every machine and `--run` is a folder that all share. "
+    "`--dry-run` prints the plan and an estimate. Each task is a `compress run` in RUN/tasks/NAME (or the dense "
+    "training that tasks of one recipe and seed share, in RUN/dense/NAME) with `log.txt`; RUN/results.json is whole at "
+    "any time. A killed task starts again where it was, up to `--retries` times; the same command goes on after a "
+    "kill.",
+    "",
+    "One training on several devices of a machine: `--devices 4`. On several machines, torchrun starts the command once "
+    "for each device, and `--run` is shared: `torchrun --nnodes 2 --nproc-per-node 4 ... -m compress train --nodes 2 "
+    "--devices 4 --strategy ddp`. Rank 0 writes. A batch is the batch of all devices together, with its statistics and "
+    "draws, so that the result does not depend on their number; with augmentation every device therefore reads and "
+    "augments the whole batch and trains on its rows. At the end of each epoch it is checked that weights and the state "
+    "of pruning are the same on all.",
+    "",
+]
+
+
 def page(result: dict[str, Any]) -> str:
     """Markdown of what `python -m benchmarks.scale` measured, and what follows for large sets."""
     parts, where = result["parts"], result["environment"]
@@ -36,7 +56,7 @@ def page(result: dict[str, Any]) -> str:
         records = parts.get(part)
         if records:
             lines += [f"### {title}", "", *_growth(part, records), ""]
-    return "\n".join([*lines, *_full(parts), *_memory(), *_plan(parts)]) + "\n"
+    return "\n".join([*lines, *_full(parts), *_memory(), *_plan(parts), *_SEVERAL]) + "\n"
 
 
 def _growth(part: str, records: Sequence[dict[str, Any]]) -> list[str]:
@@ -104,8 +124,8 @@ def _plan(parts: dict[str, Any]) -> list[str]:
     return [
         "## Plan for large sets",
         "",
-        "Computed from the largest sizes above, growth being linear in clips; an epoch is counted from the measured step "
-        "and is too long where other work ran beside it.",
+        "Computed from the largest sizes above, growth being linear in clips; an epoch is counted from the measured "
+        "step and is too long where other work ran beside it.",
         "", *_table(heads, rows), "",
         "- All of TAU fits one machine: the features are computed once, on all cores, into the cache "
         "(`EDGEPRESS_CACHE` on a disk with the sum of both columns). Train on a GPU, or with `--devices` on several; "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.stages import say
 from compress.sweep import Grid, SweepTask, make_grid, plan, read_grid
-from compress.sweep_task import STATE, read_json, finished, last_line, run_task
+from compress.sweep_task import STATE, finished, last_line, read_json, run_task
 from models.atomic import write_json
 from models.errors import RuntimeFailure, UsageError
 from models.run_directory import RunDirectory

@@ -73,8 +73,9 @@ def test_processes_of_torchrun_share_one_run_directory(tmp_path):
         port = free.getsockname()[1]
     recipe = tmp_path / "recipe.toml"
     write_task(tmp_path)
-    recipe.write_text('name = "tiny"\n[network]\nname = "cp_resnet"\narguments = { base_channels = 4, n_blocks = [1, 1, 1] }\n'
-                      '[train]\nepochs = 1\nbatch_size = 16\nprecision = "32-true"\n')
+    recipe.write_text('name = "tiny"\n[network]\nname = "cp_resnet"\n'
+                      'arguments = { base_channels = 4, n_blocks = [1, 1, 1] }\n[train]\nepochs = 1\n'
+                      'batch_size = 16\nprecision = "32-true"\n')
     command = [sys.executable, "-m", "compress", "train", str(recipe), "--data", str(tmp_path / "task.npz"), "--run",
                str(tmp_path / "run"), "--accelerator", "cpu", "--devices", "1", "--nodes", "2", "--strategy", "ddp"]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={

@@ -51,7 +51,7 @@ def test_a_training_state_with_a_pickled_object_is_refused(tmp_path, key):
     state = torch.load(tmp_path / "run" / LAST, weights_only=True)
     state[key] = {**state[key], "canary": Canary(tmp_path / "ran")} if key == STATE else Canary(tmp_path / "ran")
     torch.save(state, tmp_path / "run" / LAST)
-    with pytest.raises(UsageError, match="damaged or not a training state|holds a training with other inputs"):
+    with pytest.raises(UsageError, match=r"damaged or not a training state|holds a training with other inputs"):
         train(small_net(), task, settings, run=tmp_path / "run", machine=machine)
     assert not (tmp_path / "ran").exists()
 
@@ -105,7 +105,7 @@ def finished_is_whole(run: Path) -> None:
     entries = RunDirectory(run).entries("checkpoint")
     assert [entry["name"] for entry in entries] == ["dense"]
     load_checkpoint(entries[0]["path"])
-    assert not [path for path in run.rglob("*.partial")]
+    assert not list(run.rglob("*.partial"))
 
 
 @pytest.mark.slow
