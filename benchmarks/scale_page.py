@@ -26,11 +26,11 @@ _SEVERAL = [
     "`--address` on a cluster, where edgepress is installed on every machine and `--run` is a folder that all share. "
     "`--dry-run` prints the plan and an estimate. Each task is a `compress run` in RUN/tasks/NAME (or the dense "
     "training that tasks of one recipe and seed share, in RUN/dense/NAME) with `log.txt`; RUN/results.json is whole at "
-    "any time. A killed task starts again where it was, up to `--retries` times; the same command goes on after a "
-    "kill.",
+    "any time. A killed task starts again where it was, up to `--retries` times; the same command goes on after "
+    "a kill.",
     "",
-    "One training on several devices of a machine: `--devices 4`. On several machines, torchrun starts the command once "
-    "for each device, and `--run` is shared: `torchrun --nnodes 2 --nproc-per-node 4 ... -m compress train --nodes 2 "
+    "One training on several devices of a machine: `--devices 4`. On several machines, torchrun starts the command "
+    "once for each device, and `--run` is shared: `torchrun --nnodes 2 --nproc-per-node 4 ... -m compress train --nodes 2 "
     "--devices 4 --strategy ddp`. Rank 0 writes. A batch is the batch of all devices together, with its statistics and "
     "draws, so that the result does not depend on their number; with augmentation every device therefore reads and "
     "augments the whole batch and trains on its rows. At the end of each epoch it is checked that weights and the state "

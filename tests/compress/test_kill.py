@@ -98,7 +98,7 @@ def test_killed_at_random_points_a_recipe_ends_with_the_same_bits(tmp_path):
         assert len(expected) == 4
         points, kills, runs = random.Random(7), 0, 0
         while kills < KILLS:
-            run, runs = tmp_path / f"run-{runs}", runs + 1
+            run, runs, finished = tmp_path / f"run-{runs}", runs + 1, set()
             while True:
                 # Up to a third of the whole: a few kills fall into every run, and each attempt gets somewhere.
                 ended = attempt(run, points.uniform(0, whole["seconds"] / 3) if kills < KILLS else None)
@@ -107,6 +107,8 @@ def test_killed_at_random_points_a_recipe_ends_with_the_same_bits(tmp_path):
                 kills += 1
                 if run.exists():
                     check_whole(run)
+                    before, finished = finished, {entry["name"] for entry in RunDirectory(run).entries("checkpoint")}
+                    assert before <= finished, "a finished checkpoint was lost"
             assert ended["code"] == 0, (tmp_path / f"{run.name}.log").read_text()
             assert made(run) == expected
             assert not list(run.rglob("*.partial"))
