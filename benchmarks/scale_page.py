@@ -30,11 +30,12 @@ _SEVERAL = [
     "a kill.",
     "",
     "One training on several devices of a machine: `--devices 4`. On several machines, torchrun starts the command "
-    "once for each device, and `--run` is shared: `torchrun --nnodes 2 --nproc-per-node 4 ... -m compress train --nodes 2 "
+    "once for each device, and `--run` is shared: "
+    "`torchrun --nnodes 2 --nproc-per-node 4 ... -m compress train --nodes 2 "
     "--devices 4 --strategy ddp`. Rank 0 writes. A batch is the batch of all devices together, with its statistics and "
     "draws, so that the result does not depend on their number; with augmentation every device therefore reads and "
-    "augments the whole batch and trains on its rows. At the end of each epoch it is checked that weights and the state "
-    "of pruning are the same on all.",
+    "augments the whole batch and trains on its rows. At the end of each epoch it is checked that weights and the "
+    "state of pruning are the same on all.",
     "",
 ]
 

@@ -81,17 +81,16 @@ def made(run: Path) -> dict[str, dict]:
 def test_killed_at_random_points_a_recipe_ends_with_the_same_bits(tmp_path):
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(RECIPE.format(task=write_task(tmp_path)))
-    forks = subprocess.Popen([sys.executable, "-m", "tests.compress.forked_runs"], cwd=ROOT, text=True,
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert forks.stdin is not None
-    assert forks.stdout is not None
 
     def attempt(run: Path, kill_after: float | None) -> dict:
+        assert forks.stdin is not None
+        assert forks.stdout is not None
         print(json.dumps({"recipe": str(recipe), "run": str(run), "kill_after": kill_after}), file=forks.stdin,
               flush=True)
         return json.loads(forks.stdout.readline())
 
-    try:
+    with subprocess.Popen([sys.executable, "-m", "tests.compress.forked_runs"], cwd=ROOT, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forks:
         whole = attempt(tmp_path / "whole", None)
         assert whole["code"] == 0, (tmp_path / "whole.log").read_text()
         expected = made(tmp_path / "whole")
@@ -112,6 +111,3 @@ def test_killed_at_random_points_a_recipe_ends_with_the_same_bits(tmp_path):
             assert ended["code"] == 0, (tmp_path / f"{run.name}.log").read_text()
             assert made(run) == expected
             assert not list(run.rglob("*.partial"))
-    finally:
-        forks.stdin.close()
-        forks.wait()
