@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from models.errors import UsageError
+
+#: Smaller arrays are left to the mapping: they fit, and a gather of them is one call.
+_LARGE_BYTES = 2**28
 
 
 def seed_of(*numbers: int) -> int:
@@ -64,20 +70,6 @@ class BatchOrder:
             yield np.sort(batch)[self._rank::self._ranks]
 
 
-class GatheredArrays(Dataset[tuple[Tensor, ...]]):
-    """Arrays of equal length whose item is a whole batch: `self[indices]` gathers rows of each, and the indices."""
-
-    def __init__(self, *arrays: np.ndarray):
-        self._arrays = arrays
-
-    def __getitem__(self, indices: Any) -> tuple[Tensor, ...]:
-        return (*(torch.from_numpy(np.ascontiguousarray(np.asarray(array[indices]))) for array in self._arrays),
-                torch.from_numpy(np.asarray(indices)))
-
-    def __len__(self) -> int:
-        return len(self._arrays[0])
-
-
 @dataclass(frozen=True)
 class MappedFile:
     """Where a memory-mapped array lies: enough to open it in another process."""
@@ -104,6 +96,53 @@ def opened(array: np.ndarray | MappedFile) -> np.ndarray:
     if isinstance(array, MappedFile):
         return np.memmap(array.path, array.dtype, "r", array.offset, array.shape)
     return array
+
+
+class RowFile:
+    """Rows of a mapped array, read by their place in the file."""
+
+    def __init__(self, place: MappedFile):
+        self._place = place
+        self._row_bytes = int(np.prod(place.shape[1:], dtype=np.int64)) * np.dtype(place.dtype).itemsize
+        self._handle = os.open(place.path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self._handle)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """[B, ...] for indices [B] from 0 to N - 1.
+
+        Raises:
+            UsageError: the file has become shorter.
+        """
+        found = np.empty((len(indices), *self._place.shape[1:]), self._place.dtype)
+        for row, index in zip(found.reshape(len(indices), -1).view(np.uint8), indices.tolist(), strict=True):
+            begin = self._place.offset + index * self._row_bytes
+            if os.preadv(self._handle, [row], begin) != self._row_bytes:
+                raise UsageError(f"{self._place.path} ends before row {index}: it was changed while it was read")
+        return found
+
+
+class GatheredArrays(Dataset[tuple[Tensor, ...]]):
+    """Arrays of equal length whose item is a whole batch: `self[indices]` gathers rows of each, and the indices.
+
+    Rows of a memory-mapped array are read from its file instead of through the mapping: pages of a mapping that were
+    touched count as memory of the process, which would grow to the size of the data.
+    """
+
+    def __init__(self, *arrays: np.ndarray):
+        self._arrays = arrays
+        direct = hasattr(os, "preadv")
+        places = [named(array) if direct and array.nbytes > _LARGE_BYTES else array for array in arrays]
+        self._files = [RowFile(place) if isinstance(place, MappedFile) else None for place in places]
+
+    def __getitem__(self, indices: Any) -> tuple[Tensor, ...]:
+        rows = (np.ascontiguousarray(np.asarray(array[indices])) if file is None else file.read(indices)
+                for array, file in zip(self._arrays, self._files, strict=True))
+        return (*(torch.from_numpy(found) for found in rows), torch.from_numpy(np.asarray(indices)))
+
+    def __len__(self) -> int:
+        return len(self._arrays[0])
 
 
 def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0,

@@ -120,6 +120,7 @@ def resolve_factory(reference: str) -> Callable[..., Any]:
     if not isinstance(reference, str) or not _REFERENCE.match(reference):
         raise UsageError(f"factory = {reference!r} must have the form package.module:factory")
     module_name, _, attribute = reference.partition(":")
+    announce_code(reference)
     found: Any = _import(module_name)
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -128,6 +129,16 @@ def resolve_factory(reference: str) -> Callable[..., Any]:
     if not callable(found):
         raise UsageError(f"{reference} is a {type(found).__name__}; it must be a function or a class")
     return found
+
+
+_announced: set[str] = set()
+
+
+def announce_code(reference: str) -> None:
+    """Say on stderr, once, that code outside edgepress is about to run."""
+    if not reference.startswith("models.") and reference not in _announced:
+        _announced.add(reference)
+        print(f"running code outside edgepress: {reference}", file=sys.stderr, flush=True)
 
 
 def _import(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -127,12 +128,32 @@ class RunDirectory:
         except OSError as error:
             raise UsageError(f"cannot write {self.path}: {error.strerror or error}; choose a writable --run") from error
         try:
+            if not child:
+                self._sweep_up()
             command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:3]])
             write_text(holder, json.dumps({"pid": os.getpid(), "command": command}))
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def _sweep_up(self) -> None:
+        """Remove what a killed command had begun to write, and put back what it was about to replace.
+
+        Nobody else writes here while the lock is held; folders within that have locks of their own are left alone.
+        """
+        own = [self.path / name for name in ("checkpoints", "artifacts", "results", "training", "stages")]
+        for replaced in (path for folder in own for path in folder.rglob(".*.replaced")):
+            target = replaced.parent / replaced.name[1:].rsplit(".", 2)[0]
+            if (replaced / "old").exists() and not target.exists():
+                os.replace(replaced / "old", target)
+            shutil.rmtree(replaced, ignore_errors=True)
+        begun = [*self.path.glob(".*.partial"), *(path for folder in own for path in folder.rglob(".*.partial"))]
+        for leftover in begun:
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def environment_for_children(self) -> dict[str, str]:
         """The environment for commands that the holder of the lock starts on the same run directory."""

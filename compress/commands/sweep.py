@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.stages import say
 from compress.sweep import Grid, SweepTask, make_grid, plan, read_grid
-from compress.sweep_task import STATE, read_json, finished, last_line, run_task
+from compress.sweep_task import STATE, finished, last_line, read_json, run_task
 from models.atomic import write_json
 from models.errors import RuntimeFailure, UsageError
 from models.run_directory import RunDirectory
@@ -92,7 +92,7 @@ def run_tasks(tasks: Sequence[SweepTask], sweep: Path, resources: Resources) -> 
         if done is not None:
             results[_id(task)] = done
     waiting = [task for task in tasks if _id(task) not in results]
-    _note(sweep, tasks, results)
+    write_results(sweep, tasks, results)
     if not waiting:
         say("every task was finished before")
         return results
@@ -112,7 +112,7 @@ def run_tasks(tasks: Sequence[SweepTask], sweep: Path, resources: Resources) -> 
                 for one in ended:
                     task = running.pop(one)
                     results[_id(task)] = _result(ray, one, task)
-                    _note(sweep, tasks, results)
+                    write_results(sweep, tasks, results)
                 show(tasks, sweep, results)
     return results
 
@@ -168,7 +168,7 @@ def _ray(address: str | None) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _note(sweep: Path, tasks: Sequence[SweepTask], results: dict[str, dict[str, Any]]) -> None:
+def write_results(sweep: Path, tasks: Sequence[SweepTask], results: dict[str, dict[str, Any]]) -> None:
     """All results so far in one file, whole at any time."""
     write_json(sweep / RESULTS, {"schema": 1, "tasks": [results.get(_id(task)) or {**task.to_json(), "state": "open"}
                                                         for task in tasks]})

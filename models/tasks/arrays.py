@@ -82,8 +82,10 @@ def load_arrays(path: str | Path) -> Task:
     shape = stored.shape
     if stored.layout == "NHWC":
         shape = (shape[-1], *shape[:-1])
-    content = hashlib.blake2b(np.ascontiguousarray(x).tobytes() + labels.tobytes(), digest_size=16).hexdigest()
-    return Task(path.stem, classes, shape, content, splits, read_features, stored=stored, read_stored=read_stored)
+    content = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=16)  # the buffer itself: a copy may not fit
+    content.update(labels.tobytes())
+    return Task(path.stem, classes, shape, content.hexdigest(), splits, read_features, stored=stored,
+                read_stored=read_stored)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

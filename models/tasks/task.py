@@ -244,7 +244,10 @@ def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | Non
     if not trust:
         raise UsageError(f"data = {source!r} would run code of {source.split(':')[0]}; allow it with trust=True "
                          "(--trust) if you know where it comes from")
+    from models.registry import announce_code
+
     module_name, name = source.split(":")
+    announce_code(source)
     try:
         factory = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:

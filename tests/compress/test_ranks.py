@@ -15,6 +15,7 @@ import torch
 from compress.batches import named, opened
 from compress.recipe import Augment, Distill, PruneSettings, TrainSettings
 from compress.train import Machine, train
+from models.errors import UsageError
 from models.limits import Limits
 from tests.compress.train_cases import small_net, small_task
 
@@ -72,8 +73,9 @@ def test_processes_of_torchrun_share_one_run_directory(tmp_path):
         port = free.getsockname()[1]
     recipe = tmp_path / "recipe.toml"
     write_task(tmp_path)
-    recipe.write_text('name = "tiny"\n[network]\nname = "cp_resnet"\narguments = { base_channels = 4, n_blocks = [1, 1, 1] }\n'
-                      '[train]\nepochs = 1\nbatch_size = 16\nprecision = "32-true"\n')
+    recipe.write_text('name = "tiny"\n[network]\nname = "cp_resnet"\n'
+                      'arguments = { base_channels = 4, n_blocks = [1, 1, 1] }\n[train]\nepochs = 1\n'
+                      'batch_size = 16\nprecision = "32-true"\n')
     command = [sys.executable, "-m", "compress", "train", str(recipe), "--data", str(tmp_path / "task.npz"), "--run",
                str(tmp_path / "run"), "--accelerator", "cpu", "--devices", "1", "--nodes", "2", "--strategy", "ddp"]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={
@@ -84,6 +86,23 @@ def test_processes_of_torchrun_share_one_run_directory(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], ends
     assert ends[0][0] == ends[1][0] == f"{tmp_path / 'run' / 'checkpoints' / 'dense'}\n"
     assert len((tmp_path / "run" / "index.jsonl").read_text().splitlines()) == 1
+
+
+def test_rows_of_a_large_mapped_array_are_read_from_its_file(tmp_path, monkeypatch):
+    from compress import batches as module
+
+    monkeypatch.setattr(module, "_LARGE_BYTES", 0)
+    path = tmp_path / "data.npy"
+    np.save(path, np.arange(120, dtype=np.int16).reshape(10, 3, 4))
+    mapped, labels = np.load(path, mmap_mode="r")[2:], np.arange(8)
+    gathered = module.GatheredArrays(mapped, labels)
+    rows, found, indices = gathered[np.array([1, 4, 7])]
+    assert rows.dtype == torch.int16
+    assert np.array_equal(rows.numpy(), mapped[[1, 4, 7]])
+    assert found.tolist() == indices.tolist() == [1, 4, 7]
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UsageError, match="ends before row 7"):
+        gathered[np.array([7])]
 
 
 def test_a_mapped_array_travels_as_the_place_in_its_file(tmp_path):

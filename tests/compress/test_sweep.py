@@ -70,8 +70,9 @@ def test_a_lone_task_trains_its_own_dense_network(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "problem"), [
-    ("recipes = []", "recipes is missing"), ("recipe = ['a']", "recipe is unknown"), ("recipes = 'a'", "must be a list"),
-    ("recipes = ['a', 'a']", "twice"), ("recipes = ['a']\nseeds = ['1']", "whole numbers"), ("recipes =", "not TOML"),
+    ("recipes = []", "recipes is missing"), ("recipe = ['a']", "recipe is unknown"),
+    ("recipes = 'a'", "must be a list"), ("recipes = ['a', 'a']", "twice"),
+    ("recipes = ['a']\nseeds = ['1']", "whole numbers"), ("recipes =", "not TOML"),
     ("recipes = ['a']\ndata = 3", "data = 3 must be text")])
 def test_a_wrong_grid_is_explained(tmp_path, text, problem):
     path = tmp_path / "grid.toml"

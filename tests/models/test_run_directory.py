@@ -79,3 +79,19 @@ def test_a_lock_of_a_killed_command_is_stale(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     with RunDirectory(tmp_path).lock():
         pass
+
+
+def test_the_next_holder_clears_up_after_a_killed_one(tmp_path):
+    """A kill in the middle of a write leaves a hidden part; between two renames, the old thing under another name."""
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / ".dense.abc12.partial").mkdir(parents=True)
+    (tmp_path / ".index.jsonl.xyz.partial").write_text("{")
+    (checkpoints / ".dense.q_1.replaced" / "old").mkdir(parents=True)
+    (checkpoints / ".dense.q_1.replaced" / "old" / "model.json").write_text("old")
+    inner = tmp_path / "tasks" / "a" / "checkpoints" / ".dense.abc.partial"
+    inner.mkdir(parents=True)
+    with RunDirectory(tmp_path).lock():
+        assert (checkpoints / "dense" / "model.json").read_text() == "old"
+        assert sorted(path.name for path in checkpoints.iterdir()) == ["dense"]
+        assert not list(tmp_path.glob(".*.partial"))
+        assert inner.exists(), "another run directory, with a lock of its own"
