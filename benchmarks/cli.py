@@ -82,7 +82,8 @@ def latency_command(
     from benchmarks.tables import latency_text
 
     _one_of(form, ("text", "json"))
-    found = latency_overview(_model(file, run, _names(runtime)), _names(runtime), device or (), threads=threads, runs=runs,
+    runtimes = _names(runtime)
+    found = latency_overview(_model(file, run, runtimes), runtimes, device or (), threads=threads, runs=runs,
                              measure=measure, trust=trust)
     _keep(run, found["measured"])
     _emit(_as_json(found) if form == "json" else latency_text(found), output, overwrite)
@@ -125,6 +126,9 @@ def gate_command(
     verdict = evaluate_gate(path, limits, device or (), budgets=budgets, baseline=baseline, results=found,
                             rule=macs_rule, try_fixes=fixes)
     _emit(render(verdict, form), output, overwrite)
+    if output is not None and form != "text":
+        # The file is for a machine; who reads the log wants the verdict too.
+        _emit(render(verdict, "text"), None, False)
     if update_baseline is not None:
         from benchmarks.baseline import as_json, manifest_beside, profile_of
         from models.atomic import write_json
