@@ -57,7 +57,24 @@ def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
     # Neither pipes nor devices: opening one could wait forever.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
-    return {"file": str(path), **profile(path, arena=arena)}
+    return named({"file": str(path), **profile(path, arena=arena)}, manifest_beside(path))
+
+
+def named(profile: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile with the layer names that shrinking took out of the file and put into its manifest."""
+    shrink = manifest.get("shrink")
+    names = shrink.get("tensor_names") if isinstance(shrink, dict) else None
+    if not isinstance(names, list) or manifest.get("sha256") != profile.get("sha256"):
+        return profile
+    from benchmarks.tflite_layers import NAMELESS
+
+    def name_of(name: str) -> str:
+        index = name.removeprefix(NAMELESS)
+        known = name.startswith(NAMELESS) and index.isdecimal() and int(index) < len(names)
+        return str(names[int(index)]) if known else name
+
+    return {**profile, "layers": [{**layer, "name": name_of(layer["name"])} for layer in profile["layers"]],
+            "memory": [{**step, "layer": name_of(step["layer"])} for step in profile["memory"]]}
 
 
 def load_baseline(source: Any, *, current: Mapping[str, Any], arena: bool = True) -> Baseline:

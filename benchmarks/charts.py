@@ -26,7 +26,8 @@ _CONFIG = {
         "titleFontWeight": "normal",
         "labelLimit": 220,
     },
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 260},
+    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 260,
+               "symbolOpacity": 1, "symbolStrokeWidth": 2.5, "layout": {"bottom": {"direction": "vertical"}}},
 }
 
 
@@ -50,52 +51,58 @@ def _name(field: str, title: str | None = None, **options: Any) -> Spec:
     return {"field": field, "type": "nominal", "title": title, **options}
 
 
-def accuracy_against_macs(rows: Rows) -> Spec:
-    """Accuracy over MACs with intervals.
+def _one_of_the_legend(field: str) -> Spec:
+    """A click on an entry of the legend singles it out; a double click shows all again."""
+    return {"name": "chosen", "select": {"type": "point", "fields": [field]}, "bind": "legend"}
+
+
+def _faded(opacity: float) -> Spec:
+    return {"condition": {"param": "chosen", "value": opacity}, "value": 0.06}
+
+
+def accuracy_against_cost(rows: Rows, title: str) -> Spec:
+    """Accuracy over a cost with intervals and the Pareto front of every series.
 
     Args:
-        rows: network, series (precision and runtime), mmacs, accuracy, low, high (fractions).
+        rows: network, series (precision and runtime), cost, front ("yes" or "no"), accuracy, low, high (fractions).
+        title: of the cost, with its unit.
     """
     tooltip = [
         _name("network", "network"),
         _name("series", "runtime"),
-        _quantity("mmacs", "MMACs", format=".3f"),
+        _quantity("cost", title, format=",.4~r"),
         _quantity("accuracy", "accuracy", format=".2%"),
         _quantity("low", "interval from", format=".2%"),
         _quantity("high", "to", format=".2%"),
+        _name("front", "on the Pareto front"),
     ]
-    x = _quantity(
-        "mmacs",
-        "million MACs",
-        scale={"type": "log", "nice": False, "padding": 18},
-        axis={"format": "~g", "values": [1, 2, 5, 10, 20, 30, 50, 100, 200, 500]},
-    )
-    scale = {"zero": False, "nice": True}
+    x = _quantity("cost", title, scale={"type": "log", "nice": False, "padding": 18}, axis={"format": "~s" if max(
+        row["cost"] for row in rows) >= 1000 else "~g", "tickCount": 5})
+    y = _quantity("accuracy", "accuracy", scale={"zero": False, "nice": True}, axis={"format": ".0%"})
     colour = _name("series", "precision, runtime")
     return _chart(
         rows,
         320,
         layer=[
             {
-                "mark": {"type": "rule", "strokeWidth": 1.5, "opacity": 0.55},
-                "encoding": {
-                    "x": x,
-                    "y": _quantity("low", "accuracy", scale=scale, axis={"format": ".0%"}),
-                    "y2": {"field": "high"},
-                    "color": colour,
-                    "xOffset": _name("series"),
-                },
+                "mark": {"type": "rule", "strokeWidth": 1.5},
+                "params": [_one_of_the_legend("series")],
+                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour,
+                             "opacity": _faded(0.3)},
             },
             {
-                "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.7},
-                "encoding": {"x": x, "y": _quantity("accuracy", "accuracy", scale=scale), "color": colour},
+                "transform": [{"filter": "datum.front == 'yes'"}],
+                "mark": {"type": "line", "strokeWidth": 1.5, "interpolate": "step-after"},
+                "encoding": {"x": x, "y": y, "color": colour, "opacity": _faded(0.7)},
             },
             {
-                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
+                "mark": {"type": "point", "size": 80, "strokeWidth": 1.5},
                 "encoding": {
                     "x": x,
-                    "y": _quantity("accuracy", "accuracy", scale=scale),
+                    "y": y,
                     "color": colour,
+                    "fill": {"condition": {"test": "datum.front == 'yes'", **colour, "legend": None}, "value": "white"},
+                    "opacity": _faded(1),
                     "tooltip": tooltip,
                 },
             },
@@ -130,6 +137,36 @@ def pareto_front(rows: Rows) -> Spec:
     )
 
 
+def over_measurements(rows: Rows, steps: Sequence[str], title: str, unit: str) -> Spec:
+    """A figure of every file, measurement after measurement.
+
+    Args:
+        rows: series, step, value, why (what changed since the one before).
+        steps: in order of time.
+        title: of the figure.
+        unit: "fraction" is shown as a percentage.
+    """
+    percent = unit == "fraction"
+    return _chart(
+        rows,
+        280,
+        params=[_one_of_the_legend("series")],
+        mark={"type": "line", "point": {"size": 60, "filled": True}, "strokeWidth": 1.5},
+        encoding={
+            "x": _name("step", "run", sort=list(steps), axis={"labelAngle": 0}),
+            "y": _quantity("value", title, scale={"zero": False}, axis={"format": ".0%" if percent else "~g"}),
+            "color": _name("series", "file and runtime"),
+            "opacity": _faded(1),
+            "tooltip": [
+                _name("series", "file"),
+                _name("step", "run"),
+                _quantity("value", title, format=".2%" if percent else ".4f"),
+                _name("why", "since the one before"),
+            ],
+        },
+    )
+
+
 def accuracy_by_recording_device(rows: Rows) -> Spec:
     """Accuracy of every network on the clips of every recording device; devices unseen in training are set apart.
 
@@ -141,10 +178,15 @@ def accuracy_by_recording_device(rows: Rows) -> Spec:
         rows,
         300,
         layer=[
-            {"mark": {"type": "line", "strokeWidth": 1, "opacity": 0.6}, "encoding": {}},
             {
-                "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
+                "mark": {"type": "line", "strokeWidth": 1},
+                "params": [_one_of_the_legend("network")],
+                "encoding": {"opacity": _faded(0.6)},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 70},
                 "encoding": {
+                    "opacity": _faded(1),
                     "shape": _name("seen", "recording device"),
                     "tooltip": [
                         _name("network", "network"),
@@ -194,7 +236,8 @@ def share_of_limits(rows: Rows) -> Spec:
     """Each figure as a share of its limit; the line at 100 % is the limit.
 
     Args:
-        rows: network, device, metric, share (fraction), value (text), limit (text), verdict ("fits" or "over").
+        rows: network, device, metric, share (fraction), value (text), limit (text), verdict ("fits", "warns" or
+            "over").
     """
     return _chart(
         rows,
@@ -206,7 +249,9 @@ def share_of_limits(rows: Rows) -> Spec:
                     "x": _quantity("share", "share of the limit", axis={"format": ".0%"}),
                     "y": _name("label", sort=None, axis={"labelLimit": 230}),
                     "color": _name(
-                        "verdict", "verdict", scale={"domain": ["fits", "over"], "range": [COLOURS[2], COLOURS[1]]}
+                        "verdict",
+                        "verdict",
+                        scale={"domain": ["fits", "warns", "over"], "range": [COLOURS[2], COLOURS[4], COLOURS[1]]},
                     ),
                     "tooltip": [
                         _name("network", "network"),
@@ -284,8 +329,10 @@ def training_curves(rows: Rows) -> Spec:
     return _chart(
         rows,
         260,
+        params=[_one_of_the_legend("training")],
         mark={"type": "line", "point": {"size": 18}, "strokeWidth": 1.5},
         encoding={
+            "opacity": _faded(1),
             "x": _quantity("epoch", "epoch", axis={"tickMinStep": 1}),
             "y": _quantity("accuracy", "validation accuracy", scale={"zero": False}, axis={"format": ".0%"}),
             "color": _name("training", "training", sort=None),

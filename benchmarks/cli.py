@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,7 @@ def run_accuracy(
     from benchmarks.tables import accuracy_text
 
     _one_of(form, ("text", "json"))
-    path = _model(file, run)
+    path = _model(file, run, [*_names(runtime), *_runtimes_of(device or (), None)])
     source = data or _task_of(path)
     quiet = not sys.stderr.isatty()
     measured = measure_accuracy(path, source, _names(runtime), devices=device or (), split=split, limit=limit,
@@ -81,7 +82,8 @@ def latency_command(
     from benchmarks.tables import latency_text
 
     _one_of(form, ("text", "json"))
-    found = latency_overview(_model(file, run), _names(runtime), device or (), threads=threads, runs=runs,
+    runtimes = _names(runtime)
+    found = latency_overview(_model(file, run, runtimes), runtimes, device or (), threads=threads, runs=runs,
                              measure=measure, trust=trust)
     _keep(run, found["measured"])
     _emit(_as_json(found) if form == "json" else latency_text(found), output, overwrite)
@@ -113,7 +115,7 @@ def gate_command(
     limits = _limits(limit or [])
     budgets, named = _budgets(budgets)
     # A file or baseline that the budgets name counts from where the budgets are.
-    path = _model(file or _beside(budgets, named.get("file")), run)
+    path = _model(file or _beside(budgets, named.get("file")), run, _runtimes_of(device or (), budgets))
     baseline = baseline or _baseline(budgets, named.get("baseline"))
     found = _results(results or _beside(budgets, named.get("results")), run)
     if data is not None:
@@ -127,6 +129,9 @@ def gate_command(
     verdict = evaluate_gate(path, limits, device or (), budgets=budgets, baseline=baseline, results=found,
                             rule=macs_rule, runtime=runtime, try_fixes=fixes)
     _emit(render(verdict, form), output, overwrite)
+    if output is not None and form != "text":
+        # The file is for a machine; who reads the log wants the verdict too.
+        _emit(render(verdict, "text"), None, False)
     if update_baseline is not None:
         from benchmarks.baseline import as_json, manifest_beside, profile_of
         from models.atomic import write_json
@@ -168,12 +173,19 @@ def devices_command(budgets: Annotated[Path | None, typer.Option(help="Add the c
 
 
 @app.command("report")
-def report_command(run: Run = DEFAULT_RUN, output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Default: RUN/report.html.")] = None) -> None:
+def report_command(
+        run: Run = DEFAULT_RUN,
+        output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/report.html.")] = None,
+        history: Annotated[list[Path] | None, typer.Option(help="Another run or file of results, to show what "
+                                                                "changed. Repeatable.")] = None,
+        budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
+        overwrite: Overwrite = False) -> None:
     """The HTML report of a run: one page that needs no network."""
     from benchmarks.report import write_report
 
-    print(write_report(run, output))
+    if output is not None:
+        _keep_existing(output, overwrite)
+    print(write_report(run, output, history=history or (), budgets=_budgets(budgets)[0]))
 
 
 @app.command("pareto")
@@ -208,13 +220,33 @@ def main() -> None:
     run_command(app)
 
 
-def _model(file: Path | None, run: Path) -> Path:
+def _model(file: Path | None, run: Path, runtimes: Sequence[str] = ()) -> Path:
+    """The file that was named, else the newest artifact that all of these runtimes take (none: any model file)."""
     if file is not None:
         return file
-    newest = RunDirectory(run).newest("artifact", lambda entry: entry["path"].suffix in (".tflite", ".onnx"),
-                                      wanted="exported .tflite or .onnx", first="deploy export --format tflite")
+    from deploy.engines import FILE_KINDS
+
+    kinds = {f".{FILE_KINDS[name]}" for name in runtimes if name in FILE_KINDS} or {".tflite", ".onnx"}
+    if runtimes and len(kinds) > 1:
+        raise UsageError(f"{', '.join(dict.fromkeys(runtimes))} take different files ({', '.join(sorted(kinds))}): "
+                         "name the file")
+    wanted = " or ".join(sorted(kinds, reverse=True))
+    newest = RunDirectory(run).newest("artifact", lambda entry: entry["path"].suffix in kinds,
+                                      wanted=f"exported {wanted}",
+                                      first=f"deploy export --format {'onnx' if kinds == {'.onnx'} else 'tflite'}")
     print(f"taking the newest artifact of {run}: {newest['path']}", file=sys.stderr)
     return newest["path"]
+
+
+def _runtimes_of(devices: Sequence[str], budgets: Path | None) -> list[str]:
+    """The runtimes that stand for device classes; without names, those that a budgets.toml adds or changes."""
+    from models.devices import device_classes, pick, read_budgets
+
+    if not devices and budgets is None:
+        return []
+    book = read_budgets(budgets) if budgets is not None else None
+    known = book.devices if book else device_classes()
+    return [pick(name, known).runtime for name in devices or (book.own if book else ())]
 
 
 def _task_of(path: Path) -> str:
@@ -298,12 +330,16 @@ def _emit(text: str, output: Path | None, overwrite: bool) -> None:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()
         return
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already: choose another name or add --overwrite")
+    _keep_existing(output, overwrite)
     from models.atomic import write_text
 
     write_text(output, text)
     print(f"wrote {output}", file=sys.stderr)
+
+
+def _keep_existing(output: Path, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists already: choose another name or add --overwrite")
 
 
 def _fail_late(failures: list[dict[str, Any]]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.explain import cause_of
+from benchmarks.explain import cause_of, versions_text
 from models.errors import UsageError
 
 _FIGURES = (("params", "params", "params"), ("weights", "weight_bytes", "bytes"), ("file", "file_bytes", "bytes"),
@@ -49,7 +50,6 @@ def _models(a: str | Path, b: str | Path) -> dict[str, Any]:
 
 
 def _results(a: str | Path, b: str | Path) -> dict[str, Any]:
-    from benchmarks.environment import changed_tools
     from benchmarks.result_log import read
 
     newest = [{_key(record): record for record in read(path)} for path in (a, b)]
@@ -67,14 +67,19 @@ def _results(a: str | Path, b: str | Path) -> dict[str, Any]:
             if first.get(metric) is not None and second.get(metric) is not None:
                 rows.append({"metric": f"{metric.removesuffix('_ms')} ({first.get('runtime')})", "unit": unit,
                              "a": first[metric], "b": second[metric]})
-        changes = changed_tools(*[(r.get("environment") or {}).get("tools", {}) for r in (first, second)])
-        notes.append(f"{first.get('runtime')}: " + ("the same model" if first.get("sha256") == second.get("sha256")
-                                                    else "another model")
-                     + (", other tools: " + ", ".join(f"{n} {x} -> {y}" for n, (x, y) in changes.items()) if changes
-                        else ", the same tools"))
+        notes.append(f"{first.get('runtime')}: {why_another(first, second)}")
     if not rows:
         raise UsageError(f"{a} and {b} have no result in common: " + ("; ".join(notes) or "no runtime is in both"))
     return {"schema": 1, "a": str(a), "b": str(b), "rows": rows, "notes": notes}
+
+
+def why_another(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What differs between two measurements: the model, the tools, or neither."""
+    from benchmarks.environment import changed_tools
+
+    model = "the same model" if before.get("sha256") == after.get("sha256") else "another model"
+    changes = changed_tools(*[(record.get("environment") or {}).get("tools", {}) for record in (before, after)])
+    return f"{model}, " + (f"other tools: {versions_text(changes)}" if changes else "the same tools")
 
 
 def _key(record: dict[str, Any]) -> tuple[Any, ...]:

@@ -215,16 +215,17 @@ def cause_of(before: Any, profile: Mapping[str, Any]) -> dict[str, Any]:
     if operators:
         parts.append("operators: " + ", ".join(f"{name} {a} -> {b}" for name, (a, b) in operators.items()))
     if exporters:
-        parts.append("made by other tools: " + _versions(exporters))
+        parts.append("made by other tools: " + versions_text(exporters))
     if tools:
-        parts.append("measured with other tools: " + _versions(tools))
+        parts.append("measured with other tools: " + versions_text(tools))
     elif model_changed is False:
         parts.append("no tool changed" if before.environment else "both were measured with the tools installed now")
     return {"model_changed": model_changed, "tools": tools, "exporters": exporters, "operators": operators,
             "summary": "; ".join(parts)}
 
 
-def _versions(changes: Mapping[str, Sequence[str | None]]) -> str:
+def versions_text(changes: Mapping[str, Sequence[str | None]]) -> str:
+    """Changed tools for people: "numpy 1 -> 2, torch absent -> 2.13.0"."""
     return ", ".join(f"{name} {a or 'absent'} -> {b or 'absent'}" for name, (a, b) in changes.items())
 
 

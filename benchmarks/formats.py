@@ -170,8 +170,7 @@ def _sarif(verdict: Mapping[str, Any]) -> str:
                 "properties": {key: check[key] for key in ("device", "value", "limit", "baseline", "over")}}
                for check in found]
     metrics = sorted({check["metric"] for check in found})
-    driver = {"name": "edgepress", "informationUri": "https://pypi.org/project/edgepress/",
-              "version": verdict["environment"]["tools"].get("edgepress", "0"),
+    driver = {"name": "edgepress", "version": verdict["environment"]["tools"].get("edgepress", "0"),
               "rules": [{"id": f"edgepress/{metric}", "shortDescription": {"text": f"{metric} within its limit"},
                          "defaultConfiguration": {"level": "warning" if metric in WALL_CLOCK else "error"}}
                         for metric in metrics]}

@@ -83,7 +83,7 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
 
 
 def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
-    from benchmarks.profiling import profile
+    from benchmarks.baseline import profile_of
     from deploy.artifact import read_manifest
 
     records = of_run(run)
@@ -91,7 +91,7 @@ def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
         path = Path(entry["path"])
         if path.suffix not in (".tflite", ".onnx"):
             continue
-        counted = profile(path, arena=arena and path.suffix == ".tflite")
+        counted = profile_of(path, arena=arena and path.suffix == ".tflite")
         accuracy = {
             record["runtime"]: record
             for record in records

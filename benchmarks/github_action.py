@@ -1,4 +1,4 @@
-"""The script of action.yml: run the gate, write the job summary, keep one comment up to date.
+"""The script of action.yml: run the gate on each file, write the job summary, keep one comment up to date.
 
 Everything comes from the environment (INPUT_FILE, INPUT_DEVICE, ... as action.yml sets them), so that no input of a
 workflow ever becomes part of a shell command.
@@ -11,6 +11,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
+from glob import glob
 from pathlib import Path
 
 from benchmarks.github_comment import post_comment, pull_request, write_summary
@@ -23,33 +24,39 @@ _OPTIONS = {"DEVICE": "--device", "LIMIT": "--limit", "BUDGETS": "--budgets", "B
 _SEVERAL = frozenset({"DEVICE", "LIMIT"})
 
 
-def gate_arguments(environment: Mapping[str, str]) -> list[str]:
-    """The arguments of `benchmarks gate` for the inputs of the action."""
+def gate_arguments(environment: Mapping[str, str], file: str | None = None) -> list[str]:
+    """The arguments of `benchmarks gate` for the inputs of the action and one file; None: the budgets name it."""
     arguments: list[str] = []
     for name, option in _OPTIONS.items():
         text = environment.get(f"INPUT_{name}", "").strip()
         values = text.replace(",", "\n").splitlines() if name in _SEVERAL else [text]
         arguments += [f"{option}={value.strip()}" for value in values if value.strip()]
-    file = environment.get("INPUT_FILE", "").strip()
     return ["gate", *arguments, *(["--", file] if file else [])]
 
 
+def files_of(environment: Mapping[str, str]) -> list[str | None]:
+    """The files of INPUT_FILE, one a line, with patterns filled in; [None] where it is empty.
+
+    A pattern that fits nothing stays as it is, so that the gate complains about it.
+    """
+    found: list[str | None] = []
+    for line in environment.get("INPUT_FILE", "").splitlines():
+        if line.strip():
+            found += [line.strip()] if Path(line.strip()).exists() else sorted(glob(line.strip())) or [line.strip()]
+    return found or [None]
+
+
 def run(environment: Mapping[str, str]) -> int:
-    """Do it all; the exit code is that of the gate."""
-    command = [sys.executable, "-P", "-m", "benchmarks", *gate_arguments(environment)]
+    """Do it all; the exit code is the largest of the gate's."""
     # Models and layers have names that others chose: none of them may act as a workflow command.
     fence = secrets.token_hex(16)
-    try:
-        done = subprocess.run([*command[:5], "--format", "markdown", *command[5:]], capture_output=True, text=True,
-                              timeout=_SECONDS, check=False, encoding="utf-8", errors="replace")
-        code, markdown, complaint = done.returncode, done.stdout, done.stderr
-    except subprocess.TimeoutExpired:
-        code, markdown, complaint = 3, "", f"error: the gate did not end within {_SECONDS} s"
-    if not markdown:
-        markdown = f"### ❌ the gate could not decide (exit {code})\n\n```\n{_quoted(complaint)}\n```\n"
-    name = environment.get("INPUT_NAME", "").strip() or "models"
-    text = f"## edgepress: {_quoted(name)}\n\n{markdown}"
-    print(f"::stop-commands::{fence}\n{complaint}{markdown}\n::{fence}::", flush=True)
+    print(f"::stop-commands::{fence}", flush=True)
+    done = [_gate(environment, file) for file in files_of(environment)]
+    print(f"\n::{fence}::", flush=True)
+    # Failures first; those of one kind in the order of the files.
+    done.sort(key=lambda verdict: -verdict[0])
+    code, name = done[0][0], environment.get("INPUT_NAME", "").strip() or "models"
+    text = f"## edgepress: {_quoted(name)}\n\n" + "\n".join(markdown for _, markdown in done)
     write_summary(text, environment)
     _output(environment, {"passed": str(code == 0).lower(), "exit-code": str(code)})
     if environment.get("INPUT_COMMENT", "true").strip().lower() == "true":
@@ -58,6 +65,23 @@ def run(environment: Mapping[str, str]) -> int:
         print("::error title=edgepress gate::" + {1: "a model is over its limit", 2: "bad configuration or file",
                                                   3: "a runtime failed"}.get(code, f"exit {code}"))
     return code
+
+
+def _gate(environment: Mapping[str, str], file: str | None) -> tuple[int, str]:
+    """(exit code, Markdown) of one file; both streams go to the log."""
+    command = [sys.executable, "-P", "-m", "benchmarks", "gate", "--format", "markdown",
+               *gate_arguments(environment, file)[1:]]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, encoding="utf-8",
+                              errors="replace")
+        code, markdown, complaint = done.returncode, done.stdout, done.stderr
+    except subprocess.TimeoutExpired:
+        code, markdown, complaint = 3, "", f"error: the gate did not end within {_SECONDS} s"
+    if not markdown:
+        named = f"`{_quoted(file)}`: " if file else ""
+        markdown = f"### ❌ {named}the gate could not decide (exit {code})\n\n```\n{_quoted(complaint)}\n```\n"
+    print(f"{complaint}{markdown}", flush=True)
+    return code, markdown
 
 
 def _comment(text: str, name: str, environment: Mapping[str, str]) -> None:

@@ -2,81 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gate import evaluate_gate
 from benchmarks.gather import Network, gather
 from benchmarks.report_blocks import (
     accuracy_block,
     confusion_block,
-    devices_block,
-    history_block,
     int8_record,
     layers_block,
-    limits_block,
+    making_block,
     memory_block,
     overview_block,
+    parity_block,
     percent,
     recording_devices_block,
     runtimes_block,
     training_block,
     versions_block,
 )
+from benchmarks.report_devices import devices_block, estimates, estimates_block, limits_block, verdicts
+from benchmarks.report_history import history_block, read_history
+from benchmarks.report_shapes import Block
 from models.atomic import write_text
-from models.devices import device_classes
+from models.devices import DeviceClass, device_classes
 from models.run_directory import DEFAULT_RUN, RunDirectory
 from models.units import format_quantity
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None) -> Path:
+def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None, *,
+                 history: Sequence[str | Path] = (), budgets: str | Path | None = None) -> Path:
     """Write the report of a run directory; an older report of the same run is replaced.
 
     Args:
         run: the run directory.
         output: the page; default RUN/report.html.
+        history: further run directories or files of results, whose measurements are shown beside those of the run.
+        budgets: a budgets.toml, whose device classes are shown beside the shipped ones.
 
     Returns:
         The path of the page.
 
     Raises:
-        UsageError: the run holds no trained network, or the page cannot be written.
+        UsageError: the run holds no trained network, a source is damaged, or the page cannot be written.
     """
     folder = RunDirectory(run)
     page = Path(output) if output else folder.path / "report.html"
-    return write_text(page, render(gather(folder), str(folder.path)))
+    networks = gather(folder)
+    measured = read_history([*history, folder.path])
+    return write_text(page, render(networks, str(folder.path), measured, device_classes(budgets)))
 
 
-def render(networks: Sequence[Network], run: str) -> str:
+def render(networks: Sequence[Network], run: str, measured: Sequence[Mapping[str, Any]] = (),
+           classes: Mapping[str, DeviceClass] | None = None) -> str:
     """The page as HTML; every name in it is escaped."""
-    verdicts = _verdicts(networks)
-    rows: list[list[Any]] = [
+    known = device_classes() if classes is None else classes
+    found = verdicts(networks, known)
+    rows: list[list[Block | None]] = [
         [overview_block(networks)],
         [accuracy_block(networks), recording_devices_block(networks)],
-        [devices_block(verdicts)],
-        [limits_block(verdicts), layers_block(networks)],
-        [confusion_block(networks), memory_block(networks)],
+        [devices_block(found)],
+        [estimates_block(estimates(networks, known))],
+        [limits_block(found), confusion_block(networks)],
+        [layers_block(networks)],
+        [memory_block(networks), training_block(networks)],
         [runtimes_block(networks)],
-        [training_block(networks), history_block(networks)],
+        [parity_block(networks)],
+        [history_block(measured)],
+        [making_block(networks)],
         [versions_block(networks)],
     ]
     data = next((network.metrics["data"] for network in networks if network.metrics.get("data")), {})
     title = f"edgepress report: {data.get('task', 'no task')}"
-    return render_page(rows, title=title, subtitle=_subtitle(data, run), cards=_cards(networks, verdicts))
+    return render_page(rows, title=title, subtitle=_subtitle(data, run), cards=_cards(networks, found))
 
 
-def render_page(rows: list[list[Any]], *, title: str, subtitle: str, cards: list[dict[str, str]]) -> str:
+def render_page(rows: list[list[Block | None]], *, title: str, subtitle: str, cards: list[dict[str, str]]) -> str:
     """Rows of blocks (None is left out) as one HTML page; every text in it is escaped."""
     import vl_convert
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-    rows = [[block for block in row if block] for row in rows]
+    shown = [[block for block in row if block] for row in rows]
     figures = {
-        f"{block['id']}-chart": [choice["chart"] for choice in block.get("choices") or []] or [block["chart"]]
-        for row in rows
+        f"{block['id']}-chart": [choice.get("chart") for choice in block.get("choices") or []] or [block["chart"]]
+        for row in shown
         for block in row
         if block.get("chart") or block.get("choices")
     }
@@ -90,7 +102,7 @@ def render_page(rows: list[list[Any]], *, title: str, subtitle: str, cards: list
         title=title,
         subtitle=subtitle,
         cards=cards,
-        rows=[row for row in rows if row],
+        rows=[row for row in shown if row],
         figures=figures,
         bundle=vl_convert.javascript_bundle(),
         footer="MACs count under the rule dcase unless another is named: weights and biases times output positions, "
@@ -103,7 +115,7 @@ def _subtitle(data: dict[str, Any], run: str) -> str:
     return f"run {run}; data {data.get('source') or data.get('task', '-')}" + (f" ({clips} clips)" if clips else "")
 
 
-def _cards(networks: Sequence[Network], verdicts: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _cards(networks: Sequence[Network], found: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     dense, smallest = networks[0], networks[-1]
     cards = [
         {
@@ -124,19 +136,7 @@ def _cards(networks: Sequence[Network], verdicts: list[dict[str, Any]]) -> list[
         cards.append(
             {"label": "smallest int8 file", "value": format_quantity(smallest.tflite.profile["file_bytes"], "bytes")}
         )
-    fitting = sum(verdict["passed"] for verdict in verdicts)
-    if verdicts:
-        cards.append({"label": "of the device verdicts passed", "value": f"{fitting} / {len(verdicts)}"})
+    fitting = sum(verdict["passed"] for verdict in found)
+    if found:
+        cards.append({"label": "of the device verdicts passed", "value": f"{fitting} / {len(found)}"})
     return cards
-
-
-def _verdicts(networks: Sequence[Network]) -> list[dict[str, Any]]:
-    """Every int8 file against every device class."""
-    verdicts = []
-    for network in networks:
-        if network.tflite:
-            records = [record for file in network.files for record in file.accuracy.values()]
-            for name in device_classes():
-                verdict = evaluate_gate(network.tflite.profile, device=name, results=records)
-                verdicts.append({**verdict, "network": network.name, "device": name})
-    return verdicts

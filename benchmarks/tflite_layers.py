@@ -10,6 +10,8 @@ from benchmarks.file_layers import FileContent, FileLayer, FileTensor
 from deploy.tflite_file import Operator, Subgraph, Tensor, TFLiteModel
 from models.op_costs import Op
 
+#: How the name of a tensor without one begins; its index follows.
+NAMELESS = "tensor "
 #: Operators that move or name data; constants that they read are sizes and axes, never parameters.
 _MOVING = frozenset({
     "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "CONCATENATION", "SPLIT", "SPLIT_V", "SLICE",
@@ -79,7 +81,10 @@ def _tensor(tensor: Tensor) -> FileTensor:
 
 
 def _title(graph: Subgraph, operator: Operator) -> str:
-    return graph.tensors[operator.outputs[0]].name if operator.outputs else f"operator {operator.index}"
+    """The name of the first output; "tensor 7" where the file has none (shrunk files lack them)."""
+    if not operator.outputs:
+        return f"operator {operator.index}"
+    return graph.tensors[operator.outputs[0]].name or f"{NAMELESS}{operator.outputs[0]}"
 
 
 class _Reader:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -10,8 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from benchmarks import github_action, pre_commit
+from benchmarks.cli import app
 from benchmarks.github_comment import body_of, marker, post_comment, pull_request
 from models.errors import RuntimeFailure, UsageError
 
@@ -140,8 +143,8 @@ def test_an_event_without_a_pull_request(tmp_path):
 
 
 def test_inputs_become_arguments_and_never_shell():
-    arguments = github_action.gate_arguments({"INPUT_FILE": "-x; rm *.tflite", "INPUT_DEVICE": "cortex-m4, phone",
-                                              "INPUT_LIMIT": "macs=1M\nfile=2kB\n"})
+    arguments = github_action.gate_arguments({"INPUT_DEVICE": "cortex-m4, phone",
+                                              "INPUT_LIMIT": "macs=1M\nfile=2kB\n"}, "-x; rm *.tflite")
     assert arguments == ["gate", "--device=cortex-m4", "--device=phone", "--limit=macs=1M", "--limit=file=2kB", "--",
                          "-x; rm *.tflite"]
 
@@ -159,6 +162,27 @@ def test_the_whole_script_on_a_model(github, shared, tmp_path, capsys, monkeypat
     assert summary.count("## edgepress: models") == 2
     assert (tmp_path / "output").read_text().split() == ["passed=true", "exit-code=0", "passed=false", "exit-code=1"]
     assert "::error title=edgepress gate::a model is over its limit" in capsys.readouterr().out
+
+
+def test_files_by_line_and_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.tflite", "a.tflite", "[x].tflite"):
+        Path(name).touch()
+    assert github_action.files_of({"INPUT_FILE": " ?.tflite \n[x].tflite\nnone*.onnx"}) == [
+        "a.tflite", "b.tflite", "[x].tflite", "none*.onnx"]
+    assert github_action.files_of({}) == [None]
+
+
+def test_several_files_share_one_comment_failures_first(github, shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("a.tflite", "kws_ref_model"), ("b.tflite", "pretrainedResnet_quant")):
+        shutil.copy(shared / "data" / "reference_models" / f"{source}.tflite", name)
+    inputs = {**github.variables, "INPUT_FILE": "*.tflite\nc.tflite", "INPUT_LIMIT": "macs=3M"}
+    assert github_action.run(inputs) == 2
+    comment, = github.comments
+    headings = [line for line in comment["body"].splitlines() if line.startswith("### ")]
+    assert [heading.split(":")[0] for heading in headings] == [
+        "### ❌ `c.tflite`", "### ❌ b.tflite", "### ✅ a.tflite"]
 
 
 def test_a_missing_model_is_told_in_the_comment(github, tmp_path, monkeypatch):
@@ -182,6 +206,24 @@ def test_action_yml_runs_this_script_and_passes_every_input():
         assert f"INPUT_{name}: ${{{{ inputs.{name.lower().replace('_', '-')} }}}}" in text
     shell = [line for line in text.splitlines() if "run:" in line or line.startswith("        python")]
     assert not any("inputs." in line for line in shell), "an input inside of a script could run as code"
+
+
+def test_the_examples_of_the_docs_fit_the_action_and_the_command():
+    yaml = pytest.importorskip("yaml")
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.S)
+    inputs = yaml.safe_load((ROOT / "action.yml").read_text())["inputs"]
+    workflows = [yaml.safe_load(text) for kind, text in blocks if kind == "yaml"]
+    steps = [step for workflow in workflows for job in workflow.get("jobs", {}).values() for step in job["steps"]]
+    ours = [step for step in steps if step.get("uses", "").startswith(("./", "<owner>/edgepress@"))]
+    assert len(ours) == 2
+    for step in ours:
+        assert set(step["with"]) <= set(inputs)
+    options = {option for command in get_command(app).commands.values() for parameter in command.params
+               for option in (*parameter.opts, *parameter.secondary_opts)}
+    used = {word for _, text in blocks for line in text.splitlines() if "benchmarks gate" in line
+            for word in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line)}
+    assert "--device" in used
+    assert used <= options
 
 
 def test_the_hook_gates_every_file(shared, tmp_path, monkeypatch):

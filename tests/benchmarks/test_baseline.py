@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from benchmarks.baseline import as_json, load_baseline
+from benchmarks.baseline import as_json, load_baseline, named
 from benchmarks.environment import changed_tools, environment
 from benchmarks.gate import evaluate_gate
 from models.errors import UsageError
@@ -34,6 +34,16 @@ def repository(tmp_path, shared):
     git(folder, "commit", "-qm", "one")
     shutil.copy(models / "pretrainedResnet_quant.tflite", folder / "m.tflite")
     return folder
+
+
+def test_names_that_shrinking_took_out_come_back_from_the_manifest():
+    found = small_profile(memory=[{"step": 0, "layer": "tensor 2", "live_bytes": 5}])
+    found["layers"][0]["name"], found["layers"][1]["name"] = "tensor 2", "tensor 99"
+    manifest = {"sha256": found["sha256"], "shrink": {"tensor_names": ["x", "w", "stem/relu"]}}
+    assert [layer["name"] for layer in named(found, manifest)["layers"]] == ["stem/relu", "tensor 99", "head"]
+    assert named(found, manifest)["memory"][0]["layer"] == "stem/relu"
+    for other in ({**manifest, "sha256": "0"}, {"sha256": found["sha256"], "shrink": 3}, {}):
+        assert named(found, other) is found
 
 
 def test_a_git_revision_is_profiled_from_its_own_bytes(repository):

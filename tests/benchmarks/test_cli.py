@@ -78,6 +78,25 @@ def test_the_newest_artifact_of_the_run_is_taken_and_named(capsys, keywords):
     assert "kws.tflite" in err
 
 
+def test_the_newest_artifact_is_one_that_the_runtime_of_the_class_takes(capsys, keywords):
+    """ONNX and C are artifacts too; a class that runs TFLite must not be judged by them."""
+    run = RunDirectory("runs/default")
+    run.add("artifact", "kws.tflite", keywords)
+    for name in ("kws.onnx", "model_data.cc"):
+        Path(name).write_bytes(b"later")
+        run.add("artifact", name, name)
+    for arguments in (["--device", "dcase2023"], ["--device", "phone", "--device", "dcase2023"]):
+        code, _, err = call(capsys, "gate", *arguments)
+        assert code == 0
+        assert "taking the newest artifact of runs/default: runs/default/../../kws.tflite" in err
+    assert "kws.onnx" in call(capsys, "gate", "--limit", "macs=3M")[2]
+    Path("budgets.toml").write_text('[device.server]\nruntime = "onnxruntime"\nmacs = "3 M"\n')
+    assert "kws.onnx" in call(capsys, "gate")[2]
+    code, _, err = call(capsys, "gate", "--device", "server", "--device", "phone")
+    assert code == 2
+    assert "take different files (.onnx, .tflite): name the file" in err
+
+
 def test_nothing_in_the_run_names_the_command_to_run_first(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = call(capsys, "gate", "--device", "dcase2023")
