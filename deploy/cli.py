@@ -45,6 +45,10 @@ def export(
     overwrite: _Overwrite = False,
     shrink: Annotated[bool, typer.Option("--shrink/--no-shrink", help="lossless shrinking of TFLite files")] = True,
     verify: Annotated[bool, typer.Option("--verify/--no-verify", help="compare with torch before it counts")] = True,
+    float_io: Annotated[bool, typer.Option("--float-io", help="TFLite: float32 inputs and outputs")] = False,
+    uint8: Annotated[
+        bool, typer.Option("--uint8", help="ONNX: uint8 activations, faster on x86; the same values")
+    ] = False,
     max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 16.0,
     mean_lsb: Annotated[float, typer.Option("--mean-lsb", min=0, help="mean difference that it allows")] = 0.5,
     trust: _Trust = False,
@@ -66,6 +70,8 @@ def export(
         data=data,
         shrink=shrink,
         verify=verify,
+        float_io=float_io,
+        unsigned=uint8,
         max_lsb=max_lsb,
         mean_lsb=mean_lsb,
         trust=trust,
@@ -98,6 +104,7 @@ def verify(
     samples: Annotated[int, typer.Option("--samples", min=1, help="real inputs")] = 200,
     random_samples: Annotated[int, typer.Option("--random-samples", min=0, help="random inputs")] = 32,
     layers: Annotated[bool, typer.Option("--layers", help="name the first layer that departs (TFLite)")] = False,
+    figure: Annotated[Path | None, typer.Option("--figure", help="SVG of the layers' differences (replaced)")] = None,
     max_lsb: Annotated[float | None, typer.Option("--max-lsb", help="limit for every pair")] = None,
     mean_lsb: Annotated[float | None, typer.Option("--mean-lsb", help="limit for every pair")] = None,
     agreement: Annotated[float | None, typer.Option("--agreement", help="least label agreement, 0 to 1")] = None,
@@ -125,8 +132,13 @@ def verify(
         thresholds=thresholds,
         trust=trust,
     )
-    if layers:
+    if layers or figure is not None:
         report["layers"] = _layer_report(path, data, trust)
+    if figure is not None:
+        from deploy.layers import layers_figure
+        from models.atomic import write_text
+
+        write_text(figure, layers_figure(report["layers"], path.name))
     if format == "json":
         print(json.dumps(report))
     else:

@@ -22,8 +22,9 @@ _RUNTIMES = {"tflite": ("litert-reference", "litert", "tflm"), "onnx": ("onnxrun
 
 
 def export_model(model: Any, example_inputs: Any, path: str | Path, format: str = "tflite", overwrite: bool = False, *,
-                 float_io: bool = False, per_tensor_dense: bool | None = None, samples: Any = None,
-                 runtimes: Sequence[str] | None = None, verify: bool = True, spec: Any = None) -> Artifact:
+                 float_io: bool = False, per_tensor_dense: bool | None = None, unsigned: bool = False,
+                 samples: Any = None, runtimes: Sequence[str] | None = None, verify: bool = True,
+                 spec: Any = None) -> Artifact:
     """Write a network as a file for devices, with its manifest beside it.
 
     Args:
@@ -34,6 +35,7 @@ def export_model(model: Any, example_inputs: Any, path: str | Path, format: str 
         overwrite: replace an existing file.
         float_io: TFLite only: float32 inputs and outputs instead of int8.
         per_tensor_dense: one weight scale per fully connected layer (old TFLite Micro); None keeps the model's choice.
+        unsigned: ONNX only: 8-bit activations as uint8, which is faster on x86; the same values to the bit.
         samples: inputs on which file and torch are compared, a batch like `example_inputs`; None makes noise around the
             example.
         runtimes: which to compare on; None takes all that are installed.
@@ -59,7 +61,7 @@ def export_model(model: Any, example_inputs: Any, path: str | Path, format: str 
         return _export_c(model, inputs, path, overwrite, per_tensor_dense=per_tensor_dense, samples=samples,
                          runtimes=runtimes, verify=verify, spec=spec)
     one = tuple(x[:1] for x in inputs)
-    reference, original, made, scheme, scales = _convert(model, one, format, float_io, per_tensor_dense)
+    reference, original, made, scheme, scales = _convert(model, one, format, float_io, per_tensor_dense, unsigned)
     manifest = {"format": format, "scheme": scheme, "ranges": made.ranges, "float_islands": made.islands,
                 "layouts": made.layouts, "spec": spec.to_json() if hasattr(spec, "to_json") else spec}
     with TemporaryDirectory(prefix="edgepress-") as folder:
@@ -145,7 +147,7 @@ def _arrays(outputs: Any) -> list[np.ndarray]:
 
 
 def _convert(model: Any, inputs: tuple[Any, ...], format: str, float_io: bool,
-             per_tensor_dense: bool | None) -> tuple[Any, Any, Any, str, list[float | None]]:
+             per_tensor_dense: bool | None, unsigned: bool = False) -> tuple[Any, Any, Any, str, list[float | None]]:
     """(reference module, the float network behind it or None, file in memory, scheme, steps of the outputs)."""
     from compress.quantize.fold import fold
     from compress.quantize.model import Quantized
@@ -156,7 +158,8 @@ def _convert(model: Any, inputs: tuple[Any, ...], format: str, float_io: bool,
         if per_tensor_dense is not None and per_tensor_dense != model.per_tensor_dense:
             model = model.with_dense(per_tensor_dense)
         reference = model.model.eval()
-        made: Any = integer_tflite(model, inputs, float_io) if format == "tflite" else integer_onnx(model, inputs)
+        made: Any = integer_tflite(model, inputs, float_io) if format == "tflite" else \
+            integer_onnx(model, inputs, unsigned)
         return reference, model.float_module(), made, model.scheme, _output_scales(model)
     folded = fold(model, inputs)
     if format == "tflite":

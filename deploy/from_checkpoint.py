@@ -37,6 +37,8 @@ class ExportOptions:
         data: source of calibration and verification data; None takes the task that the checkpoint names.
         shrink: apply the lossless steps to a TFLite file.
         verify: compare with torch before the file counts as done.
+        float_io: TFLite with float32 inputs and outputs.
+        unsigned: ONNX with uint8 activations.
         max_lsb, mean_lsb: what the comparison allows.
         trust: allow a checkpoint or task to run code of its own.
     """
@@ -46,9 +48,15 @@ class ExportOptions:
     data: str | None = None
     shrink: bool = True
     verify: bool = True
+    float_io: bool = False
+    unsigned: bool = False
     max_lsb: float = REFUSED_LSB
     mean_lsb: float = 0.5
     trust: bool = False
+
+    def choices(self) -> dict[str, bool]:
+        """What makes two files of one checkpoint differ, for the manifest."""
+        return {"float_io": self.float_io, "unsigned": self.unsigned}
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,10 @@ def export_checkpoint(
         raise UsageError(f"format = {options.format!r} is unknown: allowed are {', '.join(SUFFIXES)}")
     if options.format == "c" and options.scheme == "float32":
         raise UsageError("a C array is made from int8: leave --float out, or export a float .tflite")
+    if options.unsigned and options.format != "onnx":
+        raise UsageError("--uint8 belongs to --format onnx: TFLite's kernels take int8 activations")
+    if options.float_io and options.format != "tflite":
+        raise UsageError("--float-io belongs to --format tflite: an ONNX file takes and gives float anyway")
     if output is not None and output.exists() and not overwrite:
         raise UsageError(f"{output} exists already; choose another name or allow overwriting with --overwrite")
     with TemporaryDirectory(prefix="edgepress-") as scratch:
@@ -213,10 +225,12 @@ def _make(model: Any, spec: Any, options: ExportOptions, origin: dict[str, Any],
         spec.example_inputs(),
         inner,
         format="onnx" if options.format == "onnx" else "tflite",
+        float_io=options.float_io,
+        unsigned=options.unsigned,
         verify=False,
         spec=spec,
     )  # compared below, after shrinking
-    manifest = {**exported.manifest, "checkpoint": origin}
+    manifest = {**exported.manifest, "checkpoint": origin, "choices": options.choices()}
     if inner.suffix == ".tflite" and options.shrink:
         from deploy.shrink import shrink_model
 
@@ -335,6 +349,7 @@ def _already_there(run: RunDirectory, name: str, options: ExportOptions, origin:
             and (manifest.get("checkpoint") or {}).get("sha256") == origin
             and (manifest["scheme"] == "float32") == (options.scheme == "float32")
             and manifest["format"] == options.format
+            and manifest.get("choices", ExportOptions().choices()) == options.choices()
             and (manifest.get("shrink") is not None or not options.shrink or options.format == "onnx")
         ):
             return Artifact(path, options.format, manifest)

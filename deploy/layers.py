@@ -17,6 +17,7 @@ import numpy as np
 from deploy.runtimes import open_session
 from deploy.tflite_objects import operator_name
 from deploy.tflite_writer import pack, unpack
+from models.bars import bars_svg
 from models.errors import EdgepressError, UsageError
 
 
@@ -117,3 +118,13 @@ def layer_differences(
                 first[runtime] = {key: row[key] for key in ("step", "operator", "tensor", "name")} | row[runtime]
         table.append(row)
     return {"reference": reference, "samples": len(inputs[0]), "layers": table, "first": first, "not_run": not_run}
+
+
+def layers_figure(found: dict[str, Any], title: str) -> str:
+    """What `layer_differences` gave as an SVG: mean difference of each layer, a colour for each runtime."""
+    rows = [
+        (f"{row['step']} {row['operator']}", runtime, row[runtime]["mean_lsb"])
+        for row in found["layers"]
+        for runtime in found["first"]
+    ]
+    return bars_svg(rows, f"{title}: departures from {found['reference']}", "mean difference, LSB of the layer")

@@ -78,7 +78,8 @@ def verify(
             does so where no thresholds are given. Otherwise every pair is gated.
 
     Returns:
-        {"schema", "file", "sha256", "inputs", "pairs", "random_pairs", "runtimes", "passed", "violations", "notes"};
+        {"schema", "file", "sha256", "inputs", "pairs", "random_pairs", "runtimes", "float_islands",
+        "passed", "violations", "notes"};
         the pairs are of real inputs where there are any (`random_pairs` then holds those of noise), each {"a", "b",
         "max_lsb", "mean_lsb", "equal", "label_agreement", "label_interval", "max_abs", "relative", "samples"}. LSBs are
         null for files without integers, labels for networks with one output.
@@ -124,6 +125,7 @@ def verify(
         "pairs": pairs,
         "random_pairs": random_pairs,
         "runtimes": ran,
+        "float_islands": manifest.get("float_islands") or [],
         "passed": not missed,
         "violations": missed,
         "notes": notes + failures,

@@ -53,6 +53,8 @@ def verify_text(report: dict[str, Any]) -> str:
         parts.append(rows_text(("runtime", "correct", "accuracy", "95 % interval"), scored))
     if "layers" in report:
         parts.append(layers_text(report["layers"]))
+    if report["float_islands"]:
+        parts.append(f"in float: {', '.join(report['float_islands'])}")
     parts += [f"note: {note}" for note in report["notes"]]
     for v in report["violations"]:
         parts.append(f"FAILED {v['a']} and {v['b']}: {v['metric']} = {v['value']:.6g}, limit {v['limit']:g}")

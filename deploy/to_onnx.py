@@ -45,8 +45,14 @@ def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool
     return ConvertedFile(_checked(model), {}, [], _layouts(model))
 
 
-def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...]) -> ConvertedFile:
+def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...], unsigned: bool = False) -> ConvertedFile:
     """A quantized network as an ONNX file with exactly its integer parameters.
+
+    Args:
+        quantized: compress.quantize Quantized.
+        example_inputs: tensors with a batch dimension.
+        unsigned: write 8-bit activations as uint8, integers and zero points 128 higher: the same real values to the
+            bit, and on x86 the faster kernels of ONNX Runtime.
 
     Raises:
         UsageError: see `float_onnx`; or a value of the file has no range although the network declares no float island.
@@ -54,7 +60,7 @@ def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...]) -> ConvertedFi
     module = quantized.float_module()
     model = convert_float(module, example_inputs, quantized.dynamic_batch)
     names = match_tensors(model, module, example_inputs)
-    writer = _Writer(model, names, quantized)
+    writer = _Writer(model, names, quantized, unsigned)
     writer.write()
     return ConvertedFile(_checked(model), writer.ranges, writer.islands, _layouts(model))
 
@@ -116,9 +122,10 @@ def _run_all(model: Any, inputs: list[np.ndarray]) -> list[tuple[str, np.ndarray
 class _Writer:
     """Puts quantization pairs into a float model, in place."""
 
-    def __init__(self, model: Any, names: dict[str, list[str]], quantized: Any):
+    def __init__(self, model: Any, names: dict[str, list[str]], quantized: Any, unsigned: bool = False):
         from onnx import numpy_helper
 
+        self.unsigned = unsigned
         self.model, self.graph, self.names, self.quantized = model, model.graph, names, quantized
         self.constants = {entry.name: numpy_helper.to_array(entry) for entry in self.graph.initializer}
         known = quantized.integers()
@@ -218,8 +225,9 @@ class _Writer:
                 values = self.constants.get(name)
                 if values is not None and values.dtype == np.float32:
                     integers = constant_integers(values, own.bits)
-                    inputs[position] = self._constant(f"{node.output[0]}_operand{position}", integers.quantize(values),
-                                                      np.asarray(integers.scale), integers.zero_point, None)
+                    stored = self._as_stored(integers.quantize(values))
+                    inputs[position] = self._constant(f"{node.output[0]}_operand{position}", stored,
+                                                      np.asarray(integers.scale), self._zero_point(integers), None)
         del node.input[:]
         node.input.extend(inputs)
         outputs = list(node.output)
@@ -299,15 +307,22 @@ class _Writer:
         suffix = "" if first else f"_{integers.bits}_{len(self.made)}"
         result = value if source != value and first else f"{value}_dequantized{suffix}"
         scale = self._store(f"{value}_scale{suffix}", np.asarray(integers.scale, np.float32))
-        zero = self._store(f"{value}_zero_point{suffix}", np.asarray(integers.zero_point, integers.dtype))
+        zero = self._store(f"{value}_zero_point{suffix}", self._zero_point(integers))
         quantized = f"{value}_quantized{suffix}"
         self.nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [quantized], f"{quantized}_node"))
         self.nodes.append(helper.make_node("DequantizeLinear", [quantized, scale, zero], [result], f"{result}_node"))
         self.made[value, integers] = result
-        self.ranges[quantized] = {"scale": float(integers.scale), "zero_point": integers.zero_point}
+        self.ranges[quantized] = {"scale": float(integers.scale), "zero_point": int(self._zero_point(integers))}
         return result
 
-    def _constant(self, name: str, integers: np.ndarray, scale: np.ndarray, zero_point: int, axis: int | None) -> str:
+    def _zero_point(self, integers: Integers) -> np.ndarray:
+        return self._as_stored(np.asarray(integers.zero_point, integers.dtype))
+
+    def _as_stored(self, values: np.ndarray) -> np.ndarray:
+        """int8 activations in the type that was asked for."""
+        return (values.astype(np.int16) + 128).astype(np.uint8) if self.unsigned and values.dtype == np.int8 else values
+
+    def _constant(self, name: str, integers: np.ndarray, scale: np.ndarray, zero_point: Any, axis: int | None) -> str:
         from onnx import helper
 
         stored = self._store(f"{name}_quantized", integers)

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from compress.quantize.model import Quantized
-from models.errors import RuntimeFailure
+from models.bars import bars_svg
 
 
 @dataclass(frozen=True)
@@ -79,27 +79,9 @@ def table(results: list[LayerSensitivity]) -> str:
 
 
 def figure(results: list[LayerSensitivity], title: str) -> str:
-    """The results as an SVG: one bar a layer, the costliest at the top, weights and activations apart.
-
-    Raises:
-        RuntimeFailure: vl-convert is not installed.
-    """
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise RuntimeFailure(f"the figure needs vl-convert ({error}): pip install 'edgepress[report]'") from error
-    rows = [{"layer": e.key, "kind": e.kind, "percent": 100 * e.share} for e in results]
-    return vl_convert.vegalite_to_svg({
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": rows}, "width": 420,
-        "height": {"step": 13}, "title": f"What rounding each layer of {title} alone does to the outputs",
-        "mark": {"type": "bar"},
-        "encoding": {
-            "y": {"field": "layer", "type": "nominal", "title": None, "axis": {"labelLimit": 260},
-                  "sort": list(dict.fromkeys(e.key for e in results))},
-            "x": {"field": "percent", "type": "quantitative", "title": "error, % of the outputs (rms)"},
-            "yOffset": {"field": "kind", "type": "nominal"},
-            "color": {"field": "kind", "type": "nominal", "title": None,
-                      "scale": {"range": ["#0072B2", "#D55E00"]}}}})
+    """The results as an SVG, the costliest at the top, weights and activations apart; raises as `bars_svg`."""
+    return bars_svg([(e.key, e.kind, 100 * e.share) for e in results],
+                    f"What rounding each layer of {title} alone does to the outputs", "error, % of the outputs (rms)")
 
 
 def _outputs(model: fx.GraphModule, active: set[str], inputs: list[tuple[torch.Tensor, ...]],

@@ -86,8 +86,12 @@ def test_prune_takes_the_newest_dense_one_and_never_overwrites(trained):
     other = call(trained, "prune", "--target-macs", "50%", "--trust", "--epochs", "1")
     assert other.stdout.strip() == first.stdout.strip() + "-2"
 
-    quantized = call(trained, "quantize", "--trust")
+    quantized = call(trained, "quantize", "--trust", "--sensitivity")
     assert quantized.returncode == 0, quantized.stderr
+    table = json.loads(next(trained.rglob("*-sensitivity.json")).read_text())
+    assert {layer["kind"] for layer in table["layers"]} == {"weights", "activations"}
+    assert table["clips"] == 24
+    assert next(trained.rglob("*-sensitivity.svg")).read_text().startswith("<svg")
     assert quantized.stdout.strip() == other.stdout.strip() + "-w8a8-ptq"
 
 

@@ -20,6 +20,7 @@ from compress.quantize.fold import fold
 from compress.quantize.observe import Observed, choose_range
 from compress.quantize.points import find_points
 from compress.quantize.qat import parameter_groups
+from compress.quantize.sensitivity import figure, table
 from models.errors import UsageError
 from tests.compress.quantized_networks import Residual, trained_like
 
@@ -206,6 +207,8 @@ def test_sensitivity_names_the_costliest_layer(x: torch.Tensor, quantized) -> No
     assert {"weights", "activations"} == {entry.kind for entry in results}
     assert "stem.0/conv2d" in {entry.key for entry in results}
     assert results[-1].error >= 0
+    assert figure(results, "net").startswith("<svg")
+    assert "stem.0/conv2d" in table(results)
 
 
 def test_a_module_that_is_used_twice_is_quantized_but_has_no_checkpoint() -> None:

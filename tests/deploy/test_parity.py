@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.layers import layer_differences
+from deploy.layers import layer_differences, layers_figure
 from deploy.parity import Thresholds, compare, summary, verify
 from models.errors import UsageError
 from tests.deploy.small_models import chain
@@ -72,6 +72,7 @@ def test_first_layer_that_departs_is_named(shared: Path) -> None:
         x = data["x"][:64]
     found = layer_differences(shared / KWS, [x])
     assert len(found["layers"]) == 13
+    assert layers_figure(found, "kws").startswith("<svg")
     # TFLite Micro and LiteRT's reference kernels differ in FULLY_CONNECTED only; XNNPACK from the first convolution on.
     assert (found["first"]["tflm"]["step"], found["first"]["tflm"]["operator"]) == (11, "FULLY_CONNECTED")
     assert (found["first"]["litert"]["step"], found["first"]["litert"]["operator"]) == (0, "CONV_2D")

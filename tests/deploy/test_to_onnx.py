@@ -40,6 +40,21 @@ def test_the_file_holds_our_ranges_to_the_bit(exported) -> None:
     assert {entry.op_type: 0 for entry in graph.node}.keys() >= {"Conv", "QuantizeLinear", "DequantizeLinear"}
 
 
+def test_uint8_activations_are_the_same_values_to_the_bit(exported, tmp_path: Path) -> None:
+    _, x, quantized, signed = exported
+    unsigned = export_model(quantized, x[:1], tmp_path / "u.onnx", format="onnx", samples=x[16:], unsigned=True)
+    ranges = [{name: (entry["scale"], entry["zero_point"] - shift) for name, entry in made.manifest["ranges"].items()}
+              for made, shift in ((signed, 0), (unsigned, 128))]
+    assert ranges[0] == ranges[1]
+    dtypes = {numpy_helper.to_array(entry).dtype for entry in onnx.load(unsigned.path).graph.initializer
+              if entry.name.endswith("_zero_point")}
+    assert np.dtype(np.uint8) in dtypes
+    with open_session(signed.path, "onnxruntime") as one, open_session(unsigned.path, "onnxruntime") as other:
+        steps = (one.run(x.numpy()) - other.run(x.numpy())) / one.output.scale
+        assert np.abs(steps).max() <= 1
+        assert one.output.scale == other.output.scale
+
+
 def test_weights_are_int8_and_biases_int32_with_the_product_scale(exported) -> None:
     graph = onnx.load(exported[3].path).graph
     constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}

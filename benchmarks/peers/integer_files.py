@@ -1,0 +1,304 @@
+"""Our int8 files beside those of other converters, from the same float networks and the same calibration clips.
+
+`python -m benchmarks.peers.integer_files CHECKPOINT... --data DIR --output FILE.json`
+
+TFLite: plain LiteRT-Torch with ai-edge-quantizer (static_wi8_ai8), and onnx2tf where it runs. ONNX: onnxruntime's
+own static quantization (per_channel=True). Compared are file bytes, TFLite Micro's arena, accuracy on the same clips
+(paired bootstrap over recording locations) and latency: both files in one process, single inferences in turn, A B B A.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from compress.stages import say
+from models.atomic import write_json
+from models.errors import EdgepressError, UsageError
+
+SCHEMA = 1
+#: Our file -> (its format, options of `export_model`, runtime that is timed and scored, whose file it stands beside).
+PEERS: dict[str, tuple[str, dict[str, Any], str, str]] = {
+    "tflite": ("tflite", {}, "litert", "litert-torch + ai-edge-quantizer"),
+    "onnx": ("onnx", {}, "onnxruntime", "onnxruntime quantize_static"),
+    "onnx, uint8": ("onnx", {"unsigned": True}, "onnxruntime", "onnxruntime quantize_static"),
+}
+#: Rounds of the interleaved measurement, and the least duration of one side of a round.
+ROUNDS, ROUND_MS = 40, 15.0
+_CLIPS_TO_CALIBRATE = 256
+_DRAWS = 2000
+
+
+def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> dict[str, Any]:
+    """One network: our files and theirs, measured side by side.
+
+    Args:
+        checkpoint: a float checkpoint.
+        task: what it was trained on.
+        clips: test clips for the accuracy, evenly spread.
+        folder: for the files.
+
+    Returns:
+        {"network", "macs", "formats": {FILE: {"runtime", "peer", "ours" and "theirs": {"file_bytes", "arena_bytes",
+        "accuracy", "operators"}, "points" (ours - theirs), "interval_points", "latency": `interleaved`}}}.
+
+    Raises:
+        UsageError, RuntimeFailure: a file cannot be made or run.
+    """
+    from compress.commands.prune import check_fits
+    from compress.quantize import quantize_model
+    from compress.stages import calibration_batches
+    from deploy import export_model
+    from deploy.shrink import shrink_bytes
+    from models.checkpoint import load_checkpoint, read_metrics
+
+    check_fits(checkpoint, task)
+    model, spec = load_checkpoint(checkpoint)
+    example, batches = spec.example_inputs(), calibration_batches(task, _CLIPS_TO_CALIBRATE)
+    quantized = quantize_model(model.eval(), example, batches)
+    cost = read_metrics(checkpoint)["cost"]
+    formats: dict[str, Any] = {}
+    for name, (form, choices, runtime, peer) in PEERS.items():
+        say(f"{checkpoint.name}: {name}")
+        ours, theirs = folder / f"ours.{form}", folder / f"theirs.{form}"
+        export_model(quantized, example, ours, format=form, verify=False, overwrite=True, **choices)
+        if form == "tflite":
+            ours.write_bytes(shrink_bytes(ours.read_bytes()))
+            ours.with_name(f"{ours.name}.manifest.json").unlink()  # it belongs to the file before shrinking
+        if not theirs.exists():
+            MAKERS[form](model, example, batches, theirs)
+        formats[name] = {"runtime": runtime, "peer": peer, **_side_by_side(ours, theirs, runtime, task, clips)}
+    return {"network": f"{spec.factory} {checkpoint.name}", "macs": cost["macs"], "rule": cost["rule"],
+            "formats": formats}
+
+
+def litert_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
+    """The float file of LiteRT-Torch, quantized by ai-edge-quantizer with its own calibration."""
+    from ai_edge_litert.interpreter import Interpreter
+    from ai_edge_quantizer import quantizer, recipe
+
+    from deploy.to_tflite import convert_float, silenced
+
+    data, _ = convert_float(model.eval(), tuple(x[:1] for x in example))
+    plain = path.with_name("plain.tflite")
+    plain.write_bytes(data)
+    signature, names = next(iter(Interpreter(model_content=data).get_signature_list().items()))
+    name = names["inputs"][0]
+    clips = [{name: np.ascontiguousarray(x[i:i + 1].numpy().transpose(0, 2, 3, 1))} for (x,) in batches
+             for i in range(len(x))]
+    with silenced():
+        maker = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
+        path.write_bytes(maker.quantize(maker.calibrate({signature: clips})).quantized_model)
+
+
+def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
+    """torch's own ONNX export, quantized by onnxruntime with its own calibration, per channel."""
+    import torch
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from deploy.to_onnx import OPSET
+    from deploy.to_tflite import silenced
+
+    plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
+    doubled = tuple(torch.cat([x, x])[:2] for x in example)
+    with silenced():
+        program = torch.onnx.export(model.eval(), doubled, dynamo=True, opset_version=OPSET, verbose=False,
+                                    external_data=False, dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC}
+                                                                              for _ in doubled))
+        assert program is not None, "the exporter gave nothing"
+        program.save(str(plain))
+        quant_pre_process(str(plain), str(prepared))
+        name = program.model_proto.graph.input[0].name
+
+        class Reader(CalibrationDataReader):
+            """The clips of the calibration split, one at a time."""
+
+            def __init__(self) -> None:
+                self._clips = (x[i:i + 1].numpy() for (x,) in batches for i in range(len(x)))
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                clip = next(self._clips, None)
+                return None if clip is None else {name: clip}
+
+        quantize_static(str(prepared), str(path), Reader(), per_channel=True)
+
+
+MAKERS: dict[str, Callable[[Any, tuple[Any, ...], Sequence[Any], Path], None]] = {
+    "tflite": litert_file, "onnx": onnxruntime_file}
+
+
+def onnx2tf_missing() -> str | None:
+    """Why onnx2tf cannot take part here, or None."""
+    from importlib import metadata
+    from importlib.util import find_spec
+
+    try:
+        version = metadata.version("onnx2tf")
+    except metadata.PackageNotFoundError:
+        return "onnx2tf is not installed"
+    missing = [name for name in ("tensorflow", "tf_keras") if find_spec(name) is None]
+    return f"onnx2tf {version} imports {' and '.join(missing)}, which is not installed here" if missing else None
+
+
+def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int) -> dict[str, Any]:
+    from deploy.runtimes import open_session
+    from models.tasks.metrics import paired_cluster_bootstrap
+
+    split = task.split("test")
+    chosen = np.unique(np.linspace(0, len(split.labels) - 1, min(clips, len(split.labels))).astype(int))
+    labels = np.asarray(split.labels)[chosen]
+    x = np.asarray(task.features("test")[chosen], np.float32)
+    found: dict[str, Any] = {}
+    right, samples = {}, {}
+    for side, path in (("ours", ours), ("theirs", theirs)):
+        with open_session(path, runtime) as session:
+            right[side] = session.run(x).argmax(1) == labels
+            samples[side] = session.quantize(x[:1]) if runtime == "litert" else (x[:1],)
+        found[side] = {"file_bytes": path.stat().st_size, "accuracy": float(right[side].mean()), "clips": len(labels),
+                       **_inside(path)}
+    identifiers = None if split.identifiers is None else [split.identifiers[i] for i in chosen]
+    difference = paired_cluster_bootstrap(right["ours"], right["theirs"], identifiers, draws=_DRAWS)
+    return {**found, "points": 100 * difference["difference"],
+            "interval_points": [100 * end for end in difference["interval"]],
+            "latency": interleaved(*(_timed(path, runtime, samples[side])
+                                     for side, path in (("ours", ours), ("theirs", theirs))))}
+
+
+def _inside(path: Path) -> dict[str, Any]:
+    """Operators of a file, and for TFLite its arena."""
+    from collections import Counter
+
+    if path.suffix == ".onnx":
+        import onnx
+
+        return {"operators": dict(Counter(node.op_type for node in onnx.load(path).graph.node)), "arena_bytes": None}
+    from deploy.runtimes import open_session
+    from deploy.tflite_file import read_tflite
+
+    graph = read_tflite(path).subgraphs[0]
+    facts: dict[str, Any] = {"operators": dict(Counter(operator.code for operator in graph.operators))}
+    try:
+        with open_session(path, "tflm") as session:
+            facts["arena_bytes"] = session.arena_bytes()["total"]
+    except EdgepressError as error:
+        facts |= {"arena_bytes": None, "tflm": str(error)}
+    return facts
+
+
+def _timed(path: Path, runtime: str, sample: tuple[np.ndarray, ...]) -> Callable[[], Any]:
+    """A call of one inference in this process; the file has run in a child before."""
+    from deploy.engines import build_engine
+
+    engine = build_engine(runtime, path.read_bytes(), {"threads": 1})
+    return lambda: engine.run(sample)
+
+
+def interleaved(a: Callable[[], Any], b: Callable[[], Any], rounds: int = ROUNDS,
+                round_ms: float = ROUND_MS) -> dict[str, Any]:
+    """Time two calls in turn, A B B A, so that whatever else the machine does meets both alike.
+
+    Args:
+        a, b: one inference each.
+        rounds: of both.
+        round_ms: one side of a round runs at least about that long.
+
+    Returns:
+        {"rounds", "runs_per_round", "a_ms", "b_ms" (medians over rounds of the mean run), "ratio" (median of a / b by
+        round), "interval" (95 %, bootstrap over rounds)}.
+    """
+    for call in (a, b):
+        call()
+    start = time.perf_counter()
+    a()
+    runs = max(1, round(round_ms / 1e3 / max(time.perf_counter() - start, 1e-6)))
+
+    def mean_ms(call: Callable[[], Any]) -> float:
+        start = time.perf_counter_ns()
+        for _ in range(runs):
+            call()
+        return (time.perf_counter_ns() - start) / 1e6 / runs
+
+    taken = np.empty((rounds, 2))
+    for number in range(rounds):
+        for side in ((0, 1) if number % 2 == 0 else (1, 0)):
+            taken[number, side] = mean_ms((a, b)[side])
+    ratios = taken[:, 0] / taken[:, 1]
+    drawn = np.random.default_rng(0).integers(0, rounds, (_DRAWS, rounds))
+    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
+    a_ms, b_ms = np.median(taken, axis=0)
+    return {"rounds": rounds, "runs_per_round": runs, "a_ms": float(a_ms), "b_ms": float(b_ms),
+            "ratio": float(np.median(ratios)), "interval": [float(low), float(high)]}
+
+
+def violations(result: dict[str, Any]) -> list[str]:
+    """Where ours is larger, slower beyond the interval, or less accurate beyond the interval."""
+    found = []
+    for network in result["networks"]:
+        for form, pair in network["formats"].items():
+            name = f"{network['network']}, {form}"
+            ours, theirs = pair["ours"], pair["theirs"]
+            for figure in ("file_bytes", "arena_bytes"):
+                if ours[figure] is not None and theirs[figure] is not None and ours[figure] > theirs[figure]:
+                    found.append(f"{name}: {figure} {ours[figure]:,}, theirs has {theirs[figure]:,}")
+            if pair["latency"]["interval"][0] > 1:
+                low, high = pair["latency"]["interval"]
+                found.append(f"{name}: {pair['latency']['ratio']:.3f} times their latency ({low:.3f} to {high:.3f})")
+            if pair["interval_points"][1] < 0:
+                found.append(f"{name}: {pair['points']:+.2f} points against theirs")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m benchmarks.peers.integer_files`; the exit code is the project's."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.integer_files",
+                                     description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="float checkpoints")
+    parser.add_argument("--data", help="task; default: what each checkpoint names")
+    parser.add_argument("--clips", type=int, default=600, help="test clips for the accuracy, evenly spread")
+    parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
+    options = parser.parse_args(arguments)
+    from benchmarks.peers.integers_page import peer_tables, reported
+
+    given = arguments if arguments is not None else sys.argv[1:]
+    return reported(lambda: _run(options, given), peer_tables, violations)
+
+
+def _run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
+    from benchmarks.environment import environment
+    from benchmarks.peers.integer_networks import portable
+    from compress.commands.prune import front_end_of
+    from compress.stages import open_task
+    from models.checkpoint import read_spec
+
+    result: dict[str, Any] = {"schema": SCHEMA, "kind": "integer peers", "networks": [],
+                              "command": portable("benchmarks.peers.integer_files", arguments),
+                              "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "environment": environment(),
+                              "not_run": {"onnx2tf": onnx2tf_missing()} if onnx2tf_missing() else {}}
+    tasks: dict[str, Any] = {}
+    for checkpoint in options.checkpoints:
+        source = options.data or read_spec(checkpoint).task
+        if source is None:
+            raise UsageError(f"{checkpoint} names no task: give --data")
+        front_end = front_end_of(checkpoint)
+        key = json.dumps([source, front_end], sort_keys=True)
+        if key not in tasks:
+            tasks[key] = open_task(source, front_end)
+        with TemporaryDirectory(prefix="edgepress-") as folder:
+            result["networks"].append(compare_files(checkpoint, tasks[key], clips=options.clips, folder=Path(folder)))
+        if options.output is not None:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            write_json(options.output, result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

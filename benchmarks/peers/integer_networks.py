@@ -1,0 +1,96 @@
+"""The float networks whose integers are measured: from run directories, or trained here."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.atomic import write_bytes
+from models.errors import UsageError
+
+DIGITS = "digits"
+#: Training of a network that no run holds: epochs on the task, and on the small digits.
+_EPOCHS = {"task": 24, DIGITS: 20}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One trained float network.
+
+    Attributes:
+        name: in the table, the same for every seed.
+        seed: of its training.
+        checkpoint: directory of the float network.
+        source: of its task.
+    """
+
+    name: str
+    seed: int
+    checkpoint: Path
+    source: str
+
+
+def candidates(options: argparse.Namespace) -> Iterator[Candidate]:
+    """The networks that the command line names; those of `--train` are trained when it is their turn."""
+    from models.checkpoint import read_metrics, read_spec
+
+    for name in options.networks:
+        for run in options.runs:
+            checkpoint = run / "checkpoints" / name
+            source = options.data or read_spec(checkpoint).task
+            if source is None:
+                raise UsageError(f"{checkpoint} names no task: give --data")
+            architecture = read_spec(checkpoint).factory
+            yield Candidate(f"{architecture} {name}", int(read_metrics(checkpoint)["seed"]), checkpoint, source)
+    for name in options.train:
+        for seed in options.seeds:
+            yield _trained(name, seed, options)
+
+
+def _trained(name: str, seed: int, options: argparse.Namespace) -> Candidate:
+    from compress.recipe import parse_recipe
+    from compress.stages import open_task, train_stage
+    from compress.train import Machine
+    from models.run_directory import RunDirectory
+
+    on_digits = options.train_on == DIGITS
+    source = str(write_digits(options.work / "digits.npz")) if on_digits else options.data
+    if source is None:
+        raise UsageError("--train needs --data, or --train-on digits")
+    augment = {} if on_digits else {"mixstyle_probability": 0.4, "mixstyle_alpha": 0.3}
+    recipe = parse_recipe({
+        "name": f"{name}-integers", "task": source, "seed": seed, "device": None,
+        "front_end": None if on_digits else "mel22", "network": {"name": name},
+        "train": {"epochs": options.train_epochs or _EPOCHS[DIGITS if on_digits else "task"], "batch_size": 32,
+                  "weight_decay": 1e-4, "ramp_up": 0.1, "decay_from": 0.2, "decay_to": 1.0, "augment": augment}})
+    run = RunDirectory(options.work / f"{name}-{options.train_on}-seed{seed}")
+    with run.lock():
+        entry = train_stage(run, recipe, open_task(source, recipe.front_end), machine=Machine(accelerator="cpu"))
+    return Candidate(name, seed, Path(entry["path"]), source)
+
+
+def write_digits(path: Path) -> Path:
+    """scikit-learn's 1,797 handwritten digits as a task: 32 x 32 by repetition, every second one for the test."""
+    from io import BytesIO
+
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    x = (np.kron(data.images, np.ones((1, 4, 4))) / 8 - 1).astype(np.float32)[:, None]
+    split = np.where(np.arange(len(x)) % 2 == 0, "test", np.where(np.arange(len(x)) % 12 == 1, "validation", "train"))
+    buffer = BytesIO()
+    np.savez_compressed(buffer, x=x, y=data.target.astype(np.int64), split=split, layout=np.array("NCHW"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_bytes(path, buffer.getvalue())
+    return path
+
+
+def portable(module: str, arguments: Sequence[str]) -> str:
+    """A command for a results file, without the folders of this machine."""
+    parts = ["/".join(Path(part).parts[-2:]) if part.startswith(("/", "..", "~")) else part for part in arguments]
+    return " ".join([f"python -m {module}", *parts])

@@ -1,0 +1,144 @@
+"""docs/integers.md, made from the files of `integer_accuracy` and `integer_files`.
+
+`python -m benchmarks.peers.integers_page` writes it anew from benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compress.stages import say
+from models.atomic import write_text
+from models.errors import EdgepressError
+
+RESULTS = Path(__file__).parents[1] / "results"
+ACCURACY, PEERS = RESULTS / "integers.json", RESULTS / "integer_peers.json"
+PAGE = Path(__file__).parents[2] / "docs" / "integers.md"
+_TEXT = """# Integers
+
+One set of integer parameters feeds fake quantization, the TFLite file and the ONNX file (see conventions.md); what the
+runtimes make of it is measured here. This page is made from `benchmarks/results` by `python -m
+benchmarks.peers.integers_page`; a test holds the two together.
+
+## Ways to integers
+```
+compress quantize                               # calibrate: mean squared error of the ranges, bias correction
+compress quantize --qat --epochs 4              # train under the rounding, from there; the float network is the teacher
+compress quantize --sensitivity                 # what each layer costs, as table, SVG and JSON
+compress quantize --float head --a16w8 stem     # a layer in float, another with 16-bit activations
+deploy export --format tflite && deploy verify --layers
+deploy export --format onnx --uint8             # 128 added to 8-bit activations: the same values, faster on x86
+```
+In training, ranges are learned with the weights (LSQ+) for 60 % of all steps and stand still for the rest. Batch norm
+is folded before, as the exporter folds it. The epoch with the least log loss on the validation split is kept.
+
+## Known departures
+- Every kernel rounds in a way of its own where a product is scaled: fake quantization and each runtime differ by one
+  step in about one value of 500 in each layer. Networks with little redundancy amplify it on the way to the logits.
+- MEAN on LiteRT's reference kernels and on TFLite Micro rounds twice, first to 2^-k of a step with k near log2 of the
+  number of positions, then to a step, halves away from zero. The fewer the positions, the more values come out one step
+  off; fake quantization, XNNPACK and ONNX Runtime round once. AVERAGE_POOL_2D would be equal everywhere, but its output
+  has the scale of its input, several times coarser than a mean needs. So it stays a MEAN, one step at most.
+"""
+
+
+def accuracy_tables(result: dict[str, Any]) -> str:
+    """Accuracy and parity of every network, precision and runtime as Markdown."""
+    lines: list[str] = []
+    for network in result["networks"]:
+        seeds = ", ".join(map(str, network["seeds"]))
+        lines += [f"### {network['network']} on {network['task']}", "",
+                  f"{network['macs']:,} MACs ({network['rule']}), {network['params']:,} parameters, "
+                  f"{network['clips']:,} test clips, seeds {seeds}.", "",
+                  "| precision | runtime | accuracy | by seed | points from fp32 | 95 % | LSB max | mean | labels |",
+                  "|---|---|---|---|---|---|---|---|---|"]
+        for row in network["rows"]:
+            low, high = row["interval_points"]
+            departure = (f"{row['max_lsb']:g} | {row['mean_lsb']:.3f} | {100 * row['label_agreement']:.2f} %"
+                         if "max_lsb" in row else " | | ")
+            each = ", ".join(f"{100 * value:.2f}" for value in row["accuracies"])
+            lines.append(f"| {row['precision']} | {row['runtime']} | {100 * row['accuracy']:.2f} % | {each} | "
+                         f"{row['points']:+.2f} | {low:+.2f} to {high:+.2f} | {departure} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def peer_tables(result: dict[str, Any]) -> str:
+    """Our files beside those of others as Markdown."""
+    lines = ["| network | file | file B, ours / theirs | arena B | accuracy | points (95 %) | ms | ratio (95 %) |",
+             "|---|---|---|---|---|---|---|---|"]
+    for network in result["networks"]:
+        for form, pair in network["formats"].items():
+            ours, theirs, latency = pair["ours"], pair["theirs"], pair["latency"]
+            sizes, arena = (" / ".join("-" if side[figure] is None else f"{side[figure]:,}" for side in (ours, theirs))
+                            for figure in ("file_bytes", "arena_bytes"))
+            low, high = pair["interval_points"]
+            lines.append(
+                f"| {network['network']} | {form}: {pair['peer']} | {sizes} | {arena if form == 'tflite' else ''} | "
+                f"{100 * ours['accuracy']:.2f} / {100 * theirs['accuracy']:.2f} % | "
+                f"{pair['points']:+.2f} ({low:+.2f} to {high:+.2f}) | {latency['a_ms']:.2f} / {latency['b_ms']:.2f} | "
+                f"{latency['ratio']:.3f} ({latency['interval'][0]:.3f} to {latency['interval'][1]:.3f}) |")
+    for name, reason in result.get("not_run", {}).items():
+        lines += ["", f"Not run: {name} ({reason})."]
+    return "\n".join(lines) + "\n"
+
+
+def page(accuracy: dict[str, Any] | None, peers: dict[str, Any] | None) -> str:
+    """The whole page; a part without results is left out."""
+    from benchmarks.peers import integer_accuracy, integer_files
+
+    parts = [_TEXT]
+    for title, result, tables, missed, meaning in (
+            ("Accuracy on every runtime", accuracy, accuracy_tables, integer_accuracy.violations,
+             "Points are differences from fp32 in torch on the same clips; the interval is a paired bootstrap over "
+             "recording locations of\nthe mean over seeds. LSB and labels: against fake quantization, the farthest "
+             "seed."),
+            ("Beside other converters", peers, peer_tables, integer_files.violations,
+             "The same float networks, the same calibration clips, nothing trained. Latency is of this machine, one "
+             "thread, both\nfiles in turn; below 1 ours is faster. Accuracy on LiteRT (XNNPACK) and ONNX Runtime.")):
+        if result is None:
+            continue
+        tools, lines = result["environment"]["tools"], missed(result)
+        named = ", ".join(f"{name} {tools[name]}" for name in ("torch", "litert-torch", "ai-edge-quantizer",
+                                                               "ai-edge-litert", "tflite-micro", "onnxruntime")
+                          if name in tools)
+        parts += [f"\n## {title}\n{meaning}\n\n`{result['command']}` ({result['date'][:10]}, "
+                  f"{result['environment']['cpu']}; {named})\n\n", tables(result)]
+        parts.append("\nMissed:\n" + "".join(f"- {line}\n" for line in lines) if lines else
+                     "\nEvery figure is within its mark.\n")
+    return "".join(parts)
+
+
+def reported(make: Callable[[], dict[str, Any]], tables: Callable[[dict[str, Any]], str],
+             missed: Callable[[dict[str, Any]], list[str]]) -> int:
+    """Measure, print the tables, name what misses its mark; the exit code of the command."""
+    try:
+        result = make()
+    except EdgepressError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    print(tables(result))
+    lines = missed(result)
+    for line in lines:
+        say(f"missed: {line}")
+    return 1 if lines else 0
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A result file, or None where it isn't there."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def main() -> int:
+    """Entry point of `python -m benchmarks.peers.integers_page`."""
+    write_text(PAGE, page(read(ACCURACY), read(PEERS)))
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
