@@ -45,5 +45,38 @@ def write_task(folder: Path, clips: int = 96) -> Path:
     return path
 
 
+class LatentNet(SmallNet):
+    """A `SmallNet` that gives its latent before the head, as the networks of the zoo do."""
+
+    def forward_with_latent(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.stem(x)
+        latent = torch.relu(x + self.body(x)).mean((2, 3))
+        return self.head(self.drop(latent)), latent
+
+
+def latent_net(width: int = 12) -> LatentNet:
+    return LatentNet(width)
+
+
+def write_device_task(folder: Path, recordings: int = 24) -> Path:
+    """The same classes on devices a, b and, in the test only, s4, each of which adds an offset to some of its bands."""
+    rng = np.random.default_rng(1)
+    rows = [(number, device) for number in range(recordings) for device in ("a", "a", "b")]
+    rows += [(number, device) for number in range(recordings, 2 * recordings) for device in ("a", "b", "s4")]
+    y = np.array([number % 3 for number, _ in rows])
+    x = rng.normal(size=(len(y), 1, 12, 8)).astype(np.float32)
+    x[y == 1] += 0.7
+    x[y == 2, :, ::2] += 1.4
+    device = np.array([name for _, name in rows])
+    x[device == "b", :, :6] += 0.8
+    x[device == "s4", :, 6:] += 0.8
+    split = np.array(["test" if number >= recordings else "validation" if number < 6 else "train"
+                      for number, _ in rows])
+    path = folder / "devices.npz"
+    np.savez(path, x=x, y=y, split=split, layout=np.array("NCHW"), device=device,
+             identifiers=np.array([f"place{number}" for number, _ in rows]))
+    return path
+
+
 def small_task(folder: Path) -> Task:
     return load_task(write_task(folder))
