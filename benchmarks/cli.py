@@ -1,4 +1,4 @@
-"""The command `benchmarks`: profile, run, latency, gate, compare, devices, report, summarize."""
+"""The command `benchmarks`: profile, run, latency, gate, compare, devices, report, submission, summarize."""
 
 from __future__ import annotations
 
@@ -167,10 +167,24 @@ def devices_command(budgets: Annotated[Path | None, typer.Option(help="Add the c
 @app.command("report")
 def report_command(run: Run = DEFAULT_RUN, output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Default: RUN/report.html.")] = None) -> None:
-    """The HTML report of a run: one page that needs no network."""
+    """The HTML report of a run: one page that needs no network. Tables of its teachers are printed as well."""
     from benchmarks.report import write_report
+    from benchmarks.teacher_tables import as_text, run_tables
 
-    print(write_report(run, output))
+    page = write_report(run, output)
+    if tables := run_tables(RunDirectory(run)):
+        print(as_text(tables), end="\n\n")
+    print(page)
+
+
+@app.command("submission")
+def submission_command(run: Run = DEFAULT_RUN, output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder; default: RUN/submission.")] = None,
+        trust: Trust = False) -> None:
+    """The submission folder of a run: int8 files, complexity, predictions as DCASE wants them, results."""
+    from benchmarks.submission import write_submission
+
+    print(write_submission(run, output, trust=trust))
 
 
 @app.command("summarize")

@@ -24,6 +24,7 @@ from benchmarks.report_blocks import (
     training_block,
     versions_block,
 )
+from benchmarks.teacher_tables import blocks
 from models.atomic import write_text
 from models.devices import device_classes
 from models.run_directory import DEFAULT_RUN, RunDirectory
@@ -47,11 +48,11 @@ def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None
     """
     folder = RunDirectory(run)
     page = Path(output) if output else folder.path / "report.html"
-    return write_text(page, render(gather(folder), str(folder.path)))
+    return write_text(page, render(gather(folder), str(folder.path), blocks(folder)))
 
 
-def render(networks: Sequence[Network], run: str) -> str:
-    """The page as HTML; every name in it is escaped."""
+def render(networks: Sequence[Network], run: str, teachers: Sequence[list[dict[str, Any]]] = ()) -> str:
+    """The page as HTML, rows of blocks about its teachers included; every name in it is escaped."""
     import vl_convert
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
@@ -63,6 +64,7 @@ def render(networks: Sequence[Network], run: str) -> str:
         [limits_block(verdicts), layers_block(networks)],
         [confusion_block(networks), memory_block(networks)],
         [runtimes_block(networks)],
+        *teachers,
         [training_block(networks), history_block(networks)],
         [versions_block(networks)],
     ]

@@ -234,13 +234,16 @@ def quantize(checkpoint: Annotated[Path | None, typer.Argument(
 
 @app.command(epilog="compress run    compress run esc10-mobile --data ./esc10-mobile --run runs/esc10")
 def run(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")] = "default", data: Data = None,
-        run: Run = DEFAULT_RUN, seed: Seed = None, trust: Trust = False, accelerator: Accelerator = "auto",
-        devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
+        run: Run = DEFAULT_RUN, seed: Seed = None, overrides: Annotated[list[str] | None, typer.Option(
+            "--set", help="KEY=VALUE of the recipe, such as teacher.count=2; may be repeated.")] = None,
+        trust: Trust = False, accelerator: Accelerator = "auto", devices: Devices = "auto",
+        strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """All of a recipe: train, prune, quantize, export, benchmark, gate, report; killed, it goes on where it was."""
     from compress.run import run_recipe
 
     with interruptible():
-        run_recipe(recipe, data=data, run=run, seed=seed, trust=trust, machine=(accelerator, devices, strategy, nodes))
+        run_recipe(recipe, data=data, run=run, seed=seed, trust=trust, overrides=tuple(overrides or ()),
+                   machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command("list")

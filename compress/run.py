@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, trust: bool,
-               machine: tuple[str, str, str, int]) -> None:
+               machine: tuple[str, str, str, int], overrides: Sequence[str] = ()) -> None:
     """Run a recipe to its end and print the table and the report's path.
 
     Args:
@@ -39,6 +39,7 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
         seed: another seed than the recipe's.
         trust: the recipe may name code.
         machine: accelerator, devices, strategy, nodes.
+        overrides: single keys of the recipe, "train.epochs=1".
 
     Raises:
         ConfigError: everything that is wrong with the recipe, together.
@@ -50,7 +51,7 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
     from compress.train import Machine
 
     changes = {name: value for name, value in (("task", data), ("seed", seed)) if value is not None}
-    recipe = read_recipe(source, changes, trust=trust)
+    recipe = read_recipe(source, changes, overrides=overrides, trust=trust)
     directory = RunDirectory(run)
     with directory.lock():
         say(f"recipe {recipe.name} in {run}")
@@ -58,14 +59,23 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
         networks = compress_stages(directory, recipe, task, Machine(*machine))
         files = export_stages(directory, recipe, networks)
         results = benchmark_stages(directory, recipe, files)
+        if recipe.measure.submission:
+            say("submission")
+            _child(directory, ["benchmarks", "submission", "--run", str(run), *_trusted(recipe)])
         report = report_stage(directory)
         print_table(networks, files, results)
     print(f"report: {report}" if report else "report: not written")
 
 
 def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) -> list[dict[str, Any]]:
-    """Dense, pruned and quantized checkpoints: one record {"name", "float", "int8"} of entries per network."""
-    dense = train_stage(run, recipe, task, machine=machine)
+    """Dense, pruned and quantized checkpoints: one record {"name", "float", "int8"} of entries per network.
+
+    The recipe's teachers and their ensemble come first; every student that distils follows them.
+    """
+    from compress.teach.stages import teach_stages
+
+    teacher = teach_stages(run, recipe, machine=machine, trust=True)
+    dense = train_stage(run, recipe, task, machine=machine, teacher=teacher)
     entries = [dense]
     for target in recipe.prune.targets:
         limits = limits_of(recipe, dense, target)
@@ -75,10 +85,10 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
         settings = recipe.prune.model_copy(update={"targets": ()})
         label = budget_name(Limits(macs=_absolute(dense, target)))
         entries.append(prune_stage(run, Path(dense["path"]), limits, settings, task, machine=machine,
-                                   seed=recipe.seed, trust=True, label=label))
+                                   seed=recipe.seed, trust=True, label=label, teacher=teacher))
     return [{"name": entry["name"], "float": entry, "int8": quantize_stage(
         run, Path(entry["path"]), recipe.quantize, task, machine=machine, seed=recipe.seed,
-        trust=True)} for entry in entries]
+        trust=True, teacher=teacher)} for entry in entries]
 
 
 def _absolute(dense: dict[str, Any], target: str) -> int:

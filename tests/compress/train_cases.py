@@ -78,5 +78,36 @@ def write_device_task(folder: Path, recordings: int = 24) -> Path:
     return path
 
 
+def write_scenes(folder: Path, places: int = 6) -> Path:
+    """Recordings in the layout of TAU Urban Acoustic Scenes 2022 Mobile: a low and a high tone under noise, 8 kHz.
+
+    Of the places, the last third is for the test, on devices a, b and s4; the others are recorded by a and b.
+    """
+    import soundfile
+
+    root, rng = folder / "scenes", np.random.default_rng(0)
+    (root / "audio").mkdir(parents=True)
+    (root / "evaluation_setup").mkdir()
+    rows: dict[str, list[str]] = {"meta": [], "train": [], "test": []}
+    time_s = np.arange(8000) / 8000
+    for scene, tone_hz in (("tram", 300), ("park", 1500)):
+        for place in range(places):
+            test = place >= places - max(1, places // 3)
+            for device in ("a", "b", "s4") if test else ("a", "b"):
+                name = f"audio/{scene}-paris-{place}-{scene}-0-{device}.wav"
+                x = 0.1 * np.sin(2 * np.pi * tone_hz * time_s) + 0.05 * rng.standard_normal(8000)
+                soundfile.write(root / name, x if device == "a" else np.convolve(x, [0.6, 0.4])[:8000], 8000,
+                                subtype="PCM_16")
+                rows["meta"].append(f"{name}\t{scene}\tparis-{scene}{place}\t{device}\n")
+                rows["test" if test else "train"].append(f"{name}\t{scene}\n")
+    header = "filename\tscene_label"
+    (root / "meta.csv").write_text(f"{header}\tidentifier\tsource_label\n" + "".join(rows["meta"]))
+    setup = root / "evaluation_setup"
+    (setup / "fold1_train.csv").write_text(f"{header}\n" + "".join(rows["train"]))
+    (setup / "fold1_evaluate.csv").write_text(f"{header}\n" + "".join(rows["test"]))
+    (setup / "fold1_test.csv").write_text("filename\n" + "".join(row.split("\t")[0] + "\n" for row in rows["test"]))
+    return root
+
+
 def small_task(folder: Path) -> Task:
     return load_task(write_task(folder))
