@@ -1,4 +1,4 @@
-"""The command `benchmarks`: profile, run, latency, gate, compare, devices, report, summarize."""
+"""The command `benchmarks`: profile, run, latency, gate, compare, devices, report, submission, summarize."""
 
 from __future__ import annotations
 
@@ -180,12 +180,16 @@ def report_command(
                                                                 "changed. Repeatable.")] = None,
         budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
         overwrite: Overwrite = False) -> None:
-    """The HTML report of a run: one page that needs no network."""
+    """The HTML report of a run: one page that needs no network. Tables of its teachers are printed as well."""
     from benchmarks.report import write_report
+    from benchmarks.teacher_tables import as_text, run_tables
 
     if output is not None:
         _keep_existing(output, overwrite)
-    print(write_report(run, output, history=history or (), budgets=_budgets(budgets)[0]))
+    page = write_report(run, output, history=history or (), budgets=_budgets(budgets)[0])
+    if tables := run_tables(RunDirectory(run)):
+        print(as_text(tables), end="\n\n")
+    print(page)
 
 
 @app.command("pareto")
@@ -196,11 +200,20 @@ def pareto_command(runs: Annotated[list[Path], typer.Argument(help="Run director
     from benchmarks.pareto import COLUMNS, front_rows, write_pareto
     from benchmarks.tables import aligned
 
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists already: choose another name or add --overwrite")
+    _keep_existing(output, overwrite)
     page, best = write_pareto(runs, output)
     _emit(aligned(COLUMNS, front_rows(best)), None, False)
     print(page)
+
+
+@app.command("submission")
+def submission_command(run: Run = DEFAULT_RUN, output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder; default: RUN/submission.")] = None,
+        trust: Trust = False) -> None:
+    """The submission folder of a run: int8 files, complexity, predictions as DCASE wants them, results."""
+    from benchmarks.submission import write_submission
+
+    print(write_submission(run, output, trust=trust))
 
 
 @app.command("summarize")

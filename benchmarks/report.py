@@ -25,6 +25,7 @@ from benchmarks.report_blocks import (
 from benchmarks.report_devices import devices_block, estimates, estimates_block, limits_block, verdicts
 from benchmarks.report_history import history_block, read_history
 from benchmarks.report_shapes import Block
+from benchmarks.teacher_tables import blocks
 from models.atomic import write_text
 from models.devices import DeviceClass, device_classes
 from models.run_directory import DEFAULT_RUN, RunDirectory
@@ -53,12 +54,13 @@ def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None
     page = Path(output) if output else folder.path / "report.html"
     networks = gather(folder)
     measured = read_history([*history, folder.path])
-    return write_text(page, render(networks, str(folder.path), measured, device_classes(budgets)))
+    return write_text(page, render(networks, str(folder.path), measured, device_classes(budgets), blocks(folder)))
 
 
 def render(networks: Sequence[Network], run: str, measured: Sequence[Mapping[str, Any]] = (),
-           classes: Mapping[str, DeviceClass] | None = None) -> str:
-    """The page as HTML; every name in it is escaped."""
+           classes: Mapping[str, DeviceClass] | None = None,
+           teachers: Sequence[list[Block | None]] = ()) -> str:
+    """The page as HTML, rows of blocks about its teachers included; every name in it is escaped."""
     known = device_classes() if classes is None else classes
     found = verdicts(networks, known)
     rows: list[list[Block | None]] = [
@@ -71,6 +73,7 @@ def render(networks: Sequence[Network], run: str, measured: Sequence[Mapping[str
         [memory_block(networks), training_block(networks)],
         [runtimes_block(networks)],
         [parity_block(networks)],
+        *teachers,
         [history_block(measured)],
         [making_block(networks)],
         [versions_block(networks)],

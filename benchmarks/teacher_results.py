@@ -191,9 +191,10 @@ def write(plan: Plan, run: Path, task: Any, output: Path | None, page: Path | No
 
 def _command() -> str:
     """The command line without the folders of the machine that it ran on."""
-    words = [word.partition("=")[2] and f"{word.partition('=')[0]}={Path(word.partition('=')[2]).name}"
-             if word.startswith("--") and "/" in word else Path(word).name if "/" in word else word
-             for word in sys.argv[1:]]
+    words = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.rpartition("=")
+        words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
     return shlex.join(["python", "-m", "benchmarks.teachers", *words])
 
 

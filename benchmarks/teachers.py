@@ -42,8 +42,8 @@ SIMULATED_DEVICES = ("Reslo_VMC2.wav", "IR_STC4033_Ribbon.wav", "IR_OktavaMK18_O
 ALPHAS, WEIGHTS = (0.0, 0.2, 0.4, 0.8, 1.5), (0.1, 0.5, 1.0, 3.0, 6.0)
 BUDGETS = ("20M", "5M")
 MEMBERS = 4
-#: Milliseconds of one step of 32 clips on one of two quiet cores with bf16: of any network, of each million MACs, of DIR
-#: with the front end behind it; and of a teacher's forward pass, as a share of a step. Seconds to start a process.
+#: Milliseconds of one step of 32 clips on one of two quiet cores with bf16: of any network, of each million MACs, of
+#: DIR with the front end behind it; and of a teacher's forward pass, as a share of a step. Seconds to start a process.
 _STEP_MS, _STEP_MS_PER_MMAC, _FRONT_END_MS, _FORWARD, _START_S = 60.0, 2.0, 30.0, 0.35, 12.0
 
 

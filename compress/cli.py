@@ -256,6 +256,8 @@ def run(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file."
         target: Annotated[list[str] | None, typer.Option(help="MACs, 20M or 50%, instead of the recipe's targets; may "
                                                               "be repeated.")] = None,
         device: Annotated[str | None, typer.Option(help="Another device class than the recipe's.")] = None,
+        overrides: Annotated[list[str] | None, typer.Option(
+            "--set", help="KEY=VALUE of the recipe, such as teacher.count=2; may be repeated.")] = None,
         report: Annotated[bool, typer.Option(help="Write the HTML report.")] = True,
         trust: Trust = False, accelerator: Accelerator = "auto",
         devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
@@ -264,7 +266,7 @@ def run(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file."
 
     with interruptible():
         run_recipe(recipe, data=data, run=run, seed=seed, targets=tuple(target or ()), device=device, report=report,
-                   trust=trust, machine=(accelerator, devices, strategy, nodes))
+                   overrides=tuple(overrides or ()), trust=trust, machine=(accelerator, devices, strategy, nodes))
 
 
 @app.command(epilog="compress sweep grid.toml    compress sweep --recipe default --budget 30M --budget 20M --seed 0 "

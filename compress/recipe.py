@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -248,13 +248,15 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
-                sections: Mapping[str, Mapping[str, Any]] | None = None, trust: bool = False) -> Recipe:
+                sections: Mapping[str, Mapping[str, Any]] | None = None, overrides: Sequence[str] = (),
+                trust: bool = False) -> Recipe:
     """A recipe by its shipped name or by its file, with changes from the command line, fully checked.
 
     Args:
         source: "default", "esc10-mobile", ..., or a path.
         changes: replace whole top-level keys.
         sections: replace keys within a section.
+        overrides: single keys at any depth, "teacher.train.epochs=1"; the value is TOML, or else text.
         trust: the file may name code, package.module:factory; what the command line names is trusted anyway.
 
     Raises:
@@ -275,8 +277,28 @@ def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
     for section, values in (sections or {}).items():
         before = written.get(section)
         written[section] = {**(before if isinstance(before, dict) else {}), **values}
+    for text in overrides:
+        _override(written, text)
     return parse_recipe({**written, **(changes or {})}, subject,
                         trusted=("network", "task") if trust else tuple(typed))
+
+
+def _override(written: dict[str, Any], text: str) -> None:
+    """Set one key of what a recipe's file says, in place."""
+    key, equals, value = text.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise UsageError(f"--set {text!r} must be KEY=VALUE, such as teacher.train.epochs=1")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for name in names[:-1]:
+        inner = written.get(name)
+        inner = dict(inner) if isinstance(inner, dict) else {}
+        written[name] = inner
+        written = inner
+    written[names[-1]] = parsed
 
 
 def parse_recipe(written: Mapping[str, Any], subject: str = "the recipe", *, deep: bool = True,

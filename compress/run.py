@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, trust: bool,
                machine: tuple[str, str, str, int], targets: tuple[str, ...] = (), device: str | None = None,
-               report: bool = True) -> None:
+               overrides: Sequence[str] = (), report: bool = True) -> None:
     """Run a recipe to its end and print the table and the report's path.
 
     Args:
@@ -43,6 +43,7 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
         targets: others than the recipe's.
         device: another device class than the recipe's.
         report: write the HTML page.
+        overrides: single keys of the recipe, "train.epochs=1".
 
     Raises:
         ConfigError: everything that is wrong with the recipe, together.
@@ -55,7 +56,8 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
 
     changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device))
                if value is not None}
-    recipe = read_recipe(source, changes, sections={"prune": {"targets": targets}} if targets else {}, trust=trust)
+    recipe = read_recipe(source, changes, sections={"prune": {"targets": targets}} if targets else {},
+                         overrides=overrides, trust=trust)
     directory = RunDirectory(run)
     with directory.lock():
         say(f"recipe {recipe.name} in {run}")
@@ -65,14 +67,23 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
             return
         files = export_stages(directory, recipe, networks)
         results = benchmark_stages(directory, recipe, files)
+        if recipe.measure.submission:
+            say("submission")
+            _child(directory, ["benchmarks", "submission", "--run", str(run), *_trusted(recipe)])
         page = report_stage(directory) if report else None
         print_table(networks, files, results)
     print(f"report: {page}" if page else "report: not written")
 
 
 def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) -> list[dict[str, Any]]:
-    """Dense, pruned and quantized checkpoints: one record {"name", "float", "int8"} of entries per network."""
-    dense = train_stage(run, recipe, task, machine=machine)
+    """Dense, pruned and quantized checkpoints: one record {"name", "float", "int8"} of entries per network.
+
+    The recipe's teachers and their ensemble come first; every student that distils follows them.
+    """
+    from compress.teach.stages import teach_stages
+
+    teacher = teach_stages(run, recipe, machine=machine, trust=True)
+    dense = train_stage(run, recipe, task, machine=machine, teacher=teacher)
     entries = [dense]
     for target in recipe.prune.targets:
         limits = limits_of(recipe, dense, target)
@@ -82,10 +93,10 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
         settings = recipe.prune.model_copy(update={"targets": ()})
         label = budget_name(Limits(macs=_absolute(dense, target)))
         entries.append(prune_stage(run, Path(dense["path"]), limits, settings, task, machine=machine,
-                                   seed=recipe.seed, trust=True, label=label))
+                                   seed=recipe.seed, trust=True, label=label, teacher=teacher))
     return [{"name": entry["name"], "float": entry, "int8": quantize_stage(
         run, Path(entry["path"]), recipe.quantize, task, machine=machine, seed=recipe.seed,
-        trust=True)} for entry in entries]
+        trust=True, teacher=teacher)} for entry in entries]
 
 
 def _absolute(dense: dict[str, Any], target: str) -> int:

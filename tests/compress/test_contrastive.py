@@ -10,10 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import BatchSampler
 
+from compress.batches import BatchOrder, Strata
 from compress.teach.contrastive import (
-    DeviceStratifiedSampler,
     InverseContrastive,
     inverse_contrastive,
     pairwise_distances,
@@ -204,19 +203,16 @@ class TestStratifiedOrder:
         assert not np.array_equal(first, stratified_order(self.TAU, seed=1, epoch=3))
         assert not np.array_equal(first, stratified_order(self.TAU, seed=2, epoch=2))
 
-    def test_sampler(self) -> None:
-        sampler = DeviceStratifiedSampler(self.TAU, seed=1)
-        assert len(sampler) == 1000
-        first = list(sampler)
-        assert first == list(sampler)
-        sampler.set_epoch(1)
-        assert first != list(sampler)
-        batches = list(BatchSampler(sampler, 50, drop_last=False))
-        assert len(batches) == 20
-        assert all(len(set(self.TAU[batch])) == 6 for batch in batches)
+    def test_the_batches_of_a_training_are_stratified(self) -> None:
+        order = BatchOrder(1000, 50, 1, shuffle=True, strata=Strata(self.TAU))
+        first = list(order)
+        assert len(first) == 20
+        assert all(len(set(self.TAU[batch])) == 6 for batch in first)
+        order.set_epoch(1)
+        assert any((a != b).any() for a, b in zip(first, order, strict=True))
 
     @pytest.mark.parametrize(("devices", "balance", "message"), [
         ([], 0, "devices is empty"), (["a"], 1.5, "balance = 1.5 must be from 0 to 1")])
     def test_wrong_arguments(self, devices: list, balance: float, message: str) -> None:
         with pytest.raises(UsageError, match=message):
-            DeviceStratifiedSampler(devices, balance=balance)
+            stratified_order(devices, balance=balance)

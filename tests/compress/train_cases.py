@@ -45,5 +45,69 @@ def write_task(folder: Path, clips: int = 96) -> Path:
     return path
 
 
+class LatentNet(SmallNet):
+    """A `SmallNet` that gives its latent before the head, as the networks of the zoo do."""
+
+    def forward_with_latent(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = self.stem(x)
+        latent = torch.relu(x + self.body(x)).mean((2, 3))
+        return self.head(self.drop(latent)), latent
+
+
+def latent_net(width: int = 12) -> LatentNet:
+    return LatentNet(width)
+
+
+def write_device_task(folder: Path, recordings: int = 24) -> Path:
+    """The same classes on devices a, b and, in the test only, s4, each of which adds an offset to some of its bands."""
+    rng = np.random.default_rng(1)
+    rows = [(number, device) for number in range(recordings) for device in ("a", "a", "b")]
+    rows += [(number, device) for number in range(recordings, 2 * recordings) for device in ("a", "b", "s4")]
+    y = np.array([number % 3 for number, _ in rows])
+    x = rng.normal(size=(len(y), 1, 12, 8)).astype(np.float32)
+    x[y == 1] += 0.7
+    x[y == 2, :, ::2] += 1.4
+    device = np.array([name for _, name in rows])
+    x[device == "b", :, :6] += 0.8
+    x[device == "s4", :, 6:] += 0.8
+    split = np.array(["test" if number >= recordings else "validation" if number < 6 else "train"
+                      for number, _ in rows])
+    path = folder / "devices.npz"
+    np.savez(path, x=x, y=y, split=split, layout=np.array("NCHW"), device=device,
+             identifiers=np.array([f"place{number}" for number, _ in rows]))
+    return path
+
+
+def write_scenes(folder: Path, places: int = 6) -> Path:
+    """Recordings in the layout of TAU Urban Acoustic Scenes 2022 Mobile: a low and a high tone under noise, 8 kHz.
+
+    Of the places, the last third is for the test, on devices a, b and s4; the others are recorded by a and b.
+    """
+    import soundfile
+
+    root, rng = folder / "scenes", np.random.default_rng(0)
+    (root / "audio").mkdir(parents=True)
+    (root / "evaluation_setup").mkdir()
+    rows: dict[str, list[str]] = {"meta": [], "train": [], "test": []}
+    time_s = np.arange(8000) / 8000
+    for scene, tone_hz in (("tram", 300), ("park", 1500)):
+        for place in range(places):
+            test = place >= places - max(1, places // 3)
+            for device in ("a", "b", "s4") if test else ("a", "b"):
+                name = f"audio/{scene}-paris-{place}-{scene}-0-{device}.wav"
+                x = 0.1 * np.sin(2 * np.pi * tone_hz * time_s) + 0.05 * rng.standard_normal(8000)
+                soundfile.write(root / name, x if device == "a" else np.convolve(x, [0.6, 0.4])[:8000], 8000,
+                                subtype="PCM_16")
+                rows["meta"].append(f"{name}\t{scene}\tparis-{scene}{place}\t{device}\n")
+                rows["test" if test else "train"].append(f"{name}\t{scene}\n")
+    header = "filename\tscene_label"
+    (root / "meta.csv").write_text(f"{header}\tidentifier\tsource_label\n" + "".join(rows["meta"]))
+    setup = root / "evaluation_setup"
+    (setup / "fold1_train.csv").write_text(f"{header}\n" + "".join(rows["train"]))
+    (setup / "fold1_evaluate.csv").write_text(f"{header}\n" + "".join(rows["test"]))
+    (setup / "fold1_test.csv").write_text("filename\n" + "".join(row.split("\t")[0] + "\n" for row in rows["test"]))
+    return root
+
+
 def small_task(folder: Path) -> Task:
     return load_task(write_task(folder))
