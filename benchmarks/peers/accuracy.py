@@ -1,6 +1,6 @@
 """Accuracy at equal budget and equal training: edgepress, Torch-Pruning and training from scratch.
 
-    python -m benchmarks.peers.accuracy --data ./esc10-mobile --run runs/peers --output benchmarks/results/peers_accuracy.json
+    python -m benchmarks.peers.accuracy --data ./esc10-mobile --output benchmarks/results/peers_accuracy.json
 
 Every finished training is kept in the run directory; the same command goes on where it was.
 """
@@ -58,7 +58,7 @@ def main(data: Annotated[str | None, typer.Option(help="Folder of ESC-10 Mobile;
     if unknown:
         raise UsageError(f"--methods = {unknown[0]!r} is unknown: known are {', '.join(METHODS)}")
     short = (int(epochs), int(epochs)) if epochs else None
-    known = experiments({name: short for name in ("esc10-mobile", "digits")} if short else None)
+    known = experiments(dict.fromkeys(("esc10-mobile", "digits"), short) if short else None)
     sources = {"digits": str(write_digits(run / "digits.npz"))}
     if data is not None:
         sources["esc10-mobile"] = data
@@ -111,9 +111,8 @@ def estimate_seconds(trial: Trial, clips: int, macs: float) -> float:
 
 
 def _say_estimate(run: Path, trials: Sequence[Trial], jobs: int) -> None:
-    from models.cost import cost_of
-
     from benchmarks.peers.trial import dense_network
+    from models.cost import cost_of
 
     macs: dict[str, tuple[int, float]] = {}
     seconds, left = 0.0, 0
@@ -179,11 +178,12 @@ def summary(results: Sequence[dict[str, Any]], chosen: dict[str, Experiment],
                        "comparisons": [comparison for share in sorted({key[0] for key in right} - {1.0}, reverse=True)
                                        for comparison in _comparisons(rows, right, share, identifiers)]}
     return {"schema": SCHEMA, "command": command(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "environment": environment(), "versions": {**versions(), "torch-pruning": _version("torch-pruning")},
+            "environment": environment(), "versions": {**versions(), "torch-pruning": package_version("torch-pruning")},
             "experiments": found, "default": default_method(found)}
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """The installed version, or None."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -246,7 +246,8 @@ def table(report: dict[str, Any]) -> str:
         for row in experiment["rows"]:
             accuracy = row["test_accuracy"]
             lines.append(f"  {100 * row['share']:4.0f} %  {row['method']:22} {100 * accuracy['mean']:5.2f} % "
-                         f"({100 * accuracy['min']:.1f} to {100 * accuracy['max']:.1f}), {row['macs']['mean']:,.0f} MACs")
+                         f"({100 * accuracy['min']:.1f} to {100 * accuracy['max']:.1f}), "
+                         f"{row['macs']['mean']:,.0f} MACs")
         for line in experiment["comparisons"]:
             low, high = line["interval"]
             lines.append(f"  {100 * line['share']:4.0f} %  {line['method']} minus {line['peer']}: "

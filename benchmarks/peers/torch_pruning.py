@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from models.errors import RuntimeFailure
@@ -50,6 +50,38 @@ def prune_progressively(model: nn.Module, example_inputs: torch.Tensor, share: f
     Raises:
         RuntimeFailure: the package is missing, or the steps end above the target.
     """
+    dense = None
+    for pruned, macs in progress(model, example_inputs, importance, steps, batches, loss):
+        dense = dense or macs
+        near = macs <= share * dense if count is None else (
+            macs <= 1.2 * share * dense and count(pruned) <= (target_macs or share * dense))
+        if near:
+            pruned.zero_grad()
+            return pruned, macs, dense
+    raise RuntimeFailure(f"Torch-Pruning did not reach {share:.3f} of the MACs in {steps} steps")
+
+
+def passing_shares(model: nn.Module, example_inputs: torch.Tensor, shares: Sequence[float]) -> list[float]:
+    """The share of its MACs with which the loop first passes each of the falling shares, by its own count.
+
+    Raises:
+        RuntimeFailure: the package is missing, or the steps end above a share.
+    """
+    found: list[float] = []
+    dense = None
+    for _, macs in progress(model, example_inputs):
+        dense = dense or macs
+        while len(found) < len(shares) and macs <= shares[len(found)] * dense:
+            found.append(macs / dense)
+        if len(found) == len(shares):
+            return found
+    raise RuntimeFailure(f"Torch-Pruning did not reach {shares[len(found)]:.3f} of the MACs in {STEPS} steps")
+
+
+def progress(model: nn.Module, example_inputs: torch.Tensor, importance: str = "l2", steps: int = STEPS,
+             batches: Sequence[Any] = (), loss: Callable[[nn.Module, Any], torch.Tensor] | None = None
+             ) -> Iterator[tuple[nn.Module, float]]:
+    """The copy that is being pruned and its MACs by the tool's own count: at the start, and after every step."""
     if not available():
         raise RuntimeFailure("torch-pruning is not installed: pip install torch-pruning==1.6.1")
     import torch_pruning as tp
@@ -58,7 +90,6 @@ def prune_progressively(model: nn.Module, example_inputs: torch.Tensor, share: f
     pruned = copy.deepcopy(model).eval()
     for parameter in pruned.parameters():
         parameter.requires_grad_(True)
-    dense = float(tp.utils.count_ops_and_params(pruned, example_inputs)[0])
     # The output layer keeps its width; the loop would prune it like any other.
     outputs = [layer for layer in pruned.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))][-1:]
     with warnings.catch_warnings():
@@ -68,19 +99,11 @@ def prune_progressively(model: nn.Module, example_inputs: torch.Tensor, share: f
                                       global_pruning=True, pruning_ratio=1.0, iterative_steps=steps,
                                       ignored_layers=outputs)
         while True:
-            macs = float(tp.utils.count_ops_and_params(pruned, example_inputs)[0])
-            if count is None:
-                reached = macs <= share * dense
-            else:
-                reached = macs <= 1.2 * share * dense and count(pruned) <= (target_macs or share * dense)
-            if reached:
-                break
+            yield pruned, float(tp.utils.count_ops_and_params(pruned, example_inputs)[0])
             if pruner.current_step == steps:
-                raise RuntimeFailure(f"Torch-Pruning ended at {macs / dense:.3f} of the MACs, above {share:.3f}")
+                return
             if importance == "taylor":
                 assert loss is not None
                 pruned.zero_grad()
                 loss(pruned, batches[pruner.current_step % len(batches)]).backward()
             pruner.step()
-    pruned.zero_grad()
-    return pruned, macs, dense

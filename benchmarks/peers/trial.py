@@ -142,7 +142,7 @@ def open_data(trial: Trial) -> Any:
 
 
 def write_digits(path: Path) -> Path:
-    """scikit-learn's handwritten digits (UCI, 1,797 images of 8 x 8) as a task: 500 train, 297 validation, 1,000 test."""
+    """scikit-learn's handwritten digits (UCI, 1,797 images of 8 x 8) as a task: 500 to train, 1,000 to test."""
     if not path.exists():
         from sklearn.datasets import load_digits
 

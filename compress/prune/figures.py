@@ -49,6 +49,7 @@ class CostFormula:
         uncounted: what the counting rule does not count.
         layers: the polynomials macs, params, weight bytes of each layer in turn.
         layer_names, tensor_names: of the layers, and of the modules that write the tensors.
+        sizes: [G] units of each group in the dense network.
     """
 
     offset: np.ndarray
@@ -62,6 +63,7 @@ class CostFormula:
     layers: PolynomialTable
     layer_names: tuple[str, ...]
     tensor_names: tuple[str, ...]
+    sizes: np.ndarray
 
     def widths(self, counts: np.ndarray) -> np.ndarray:
         return self.offset + self.share @ counts
@@ -79,11 +81,6 @@ class CostFormula:
         """[S] sum of the given [T] sizes alive at each step."""
         change = np.bincount(self.first, sizes, self.steps + 1) - np.bincount(self.last + 1, sizes, self.steps + 1)
         return np.cumsum(change)[:self.steps]
-
-    def alive(self, weights: np.ndarray) -> np.ndarray:
-        """[T] sum of the given [S] weights over the steps at which each tensor is alive."""
-        upto = np.concatenate([[0.0], np.cumsum(weights)])
-        return upto[self.last + 1] - upto[self.first]
 
     @cached_property
     def users(self) -> tuple[np.ndarray, ...]:
@@ -165,7 +162,7 @@ def cost_formula(graph: Graph, state: Propagation, group_of: np.ndarray, sizes: 
                        PolynomialTable.of([figure for layer in cost.layers for figure in
                                            (layer.macs, layer.params, layer.weight_bytes)], count),
                        tuple(layer.name for layer in cost.layers),
-                       tuple(graph.by_name[tensor.node].module or tensor.node for tensor in plan.tensors))
+                       tuple(graph.by_name[tensor.node].module or tensor.node for tensor in plan.tensors), sizes)
 
 
 def _symbolic_groups(state: Propagation, node: Node, symbolic: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.peers.networks import deep_residual, mobilenet_v2_like, randomised, resnet50_like
 from compress.prune.channels import ChannelGraph, find_groups
 from compress.prune.importance import importance
 from compress.prune.model import prune_model
@@ -16,7 +17,6 @@ from models.errors import InfeasibleBudget, UsageError
 from models.limits import Limits
 from models.registry import build
 from tests.compress.prune_block_cases import CASES
-from tests.compress.prune_networks import deep_residual, mobilenet_v2_like, randomised, resnet50_like
 
 X = torch.randn(1, 3, 32, 32)
 

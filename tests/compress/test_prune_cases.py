@@ -129,3 +129,62 @@ def test_a_rebuilt_network_keeps_its_modes() -> None:
     smaller.eval()
     assert torch.equal(smaller(x), smaller(x))
     assert smaller(torch.randn(7, 3, 8, 8)).shape == (7, 5)
+
+
+@pytest.mark.parametrize("wrong", ["other columns", "a shape"])
+def test_a_wrong_removal_is_an_error_that_names_the_group(monkeypatch, wrong: str) -> None:
+    """The plan is falsified: `last` keeps other columns than those of the channels that `middle` keeps, or too many."""
+    from collections import OrderedDict
+
+    from torch import nn
+
+    from compress.prune import proof
+    from models.errors import ProofError
+
+    torch.manual_seed(0)
+    model = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 8, 3), act=nn.ReLU(), middle=nn.Conv2d(8, 8, 3),
+                                      act2=nn.ReLU(), last=nn.Conv2d(8, 4, 3)))
+    x = torch.randn(1, 3, 12, 12)
+    graph = find_groups(model, x)
+    right = proof.make_plan
+
+    def falsified(*arguments):
+        plan = right(*arguments)
+        columns = plan["tensors"].get("last.weight", {}).get("1")
+        if columns is not None:
+            plan["tensors"]["last.weight"]["1"] = [(column + 1) % 8 for column in columns] + [0] * (wrong == "a shape")
+        return plan
+
+    assert remove_with_proof(model, graph, half(graph), x)[2].max_abs_diff <= 1e-4
+    monkeypatch.setattr(proof, "make_plan", falsified)
+    with pytest.raises(ProofError, match=r"is not its reference: group middle;.*Nothing was removed") as caught:
+        remove_with_proof(model, graph, half(graph), x)
+    assert caught.value.exit_code == 1
+    assert ("outputs differ by" in str(caught.value)) == (wrong == "other columns")
+
+
+def test_an_lstm_cell_and_spectral_norm_are_pruned_or_say_why_not() -> None:
+    """Neither is on the list of what must be pruned; both must be right."""
+    from torch import nn
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.cell, self.head = nn.Linear(10, 16), nn.LSTMCell(16, 12), nn.Linear(12, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            state = (x.new_zeros(x.shape[0], 12), x.new_zeros(x.shape[0], 12))
+            for step in range(3):
+                state = self.cell(torch.relu(self.fc(x[:, step])), state)
+            return self.head(state[0])
+
+    spectral = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(),
+                             nn.utils.parametrizations.spectral_norm(nn.Conv2d(16, 16, 3)), nn.ReLU(),
+                             nn.Conv2d(16, 4, 3))
+    for model, x in ((Cell(), torch.randn(2, 3, 10)), (spectral, torch.randn(2, 3, 12, 12))):
+        graph = find_groups(model, x)
+        smaller, _, proof = remove_with_proof(model, graph, half(graph), x)
+        assert proof.max_abs_diff <= 1e-4
+        removed = any(value.shape != smaller.state_dict()[name].shape for name, value in model.state_dict().items())
+        assert removed or graph.frozen
+        assert all(frozen.reason and frozen.operator for frozen in graph.frozen)

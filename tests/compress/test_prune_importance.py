@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.peers.networks import randomised
 from compress.prune.channels import ChannelGraph, find_groups
 from compress.prune.importance import KINDS, importance
 from compress.prune.project import projection
@@ -16,7 +17,6 @@ from models.cost import cost_of
 from models.errors import UsageError
 from models.limits import Limits
 from models.registry import build
-from tests.compress.prune_networks import randomised
 
 
 @pytest.fixture(scope="module")

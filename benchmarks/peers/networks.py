@@ -1,9 +1,14 @@
-"""Larger networks in the shape of published ones, for budgets and times."""
+"""The networks of the pruning benchmarks: those of the zoo, and larger ones in the shape of published ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
+
+from models.registry import build, zoo
 
 
 class Bottleneck(nn.Module):
@@ -61,6 +66,20 @@ def mobilenet_v2_like(classes: int = 1000) -> nn.Module:
             cin = cout
     return nn.Sequential(*layers, nn.Conv2d(cin, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, classes))
+
+
+def benchmark_networks() -> dict[str, Callable[[], tuple[nn.Module, torch.Tensor]]]:
+    """Name -> a function that gives the network, with random weights of trained sizes, and an input with batch 1."""
+    def from_zoo(name: str) -> tuple[nn.Module, torch.Tensor]:
+        (shape,) = zoo()[name].input_shapes
+        return randomised(build(name)), torch.randn(1, *shape)
+
+    def image(make: Callable[[], nn.Module]) -> tuple[nn.Module, torch.Tensor]:
+        return randomised(make()), torch.randn(1, 3, 224, 224)
+
+    small = ("ds_cnn", "resnet8", "mobilenet", "cp_resnet", "cp_mobile")
+    return {**{name: partial(from_zoo, name) for name in small},
+            "resnet50-like": partial(image, resnet50_like), "mobilenetv2-like": partial(image, mobilenet_v2_like)}
 
 
 class _Residual(nn.Module):

@@ -1,0 +1,245 @@
+"""The search of edgepress beside Torch-Pruning's: how near to the target, how long, how much memory, how it grows.
+
+    python -m benchmarks.peers.search --output benchmarks/results/peers_search.json
+
+Times are CPU seconds of one thread, which other work on the machine hardly moves. Every measurement of time and memory
+has a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.errors import EdgepressError, UsageError, run_command
+
+SCHEMA = 1
+SHARES = (0.70, 0.50, 0.25, 0.12)
+LAYERS = (10, 25, 50, 100, 250, 500)
+PARTS = ("closeness", "retained", "calls", "growth")
+LARGE = ("resnet50-like", "mobilenetv2-like")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS)}.")] = ",".join(PARTS),
+         networks: Annotated[str, typer.Option(help="Networks of closeness; default: all seven.")] = "",
+         layers: Annotated[str, typer.Option(help="Depths of growth.")] = ",".join(map(str, LAYERS)),
+         peers: Annotated[bool, typer.Option(help="Run Torch-Pruning too.")] = True,
+         output: Annotated[Path | None, typer.Option(help="The results file; parts that are not run stay.")] = None
+         ) -> None:
+    """Measure the search; every part on its own with --parts."""
+    wanted = parts.split(",")
+    if unknown := [part for part in wanted if part not in PARTS]:
+        raise UsageError(f"--parts = {unknown[0]!r} is unknown: known are {', '.join(PARTS)}")
+    from benchmarks.peers.networks import benchmark_networks
+
+    names = networks.split(",") if networks else list(benchmark_networks())
+    if unknown := [name for name in names if name not in benchmark_networks()]:
+        raise UsageError(f"--networks = {unknown[0]!r} is unknown: known are {', '.join(benchmark_networks())}")
+    measure: dict[str, Callable[[], Any]] = {
+        "closeness": lambda: [alone(closeness, name, peers) for name in names],
+        "retained": lambda: [row for name in names for row in alone(retained, name)],
+        "calls": lambda: [alone(call, name, tool) for name in LARGE if name in names
+                          for tool in (("edgepress", "torch-pruning") if peers else ("edgepress",))],
+        "growth": lambda: [alone(growth, int(count)) for count in layers.split(",")],
+    }
+    for part in wanted:
+        found = measure[part]()
+        if output is not None:
+            _write(output, part, found)
+        else:
+            print(json.dumps({part: found}, indent=1))
+
+
+def _write(output: Path, part: str, found: Any) -> None:
+    from benchmarks.environment import environment
+    from benchmarks.peers.accuracy import package_version
+    from compress.provenance import command
+    from models.atomic import write_json
+
+    report = json.loads(output.read_text()) if output.exists() else {"schema": SCHEMA, "parts": {}}
+    report["parts"][part] = {"command": command(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                             "environment": environment(), "torch-pruning": package_version("torch-pruning"),
+                             "fastnas": fastnas_state(), "results": found}
+    write_json(output, report)
+
+
+def fastnas_state() -> str:
+    """Whether NVIDIA's FastNAS could take part; it is not driven from here."""
+    from benchmarks.peers.accuracy import package_version
+
+    version = package_version("nvidia-modelopt")
+    return "not installed" if version is None else f"{version} is installed, not measured"
+
+
+def alone(measurement: Callable[..., Any], *arguments: Any) -> Any:
+    """Run it in a process of its own, on one thread."""
+    print(f"{measurement.__name__}: {', '.join(map(str, arguments))}", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        return pool.submit(measurement, *arguments).result()
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def closeness(name: str, peers: bool) -> dict[str, Any]:
+    """MACs over target at every share: ours with a MAC budget, ours with as tight a parameter budget beside it,
+    Torch-Pruning's progressive loop. Each tool's target is a share of its own count."""
+    from benchmarks.peers.networks import benchmark_networks
+    from compress.prune.channels import find_groups
+    from compress.prune.importance import importance
+    from compress.prune.project import projection
+    from models.limits import Limits
+
+    model, example = benchmark_networks()[name]()
+    graph = find_groups(model, example)
+    scores, dense = importance(model, graph), graph.cost(graph.full())
+    rows = []
+    for share in SHARES:
+        row: dict[str, Any] = {"share": share}
+        for key, metrics in (("macs", ("macs",)), ("macs_and_params", ("macs", "params"))):
+            budgets = {metric: int(share * dense.get(metric)) for metric in metrics}
+            found = projection(graph, scores, Limits(**budgets))
+            row[key] = {metric: found.figures.get(metric) / limit for metric, limit in budgets.items()}
+            row[key]["notes"] = list(found.notes)
+        rows.append(row)
+    if peers:
+        for row, ratio in zip(rows, _peer_ratios(model, example), strict=True):
+            row["torch_pruning"] = ratio
+    return {"network": name, "macs": dense.macs, "params": dense.params, "rows": rows}
+
+
+def _peer_ratios(model: Any, example: Any) -> Sequence[Any]:
+    """MACs over target of Torch-Pruning, its own count; text where it fails. One run passes all targets in turn."""
+    from benchmarks.peers.torch_pruning import passing_shares
+
+    try:
+        return [reached / share for share, reached in zip(SHARES, passing_shares(model, example, SHARES), strict=True)]
+    except EdgepressError as error:
+        return [str(error)] * len(SHARES)
+    except Exception as error:  # a peer may fail in any way; that is a result, too
+        return [f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"] * len(SHARES)
+
+
+def retained(name: str) -> list[dict[str, Any]]:
+    """Importance that both projections keep at the same budgets, without a floor for either."""
+    from benchmarks.peers.networks import benchmark_networks
+    from compress.prune.channels import find_groups
+    from compress.prune.importance import importance
+    from compress.prune.project import projection
+    from models.limits import Limits
+
+    model, example = benchmark_networks()[name]()
+    graph = find_groups(model, example)
+    dense, rows = graph.cost(graph.full()), []
+    for normalize in ("mean", "none"):
+        scores = importance(model, graph, "l2", normalize=normalize)
+        for share in SHARES:
+            for metrics in (("macs",), ("params",), ("macs", "params", "peak_activation_bytes")):
+                # The peak can't fall as far as the rest: one layer's input and output have to be there.
+                limits = Limits(**{metric: int((share if metric != "peak_activation_bytes" else max(share, 0.5))
+                                               * dense.get(metric)) for metric in metrics})
+                kept = {method: projection(graph, scores, limits, method, floor=0.0).retained
+                        for method in ("knapsack", "threshold")}
+                rows.append({"network": name, "normalize": normalize, "budgets": list(metrics), "share": share, **kept})
+    return rows
+
+
+def call(name: str, tool: str) -> dict[str, Any]:
+    """CPU seconds and memory of one call to half of the MACs: ours by its steps, the proof apart."""
+    from benchmarks.peers.networks import benchmark_networks
+    from benchmarks.peers.torch_pruning import prune_progressively
+    from compress.prune.channels import find_groups  # imported before the clock starts, like the other tool
+    from compress.prune.importance import importance
+    from compress.prune.model import prune_model
+    from compress.prune.project import projection
+    from compress.prune.surgery import cut, make_plan
+    from models.limits import Limits
+
+    model, example = benchmark_networks()[name]()
+    model(example)
+    if tool == "torch-pruning":
+        import torch_pruning  # noqa: F401  (as above)
+
+        before, clock = _peak_bytes(), time.process_time()
+        _, macs, dense_macs = prune_progressively(model, example, 0.5)
+        return {"network": name, "tool": tool, "seconds": time.process_time() - clock,
+                "memory_bytes": _peak_bytes() - before, "ratio": macs / (0.5 * dense_macs)}
+    before, clock, steps = _peak_bytes(), [time.process_time()], {}
+
+    def passed(step: str) -> None:
+        clock.append(time.process_time())
+        steps[step] = clock[-1] - clock[-2]
+
+    graph = find_groups(model, example)
+    passed("trace_and_groups")
+    scores = importance(model, graph)
+    passed("importance")
+    dense_macs = graph.cost(graph.full()).macs
+    selection = projection(graph, scores, Limits(macs=dense_macs // 2)).selection
+    passed("projection")
+    cut(model, graph, selection, make_plan(model, graph, selection))
+    passed("removal")
+    memory = _peak_bytes() - before
+    clock.append(time.process_time())
+    pruned = prune_model(model, example, macs="50%")
+    passed("whole_call_with_proof_and_recount")
+    return {"network": name, "tool": tool, "seconds": sum(steps[step] for step in list(steps)[:4]), "steps": steps,
+            "memory_bytes": memory, "memory_with_proof_bytes": _peak_bytes() - before,
+            "ratio": pruned.after.macs / (0.5 * pruned.before.macs)}
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has had."""
+    factor = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * factor
+
+
+def growth(layers: int) -> dict[str, Any]:
+    """CPU seconds of groups, importance and projection of a residual network, torch.export apart."""
+    import torch
+
+    from benchmarks.peers.networks import deep_residual, randomised
+    from compress.prune.channels import assemble
+    from compress.prune.importance import importance
+    from compress.prune.project import projection
+    from compress.prune.propagate import propagate
+    from models.graph import trace_one_sample
+    from models.limits import Limits
+
+    for count in (4, layers):  # the first takes what is imported once
+        model = randomised(deep_residual(count))
+        clock = [time.process_time()]
+        traced = trace_one_sample(model, torch.randn(1, 3, 16, 16))
+        clock.append(time.process_time())
+        graph = assemble(model, traced, propagate(traced, lambda name: False), "dcase", "w8a8")
+        clock.append(time.process_time())
+        scores = importance(model, graph)
+        dense = graph.cost(graph.full())
+        clock.append(time.process_time())
+        found = projection(graph, scores, Limits(macs=dense.macs // 2))
+        clock.append(time.process_time())
+    trace, groups, score, project = (after - before for before, after in pairwise(clock))
+    return {"layers": layers, "groups": len(graph.groups), "trace_seconds": trace, "groups_seconds": groups,
+            "importance_seconds": score, "projection_seconds": project,
+            "search_seconds": groups + score + project, "ratio": found.figures.macs / (dense.macs // 2)}
+
+
+if __name__ == "__main__":
+    run_command(app)

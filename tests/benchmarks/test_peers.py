@@ -1,0 +1,101 @@
+"""The comparison with other tools: its arithmetic, its page, a tiny run of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.peers.accuracy import app, default_method, estimate_seconds, summary
+from benchmarks.peers.pages import PAGE, page
+from benchmarks.peers.trial import METHODS, OURS, PEERS, SHARES, Trial, experiments, write_digits
+from models.errors import UsageError
+
+
+def test_the_page_is_what_the_results_say() -> None:
+    assert PAGE.read_text() == page(), "run python -m benchmarks.peers.pages"
+
+
+def test_all_methods_share_training_and_target() -> None:
+    for experiment in experiments().values():
+        settings = [experiment.prune.model_copy(update=METHODS[name]) for name in OURS]
+        assert len({(made.train.model_dump_json(), made.distill.model_dump_json()) for made in settings}) == 1
+    assert set(OURS) | set(PEERS) | {"from-scratch"} == set(METHODS)
+    assert SHARES == (0.25, 0.12)
+
+
+def result(seed: int, method: str | None, right: str, share: float = 0.25) -> dict[str, object]:
+    return {"experiment": "digits", "seed": seed, "method": method, "share": share if method else 1.0, "right": right,
+            "test_accuracy": right.count("1") / len(right), "validation_accuracy": 0.5, "log_loss": 1.0, "macs": 10,
+            "params": 5, "seconds": 1.0}
+
+
+def test_differences_by_hand(tmp_path, monkeypatch) -> None:
+    """Three clips, two seeds: 4/6 and 5/6 right against 3/6 of the better peer and 2/6 from scratch."""
+    found = [result(0, None, "111"), result(1, None, "111")]
+    found += [result(0, "one-shot", "110"), result(1, "one-shot", "110")]
+    found += [result(0, "gradual", "111"), result(1, "gradual", "110")]
+    found += [result(0, "torch-pruning-l2", "101"), result(1, "torch-pruning-l2", "001")]
+    found += [result(0, "torch-pruning-lamp", "001"), result(1, "torch-pruning-lamp", "001")]
+    found += [result(0, "from-scratch", "001"), result(1, "from-scratch", "100")]
+    monkeypatch.setattr("benchmarks.peers.accuracy.open_data", lambda trial: _Task())
+    report = summary(found, {"digits": experiments()["digits"]}, {"digits": ""})
+    differences = {(c["method"], c["peer"]): c["difference"] for c in report["experiments"]["digits"]["comparisons"]}
+    assert differences == pytest.approx({
+        ("one-shot", "torch-pruning-l2"): 1 / 6, ("one-shot", "from-scratch"): 2 / 6,
+        ("gradual", "torch-pruning-l2"): 2 / 6, ("gradual", "from-scratch"): 3 / 6})
+    best = {c["method"] for c in report["experiments"]["digits"]["comparisons"] if c["best_of_ours"]}
+    assert best == {"gradual"}
+    assert report["default"] == default_method(report["experiments"]) == "gradual"
+
+
+class _Task:
+    class _Split:
+        identifiers = ("a", "a", "b")
+
+        def __len__(self) -> int:
+            return 3
+
+    def split(self, name: str) -> _Split:
+        return self._Split()
+
+
+def test_the_estimate_grows_with_the_work() -> None:
+    experiment = experiments()["esc10-mobile"]
+    seconds = [estimate_seconds(Trial(experiment, "", 0, method, share), 1716, 1e7)
+               for method, share in (("one-shot", 0.12), ("one-shot", 0.25), ("gradual", 0.25), (None, 1.0))]
+    assert seconds == sorted(seconds)
+    assert 20 < seconds[0] < 90
+
+
+def test_results_of_other_settings_are_refused(tmp_path) -> None:
+    write_digits(tmp_path / "digits.npz")
+    with np.load(tmp_path / "digits.npz") as arrays:
+        assert (arrays["x"].shape, sorted(set(arrays["split"]))) == ((1797, 1, 8, 8), ["test", "train", "validation"])
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "settings.json").write_text("{}")
+    ran = CliRunner().invoke(app, ["--run", str(tmp_path), "--digit-seeds", "0"])
+    assert isinstance(ran.exception, UsageError)
+    assert "other settings" in str(ran.exception)
+    ran = CliRunner().invoke(app, ["--run", str(tmp_path), "--methods", "magic"])
+    assert "magic" in str(ran.exception)
+
+
+@pytest.mark.slow
+def test_a_tiny_comparison_is_resumed(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("torch_pruning")
+    arguments = ["--run", str(tmp_path / "run"), "--digit-seeds", "0", "--epochs", "2", "--jobs", "1", "--methods",
+                 "one-shot,from-scratch,torch-pruning-l2", "--output", str(tmp_path / "out.json")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.peers.accuracy"])
+    first = CliRunner().invoke(app, arguments)
+    assert first.exception is None
+    report = json.loads((tmp_path / "out.json").read_text())
+    rows = report["experiments"]["digits"]["rows"]
+    assert len(rows) == 7
+    assert all(row["macs"]["mean"] <= row["target_macs"] for row in rows if row["method"] != "dense")
+    again = CliRunner().invoke(app, arguments)
+    assert "0 of 7 trainings are left" in again.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["experiments"] == report["experiments"]
