@@ -347,7 +347,15 @@ def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
     if reason := missing_tools():
         raise RuntimeFailure(reason)
     cores = [core.strip() for core in options.cores.split(",")]
-    result: dict[str, Any] = {"schema": SCHEMA, "kind": "firmware", "networks": [], "environment": environment()}
+    command = ["python -m benchmarks.firmware", *(file.name for file in options.files)]
+    command += ["--zoo"] if options.zoo else []
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "firmware",
+        "command": " ".join(command),
+        "networks": [],
+        "environment": environment(),
+    }
     kept: dict[str, dict[str, Any]] = {}
     if options.resume and options.output is not None and options.output.is_file():
         kept = {one["sha256"]: one for one in json.loads(options.output.read_text())["networks"]}

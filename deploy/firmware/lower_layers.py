@@ -144,7 +144,7 @@ def _weights(rows: Rows, operator: Any) -> Value:
 
 def _data(weights: Value) -> np.ndarray:
     assert weights.data is not None
-    return np.ascontiguousarray(weights.data)
+    return weights.data.copy(order="C")
 
 
 def _rank_4(*values: Value) -> None:
@@ -203,7 +203,10 @@ def _quantized(
     axis: int,
     dense: bool = False,
 ) -> dict[str, Any]:
-    """Zero points, activation range, and [channels] arrays of bias, multiplier and shift."""
+    """Zero points, activation range, and [channels] arrays of bias, multiplier and shift.
+
+    `by_channel` is a view of the weights, [channels, products]; those that can't change an output are set to 0 in it.
+    """
     in_scale, in_zero = rows.int8(x)
     out_scale, out_zero = rows.int8(y)
     channels = len(by_channel)
@@ -222,13 +225,16 @@ def _quantized(
     folded = bias - in_zero * wide.sum(1)
     # What a sum can reach at any moment, whatever the inputs are.
     reach = np.abs(folded) + 128 * np.abs(wide).sum(1)
-    pairs = _with_silent_channels_near(pairs, reach)
-    shifts = np.array([shift for _, shift in pairs], np.int64)
+    multipliers, shifts = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    # A channel whose output is its zero point whatever the sum is needs no weights, and may have any shift.
+    silent = (multipliers == 0) | (reach < 2.0 ** (-shifts - 1))
+    by_channel[silent], folded[silent], reach[silent] = 0, 0, 0
+    multipliers[silent], shifts[silent] = 1 << 30, shifts[~silent].min(initial=-1)
     largest = int(shifts.max())
-    if int(reach.max()) * 2 ** max(0, largest) >= _LARGEST_SUM or int(shifts.min()) < -31:
+    if int(reach.max()) * 2 ** max(0, largest) >= _LARGEST_SUM:
         raise Refused(f"a sum may reach {int(reach.max()):,}, which overflows 32 bits")
     low, high = activation_range(operator.options.get("fused_activation", "NONE"), out_scale, out_zero)
-    words = np.array([m for m, _ in pairs], np.int64) & 0x3FFFFFFF
+    words = multipliers & 0x3FFFFFFF
     arrays = {"bias": folded.astype(np.int32)}
     if largest - shifts.min() <= _WIDEST_SPREAD:
         words |= (largest - shifts) << 30
@@ -243,21 +249,6 @@ def _quantized(
         "fast": bool(reach.max() < _FAST_SUM and shifts.min() >= _FURTHEST_FAST_SHIFT and largest <= -1),
         "arrays": {**arrays, "multipliers": words.astype(np.uint32)},
     }
-
-
-def _with_silent_channels_near(pairs: list[tuple[int, int]], reach: np.ndarray) -> list[tuple[int, int]]:
-    """Multipliers from 2^30 on, and shifts that lie together where that changes no output.
-
-    A channel whose output is its zero point whatever the sum is, as pruning leaves them, may take any shift that is far
-    enough for that: the nearest to those of the others.
-    """
-    far = [-int(most).bit_length() - 1 for most in reach]
-    silent = [m == 0 or shift <= limit for (m, shift), limit in zip(pairs, far, strict=True)]
-    smallest = min((shift for (_, shift), is_silent in zip(pairs, silent, strict=True) if not is_silent), default=0)
-    return [
-        (pair[0] or 1 << 30, min(limit, smallest)) if is_silent else pair
-        for pair, limit, is_silent in zip(pairs, far, silent, strict=True)
-    ]
 
 
 def _channel_scales(rows: Rows, operator: Any, channels: int, axis: int) -> np.ndarray:

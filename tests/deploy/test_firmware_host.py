@@ -226,6 +226,15 @@ def test_the_project_builds_and_its_example_agrees(tmp_path):
         write_project(model, folder)
 
 
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+def test_the_project_builds_with_cmake(tmp_path):
+    model = tmp_path / "net.tflite"
+    model.write_bytes(random_network(11))
+    write_project(model, tmp_path / "out")
+    for command in (["cmake", "-S", "out", "-B", "build"], ["cmake", "--build", "build"], ["build/net_example"]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+
 def test_names():
     assert [identifier(text) for text in ("kws-1.2", "3d", "ä", "ep_x")] == [
         "kws_1_2",
