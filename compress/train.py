@@ -97,6 +97,8 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
     model = copy.deepcopy(model).float()
     if settings.epochs == 0:
         return TrainResult(model.eval(), [], 0, 0.0, None)
+    # Also where nothing is left to train: the layout decides in which order sums are taken, and so the last digits.
+    channels_last(model)
     with _folder(run) as folder:
         key = _fingerprint(model, task, settings, distill if teacher is not None else None, teacher, penalty, seed)
         if not follows():
@@ -154,7 +156,6 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
 
     loaders = _Loaders((inputs, labels["train"]), (validation, labels["validation"]), settings.batch_size, seed, strata)
     steps = settings.epochs * len(loaders(0, 1)[0].sampler)  # type: ignore[arg-type]
-    channels_last(model)
     model.train()  # Lightning keeps the mode that a module comes in
     loop = TrainingLoop(model, settings, loaders, augment, steps, seed, distill, guide, penalty, devices, watch)
     callbacks: list[Any] = [SaveEveryEpoch(folder)]
