@@ -46,7 +46,7 @@ def append(run: RunDirectory, records: Iterable[dict[str, Any]]) -> Path:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Records of a results file: JSON lines, or the object that `benchmarks run --format json` prints.
+    """Records of a results file: JSON lines, or what `benchmarks run` or `deploy run --on` print as JSON.
 
     A last line without its end (the command was killed while writing) is passed over.
 
@@ -77,7 +77,23 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             records.append(record)
     for number, record in enumerate(records, 1):
         _check(record, f"{path}, record {number}")
-    return records
+    return [part for record in records for part in _parts(record)]
+
+
+def _parts(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """A record; of a run on a device, which measures both at once, one for accuracy and one for latency."""
+    latency, device = record.get("latency_ms"), record.get("device")
+    if not isinstance(latency, dict) or not isinstance(device, dict):
+        return [record]
+    versions = {str(device.get("interpreter")): device.get("version"), "numpy": device.get("numpy")}
+    shared = {"environment": {**device, "tools": versions},
+              **{key: value for key, value in record.items() if key not in ("latency_ms", "device", "labels")}}
+    timed = {"kind": "latency", "cpu": f"{device.get('processor') or device.get('machine')}, {device.get('host')}",
+             "runs": latency.get("repeats"),
+             **{f"{name}_ms": latency.get(name) for name in ("p50", "p90", "p99", "mean")}}
+    found = [{**shared, **timed}]
+    _check(found[0], "the latency of a run on a device")
+    return found + ([{**shared, "kind": "accuracy"}] if shared.get("accuracy") is not None else [])
 
 
 def _json(text: str) -> Any:

@@ -1,12 +1,15 @@
 """Runs a .tflite file on a device: one file, standard library + NumPy + whichever interpreter is there.
 
 It is copied to the device and started there as `python3 agent.py REQUEST.json`; it needs nothing else of this project
-and runs on Python 3.7 and NumPy 1. The answer is one line of JSON on stdout, after a marker.
+and runs on Python 3.7 and NumPy 1. The answer is one line of JSON on stdout, after a marker. Who asked removes the
+folder; where the connection is gone, the agent does it itself.
 """
 
 import json
 import os
 import platform
+import shutil
+import signal
 import sys
 import time
 
@@ -31,7 +34,10 @@ def load_interpreter(path, runtime, threads):
             options["experimental_op_resolver_type"] = found.OpResolverType.BUILTIN_REF
         return found.Interpreter(model_path=path, num_threads=threads, **options), package, version_of(package)
     reasons = "; ".join(errors)
-    raise RuntimeError(f"no TFLite interpreter can be imported ({reasons}); install ai-edge-litert or tflite-runtime")
+    raise RuntimeError(
+        f"no TFLite interpreter can be imported by Python {platform.python_version()} on {platform.machine()} "
+        f"({reasons}); install ai-edge-litert, or tflite-runtime with NumPy 1"
+    )
 
 
 def version_of(package):
@@ -119,10 +125,34 @@ def main(request_path):
     return {"outputs": len(kept), "latency_ms": latency, "device": device}
 
 
+def give_up_after(seconds, folder):
+    """Nobody waits any longer then: end and take the folder along. The file `pid` is for who cleans up earlier."""
+    with open(os.path.join(folder, "pid"), "w") as file:
+        file.write(str(os.getpid()))
+
+    def end(*_):
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(3)
+
+    signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGHUP, end)
+    signal.alarm(max(1, int(seconds)))
+
+
 if __name__ == "__main__":
+    here = os.path.dirname(os.path.abspath(sys.argv[1]))
     try:
+        with open(sys.argv[1]) as asked:
+            give_up_after(json.load(asked)["timeout_s"], here)
         answer = main(sys.argv[1])
     except Exception as problem:
-        answer = {"error": f"{type(problem).__name__}: {' '.join(str(problem).split())[:400]}"}
-    print(MARKER + json.dumps(answer))
+        answer = {"error": f"{type(problem).__name__}: {' '.join(str(problem).split())[:600]}"}
+    if os.path.exists(os.path.join(here, "pid")):
+        os.remove(os.path.join(here, "pid"))
+    try:
+        print(MARKER + json.dumps(answer), flush=True)
+    except OSError:
+        # Nobody listens: the connection broke, and whoever asked cannot clean up here.
+        shutil.rmtree(here, ignore_errors=True)
+        os._exit(3)
     sys.exit(3 if "error" in answer else 0)

@@ -217,6 +217,9 @@ def run_file(
     known_hosts: Annotated[Path | None, typer.Option("--known-hosts", help="file with the host's key for --on")] = None,
     python: Annotated[str, typer.Option("--python", help="Python on the device for --on")] = "python3",
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="timed runs of one input for --on")] = 50,
+    device: Annotated[
+        str | None, typer.Option("--device", help="device class that the machine of --on stands for")
+    ] = None,
     threads: _Threads = 1,
     run: _Run = DEFAULT_RUN,
     overwrite: _Overwrite = False,
@@ -247,6 +250,7 @@ def run_file(
             repeats=repeats,
             identity=identity,
             known_hosts=known_hosts,
+            device_class=_device_class(device),
         )
     if output is not None:
         _save(output, outputs)
@@ -275,6 +279,13 @@ def _write_firmware(file: Path, folder: Path, overwrite: bool) -> None:
 def main() -> None:
     """Entry point of the command."""
     run_command(app)
+
+
+def _device_class(name: str | None) -> str | None:
+    """The name, checked before anything is copied to a device."""
+    from models.devices import device_class
+
+    return None if name is None else device_class(name).name
 
 
 def _say(text: str) -> None:

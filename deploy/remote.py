@@ -84,7 +84,8 @@ def run_remote(
 
     Raises:
         UsageError: the file is missing. RuntimeFailure: ssh or scp is missing or fails, the device has no interpreter,
-        it cannot run the file, or it takes too long. What was written there is removed wherever it still answers.
+        it cannot run the file, or it takes too long. What was written there is removed; where the connection stays
+        broken, a run that had begun ends after `timeout_s` and removes it itself.
     """
     path = Path(path)
     if not path.is_file():
@@ -124,7 +125,8 @@ def run_remote(
             here = Path(scratch)
             shutil.copyfile(path, here / "model.tflite")
             shutil.copyfile(Path(__file__).with_name("agent.py"), here / "agent.py")
-            (here / "request.json").write_text(json.dumps({"runtime": runtime, "threads": threads, "repeats": repeats}))
+            request = {"runtime": runtime, "threads": threads, "repeats": repeats, "timeout_s": timeout_s}
+            (here / "request.json").write_text(json.dumps(request))
             for i, array in enumerate(inputs):
                 np.save(here / f"input{i}.npy", array, allow_pickle=False)
             scp = ["scp", "-q", *common, "-P", str(host.port)]
@@ -183,6 +185,11 @@ def _answer(ran: subprocess.CompletedProcess[str], host: Host, python: str) -> d
     if not lines:
         if ran.returncode == 127:
             raise RuntimeFailure(f"{host.address} has no program {python}: name its Python with --python")
+        if ran.returncode == 126:
+            raise RuntimeFailure(
+                f"{host.address} cannot execute {python}: it is built for another architecture or is no program; "
+                "name its Python with --python"
+            )
         if ran.returncode > 128 and ran.returncode != _SSH_FAILED:
             raise RuntimeFailure(
                 f"the interpreter on {host.address} crashed on this file (signal {ran.returncode - 128})"
@@ -196,11 +203,10 @@ def _answer(ran: subprocess.CompletedProcess[str], host: Host, python: str) -> d
 
 
 def _remove(ssh: list[str], folder: str) -> None:
-    """Best effort: a device that no longer answers cannot be cleaned, and the first error is the one to show."""
+    """Best effort: a device that no longer answers cleans up itself, and the first error is the one to show."""
     try:
-        subprocess.run(
-            [*ssh, f"rm -rf {folder}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
-        )
+        command = [*ssh, f"kill $(cat {folder}/pid) 2>/dev/null; rm -rf {folder}"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     except (subprocess.TimeoutExpired, OSError):
         return
 

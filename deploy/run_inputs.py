@@ -49,8 +49,12 @@ def run_there(
     repeats: int = 50,
     identity: Path | None = None,
     known_hosts: Path | None = None,
+    device_class: str | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Run a .tflite file on a device over ssh (see `deploy.remote.run_remote`); adds "latency_ms" and "device".
+    """Run a .tflite file on a device over ssh (see `deploy.remote.run_remote`).
+
+    Adds "latency_ms", "device" (what it said about itself) and "device_class" (what it stands for, where that is given;
+    `benchmarks gate --results` takes the figures for that class then).
 
     The file is read here too, for its scales and layouts: both sides must have the same ones.
     """
@@ -81,9 +85,10 @@ def run_there(
             raise RuntimeFailure(f"{host.address} gave outputs of another shape or type than the file has")
         outputs = session.dequantize(*answer.arrays)[0]
     return outputs, {
-        **_result(path, f"{runtime} on {host.address}", outputs, inputs, threads),
+        **_result(path, runtime, outputs, inputs, threads),
         "latency_ms": answer.latency_ms,
         "device": answer.device,
+        "device_class": device_class,
     }
 
 

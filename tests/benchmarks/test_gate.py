@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -76,6 +77,25 @@ def test_accuracy_counts_only_for_the_very_same_file_and_the_named_runtime():
     assert only(verdict, "accuracy")["value"] == 0.9
     newer = {**record, "accuracy": 0.5}
     assert not evaluate_gate(small_profile(), {"accuracy": "90%"}, results=[record, newer])["passed"]
+
+
+def test_a_run_on_a_real_device_counts_for_its_class(tmp_path):
+    """What `deploy run --on` prints holds an accuracy and a latency of one device."""
+    answer = {"schema": 1, "file": "m.tflite", "sha256": "ab" * 32, "runtime": "litert", "samples": 10, "labels": [1],
+              "correct": 9, "total": 10, "accuracy": 0.9, "device_class": "raspberry-pi-4",
+              "latency_ms": {"p50": 7.0, "p90": 8.0, "p99": 9.0, "mean": 7.1, "repeats": 50},
+              "device": {"host": "pi", "machine": "aarch64", "interpreter": "tflite-runtime", "version": "2.14.0"}}
+    path = tmp_path / "pi.json"
+    path.write_text(json.dumps(answer))
+    budgets = tmp_path / "budgets.toml"
+    budgets.write_text('[device.raspberry-pi-4]\naccuracy = { min = "95%" }\nlatency = "5 ms"\n'
+                       '[device.raspberry-pi-5]\nlatency = "5 ms"\n')
+    verdict = evaluate_gate(small_profile(), budgets=budgets, results=path, try_fixes=False)
+    found = {(check["device"], check["metric"]): check for check in verdict["checks"]}
+    accuracy, latency = found["raspberry-pi-4", "accuracy"], found["raspberry-pi-4", "latency"]
+    assert (accuracy["status"], accuracy["value"]) == ("failed", 0.9)
+    assert (latency["status"], latency["value"], latency["how"]) == ("warned", 7.0, "measured")
+    assert found["raspberry-pi-5", "latency"]["status"] == "not measured"
 
 
 def test_a_figure_that_was_not_measured_fails_only_where_its_limit_was_asked_for():

@@ -42,6 +42,52 @@ def chain(sizes: Sequence[int]) -> bytes:
     return _finished(model, graph, [0], [len(sizes) - 1])
 
 
+def sequence(shape: Sequence[int], layers: Sequence[tuple[Any, ...]]) -> bytes:
+    """int8 layers one after the other, weights zero, "same" padding.
+
+    Args:
+        shape: of the input, NHWC or [1, N].
+        layers: ("conv", channels, kernel, stride), ("depthwise", kernel, stride), ("average" or "max", height, width),
+            ("dense", outputs), ("softmax",).
+    """
+    model, graph = _empty()
+    kinds = schema()
+    graph.tensors = [_tensor("INT8", shape, name="x")]
+    value, shape = 0, tuple(shape)
+    for number, (kind, *numbers) in enumerate(layers):
+        inputs, channels = [value], shape[-1]
+        if kind in ("conv", "depthwise"):
+            outputs, (kernel, stride) = (numbers[0], numbers[1:]) if kind == "conv" else (channels, numbers)
+            name = "CONV_2D" if kind == "conv" else "DEPTHWISE_CONV_2D"
+            weights = (outputs, kernel, kernel, channels) if kind == "conv" else (1, kernel, kernel, channels)
+            shape = (1, -(-shape[1] // stride), -(-shape[2] // stride), outputs)
+            options = "Conv2DOptions" if kind == "conv" else "DepthwiseConv2DOptions"
+            values = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1,
+                      **({} if kind == "conv" else {"depthMultiplier": 1})}
+        elif kind == "dense":
+            name, outputs, weights = "FULLY_CONNECTED", numbers[0], (numbers[0], int(np.prod(shape)))
+            shape, options, values = (1, outputs), "FullyConnectedOptions", {}
+        elif kind == "softmax":
+            name, options, values = "SOFTMAX", "SoftmaxOptions", {"beta": 1.0}
+        else:
+            name, options = {"average": "AVERAGE_POOL_2D", "max": "MAX_POOL_2D"}[kind], "Pool2DOptions"
+            height, width = numbers
+            shape = (1, shape[1] // height, shape[2] // width, channels)
+            values = {"filterHeight": height, "filterWidth": width, "strideH": height, "strideW": width,
+                      "padding": kinds.Padding.VALID}
+        if kind in ("conv", "depthwise", "dense"):
+            inputs += [_constant(model, graph, np.zeros(weights, np.int8)),
+                       _constant(model, graph, np.zeros(outputs, np.int32))]
+        graph.tensors.append(_tensor("INT8", shape, name=f"layer {number}"))
+        if kind == "softmax":
+            graph.tensors[-1].quantization.scale[:], graph.tensors[-1].quantization.zeroPoint[:] = 1 / 256, -128
+        value = len(graph.tensors) - 1
+        _operator(model, graph, name, inputs, [value], options)
+        for key, given in values.items():
+            setattr(graph.operators[-1].builtinOptions, key, given)
+    return _finished(model, graph, [0], [value])
+
+
 def qdq_onnx(scale_in: float = 0.5, zero_in: int = 3, scale_out: float = 0.25, zero_out: int = -7) -> bytes:
     """float x -> int8 -> float -> x + x -> int8 -> float."""
     import onnx
@@ -104,11 +150,11 @@ def _tensor(element: str, shape: Sequence[int], buffer: int = 0, name: str = "")
 
 
 def _constant(model: Any, graph: Any, values: Any) -> int:
-    array = np.array(values, np.int32)
+    array = np.asarray(values) if isinstance(values, np.ndarray) else np.array(values, np.int32)
     buffer = schema().BufferT()
     buffer.data = np.frombuffer(array.tobytes(), np.uint8)
     model.buffers.append(buffer)
-    graph.tensors.append(_tensor("INT32", array.shape, len(model.buffers) - 1))
+    graph.tensors.append(_tensor(array.dtype.name.upper(), array.shape, len(model.buffers) - 1))
     return len(graph.tensors) - 1
 
 

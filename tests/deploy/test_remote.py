@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -141,8 +142,10 @@ def test_device_gives_the_same_integers_and_keeps_nothing(daemon: Daemon, model:
         repeats=5,
         identity=daemon.identity,
         known_hosts=daemon.known_hosts,
+        device_class="raspberry-pi-5",
     )
     assert (result["correct"], result["total"]) == (20, 20)
+    assert (result["runtime"], result["device_class"]) == ("litert", "raspberry-pi-5")
     assert outputs.dtype == np.float32
     assert _left_behind() <= before
 
@@ -166,6 +169,77 @@ def test_failures_there_are_sentences_and_leave_nothing(daemon: Daemon, model: P
     with pytest.raises(RuntimeFailure, match="valid Flatbuffer"):
         run_remote(damaged, x, daemon.host, python=sys.executable, **options)
     assert _left_behind() <= before
+
+
+def _script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_connection_that_breaks_off_leaves_nothing(daemon: Daemon, model: Path, tmp_path: Path) -> None:
+    """The server's side of the connection dies while the file runs; the process that it leaves is ended too."""
+    before, pid = _left_behind(), tmp_path / "pid"
+    up = 'p=$$; while case $(cat /proc/$p/comm) in sshd*) false;; esac; do p=$(ps -o ppid= -p $p | tr -d " "); done'
+    cut = _script(tmp_path / "cut", f"echo $$ > pid; cp pid {pid}; {up}; kill -9 $p; exec sleep 60")
+    with pytest.raises(RuntimeFailure, match="the connection failed or broke off"):
+        run_remote(model, [np.zeros((1, 64), np.int8)], daemon.host, python=cut, identity=daemon.identity,
+                   known_hosts=daemon.known_hosts)
+    assert _left_behind() <= before
+    for _ in range(100):
+        if not Path(f"/proc/{pid.read_text().strip()}").exists():
+            return
+        time.sleep(0.05)
+    pytest.fail("the process on the device still runs")
+
+
+def test_a_program_of_another_architecture(daemon: Daemon, model: Path, tmp_path: Path) -> None:
+    before, options = _left_behind(), {"identity": daemon.identity, "known_hosts": daemon.known_hosts}
+    x = [np.zeros((1, 64), np.int8)]
+    foreign = tmp_path / "python"
+    machine = b"\xf3\0" if platform.machine() != "riscv64" else b"\x3e\0"
+    foreign.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0" + machine + bytes(44))
+    foreign.chmod(0o755)
+    with pytest.raises(RuntimeFailure, match=r"cannot execute .*built for another architecture"):
+        run_remote(model, x, daemon.host, python=str(foreign), **options)
+    package = tmp_path / "site" / "tflite_runtime"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "interpreter.py").write_text("raise ImportError('_wrapper.so: wrong ELF class: ELFCLASS32')")
+    (tmp_path / "site" / "numpy.py").touch()
+    alien = _script(tmp_path / "alien", f'PYTHONPATH={tmp_path}/site exec {sys.executable} -S "$@"')
+    with pytest.raises(RuntimeFailure, match=rf"on {platform.machine()} .*tflite-runtime: _wrapper.so: wrong ELF"):
+        run_remote(model, x, daemon.host, python=alien, **options)
+    assert _left_behind() <= before
+
+
+@pytest.mark.slow
+def test_the_classic_interpreter_gives_the_same_integers(daemon: Daemon, model: Path) -> None:
+    """tflite-runtime 2.14 needs NumPy 1, so that it lives in an environment of its own."""
+    classic = os.environ.get("EDGEPRESS_CLASSIC_PYTHON")
+    if classic is None:
+        pytest.skip("set EDGEPRESS_CLASSIC_PYTHON to a Python with tflite-runtime 2.14 and NumPy 1")
+    x = np.random.default_rng(1).integers(-128, 128, (20, 64)).astype(np.int8)
+    with open_session(model, "litert-reference") as session:
+        expected = session.run_integer(x)
+    answer = run_remote(model, [x], daemon.host, runtime="litert-reference", python=classic, repeats=5,
+                        identity=daemon.identity, known_hosts=daemon.known_hosts)
+    np.testing.assert_array_equal(answer.arrays[0], expected)
+    assert answer.device["interpreter"] == "tflite-runtime"
+    assert answer.device["version"].startswith("2.14")
+
+
+def test_the_agent_cleans_up_where_nobody_listens(tmp_path: Path) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+    (folder / "request.json").write_text('{"runtime": "litert", "threads": 1, "repeats": 1, "timeout_s": 60}')
+    agent = Path(run_remote.__code__.co_filename).with_name("agent.py")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-S", str(agent), str(folder / "request.json")], stdout=write, check=False)
+    os.close(write)
+    assert done.returncode == 3
+    assert not folder.exists()
 
 
 @pytest.mark.slow
