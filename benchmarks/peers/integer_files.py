@@ -48,7 +48,8 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> d
 
     Returns:
         {"network", "macs", "clips", "fp32_accuracy", "formats": {FILE: {"runtime", "peer", "ours" and "theirs":
-        {"file_bytes", "arena_bytes", "accuracy", "operators"}, "points" (ours - theirs), "interval_points", "latency": `interleaved`}}}.
+        {"file_bytes", "arena_bytes", "accuracy", "operators"}, "points" (ours - theirs), "interval_points", "latency":
+        `interleaved`}}}.
 
     Raises:
         UsageError, RuntimeFailure: a file cannot be made or run.
