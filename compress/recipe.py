@@ -172,8 +172,9 @@ class QuantizeSettings(_Section):
     """Post-training quantization, and quantization-aware training where `epochs` is not 0.
 
     `exceptions` maps a layer or module to "float", "a16w8" or "w8a8". In training, ranges are "learned" (or follow the
-    batches, "averaged") for `freeze_from` of all steps and stand still for the rest; the epoch with the least log loss
-    on the validation split is kept, since rounding moves few labels.
+    batches, "averaged") for `freeze_from` of all steps and stand still for the rest. The loss is the distance from the
+    float network alone: labels would make another network of it, trained on without its augmentation. The epoch with
+    the least log loss on the validation split is kept, since rounding moves few labels.
     """
 
     scheme: Literal["w8a8", "a16w8"] = "w8a8"
@@ -185,7 +186,7 @@ class QuantizeSettings(_Section):
     exceptions: dict[str, Literal["w8a8", "a16w8", "float"]] = {}
     ranges: Literal["learned", "averaged", "frozen"] = "learned"
     freeze_from: float = Field(default=0.6, ge=0, le=1)
-    distill: Distill | None = Distill()
+    distill: Distill | None = Distill(weight=1.0)
     train: TrainSettings = TrainSettings(epochs=0, learning_rate=5e-5, weight_decay=1e-4, ramp_up=0, decay_from=0.05,
                                          decay_to=0.85, last_rate=0.1, precision="32-true", select="log_loss")
 

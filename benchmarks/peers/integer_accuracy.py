@@ -2,7 +2,7 @@
 
 `python -m benchmarks.peers.integer_accuracy --runs runs/seed1 runs/seed2 --data DIR --work DIR --output FILE.json`
 
-The float networks are taken from run directories (`compress run`), or trained here (`--train cp_mobile ds_cnn`). Each
+The float networks are taken from run directories (`compress run`), or trained here (`--train cp_mobile`). Each
 is quantized twice from the same calibration clips, exported to TFLite and ONNX, and the whole test split goes through
 torch and every runtime. Differences from fp32 are paired: the same clips, resampled by recording location. What is
 finished lies in `--work`, so that the same command goes on where it was stopped.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.integer_networks import DIGITS, Candidate, candidates, portable
+from benchmarks.peers.integer_networks import Candidate, candidates, portable
 from compress.stages import say
 from models.atomic import write_bytes, write_json
 from models.errors import RuntimeFailure, UsageError
@@ -291,8 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="run directories, one per seed")
     parser.add_argument("--networks", nargs="*", default=["dense", "20M-admm", "5M-admm"],
                         help="names of the float checkpoints in them")
-    parser.add_argument("--train", nargs="*", default=[], help="networks of the zoo that are trained here")
-    parser.add_argument("--train-on", choices=["task", DIGITS], default="task", help="--data, or scikit-learn's digits")
+    parser.add_argument("--train", nargs="*", default=[], metavar="NAME[@digits]",
+                        help="networks of the zoo that are trained here, on --data or on scikit-learn's digits")
     parser.add_argument("--train-epochs", type=int, help="of those trainings")
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3], help="of those trainings")
     parser.add_argument("--data", help="task; default: what each checkpoint names")

@@ -47,8 +47,9 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> d
         folder: for the files.
 
     Returns:
-        {"network", "macs", "formats": {FILE: {"runtime", "peer", "ours" and "theirs": {"file_bytes", "arena_bytes",
-        "accuracy", "operators"}, "points" (ours - theirs), "interval_points", "latency": `interleaved`}}}.
+        {"network", "macs", "clips", "fp32_accuracy", "formats": {FILE: {"runtime", "peer", "ours" and "theirs":
+        {"file_bytes", "arena_bytes", "accuracy", "operators"}, "points" (ours - theirs), "interval_points", "latency":
+        `interleaved`}}}.
 
     Raises:
         UsageError, RuntimeFailure: a file cannot be made or run.
@@ -56,6 +57,7 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> d
     from compress.commands.prune import check_fits
     from compress.quantize import quantize_model
     from compress.stages import calibration_batches
+    from compress.train import logits_of
     from deploy import export_model
     from deploy.shrink import shrink_bytes
     from models.checkpoint import load_checkpoint, read_metrics
@@ -76,7 +78,9 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> d
         if not theirs.exists():
             MAKERS[form](model, example, batches, theirs)
         formats[name] = {"runtime": runtime, "peer": peer, **_side_by_side(ours, theirs, runtime, task, clips)}
+    x, labels, _ = _clips(task, clips)
     return {"network": f"{spec.factory} {checkpoint.name}", "macs": cost["macs"], "rule": cost["rule"],
+            "clips": len(labels), "fp32_accuracy": float((logits_of(model, x).argmax(1) == labels).mean()),
             "formats": formats}
 
 
@@ -153,24 +157,27 @@ def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int)
     from deploy.runtimes import open_session
     from models.tasks.metrics import paired_cluster_bootstrap
 
-    split = task.split("test")
-    chosen = np.unique(np.linspace(0, len(split.labels) - 1, min(clips, len(split.labels))).astype(int))
-    labels = np.asarray(split.labels)[chosen]
-    x = np.asarray(task.features("test")[chosen], np.float32)
+    x, labels, identifiers = _clips(task, clips)
     found: dict[str, Any] = {}
     right, samples = {}, {}
     for side, path in (("ours", ours), ("theirs", theirs)):
         with open_session(path, runtime) as session:
             right[side] = session.run(x).argmax(1) == labels
             samples[side] = session.quantize(x[:1]) if runtime == "litert" else (x[:1],)
-        found[side] = {"file_bytes": path.stat().st_size, "accuracy": float(right[side].mean()), "clips": len(labels),
-                       **_inside(path)}
-    identifiers = None if split.identifiers is None else [split.identifiers[i] for i in chosen]
+        found[side] = {"file_bytes": path.stat().st_size, "accuracy": float(right[side].mean()), **_inside(path)}
     difference = paired_cluster_bootstrap(right["ours"], right["theirs"], identifiers, draws=_DRAWS)
     return {**found, "points": 100 * difference["difference"],
             "interval_points": [100 * end for end in difference["interval"]],
             "latency": interleaved(*(_timed(path, runtime, samples[side])
                                      for side, path in (("ours", ours), ("theirs", theirs))))}
+
+
+def _clips(task: Any, count: int) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
+    """Features, labels and locations of test clips, evenly spread."""
+    split = task.split("test")
+    chosen = np.unique(np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(int))
+    return (np.asarray(task.features("test")[chosen], np.float32), np.asarray(split.labels)[chosen],
+            None if split.identifiers is None else [split.identifiers[i] for i in chosen])
 
 
 def _inside(path: Path) -> dict[str, Any]:

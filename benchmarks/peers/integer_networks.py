@@ -48,26 +48,29 @@ def candidates(options: argparse.Namespace) -> Iterator[Candidate]:
             yield Candidate(f"{architecture} {name}", int(read_metrics(checkpoint)["seed"]), checkpoint, source)
     for name in options.train:
         for seed in options.seeds:
-            yield _trained(name, seed, options)
+            yield _trained(*name.partition("@")[::2], seed, options)
 
 
-def _trained(name: str, seed: int, options: argparse.Namespace) -> Candidate:
+def _trained(name: str, data: str, seed: int, options: argparse.Namespace) -> Candidate:
+    """Train a network of the zoo, on the task or, where `data` says so, on the digits; once for all calls."""
     from compress.recipe import parse_recipe
     from compress.stages import open_task, train_stage
     from compress.train import Machine
     from models.run_directory import RunDirectory
 
-    on_digits = options.train_on == DIGITS
+    if data not in ("", DIGITS):
+        raise UsageError(f"--train {name}@{data}: only {name} (on --data) and {name}@{DIGITS} are known")
+    on_digits = data == DIGITS
     source = str(write_digits(options.work / "digits.npz")) if on_digits else options.data
     if source is None:
-        raise UsageError("--train needs --data, or --train-on digits")
+        raise UsageError(f"--train {name} needs --data, or write {name}@{DIGITS}")
     augment = {} if on_digits else {"mixstyle_probability": 0.4, "mixstyle_alpha": 0.3}
     recipe = parse_recipe({
         "name": f"{name}-integers", "task": source, "seed": seed, "device": None,
         "front_end": None if on_digits else "mel22", "network": {"name": name},
         "train": {"epochs": options.train_epochs or _EPOCHS[DIGITS if on_digits else "task"], "batch_size": 32,
                   "weight_decay": 1e-4, "ramp_up": 0.1, "decay_from": 0.2, "decay_to": 1.0, "augment": augment}})
-    run = RunDirectory(options.work / f"{name}-{options.train_on}-seed{seed}")
+    run = RunDirectory(options.work / f"{name}-{data or 'task'}-seed{seed}")
     with run.lock():
         entry = train_stage(run, recipe, open_task(source, recipe.front_end), machine=Machine(accelerator="cpu"))
     return Candidate(name, seed, Path(entry["path"]), source)

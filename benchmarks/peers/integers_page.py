@@ -69,8 +69,8 @@ def accuracy_tables(result: dict[str, Any]) -> str:
 
 def peer_tables(result: dict[str, Any]) -> str:
     """Our files beside those of others as Markdown."""
-    lines = ["| network | file | file B, ours / theirs | arena B | accuracy | points (95 %) | ms | ratio (95 %) |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = ["| network | file | file B, ours / theirs | arena B | fp32 | accuracy | points (95 %) | ms | ratio |",
+             "|---|---|---|---|---|---|---|---|---|"]
     for network in result["networks"]:
         for form, pair in network["formats"].items():
             ours, theirs, latency = pair["ours"], pair["theirs"], pair["latency"]
@@ -79,6 +79,7 @@ def peer_tables(result: dict[str, Any]) -> str:
             low, high = pair["interval_points"]
             lines.append(
                 f"| {network['network']} | {form}: {pair['peer']} | {sizes} | {arena if form == 'tflite' else ''} | "
+                f"{100 * network['fp32_accuracy']:.2f} % | "
                 f"{100 * ours['accuracy']:.2f} / {100 * theirs['accuracy']:.2f} % | "
                 f"{pair['points']:+.2f} ({low:+.2f} to {high:+.2f}) | {latency['a_ms']:.2f} / {latency['b_ms']:.2f} | "
                 f"{latency['ratio']:.3f} ({latency['interval'][0]:.3f} to {latency['interval'][1]:.3f}) |")

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from compress.quantize.fake import AVERAGED, FROZEN, LEARNED, ActivationQuantizer
-from compress.quantize.fold import quiet
+from compress.quantize.fold import fetch, quiet
 from compress.quantize.model import Quantized
 from models.errors import UsageError
 
@@ -37,6 +37,11 @@ def prepare_qat(quantized: Quantized, ranges: str = LEARNED) -> Quantized:
     with quiet():
         prepared = replace(quantized, model=copy.deepcopy(quantized.model))
     prepared.set_range_mode(ranges)
+    for node in prepared.model.graph.nodes:
+        # What the tracer computed from several tensors has no place in a checkpoint, unless it is a layer's own.
+        if node.op == "get_attr" and str(node.target).startswith("folded_") \
+                and not any(str(user.target).startswith("weight_quantizers.") for user in node.users):
+            fetch(prepared.model, str(node.target)).requires_grad_(False)
     prepared.model.train()
     return prepared
 
