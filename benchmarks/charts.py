@@ -352,7 +352,8 @@ def sweep(rows: Rows, parameter: str) -> Spec:
         rows: value, measure ("accuracy, %" or "log loss"), figure.
         parameter: what was swept, for the axis.
     """
-    return _chart(
+    # A chart in rows cannot take its width from the page.
+    return {**_chart(
         rows,
         120,
         mark={"type": "line", "point": True, "strokeWidth": 1.5},
@@ -363,7 +364,7 @@ def sweep(rows: Rows, parameter: str) -> Spec:
             "tooltip": [_quantity("value", parameter), _name("measure"), _quantity("figure", "is", format=".4f")],
         },
         resolve={"scale": {"y": "independent"}},
-    )
+    ), "width": 420, "autosize": "pad"}
 
 
 def ensemble_weights(rows: Rows) -> Spec:
