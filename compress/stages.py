@@ -265,6 +265,10 @@ def prune_stage(run: RunDirectory, parent: Path, limits: Limits, settings: Prune
                                  name=name)
         pruned, trained = result.pruned, result.model
         history, best, seconds = result.history, result.best_epoch, result.seconds
+    for note in pruned.notes:
+        say(f"  note: {note}")
+    for frozen in pruned.frozen:
+        say(f"  not pruned: {frozen.name}, {frozen.reason}" + (f" ({frozen.operator})" if frozen.operator else ""))
     new = replace(spec, plan=chain_plans(spec.plan, pruned.plan),
                   notes={**spec.notes, "stage": "prune", "parent": parent.name, "method": settings.method})
     facts = {"method": settings.method, "projection": settings.projection, "importance": settings.importance,

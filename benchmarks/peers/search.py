@@ -48,19 +48,21 @@ def main(parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS)}.")] = "
     names = networks.split(",") if networks else list(benchmark_networks())
     if unknown := [name for name in names if name not in benchmark_networks()]:
         raise UsageError(f"--networks = {unknown[0]!r} is unknown: known are {', '.join(benchmark_networks())}")
-    measure: dict[str, Callable[[], Any]] = {
-        "closeness": lambda: [alone(closeness, name, peers) for name in names],
-        "retained": lambda: [row for name in names for row in alone(retained, name)],
-        "calls": lambda: [alone(call, name, tool) for name in LARGE if name in names
-                          for tool in (("edgepress", "torch-pruning") if peers else ("edgepress",))],
-        "growth": lambda: [alone(growth, int(count)) for count in layers.split(",")],
+    measurements: dict[str, list[tuple[Any, ...]]] = {
+        "closeness": [(closeness, name, peers) for name in names],
+        "retained": [(retained, name) for name in names],
+        "calls": [(call, name, tool) for name in LARGE if name in names
+                  for tool in (("edgepress", "torch-pruning") if peers else ("edgepress",))],
+        "growth": [(growth, int(count)) for count in layers.split(",")],
     }
     for part in wanted:
-        found = measure[part]()
-        if output is not None:
-            _write(output, part, found)
-        else:
-            print(json.dumps({part: found}, indent=1))
+        rows: list[dict[str, Any]] = []
+        for measurement in measurements[part]:
+            rows += alone(*measurement)
+            if output is not None:  # after each, so that a long run leaves what it has
+                _write(output, part, rows)
+        if output is None:
+            print(json.dumps({part: rows}, indent=1))
 
 
 def _write(output: Path, part: str, found: Any) -> None:
@@ -84,8 +86,8 @@ def fastnas_state() -> str:
     return "not installed" if version is None else f"{version} is installed, not measured"
 
 
-def alone(measurement: Callable[..., Any], *arguments: Any) -> Any:
-    """Run it in a process of its own, on one thread."""
+def alone(measurement: Callable[..., list[dict[str, Any]]], *arguments: Any) -> list[dict[str, Any]]:
+    """Run it in a process of its own, on one thread; its rows."""
     print(f"{measurement.__name__}: {', '.join(map(str, arguments))}", file=sys.stderr, flush=True)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         return pool.submit(measurement, *arguments).result()
@@ -98,7 +100,7 @@ def _one_thread() -> None:
     torch.manual_seed(0)
 
 
-def closeness(name: str, peers: bool) -> dict[str, Any]:
+def closeness(name: str, peers: bool) -> list[dict[str, Any]]:
     """MACs over target at every share: ours with a MAC budget, ours with as tight a parameter budget beside it,
     Torch-Pruning's progressive loop. Each tool's target is a share of its own count."""
     from benchmarks.peers.networks import benchmark_networks
@@ -122,7 +124,7 @@ def closeness(name: str, peers: bool) -> dict[str, Any]:
     if peers:
         for row, ratio in zip(rows, _peer_ratios(model, example), strict=True):
             row["torch_pruning"] = ratio
-    return {"network": name, "macs": dense.macs, "params": dense.params, "rows": rows}
+    return [{"network": name, "macs": dense.macs, "params": dense.params, "rows": rows}]
 
 
 def _peer_ratios(model: Any, example: Any) -> Sequence[Any]:
@@ -161,7 +163,7 @@ def retained(name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def call(name: str, tool: str) -> dict[str, Any]:
+def call(name: str, tool: str) -> list[dict[str, Any]]:
     """CPU seconds and memory of one call to half of the MACs: ours by its steps, the proof apart."""
     from benchmarks.peers.networks import benchmark_networks
     from benchmarks.peers.torch_pruning import prune_progressively
@@ -179,8 +181,8 @@ def call(name: str, tool: str) -> dict[str, Any]:
 
         before, clock = _peak_bytes(), time.process_time()
         _, macs, dense_macs = prune_progressively(model, example, 0.5)
-        return {"network": name, "tool": tool, "seconds": time.process_time() - clock,
-                "memory_bytes": _peak_bytes() - before, "ratio": macs / (0.5 * dense_macs)}
+        return [{"network": name, "tool": tool, "seconds": time.process_time() - clock,
+                 "memory_bytes": _peak_bytes() - before, "ratio": macs / (0.5 * dense_macs)}]
     before, clock, steps = _peak_bytes(), [time.process_time()], {}
 
     def passed(step: str) -> None:
@@ -200,9 +202,9 @@ def call(name: str, tool: str) -> dict[str, Any]:
     clock.append(time.process_time())
     pruned = prune_model(model, example, macs="50%")
     passed("whole_call_with_proof_and_recount")
-    return {"network": name, "tool": tool, "seconds": sum(steps[step] for step in list(steps)[:4]), "steps": steps,
-            "memory_bytes": memory, "memory_with_proof_bytes": _peak_bytes() - before,
-            "ratio": pruned.after.macs / (0.5 * pruned.before.macs)}
+    return [{"network": name, "tool": tool, "seconds": sum(steps[step] for step in list(steps)[:4]), "steps": steps,
+             "memory_bytes": memory, "memory_with_proof_bytes": _peak_bytes() - before,
+             "ratio": pruned.after.macs / (0.5 * pruned.before.macs)}]
 
 
 def _peak_bytes() -> int:
@@ -211,7 +213,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * factor
 
 
-def growth(layers: int) -> dict[str, Any]:
+def growth(layers: int) -> list[dict[str, Any]]:
     """CPU seconds of groups, importance and projection of a residual network, torch.export apart."""
     import torch
 
@@ -236,9 +238,9 @@ def growth(layers: int) -> dict[str, Any]:
         found = projection(graph, scores, Limits(macs=dense.macs // 2))
         clock.append(time.process_time())
     trace, groups, score, project = (after - before for before, after in pairwise(clock))
-    return {"layers": layers, "groups": len(graph.groups), "trace_seconds": trace, "groups_seconds": groups,
-            "importance_seconds": score, "projection_seconds": project,
-            "search_seconds": groups + score + project, "ratio": found.figures.macs / (dense.macs // 2)}
+    return [{"layers": layers, "groups": len(graph.groups), "trace_seconds": trace, "groups_seconds": groups,
+             "importance_seconds": score, "projection_seconds": project,
+             "search_seconds": groups + score + project, "ratio": found.figures.macs / (dense.macs // 2)}]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def knapsack_counts(choice: Choice, scores: Sequence[np.ndarray], budgets: Mappi
     from compress.prune.threshold import threshold_counts
 
     problem = _Problem(choice, budgets)
-    best = problem.filled(threshold_counts(choice, scores, budgets))
+    simple = threshold_counts(choice, scores, budgets)
+    best = problem.filled(simple)
     weights = problem.first_weights()
     for round_number in range(_ROUNDS if len(weights) > 1 else 1):
         counts = problem.multiplied(weights)
@@ -45,7 +46,7 @@ def knapsack_counts(choice: Choice, scores: Sequence[np.ndarray], budgets: Mappi
         # Constraints with slack weigh less in the next round, those which bind weigh more.
         weights = weights * np.exp(8.0 / (1 + round_number) * (usage - usage.max()))
         weights /= weights.sum()
-    return problem.nearer(best)
+    return problem.nearer(best, choice.retained(simple))
 
 
 class _Problem:
@@ -167,9 +168,10 @@ class _Problem:
             result.append((above, below))
         return result
 
-    def nearer(self, counts: np.ndarray) -> np.ndarray:
+    def nearer(self, counts: np.ndarray, least: float) -> np.ndarray:
         """Where the budget is not used up, trade: one unit more somewhere against cheaper ones elsewhere, or the
-        reverse; of the trades that end within 1 % of the budget the one that keeps most, else the nearest."""
+        reverse; of the trades that end within 1 % of the budget the one that keeps most, else the nearest. None that
+        keeps less importance than `least`."""
         best = counts
         near = float(self.usage(counts).max())
         if near >= _NEAR:
@@ -187,7 +189,8 @@ class _Problem:
                 continue
             trial = self.filled(self.filled(self.repaired(trial, move[0][0]), skip=move[0][0]))
             usage = float(self.usage(trial).max())
-            if (min(usage, _NEAR), self.choice.retained(trial)) > (min(near, _NEAR), self.choice.retained(best)):
+            if self.choice.retained(trial) >= least and (
+                    min(usage, _NEAR), self.choice.retained(trial)) > (min(near, _NEAR), self.choice.retained(best)):
                 best, near = trial, usage
         return best
 

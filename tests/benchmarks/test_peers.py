@@ -10,13 +10,29 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.peers.accuracy import app, default_method, estimate_seconds, summary
-from benchmarks.peers.pages import PAGE, page
+from benchmarks.peers.pages import PAGE, SEARCH, page
 from benchmarks.peers.trial import METHODS, OURS, PEERS, SHARES, Trial, experiments, write_digits
 from models.errors import UsageError
 
 
 def test_the_page_is_what_the_results_say() -> None:
     assert PAGE.read_text() == page(), "run python -m benchmarks.peers.pages"
+
+
+def test_the_measured_search_reaches_what_was_asked() -> None:
+    """Figures of the results file, so far as it holds them: these are counts, which no load on a machine moves."""
+    parts = json.loads(SEARCH.read_text())["parts"] if SEARCH.exists() else {}
+    if not {"closeness", "retained", "calls"} & set(parts):
+        pytest.skip("no results yet: python -m benchmarks.peers.search")
+    for found in parts.get("closeness", {}).get("results", ()):
+        for row in found["rows"]:
+            assert 0.99 <= row["macs"]["macs"] <= 1
+            both = (row["macs_and_params"]["macs"], row["macs_and_params"]["params"])
+            assert 0.99 <= max(both) <= 1
+    for row in parts.get("retained", {}).get("results", ()):
+        assert row["knapsack"] >= row["threshold"], row
+    for row in parts.get("calls", {}).get("results", ()):
+        assert row["tool"] != "edgepress" or 0.99 <= row["ratio"] <= 1
 
 
 def test_all_methods_share_training_and_target() -> None:
