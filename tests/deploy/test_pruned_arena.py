@@ -15,10 +15,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("tfl
                                              ("mobilenet", (3, 96, 96))])
 def test_the_budget_is_the_head_of_the_arena(tmp_path, name: str, shape: tuple[int, ...]) -> None:
     """The head is at least the peak; alignment to 16 bytes and scratch memory of kernels add a tenth at most."""
+    from deploy.tflm_arena import measure_arena
+
     from benchmarks.peers.networks import randomised
     from compress import prune_model, quantize_model
     from deploy import export_model
-    from deploy.tflm_arena import measure_arena
     from models import build
 
     x = torch.randn(1, *shape)
