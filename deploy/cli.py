@@ -180,17 +180,18 @@ def shrink(
 def operators(
     file: _File = None,
     ask: Annotated[bool, typer.Option("--ask/--no-ask", help="also run the file on the installed runtimes")] = True,
-    markdown: Annotated[bool, typer.Option("--markdown", help="print the whole table, as docs/operators.md")] = False,
     run: _Run = DEFAULT_RUN,
-    format: _Format = "text",
+    format: Annotated[
+        str, typer.Option("--format", help="text, json, or markdown: the whole table, as docs/operators.md")
+    ] = "text",
 ) -> None:
     """Show which runtime has the operators of a file, with the reason where one lacks them."""
     from deploy.operators import documentation, report
 
-    _check_format(format)
-    if markdown:
+    if format == "markdown":
         print(documentation(), end="")
         return
+    _check_format(format, "text", "json", "markdown")
     found = report(_file_or_newest(file, run, ("tflite", "onnx")), ask)
     if format == "json":
         print(json.dumps(found))
@@ -292,9 +293,10 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _check_format(format: str) -> None:
-    if format not in ("text", "json"):
-        raise UsageError(f"--format {format} is unknown: allowed are text and json")
+def _check_format(format: str, *allowed: str) -> None:
+    known = allowed or ("text", "json")
+    if format not in known:
+        raise UsageError(f"--format {format} is unknown: allowed are {', '.join(known[:-1])} and {known[-1]}")
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -132,6 +132,7 @@ def operators_text(found: dict[str, Any]) -> str:
         parts += sorted(
             {
                 f"{name}, {r['operator']} {r['element_type']}: {r['reason']}"
+                + (f" From: {', '.join(r['modules'])}." if r["modules"] and not r["supported"] else "")
                 for name in names
                 for r in found["operators"][name]
                 if r["reason"]

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a property: no example has a deadline.
+settings.register_profile("edgepress", deadline=None)
+settings.load_profile("edgepress")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ KWS = "data/reference_models/kws_ref_model.tflite"
 def test_docs_are_generated() -> None:
     docs = Path(__file__).parents[2] / "docs/operators.md"
     assert docs.read_text(encoding="utf-8") == documentation(), (
-        "regenerate: python -m deploy operators --markdown > docs/operators.md"
+        "regenerate: python -m deploy operators --format markdown > docs/operators.md"
     )
 
 
@@ -96,8 +97,17 @@ def test_table_says_what_the_runtime_does(operator: str, element: str, runtime: 
     assert says == does
 
 
+def test_places_are_named_from_the_manifest_where_the_file_has_lost_its_names() -> None:
+    sqrt = [SimpleNamespace(code="SQRT", inputs=(), outputs=(i,)) for i in (0, 1, 2)]
+    tensors = [SimpleNamespace(name=name) for name in ("", "a;a.norm", "")]
+    model = SimpleNamespace(subgraphs=[SimpleNamespace(operators=sqrt, tensors=tensors)])
+    assert support(model, "tflm", ["block;block.act"])[0].modules == ("block.act", "a.norm")
+    assert support(model, "tflm")[0].modules == ("a.norm",)
+
+
 def test_refusal_names_the_reason(tmp_path: Path) -> None:
     row = support(read_tflite(unary("SQRT")), "tflm")[0]
+    assert row.modules == ("y",)
     assert (row.supported, row.element_type) == (False, "int8")
     assert "does not take this element type" in row.reason
     with pytest.raises(UsageError, match="TFLite Micro has no GELU"):
