@@ -182,13 +182,13 @@ def report_command(
         overwrite: Overwrite = False) -> None:
     """The HTML report of a run: one page that needs no network. Tables of its teachers are printed as well."""
     from benchmarks.report import write_report
-    from benchmarks.teacher_tables import as_text, run_tables
+    from benchmarks.teacher_tables import as_text, model_table, run_tables
 
     if output is not None:
         _keep_existing(output, overwrite)
     page = write_report(run, output, history=history or (), budgets=_budgets(budgets)[0])
     if tables := run_tables(RunDirectory(run)):
-        print(as_text(tables), end="\n\n")
+        print(as_text([*tables, model_table(RunDirectory(run))]), end="\n\n")
     print(page)
 
 

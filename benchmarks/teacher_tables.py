@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import charts
+from benchmarks.report_shapes import table as report_table
 from models.errors import UsageError
 from models.run_directory import RunDirectory
 
@@ -46,6 +47,17 @@ def run_tables(directory: RunDirectory) -> list[Table]:
     return tables_of(results)
 
 
+def model_table(directory: RunDirectory) -> Table:
+    """The networks of a run, the largest first: MACs, parameters, sizes, accuracy in float and in integers."""
+    from benchmarks.gather import gather
+    from benchmarks.report_blocks import overview_block
+
+    found = overview_block(gather(directory, arena=False))
+    assert found is not None, "a run that is gathered has a network"
+    rows = [[cell["text"] if isinstance(cell, dict) else cell for cell in row] for row in found["table"]["rows"]]
+    return Table(found["title"], tuple(found["table"]["columns"]), rows)
+
+
 def as_text(tables: Sequence[Table]) -> str:
     """The tables for a terminal."""
     parts = []
@@ -67,8 +79,7 @@ def as_markdown(table: Table) -> str:
 def blocks(directory: RunDirectory) -> list[list[dict[str, Any]]]:
     """Rows of blocks for the page of `benchmarks report`; none for a run without teachers."""
     made = [{"title": table.title, "text": table.text, "id": f"teachers-{number}", "chart": table.chart,
-             "table": {"columns": list(table.columns), "rows": table.rows, "wrap": [],
-                       "numbers": list(range(1, len(table.columns)))}}
+             "table": report_table(table.columns, table.rows, range(1, len(table.columns)))}
             for number, table in enumerate(run_tables(directory))]
     return [made[start:start + 2] for start in range(0, len(made), 2)]
 

@@ -73,5 +73,11 @@ def test_from_teachers_to_the_submission_folder(tmp_path):
             right += row["scene_label"] == row["filename"].split("-")[0]
         assert right == results["correct"]
     page = (tmp_path / "run" / "report.html").read_text()
+    report = subprocess.run([sys.executable, "-m", "benchmarks", "report", "--run", "run"], cwd=tmp_path,
+                            env=environment, capture_output=True, text=True, check=False)
+    assert report.returncode == 0, report.stderr
+    assert "s4 (unseen)" in report.stdout
+    assert "effective models" in report.stdout
+    assert "dense" in report.stdout.partition("All networks")[2]
     assert "Weights of the ensemble" in page
     assert "Per recording device" in page
