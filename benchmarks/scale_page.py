@@ -99,7 +99,7 @@ def _memory() -> list[str]:
         "batch from the file (`compress/batches.py`), and computing them holds one batch of clips at a time.",
         "- An `.npz` is read whole, and refused above 4 GiB, since its parts can only be unpacked as a whole. Larger "
         "features: a folder of recordings, or `package.module:factory` with a memory-mapped array.",
-        "- Names, labels, recording devices and recordings of all clips are lists in memory: about 0.5 kB a clip.",
+        "- Names, labels, recording devices and recordings of all clips are lists in memory.",
         "- `logits = \"cached\"` holds 4 bytes for each clip and class.", ""]
 
 
