@@ -45,12 +45,15 @@ format: install
 docs: install
 	$(BIN)/benchmarks devices --format markdown > docs/devices.md
 	$(BIN)/deploy operators --format markdown > docs/operators.md
+	$(BIN)/python -m benchmarks.scale --output benchmarks/results/scale.json --docs docs/scale.md
+	$(BIN)/python -m benchmarks.peers.pages
+	$(BIN)/python -m benchmarks.peers.integers_page
 
 wheel: install
 	$(BIN)/python -m build --outdir dist
 
 audit: install
-	$(PIP) install --quiet pip-audit && $(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+	$(PIP) install --quiet pip-audit && $(BIN)/pip-audit --strict -r constraints.txt --no-deps --disable-pip
 
 # Optional: Cortex-M compiler and emulator, and an emulated 64-bit Arm Linux for the runtime arm64 (needs root for apt).
 install-firmware-tools: install
