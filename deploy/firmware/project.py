@@ -24,7 +24,7 @@ KERNEL_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c"
 
 
 #: Kernels in which networks spend their time: compiled for speed (-O2), everything else for size (-Os).
-HOT_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c")
+HOT_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c")
 #: Without contraction, float operations (QUANTIZE, DEQUANTIZE) round as they are written.
 EXACT = "-ffp-contract=off"
 
