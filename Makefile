@@ -59,6 +59,7 @@ audit: install
 
 # Optional: Cortex-M compiler and emulator, and an emulated 64-bit Arm Linux for the runtime arm64 (needs root for apt).
 install-firmware-tools: install
+	-apt-get update -qq
 	apt-get install -y --no-install-recommends gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-user-static
 	$(BIN)/python -m deploy.firmware.arm64
 
