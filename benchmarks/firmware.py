@@ -304,7 +304,8 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.firmware`; the exit code is the project's."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.firmware", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.firmware",
+                                     description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "files", nargs="*", type=Path, help=".tflite files; CP-ResNet and CP-Mobile are added with --zoo"
     )

@@ -59,11 +59,11 @@ def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None
 
 def render(networks: Sequence[Network], run: str, measured: Sequence[Mapping[str, Any]] = (),
            classes: Mapping[str, DeviceClass] | None = None,
-           teachers: Sequence[list[Block | None]] = ()) -> str:
+           teachers: Sequence[Sequence[Block | None]] = ()) -> str:
     """The page as HTML, rows of blocks about its teachers included; every name in it is escaped."""
     known = device_classes() if classes is None else classes
     found = verdicts(networks, known)
-    rows: list[list[Block | None]] = [
+    rows: list[Sequence[Block | None]] = [
         [overview_block(networks)],
         [accuracy_block(networks), recording_devices_block(networks)],
         [devices_block(found)],
@@ -83,7 +83,8 @@ def render(networks: Sequence[Network], run: str, measured: Sequence[Mapping[str
     return render_page(rows, title=title, subtitle=_subtitle(data, run), cards=_cards(networks, found))
 
 
-def render_page(rows: list[list[Block | None]], *, title: str, subtitle: str, cards: list[dict[str, str]]) -> str:
+def render_page(rows: Sequence[Sequence[Block | None]], *, title: str, subtitle: str,
+                cards: list[dict[str, str]]) -> str:
     """Rows of blocks (None is left out) as one HTML page; every text in it is escaped."""
     import vl_convert
     from jinja2 import Environment, FileSystemLoader, select_autoescape
@@ -107,7 +108,7 @@ def render_page(rows: list[list[Block | None]], *, title: str, subtitle: str, ca
         cards=cards,
         rows=[row for row in shown if row],
         figures=figures,
-        bundle=vl_convert.javascript_bundle(),
+        bundle=vl_convert.javascript_bundle(),  # pyright: ignore[reportCallIssue]  # its stub has no default
         footer="MACs count under the rule dcase unless another is named: weights and biases times output positions, "
         "after BatchNorm is folded. Intervals are 95 %, over recordings where they are known, else Wilson's.",
     )

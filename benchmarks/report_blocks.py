@@ -235,7 +235,7 @@ def _agreement(pair: dict[str, Any]) -> list[str]:
         return ["-", "-"]
     low, high = pair.get("label_interval") or (None, None)
     return [format_quantity(pair["label_agreement"], "fraction"),
-            "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f} %"]
+            "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"]
 
 
 def training_block(networks: Sequence[Network]) -> Block | None:

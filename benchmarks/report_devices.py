@@ -35,7 +35,9 @@ def estimates(networks: Sequence[Network], classes: Mapping[str, DeviceClass]) -
     """Latency and energy of every int8 file on every device class: an `Estimate` as JSON with "network", "device"."""
     found = []
     for network in networks:
-        for device in classes.values() if network.tflite else ():
+        if not network.tflite:
+            continue
+        for device in classes.values():
             try:
                 estimate = asdict(estimate_latency(network.tflite.profile, device))
             except RuntimeFailure as error:

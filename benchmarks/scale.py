@@ -243,7 +243,8 @@ def violations(result: dict[str, Any]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, judge: 0 all holds, 1 a figure is missed, 2 and 3 as everywhere."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale",
+                                     description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, help="JSON of results; what it holds already is kept")
     parser.add_argument("--docs", type=Path, help="write the page from --output, without measuring")
     parser.add_argument("--parts", default=",".join(SIZES), help=f"some of {', '.join(SIZES)}")

@@ -140,8 +140,8 @@ def _arm(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _points(points: Sequence[tuple[float, float, dict[str, Any]]], which: int) -> list[dict[str, Any]]:
     """The largest set of teachers that differ in one parameter only; empty for fewer than two."""
     groups: dict[float, dict[float, Any]] = {}
-    for point in points:
-        groups.setdefault(point[1 - which], {})[point[which]] = point[2]["test"]
+    for *parameters, entry in points:
+        groups.setdefault(parameters[1 - which], {})[parameters[which]] = entry["test"]
     largest = max(groups.values(), key=len, default={})
     return [{"value": value, "accuracy": test["accuracy"], "log_loss": test["log_loss"]}
             for value, test in sorted(largest.items())] if len(largest) > 1 else []

@@ -118,7 +118,7 @@ class RowFile:
         found = np.empty((len(indices), *self._place.shape[1:]), self._place.dtype)
         for row, index in zip(found.reshape(len(indices), -1).view(np.uint8), indices.tolist(), strict=True):
             begin = self._place.offset + index * self._row_bytes
-            if os.preadv(self._handle, [row], begin) != self._row_bytes:
+            if os.preadv(self._handle, [row.data], begin) != self._row_bytes:
                 raise UsageError(f"{self._place.path} ends before row {index}: it was changed while it was read")
         return found
 

@@ -145,7 +145,7 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
         if guide.shape != (len(labels["train"]), len(task.classes)):
             raise UsageError(f"the teacher's logits {tuple(guide.shape)} must be of the {len(labels['train'])} clips "
                              f"to train on and {len(task.classes)} classes of {task.name}")
-    elif teacher is not None and distill is not None:
+    elif teacher is not None and not isinstance(teacher, np.ndarray) and distill is not None:
         guide = teacher_of(copy.deepcopy(teacher))
         if distill.logits == "cached":
             guide = torch.from_numpy(logits_of(guide, task.features("train")))
@@ -351,10 +351,12 @@ def _fingerprint(model: nn.Module, task: Any, settings: TrainSettings, distill: 
     digest = hashlib.sha256(json.dumps([settings.model_dump(), distill.model_dump() if distill else None, seed,
                                         str(task.fingerprint), type(penalty).__name__,
                                         getattr(penalty, "description", None)], sort_keys=True).encode())
-    if isinstance(teacher, np.ndarray) and distill:
+    if distill is None:
+        teacher = None
+    if isinstance(teacher, np.ndarray):
         digest.update(np.ascontiguousarray(teacher).tobytes())
         teacher = None
-    for network in (model, teacher if distill else None):
+    for network in (model, teacher):
         for name, value in (network.state_dict() if network is not None else {}).items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

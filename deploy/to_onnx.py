@@ -328,7 +328,7 @@ class _Writer:
         stored = self._store(f"{name}_quantized", integers)
         scale_name = self._store(f"{name}_scale", np.asarray(scale, np.float32))
         zero = self._store(f"{name}_zero_point", np.full(np.shape(scale), zero_point, integers.dtype))
-        attributes = {} if axis is None else {"axis": axis}
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale_name, zero], [f"{name}_dequantized"],
                                            f"{name}_node", **attributes))
         return f"{name}_dequantized"

@@ -174,7 +174,8 @@ def _save_answers(path: Path, answers: dict[str, np.ndarray]) -> None:
     import io
 
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name.replace("/", "__"): value for name, value in answers.items()})
+    arrays: dict[str, Any] = {name.replace("/", "__"): value for name, value in answers.items()}
+    np.savez_compressed(buffer, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
@@ -287,7 +288,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.peers.integer_accuracy`; the exit code is the project's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.integer_accuracy",
-                                     description=__doc__.splitlines()[0])
+                                     description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="run directories, one per seed")
     parser.add_argument("--networks", nargs="*", default=["dense", "20M-admm", "5M-admm"],
                         help="names of the float checkpoints in them")

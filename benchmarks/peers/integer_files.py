@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def litert_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], pa
              for i in range(len(x))]
     with silenced():
         maker = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
-        path.write_bytes(maker.quantize(maker.calibrate({signature: clips})).quantized_model)
+        path.write_bytes(cast("bytes", maker.quantize(maker.calibrate({signature: clips})).quantized_model))
 
 
 def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
@@ -168,8 +168,7 @@ def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int)
     difference = paired_cluster_bootstrap(right["ours"], right["theirs"], identifiers, draws=_DRAWS)
     return {**found, "points": 100 * difference["difference"],
             "interval_points": [100 * end for end in difference["interval"]],
-            "latency": interleaved(*(_timed(path, runtime, samples[side])
-                                     for side, path in (("ours", ours), ("theirs", theirs))))}
+            "latency": interleaved(_timed(ours, runtime, samples["ours"]), _timed(theirs, runtime, samples["theirs"]))}
 
 
 def _clips(task: Any, count: int) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
@@ -267,7 +266,7 @@ def violations(result: dict[str, Any]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m benchmarks.peers.integer_files`; the exit code is the project's."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.integer_files",
-                                     description=__doc__.splitlines()[0])
+                                     description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("checkpoints", nargs="+", type=Path, help="float checkpoints")
     parser.add_argument("--data", help="task; default: what each checkpoint names")
     parser.add_argument("--clips", type=int, default=600, help="test clips for the accuracy, evenly spread")

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -47,8 +48,9 @@ def candidates(options: argparse.Namespace) -> Iterator[Candidate]:
             architecture = read_spec(checkpoint).factory
             yield Candidate(f"{architecture} {name}", int(read_metrics(checkpoint)["seed"]), checkpoint, source)
     for name in options.train:
+        network, _, data = name.partition("@")
         for seed in options.seeds:
-            yield _trained(*name.partition("@")[::2], seed, options)
+            yield _trained(network, data, seed, options)
 
 
 def _trained(name: str, data: str, seed: int, options: argparse.Namespace) -> Candidate:
@@ -82,7 +84,7 @@ def write_digits(path: Path) -> Path:
 
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data = cast("Any", load_digits())  # a Bunch, whose fields are not typed
     x = (np.kron(data.images, np.ones((1, 4, 4))) / 8 - 1).astype(np.float32)[:, None]
     split = np.where(np.arange(len(x)) % 2 == 0, "test", np.where(np.arange(len(x)) % 12 == 1, "validation", "train"))
     buffer = BytesIO()

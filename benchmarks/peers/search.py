@@ -116,7 +116,7 @@ def closeness(name: str, peers: bool) -> list[dict[str, Any]]:
     for share in SHARES:
         row: dict[str, Any] = {"share": share}
         for key, metrics in (("macs", ("macs",)), ("macs_and_params", ("macs", "params"))):
-            budgets = {metric: int(share * dense.get(metric)) for metric in metrics}
+            budgets: dict[str, Any] = {metric: int(share * dense.get(metric)) for metric in metrics}
             found = projection(graph, scores, Limits(**budgets))
             row[key] = {metric: found.figures.get(metric) / limit for metric, limit in budgets.items()}
             row[key]["notes"] = list(found.notes)
@@ -155,8 +155,10 @@ def retained(name: str) -> list[dict[str, Any]]:
         for share in SHARES:
             for metrics in (("macs",), ("params",), ("macs", "params", "peak_activation_bytes")):
                 # The peak can't fall as far as the rest: one layer's input and output have to be there.
-                limits = Limits(**{metric: int((share if metric != "peak_activation_bytes" else max(share, 0.5))
-                                               * dense.get(metric)) for metric in metrics})
+                budgets: dict[str, Any] = {
+                    metric: int((share if metric != "peak_activation_bytes" else max(share, 0.5)) * dense.get(metric))
+                    for metric in metrics}
+                limits = Limits(**budgets)
                 kept = {method: projection(graph, scores, limits, method, floor=0.0).retained
                         for method in ("knapsack", "threshold")}
                 rows.append({"network": name, "normalize": normalize, "budgets": list(metrics), "share": share, **kept})

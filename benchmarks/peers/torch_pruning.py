@@ -91,13 +91,13 @@ def progress(model: nn.Module, example_inputs: torch.Tensor, importance: str = "
     for parameter in pruned.parameters():
         parameter.requires_grad_(True)
     # The output layer keeps its width; the loop would prune it like any other.
-    outputs = [layer for layer in pruned.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))][-1:]
+    layers: list[nn.Module] = [layer for layer in pruned.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner = tp.pruner.BasePruner(pruned, example_inputs,
                                       importance=getattr(tp.importance, IMPORTANCES[importance])(),
                                       global_pruning=True, pruning_ratio=1.0, iterative_steps=steps,
-                                      ignored_layers=outputs)
+                                      ignored_layers=layers[-1:])
         while True:
             yield pruned, float(tp.utils.count_ops_and_params(pruned, example_inputs)[0])
             if pruner.current_step == steps:

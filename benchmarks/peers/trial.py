@@ -11,7 +11,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -146,7 +146,7 @@ def write_digits(path: Path) -> Path:
     if not path.exists():
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
+        digits = cast("Any", load_digits())  # a Bunch, whose fields are not typed
         order = np.random.default_rng(0).permutation(len(digits.target))
         split = np.array(["train"] * 500 + ["validation"] * 297 + ["test"] * 1000)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -156,9 +156,9 @@ def _ray(address: str | None) -> Iterator[Any]:
 
     own = not ray.is_initialized()
     if own:
+        options: dict[str, Any] = {"logging_level": "ERROR", **({} if address else {"include_dashboard": False})}
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR",
-                     **({} if address else {"include_dashboard": False}))
+            ray.init(address=address, log_to_driver=False, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise RuntimeFailure(f"no Ray cluster at {address or 'this machine'}: {error}") from error
     try:

@@ -5,6 +5,7 @@ Both exporters and fake quantization start from this graph, so that what is trai
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import copy

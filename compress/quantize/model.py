@@ -188,7 +188,7 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
         if point is None or point.scheme == FLOAT or node.name not in point.nodes:
             continue
         with graph.inserting_after(node):
-            kwargs = {"away": True} if node.target in AVERAGES else {}
+            kwargs: dict[str, Any] = {"away": True} if node.target in AVERAGES else {}
             made = graph.call_module(f"{_ACTIVATIONS}.{point.nodes[0]}", (node,), kwargs)
         node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
         rounded[node.name] = made

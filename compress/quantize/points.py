@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -33,7 +34,7 @@ SAME_RANGE = {
 #: Pooling that computes new values; these are rounded again, to the same range.
 AVERAGES = {aten.avg_pool2d.default, aten.avg_pool1d.default}
 #: Operator -> bits -> range of its output; these give exactly the scales of the specification (1/256, 1/128, 1/32768).
-FIXED = {
+FIXED: dict[Any, dict[int, tuple[float, float]]] = {
     aten.softmax.int: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
     aten._softmax.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
     aten.sigmoid.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},

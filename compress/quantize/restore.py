@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -103,7 +103,7 @@ def _write(model: nn.Module, state: dict[str, torch.Tensor], origin: Origin, wei
         if origin.bias is not None:
             state[origin.bias].zero_()
     elif origin.bias is not None:
-        state[origin.bias].copy_(bias)
+        state[origin.bias].copy_(cast("torch.Tensor", bias))  # a layer whose bias has an origin has one
     elif bias is not None:
         raise UsageError(f"layer {origin.weight!r} had no bias and got one; there is no place for it in the original")
 

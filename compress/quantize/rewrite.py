@@ -2,6 +2,7 @@
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportOptionalIterable=false, reportReturnType=false
 from __future__ import annotations
 
 from collections.abc import Sequence

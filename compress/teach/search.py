@@ -150,6 +150,7 @@ def _open(search: Search, settings: TrainSettings, storage: str | Path) -> optun
     import json
 
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     try:
         with warnings.catch_warnings():
@@ -157,7 +158,7 @@ def _open(search: Search, settings: TrainSettings, storage: str | Path) -> optun
             opened: Any
             if isinstance(storage, Path):
                 storage.parent.mkdir(parents=True, exist_ok=True)
-                opened = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(storage)))
+                opened = optuna.storages.JournalStorage(JournalFileBackend(str(storage)))
             else:
                 opened = optuna.storages.RDBStorage(
                     storage, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S,

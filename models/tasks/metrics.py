@@ -94,8 +94,8 @@ def wilson(correct: int, total: int, z: float = _Z95) -> tuple[float, float]:
     return low, high
 
 
-def cluster_bootstrap(values: np.ndarray, identifiers: Sequence[str], *, level: float = 0.95, draws: int = 2000,
-                      seed: int = 0) -> tuple[float, float]:
+def cluster_bootstrap(values: np.ndarray, identifiers: Sequence[str] | np.ndarray, *, level: float = 0.95,
+                      draws: int = 2000, seed: int = 0) -> tuple[float, float]:
     """Percentile interval of the mean when whole recording locations are drawn with replacement.
 
     Clips of one location resemble each other, so that intervals over clips are too narrow (Field and Welsh 2007,
@@ -117,7 +117,7 @@ def cluster_bootstrap(values: np.ndarray, identifiers: Sequence[str], *, level: 
     return float(low), float(high)
 
 
-def paired_cluster_bootstrap(a: np.ndarray, b: np.ndarray, identifiers: Sequence[str] | None = None, *,
+def paired_cluster_bootstrap(a: np.ndarray, b: np.ndarray, identifiers: Sequence[str] | np.ndarray | None = None, *,
                              level: float = 0.95, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
     """The difference of two predictions on the same clips, with the interval of a paired cluster bootstrap.
 
@@ -143,7 +143,7 @@ def paired_cluster_bootstrap(a: np.ndarray, b: np.ndarray, identifiers: Sequence
             "clusters": len(set(map(str, groups))), "differs": not interval[0] <= 0.0 <= interval[1]}
 
 
-def _cluster_draws(values: np.ndarray, identifiers: Sequence[str], draws: int, seed: int) -> np.ndarray:
+def _cluster_draws(values: np.ndarray, identifiers: Sequence[str] | np.ndarray, draws: int, seed: int) -> np.ndarray:
     """[draws] means over resampled clusters."""
     if values.ndim != 1 or not len(values):
         raise UsageError(f"values must be a vector with at least one entry, not of shape {values.shape}")
@@ -179,7 +179,7 @@ def _log_probabilities(logits: np.ndarray, labels: np.ndarray, probabilities: bo
     return log_probability, labels.astype(np.int64)
 
 
-def _strings(values: Sequence[str], total: int, name: str) -> np.ndarray:
+def _strings(values: Sequence[str] | np.ndarray, total: int, name: str) -> np.ndarray:
     result = np.asarray([str(value) for value in values])
     if len(result) != total:
         raise UsageError(f"there are {total} clips but {len(result)} {name}")
