@@ -224,6 +224,8 @@ def _open_all(
         reasons = "; ".join(f"{name}: {entry.get('reason')}" for name, entry in ran.items() if not entry["ran"])
         from models.errors import RuntimeFailure
 
+        if path.is_file() and path.suffix not in (".tflite", ".onnx"):
+            raise UsageError(f"{path} is neither a .tflite nor an .onnx file; name one of these, or a checkpoint")
         raise RuntimeFailure(f"no runtime runs {path}" + (f" ({reasons})" if reasons else ": none is installed"))
     ordered = {name: sessions[name] for name in _ORDER if name in sessions}
     return ordered, ran

@@ -76,3 +76,10 @@ def test_first_layer_that_departs_is_named(shared: Path) -> None:
     # TFLite Micro and LiteRT's reference kernels differ in FULLY_CONNECTED only; XNNPACK from the first convolution on.
     assert (found["first"]["tflm"]["step"], found["first"]["tflm"]["operator"]) == (11, "FULLY_CONNECTED")
     assert (found["first"]["litert"]["step"], found["first"]["litert"]["operator"]) == (0, "CONV_2D")
+
+
+def test_a_file_of_another_kind_is_a_usage_error(tmp_path):
+    path = tmp_path / "inputs.npz"
+    np.savez(path, x=np.zeros(3, np.float32))
+    with pytest.raises(UsageError, match=r"inputs\.npz is neither a \.tflite nor an \.onnx file"):
+        verify(path)
