@@ -145,6 +145,7 @@ def retained(name: str) -> list[dict[str, Any]]:
     from compress.prune.channels import find_groups
     from compress.prune.importance import importance
     from compress.prune.project import projection
+    from models.errors import InfeasibleBudget
     from models.limits import Limits
 
     model, example = benchmark_networks()[name]()
@@ -159,8 +160,11 @@ def retained(name: str) -> list[dict[str, Any]]:
                     metric: int((share if metric != "peak_activation_bytes" else max(share, 0.5)) * dense.get(metric))
                     for metric in metrics}
                 limits = Limits(**budgets)
-                kept = {method: projection(graph, scores, limits, method, floor=0.0).retained
-                        for method in ("knapsack", "threshold")}
+                try:
+                    kept = {method: projection(graph, scores, limits, method, floor=0.0).retained
+                            for method in ("knapsack", "threshold")}
+                except InfeasibleBudget:  # even the smallest network of this kind has a higher peak: no case
+                    continue
                 rows.append({"network": name, "normalize": normalize, "budgets": list(metrics), "share": share, **kept})
     return rows
 
