@@ -372,7 +372,6 @@ def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
             one = measure(file, cores=cores, inputs=options.inputs, kept=kept.get(digest))
             result["networks"].append({**one, "sha256": digest})
             if options.output is not None:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
                 write_json(options.output, result)
     return result
 

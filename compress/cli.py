@@ -47,6 +47,9 @@ Form = Annotated[str | None, typer.Option("--form", help="Of the distillation lo
 Temperature = Annotated[float | None, typer.Option(help="Of the softened distributions.")]
 Weight = Annotated[float | None, typer.Option(help="Of the teacher in the loss.")]
 Logits = Annotated[str | None, typer.Option(help="online (on the student's input), or cached (once per clip).")]
+Network = Annotated[str | None, typer.Option(help="Another network, by name or package.module:factory.")]
+BatchSize = Annotated[int | None, typer.Option(min=2, help="Clips per step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak of the schedule.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Begin again instead of going on from a killed training.")]
 
 
@@ -54,10 +57,9 @@ Restart = Annotated[bool, typer.Option("--restart", help="Begin again instead of
 def train(recipe: Annotated[str, typer.Argument(
               help="A shipped recipe or a file; its network and [train].")] = "default",
           data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, epochs: Epochs = None,
-          network: Annotated[str | None, typer.Option(
-              help="Another network, by name or package.module:factory.")] = None,
-          batch_size: Annotated[int | None, typer.Option(min=2, help="Clips per step.")] = None,
-          learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+          network: Network = None,
+          batch_size: BatchSize = None,
+          learning_rate: LearningRate = None,
           trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
           devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Train the dense network of a recipe; killed, the same command goes on from the last epoch."""
@@ -79,8 +81,8 @@ def teach(recipe: Annotated[str, typer.Argument(
           weights: Annotated[Path | None, typer.Option(
               help="Published weights to start from, .safetensors, .pt or .ckpt; tensors only are read.")] = None,
           front_end: Annotated[str | None, typer.Option(help="Of the teacher: mel22, mel23, melpasst, mel16k.")] = None,
-          batch_size: Annotated[int | None, typer.Option(min=2, help="Clips per step.")] = None,
-          learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+          batch_size: BatchSize = None,
+          learning_rate: LearningRate = None,
           contrastive: Annotated[bool | None, typer.Option(
               "--contrastive/--no-contrastive", help="Train with the inverse contrastive term, or without.")] = None,
           alpha: Annotated[float | None, typer.Option(help="Barrier of the contrastive term.")] = None,
@@ -126,10 +128,9 @@ def distill(recipe: Annotated[str | None, typer.Argument(
                 help="Go on with this checkpoint, instead of the recipe's network.")] = None,
             form: Form = None, temperature: Temperature = None, weight: Weight = None, logits: Logits = None,
             data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, epochs: Epochs = None,
-            network: Annotated[str | None, typer.Option(
-                help="Another network, by name or package.module:factory.")] = None,
-            batch_size: Annotated[int | None, typer.Option(min=2, help="Clips per step.")] = None,
-            learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+            network: Network = None,
+            batch_size: BatchSize = None,
+            learning_rate: LearningRate = None,
             trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
             devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Train a student under a teacher: a given one, else the run's newest ensemble, else its newest teacher."""

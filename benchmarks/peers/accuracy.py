@@ -92,7 +92,6 @@ def _claim(run: Path, chosen: Sequence[Experiment]) -> None:
         note = run / experiment.name / "settings.json"
         facts = json.loads(json.dumps(experiment.facts()))
         if not note.exists():
-            note.parent.mkdir(parents=True, exist_ok=True)
             write_json(note, facts)
         elif json.loads(note.read_text()) != facts:
             raise UsageError(f"{note.parent} holds trainings with other settings; choose another --run")

@@ -278,7 +278,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                   "networks": [aggregate([m for m, _ in found], [a for _, a in found], identifiers[name])
                                for name, found in groups.items()]}
         if options.output is not None:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.output, result)
     if not result:
         raise UsageError("nothing to measure: give --runs with run directories, or --train cp_mobile")

@@ -301,7 +301,6 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any
         with TemporaryDirectory(prefix="edgepress-") as folder:
             result["networks"].append(compare_files(checkpoint, tasks[key], clips=options.clips, folder=Path(folder)))
         if options.output is not None:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(options.output, result)
     return result
 
