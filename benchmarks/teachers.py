@@ -113,7 +113,7 @@ def jobs_of(plan: Plan) -> list[Job]:
     base = {"batch_size": plan.batch_size, "learning_rate": 3e-3, "weight_decay": 1e-4, "average": 0.99, "ramp_up": 0.1,
             "decay_from": 0.2, "decay_to": 1.0}
     teacher = {**base, "epochs": plan.epochs}
-    plain_term, balanced_term = {"mode": "plain"}, {"mode": "balanced", "weight": 1.0, "balance": 0.5}
+    plain_term, balanced_term = {"mode": "plain"}, {"mode": "balanced", "weight": 5.0, "beta": 3.0, "balance": 0.5}
 
     def add(arm: str, seed: int, kind: str, settings: dict[str, Any], needs: Sequence[str] = ()) -> str:
         jobs.append(Job(f"{arm}-seed{seed}", arm, seed, kind, settings, tuple(needs)))

@@ -29,7 +29,7 @@ from models.errors import ConfigError, EdgepressError, UsageError
 
 SHIPPED = Path(__file__).parent / "recipes"
 METHODS = ("admm", "gradual", "one-shot", "from-scratch")
-PROJECTIONS = ("knapsack", "threshold")
+PROJECTIONS = ("threshold", "knapsack")
 IMPORTANCES = ("l2", "l1", "bn", "taylor", "lamp", "fpgm", "random")
 FORMATS = ("tflite", "onnx", "c")
 RUNTIMES = ("tflm", "litert", "litert-reference", "onnxruntime")
@@ -149,20 +149,23 @@ class TrainSettings(_Section):
 
 
 class PruneSettings(_Section):
-    """Targets and how they are reached; `train` is the whole training budget, equal for every method."""
+    """Targets and how they are reached; `train` is the whole training budget, equal for every method.
+
+    `floor` and `updates` of None are those of the projection and of the method.
+    """
 
     targets: tuple[str, ...] = ()
-    method: Literal["admm", "gradual", "one-shot", "from-scratch"] = "admm"
-    projection: Literal["knapsack", "threshold"] = "knapsack"
+    method: Literal["gradual", "admm", "one-shot", "from-scratch"] = "gradual"
+    projection: Literal["threshold", "knapsack"] = "threshold"
     importance: Literal["l2", "l1", "bn", "taylor", "lamp", "fpgm", "random"] = "l2"
     divisor: int = Field(default=1, ge=1)
     min_channels: int = Field(default=1, ge=1)
-    floor: float = Field(default=0.25, ge=0, le=1)
+    floor: float | None = Field(default=None, ge=0, le=1)
     shaping_share: float = Field(default=0.4, ge=0, le=1)
     w_step: Literal["proximal", "gradient"] = "proximal"
     rho_start: float = Field(default=0.03, gt=0)
     rho_end: float = Field(default=0.3, gt=0)
-    updates: int = Field(default=8, ge=1)
+    updates: int | None = Field(default=None, ge=1)
     tolerance: float = Field(default=0.01, ge=0)
     distill: Distill | None = Distill()
     train: TrainSettings = TrainSettings()

@@ -66,7 +66,7 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
         ("tensor names", _strip_names),
         ("metadata and description", _strip_metadata),
         ("minimum and maximum of ranges", _strip_ranges),
-        ("unused buffers, tensors and operator codes", _strip_unused),
+        ("unused buffers, tensors and operator codes", strip_unused),
     ]
     if plan and before.arena_bytes is not None:
         todo.append(("arena plan", lambda m: _plan_arena(m, seed)))
@@ -249,7 +249,8 @@ def _strip_ranges(model: Any) -> str:
     return f"{count} ranges: the scales say the same"
 
 
-def _strip_unused(model: Any) -> str:
+def strip_unused(model: Any) -> str:
+    """Take buffers, tensors and operator codes that nothing uses out of a ModelT, in place; says how many."""
     fixed = [entry for entry in model.metadata or () if _text(entry.name) in KEPT_METADATA]
     removed = 0 if fixed else sum(_compact_tensors(model, index) for index in range(len(model.subgraphs)))
     used = sorted({op.opcodeIndex for graph in model.subgraphs for op in graph.operators or ()})

@@ -64,18 +64,26 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, 
     layouts: dict[str, list[str | None]] = {
         "inputs": ["NHWC" if i in inputs_last else None for i in range(len(example_inputs))],
         "outputs": ["NHWC" if i in outputs_last else None for i in range(len(outputs))]}
-    return data, layouts
+    return _tidied(data), layouts
+
+
+def _tidied(data: bytes) -> bytes:
+    from deploy.shrink import strip_unused
+    from deploy.tflite_objects import read_objects
+    from deploy.tflite_tidy import tidy
+    from deploy.tflite_writer import pack
+
+    model = read_objects(data)
+    model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
+    tidy(model)
+    strip_unused(model)
+    return pack(model)
 
 
 def float_tflite(module: Any, example_inputs: tuple[Any, ...]) -> ConvertedFile:
     """A float network as an fp32 TFLite file."""
-    from deploy.tflite_objects import read_objects
-    from deploy.tflite_writer import pack
-
     data, layouts = convert_float(module, example_inputs)
-    model = read_objects(data)
-    model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
-    return ConvertedFile(pack(model), {}, [], layouts)
+    return ConvertedFile(data, {}, [], layouts)
 
 
 def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bool = False) -> ConvertedFile:

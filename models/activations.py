@@ -200,7 +200,7 @@ def needs_padding(graph: Graph, node: Node) -> bool:
     kernel, stride, dilation = _geometry(graph, node, count)
     for axis in range(count):
         size = source.shape[len(source.shape) - count + axis]
-        if (before[axis], before[axis]) != _same_amounts(size, kernel[axis], stride[axis], dilation[axis]):
+        if (before[axis], before[axis]) != same_amounts(size, kernel[axis], stride[axis], dilation[axis]):
             return True
     return "avg" in node.op and node.arguments.get("count_include_pad") is True
 
@@ -222,14 +222,14 @@ def is_same_padding(graph: Graph, node: Node) -> bool:
     for axis in range(len(own)):
         # The amounts start at the last dimension.
         given = (amounts[2 * (len(own) - 1 - axis)], amounts[2 * (len(own) - 1 - axis) + 1])
-        if given != _same_amounts(source.shape[len(source.shape) - len(own) + axis], kernel[axis], stride[axis],
+        if given != same_amounts(source.shape[len(source.shape) - len(own) + axis], kernel[axis], stride[axis],
                                   dilation[axis]):
             return False
     return True
 
 
-def _same_amounts(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """What SAME adds before and behind."""
+def same_amounts(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """What TFLite's SAME adds before and behind an axis of `size` elements."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
 

@@ -103,7 +103,7 @@ def estimate_seconds(trial: Trial, clips: int, macs: float) -> float:
     steps = settings.epochs * clips / settings.batch_size
     size = macs
     if trial.method is not None:
-        shaped = trial.experiment.prune.shaping_share if trial.method in OURS[:3] else 0.0
+        shaped = trial.experiment.prune.shaping_share if trial.method.startswith(("admm", "gradual")) else 0.0
         # The teacher runs forward only: a third of a step.
         size = macs * (shaped + (1 - shaped) * trial.share) + (1 - shaped) * macs / 3
     return _STARTING_SECONDS + settings.epochs * clips * size * _SECONDS_PER_MAC + steps * _SECONDS_PER_STEP

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from compress.recipe import Augment, Distill, PruneSettings, TrainSettings
+from compress.recipe import PROJECTIONS, Augment, Distill, PruneSettings, TrainSettings
 from models.atomic import write_json
 
 if TYPE_CHECKING:
@@ -23,16 +23,14 @@ if TYPE_CHECKING:
 
 #: Name -> what differs from the settings that all share. `torch-pruning-*` prunes with its own progressive loop.
 METHODS: dict[str, dict[str, Any]] = {
-    "admm+knapsack": {"method": "admm", "projection": "knapsack"},
-    "admm+threshold": {"method": "admm", "projection": "threshold"},
-    "gradual": {"method": "gradual", "projection": "knapsack", "updates": 20},
-    "one-shot": {"method": "one-shot", "projection": "knapsack"},
+    **{f"{method}+{projection}": {"method": method, "projection": projection}
+       for method in ("admm", "gradual", "one-shot") for projection in PROJECTIONS},
     "from-scratch": {"method": "from-scratch"},
     "torch-pruning-l2": {"importance": "l2"},
     "torch-pruning-lamp": {"importance": "lamp"},
     "torch-pruning-taylor": {"importance": "taylor"},
 }
-OURS = ("admm+knapsack", "admm+threshold", "gradual", "one-shot")
+OURS = tuple(name for name in METHODS if "+" in name)
 PEERS = tuple(name for name in METHODS if name.startswith("torch-pruning"))
 SHARES = (0.25, 0.12)
 

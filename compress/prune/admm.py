@@ -41,7 +41,7 @@ class Admm:
     Args:
         graph: `compress.prune.channels.find_groups` of the model.
         limits: the budget C.
-        projection: "knapsack" or "threshold".
+        projection: "threshold" or "knapsack".
         importance: how channels of W + U are scored.
         rho_start, rho_end: the penalty's weight before the first and from the last update on; it grows geometrically.
         w_step: "proximal" or "gradient", see above.
@@ -51,10 +51,10 @@ class Admm:
         scoring: further arguments of `compress.prune.importance.importance`, such as batches and loss for "taylor".
     """
 
-    def __init__(self, graph: Any, limits: Limits, *, projection: str = "knapsack", importance: str = "l2",
+    def __init__(self, graph: Any, limits: Limits, *, projection: str = "threshold", importance: str = "l2",
                  w_step: str = "proximal", rho_start: float = 0.03, rho_end: float = 0.3, updates: int = 8,
                  tolerance: float = 0.01,
-                 divisor: int = 1, min_channels: int = 1, floor: float = 0.25,
+                 divisor: int = 1, min_channels: int = 1, floor: float | None = None,
                  scoring: Mapping[str, Any] | None = None):
         if not 0 < rho_start <= rho_end:
             raise UsageError(f"rho_start = {rho_start} and rho_end = {rho_end} must satisfy 0 < rho_start <= rho_end")

@@ -30,8 +30,8 @@ class Gradual:
         scoring: further arguments of `compress.prune.importance.importance`, such as batches and loss for "taylor".
     """
 
-    def __init__(self, graph: Any, limits: Limits, *, projection: str = "knapsack", importance: str = "l2",
-                 updates: int = 20, divisor: int = 1, min_channels: int = 1, floor: float = 0.25,
+    def __init__(self, graph: Any, limits: Limits, *, projection: str = "threshold", importance: str = "l2",
+                 updates: int = 20, divisor: int = 1, min_channels: int = 1, floor: float | None = None,
                  scoring: Mapping[str, Any] | None = None):
         if updates < 1:
             raise UsageError(f"updates = {updates} must be at least 1")

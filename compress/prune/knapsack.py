@@ -13,7 +13,7 @@ back unit by unit, the best importance per cost first.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -29,13 +29,22 @@ _NEAR = 0.99
 _TRIES = 6000
 
 
-def knapsack_counts(choice: Choice, scores: Sequence[np.ndarray], budgets: Mapping[str, float]) -> np.ndarray:
-    """[groups] units to keep. The smallest allowed counts must be within the budgets."""
-    from compress.prune.threshold import threshold_counts
+def fitted_counts(choice: Choice, counts: np.ndarray, budgets: Mapping[str, float]) -> np.ndarray:
+    """[groups] units to keep: counts within the budgets, with what they leave over given back.
 
+    Single units first; where the budget is still not used up, the cheapest trade that comes nearer.
+    """
     problem = _Problem(choice, budgets)
-    simple = threshold_counts(choice, scores, budgets)
-    best = problem.filled(simple)
+    return problem.nearer(problem.filled(counts), 0.0)
+
+
+def knapsack_counts(choice: Choice, simple: np.ndarray, budgets: Mapping[str, float]) -> np.ndarray:
+    """[groups] units to keep, of at least the importance of `simple`, counts within the budgets.
+
+    The smallest allowed counts must be within the budgets.
+    """
+    problem = _Problem(choice, budgets)
+    best = simple
     weights = problem.first_weights()
     for round_number in range(_ROUNDS if len(weights) > 1 else 1):
         counts = problem.multiplied(weights)

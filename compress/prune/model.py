@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.prune.channels import ChannelGraph, Frozen, Selection, find_groups
 from compress.prune.importance import importance as score
-from compress.prune.project import FLOOR, projection
+from compress.prune.project import projection
 from compress.prune.proof import Proof, remove_with_proof
 from models.cost import Cost, cost_of, cost_of_graph
 from models.errors import UsageError, VerdictError
@@ -50,9 +50,9 @@ class Pruned:
 def prune_model(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
                 macs: float | str | None = None, params: float | str | None = None,
                 weight_bytes: float | str | None = None, peak_activation_bytes: float | str | None = None, *,
-                scheme: str = "w8a8", importance: str | tuple[np.ndarray, ...] = "l2", projection: str = "knapsack",
+                scheme: str = "w8a8", importance: str | tuple[np.ndarray, ...] = "l2", projection: str = "threshold",
                 protect: Iterable[str] = (), divisor: int = 1, min_channels: int = 1, rule: str = "dcase",
-                floor: float = FLOOR, batches: Iterable[Any] | None = None,
+                floor: float | None = None, batches: Iterable[Any] | None = None,
                 loss: Callable[[nn.Module, Any], torch.Tensor] | None = None) -> Pruned:
     """Prune a network to hard budgets: the result is never above any of them.
 
@@ -63,11 +63,12 @@ def prune_model(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | tor
             "20M", "64 kB", "50%" (of the given network).
         scheme: what bytes mean; "w8a8" is int8 weights and activations with int32 biases.
         importance: a kind of `compress.prune.importance.KINDS`, or scores, one array per group.
-        projection: "knapsack" or "threshold".
+        projection: "threshold" or "knapsack".
         protect: names of modules and parameters that keep their shapes. The output width always stays.
         divisor, min_channels: of the kept channels of every group.
         rule: counting rule of `macs`.
-        floor: smallest kept share of every group; lowered where the budget needs it, which a note then says.
+        floor: smallest kept share of every group, lowered where the budget needs it, which a note then says; None is
+            0.25 for "knapsack" and none for "threshold".
         batches, loss: for importance "taylor".
 
     Raises:

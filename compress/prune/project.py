@@ -13,8 +13,9 @@ from models.errors import InfeasibleBudget, UsageError
 from models.limits import Limits
 from models.units import format_against
 
-METHODS = ("knapsack", "threshold")
-FLOOR = 0.25
+METHODS = ("threshold", "knapsack")
+#: Smallest share of a group that a projection keeps unasked: the multipliers of "knapsack" would empty costly groups.
+FLOORS = {"threshold": 0.0, "knapsack": 0.25}
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,25 @@ class Choice:
         return tuple(kept)
 
 
-def project(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "knapsack",
-            divisor: int = 1, min_channels: int = 1, floor: float = FLOOR) -> Selection:
+def project(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "threshold",
+            divisor: int = 1, min_channels: int = 1, floor: float | None = None) -> Selection:
     """Keep as much importance as the budget allows; see `projection` for the arguments and errors."""
     return projection(graph, scores, limits, method, divisor, min_channels, floor).selection
 
 
-def projection(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "knapsack",
-               divisor: int = 1, min_channels: int = 1, floor: float = FLOOR) -> Projection:
+def projection(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "threshold",
+               divisor: int = 1, min_channels: int = 1, floor: float | None = None) -> Projection:
     """`project`, with its figures and notes.
 
     Args:
         scores: per group [size], additive, larger is more important (`compress.prune.importance`).
         limits: the budgets; only macs, params, weight_bytes and peak_activation_bytes are looked at. Their rule and
             scheme must be those of `graph`.
-        method: "knapsack" (Lagrange multipliers, exact fit) or "threshold" (Algorithm 1: one threshold on all scores).
+        method: "threshold" (Algorithm 1: one threshold on all scores, what it leaves over given back) or "knapsack"
+            (Lagrange multipliers: the most importance for the budget).
         divisor: kept channels of a group are a multiple of this (or all of them).
         min_channels: smallest number of channels of a group.
-        floor: smallest kept share of each group, for "knapsack"; lowered where the budget needs it.
+        floor: smallest kept share of each group, lowered where the budget needs it; None is `FLOORS` of the method.
 
     Raises:
         InfeasibleBudget: even the smallest network is above the budget.
@@ -95,6 +97,7 @@ def projection(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits
     for name, value, least in (("divisor", divisor, 1), ("min_channels", min_channels, 1)):
         if not isinstance(value, (int, np.integer)) or value < least:
             raise UsageError(f"{name} = {value!r} must be an integer of at least {least}")
+    floor = FLOORS[method] if floor is None else floor
     if not 0 <= floor <= 1:
         raise UsageError(f"floor = {floor!r} must be between 0 and 1")
     budgets = _budgets(graph, limits)
@@ -104,17 +107,14 @@ def projection(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits
             _infeasible(graph, budgets, graph.sizes)
         note = () if not budgets else ("the network is within the budget already; nothing is removed",)
         return Projection(graph.full(), dense, 1.0, floor, note)
-    choice, floor, notes = _within_reach(graph, scores, budgets, divisor, min_channels,
-                                         floor if method == "knapsack" else 0.0)
-    if method == "threshold":
-        from compress.prune.threshold import threshold_counts
+    choice, floor, notes = _within_reach(graph, scores, budgets, divisor, min_channels, floor)
+    from compress.prune.knapsack import fitted_counts, knapsack_counts
+    from compress.prune.threshold import threshold_counts
 
-        counts = threshold_counts(choice, scores, budgets)
-    else:
-        from compress.prune.knapsack import knapsack_counts
-
-        counts = knapsack_counts(choice, scores, budgets)
-        notes += _granularity(choice, counts, budgets)
+    counts = fitted_counts(choice, threshold_counts(choice, scores, budgets), budgets)
+    if method == "knapsack":
+        counts = knapsack_counts(choice, counts, budgets)
+    notes += _granularity(choice, counts, budgets)
     figures = graph.formula.figures(counts)
     total = sum(float(value[-1]) for value in choice.value)
     return Projection(choice.selection(counts), figures, choice.retained(counts) / total if total else 1.0, floor,

@@ -119,9 +119,10 @@ def make_shaping(settings: PruneSettings, model: nn.Module, example_inputs: tupl
         raise UsageError(f"method = {settings.method!r} shapes no weights before removal; admm and gradual do")
     graph = find_groups(copy.deepcopy(model).eval(), example_inputs, protect, limits.rule, limits.scheme)
     common: dict[str, Any] = {"projection": settings.projection, "importance": settings.importance,
-                              "scoring": gradient_scoring(settings.importance, task), "updates": settings.updates,
-                              "divisor": settings.divisor,
+                              "scoring": gradient_scoring(settings.importance, task), "divisor": settings.divisor,
                               "min_channels": settings.min_channels, "floor": settings.floor}
+    if settings.updates is not None:
+        common["updates"] = settings.updates
     if settings.method == "gradual":
         return Gradual(graph, limits, **common)
     return Admm(graph, limits, w_step=settings.w_step, rho_start=settings.rho_start, rho_end=settings.rho_end,

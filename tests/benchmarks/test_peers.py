@@ -52,8 +52,8 @@ def result(seed: int, method: str | None, right: str, share: float = 0.25) -> di
 def test_differences_by_hand(tmp_path, monkeypatch) -> None:
     """Three clips, two seeds: 4/6 and 5/6 right against 3/6 of the better peer and 2/6 from scratch."""
     found = [result(0, None, "111"), result(1, None, "111")]
-    found += [result(0, "one-shot", "110"), result(1, "one-shot", "110")]
-    found += [result(0, "gradual", "111"), result(1, "gradual", "110")]
+    found += [result(0, "one-shot+threshold", "110"), result(1, "one-shot+threshold", "110")]
+    found += [result(0, "gradual+threshold", "111"), result(1, "gradual+threshold", "110")]
     found += [result(0, "torch-pruning-l2", "101"), result(1, "torch-pruning-l2", "001")]
     found += [result(0, "torch-pruning-lamp", "001"), result(1, "torch-pruning-lamp", "001")]
     found += [result(0, "from-scratch", "001"), result(1, "from-scratch", "100")]
@@ -61,11 +61,11 @@ def test_differences_by_hand(tmp_path, monkeypatch) -> None:
     report = summary(found, {"digits": experiments()["digits"]}, {"digits": ""})
     differences = {(c["method"], c["peer"]): c["difference"] for c in report["experiments"]["digits"]["comparisons"]}
     assert differences == pytest.approx({
-        ("one-shot", "torch-pruning-l2"): 1 / 6, ("one-shot", "from-scratch"): 2 / 6,
-        ("gradual", "torch-pruning-l2"): 2 / 6, ("gradual", "from-scratch"): 3 / 6})
+        ("one-shot+threshold", "torch-pruning-l2"): 1 / 6, ("one-shot+threshold", "from-scratch"): 2 / 6,
+        ("gradual+threshold", "torch-pruning-l2"): 2 / 6, ("gradual+threshold", "from-scratch"): 3 / 6})
     best = {c["method"] for c in report["experiments"]["digits"]["comparisons"] if c["best_of_ours"]}
-    assert best == {"gradual"}
-    assert report["default"] == default_method(report["experiments"]) == "gradual"
+    assert best == {"gradual+threshold"}
+    assert report["default"] == default_method(report["experiments"]) == "gradual+threshold"
 
 
 class _Task:
@@ -82,7 +82,7 @@ class _Task:
 def test_the_estimate_grows_with_the_work() -> None:
     experiment = experiments()["esc10-mobile"]
     seconds = [estimate_seconds(Trial(experiment, "", 0, method, share), 1716, 1e7)
-               for method, share in (("one-shot", 0.12), ("one-shot", 0.25), ("gradual", 0.25), (None, 1.0))]
+               for method, share in (("one-shot+threshold", 0.12), ("one-shot+threshold", 0.25), ("gradual+threshold", 0.25), (None, 1.0))]
     assert seconds == sorted(seconds)
     assert 20 < seconds[0] < 90
 
@@ -104,7 +104,7 @@ def test_results_of_other_settings_are_refused(tmp_path) -> None:
 def test_a_tiny_comparison_is_resumed(tmp_path, monkeypatch) -> None:
     pytest.importorskip("torch_pruning")
     arguments = ["--run", str(tmp_path / "run"), "--digit-seeds", "0", "--epochs", "2", "--jobs", "1", "--methods",
-                 "one-shot,from-scratch,torch-pruning-l2", "--output", str(tmp_path / "out.json")]
+                 "one-shot+threshold,from-scratch,torch-pruning-l2", "--output", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["benchmarks.peers.accuracy"])
     first = CliRunner().invoke(app, arguments)
     assert first.exception is None

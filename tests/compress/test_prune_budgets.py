@@ -11,7 +11,7 @@ from benchmarks.peers.networks import deep_residual, mobilenet_v2_like, randomis
 from compress.prune.channels import ChannelGraph, find_groups
 from compress.prune.importance import importance
 from compress.prune.model import prune_model
-from compress.prune.project import choices, projection
+from compress.prune.project import METHODS, choices, projection
 from models.cost import cost_of
 from models.errors import InfeasibleBudget, UsageError
 from models.limits import Limits
@@ -49,20 +49,20 @@ def test_budgets_are_met_and_used_up(resnet8, share: float, metrics: tuple[str, 
     _, graph, scores = resnet8
     dense = graph.cost(graph.full())
     budgets = {metric: int(dense.get(metric) * share) for metric in metrics}
-    result = projection(graph, scores, Limits(**budgets))
-    assert holds(graph, result.selection, budgets)
-    assert result.figures == graph.cost(result.selection)
-    check_maximal(graph, result.selection, budgets)
-    nearest = max(result.figures.get(metric) / limit for metric, limit in budgets.items())
-    if nearest < 0.99:
-        assert "peak_activation_bytes" in metrics
-        assert any("no single unit" in note for note in result.notes)
-    other = projection(graph, scores, Limits(**budgets), "threshold", floor=0)
-    assert holds(graph, other.selection, budgets)
-    free = projection(graph, scores, Limits(**budgets), floor=0)
-    assert free.retained >= other.retained
-    assert other.retained == pytest.approx(sum(s[k].sum() for s, k in zip(scores, other.selection, strict=True))
-                                           / sum(s.sum() for s in scores))
+    retained = {}
+    for method in METHODS:
+        result = projection(graph, scores, Limits(**budgets), method, floor=0)
+        assert holds(graph, result.selection, budgets)
+        assert result.figures == graph.cost(result.selection)
+        check_maximal(graph, result.selection, budgets)
+        nearest = max(result.figures.get(metric) / limit for metric, limit in budgets.items())
+        if nearest < 0.99:
+            assert "peak_activation_bytes" in metrics
+            assert any("no single unit" in note for note in result.notes)
+        retained[method] = result.retained
+        assert result.retained == pytest.approx(sum(s[k].sum() for s, k in zip(scores, result.selection, strict=True))
+                                                / sum(s.sum() for s in scores))
+    assert retained["knapsack"] >= retained["threshold"]
 
 
 @pytest.mark.parametrize("name", ["ds_cnn", "mobilenet", "cp_resnet", "cp_mobile"])
@@ -75,8 +75,9 @@ def test_the_zoo_ends_within_one_percent(name: str) -> None:
     for share in (0.7, 0.5, 0.25, 0.12):
         for metrics in (("macs",), ("macs", "params")):
             budgets = {metric: int(dense.get(metric) * share) for metric in metrics}
-            figures = projection(graph, scores, Limits(**budgets)).figures
-            assert 0.99 <= max(figures.get(metric) / limit for metric, limit in budgets.items()) <= 1
+            for method in METHODS:
+                figures = projection(graph, scores, Limits(**budgets), method).figures
+                assert 0.99 <= max(figures.get(metric) / limit for metric, limit in budgets.items()) <= 1
 
 
 @pytest.mark.slow
@@ -88,8 +89,9 @@ def test_large_networks_end_within_one_percent(build_network) -> None:
     for share in (0.7, 0.5, 0.25, 0.12):
         for metrics in (("macs",), ("macs", "params")):
             budgets = {metric: int(dense.get(metric) * share) for metric in metrics}
-            result = projection(graph, scores, Limits(**budgets))
-            assert 0.99 <= max(result.figures.get(metric) / limit for metric, limit in budgets.items()) <= 1
+            for method in METHODS:
+                figures = projection(graph, scores, Limits(**budgets), method).figures
+                assert 0.99 <= max(figures.get(metric) / limit for metric, limit in budgets.items()) <= 1
 
 
 @pytest.mark.parametrize("rule", ["core", "dcase", "torchinfo", "vela", "st", "nessi-tflite", "nessi-torch"])
@@ -131,7 +133,7 @@ def test_an_infeasible_budget_says_what_binds(resnet8) -> None:
     with pytest.raises(InfeasibleBudget, match=f"{smallest.macs:,}.*what binds: .*raise the budget") as caught:
         prune_model(model, X, macs=smallest.macs - 1)
     assert "macs = " in str(caught.value)
-    exact = projection(graph, scores, Limits(macs=smallest.macs))
+    exact = projection(graph, scores, Limits(macs=smallest.macs), "knapsack")
     assert exact.figures.macs == smallest.macs
     assert "lowered to" in exact.notes[0]
 
@@ -139,9 +141,10 @@ def test_an_infeasible_budget_says_what_binds(resnet8) -> None:
 def test_floor_holds_unless_the_budget_needs_less(resnet8) -> None:
     _, graph, scores = resnet8
     dense = graph.cost(graph.full())
-    kept = projection(graph, scores, Limits(macs=int(0.3 * dense.macs))).selection
-    assert all(mask.sum() >= 0.25 * len(mask) for mask in kept)
-    result = projection(graph, scores, Limits(macs=int(0.04 * dense.macs)))
+    for method, floor in (("knapsack", None), ("knapsack", 0.25), ("threshold", 0.25)):
+        kept = projection(graph, scores, Limits(macs=int(0.3 * dense.macs)), method, floor=floor).selection
+        assert all(mask.sum() >= 0.25 * len(mask) for mask in kept)
+    result = projection(graph, scores, Limits(macs=int(0.04 * dense.macs)), "knapsack")
     assert result.floor < 0.25
     assert any("lowered" in note for note in result.notes)
 

@@ -19,7 +19,7 @@ def test_every_shipped_recipe_is_valid_and_says_what_it_does(name):
 
 def test_defaults_fill_what_is_left_out():
     recipe = parse_recipe(GOOD)
-    assert (recipe.device, recipe.train.epochs, recipe.prune.method) == ("dcase2023", 20, "admm")
+    assert (recipe.device, recipe.train.epochs, recipe.prune.method) == ("dcase2023", 20, "gradual")
     assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
