@@ -70,8 +70,9 @@ def _accuracy(report: dict[str, Any]) -> list[str]:
              "Every method starts from the same dense network of a seed, has the same number of optimizer steps, "
              "augmentation, schedule and distillation from that network, and takes the epoch that is best on "
              "validation. ADMM and gradual pruning spend the first 30 % of these steps before removal, at the peak "
-             "rate, and run the schedule over the rest. Torch-Pruning removes by its own progressive loop, by three of its importances; the best one on "
-             "the test is taken for the comparison, in its favour. Mean over seeds (smallest to largest), %.", ""]
+             "rate, and run the schedule over the rest. Torch-Pruning removes by its own progressive loop, by three of "
+             "its importances; the best one on the test is taken for the comparison, in its favour. "
+             "Mean over seeds (smallest to largest), %.", ""]
     for name, experiment in report["experiments"].items():
         clips, recordings = experiment["clips"], experiment["recordings"]
         lines += [f"### {name}", "",

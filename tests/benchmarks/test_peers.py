@@ -82,7 +82,8 @@ class _Task:
 def test_the_estimate_grows_with_the_work() -> None:
     experiment = experiments()["esc10-mobile"]
     seconds = [estimate_seconds(Trial(experiment, "", 0, method, share), 1716, 1e7)
-               for method, share in (("one-shot+threshold", 0.12), ("one-shot+threshold", 0.25), ("gradual+threshold", 0.25), (None, 1.0))]
+               for method, share in (("one-shot+threshold", 0.12), ("one-shot+threshold", 0.25),
+                                     ("gradual+threshold", 0.25), (None, 1.0))]
     assert seconds == sorted(seconds)
     assert 20 < seconds[0] < 90
 
