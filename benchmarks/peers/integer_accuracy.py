@@ -35,11 +35,14 @@ RUNTIMES = {
     "ptq": {"tflite": ("litert", "litert-reference", "tflm"), "onnx": ("onnxruntime",)},
     "qat": {"tflite": ("litert", "litert-reference", "tflm"), "onnx": ("onnxruntime",)},
 }
+#: Runtimes whose kernels are plain loops: seconds a clip for a network that takes XNNPACK milliseconds.
+SLOW_RUNTIMES = ("litert-reference", "tflm")
 _BATCH = 64
 _DRAWS = 2000
 
 
-def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, folder: Path) -> dict[str, Any]:
+def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, slow_clips: int | None,
+            folder: Path) -> dict[str, Any]:
     """Quantize, export and run one network.
 
     Args:
@@ -47,6 +50,7 @@ def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, folder
         task: its task, opened.
         epochs: of quantization-aware training.
         clips: at most so many test clips, evenly spread; None takes all.
+        slow_clips: at most so many of those for `SLOW_RUNTIMES`.
         folder: where checkpoints, files and answers are kept; what is there is not made again.
 
     Returns:
@@ -62,12 +66,13 @@ def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, folder
     from models.checkpoint import read_metrics
 
     done = folder / "measured.json"
-    key = _key(one, task, epochs, clips)
+    key = _key(one, task, epochs, clips, slow_clips)
     if done.exists() and (found := json.loads(done.read_text())).get("key") == key:
         return found
     check_fits(one.checkpoint, task)
-    chosen = _chosen(task, clips)
+    chosen = evenly(len(task.split("test").labels), clips)
     labels = np.asarray(task.split("test").labels)[chosen]
+    few = evenly(len(chosen), slow_clips)
     cost = read_metrics(one.checkpoint)["cost"]
     answers: dict[str, np.ndarray] = {}
     precisions: dict[str, Any] = {}
@@ -75,7 +80,7 @@ def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, folder
         say(f"{one.name}, seed {one.seed}: {precision}")
         source = Source(one.checkpoint, one.checkpoint.name, {}) if precision == "fp32" else \
             _quantized(one, task, epochs if precision == "qat" else 0, folder)
-        precisions[precision] = _on_every_runtime(source, precision, task, chosen, labels, folder, answers)
+        precisions[precision] = _on_every_runtime(source, precision, task, chosen, labels, few, folder, answers)
     result = {"key": key, "network": one.name, "seed": one.seed, "task": task.name, "macs": cost["macs"],
               "params": cost["params"], "weight_bytes": cost["weight_bytes"], "rule": cost["rule"],
               "clips": len(labels), "precisions": precisions}
@@ -100,9 +105,10 @@ def _quantized(one: Candidate, task: Any, epochs: int, folder: Path) -> Any:
     return Source(Path(entry["path"]), entry["name"], entry)
 
 
-def _on_every_runtime(source: Any, precision: str, task: Any, chosen: np.ndarray, labels: np.ndarray, folder: Path,
-                      answers: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Export a checkpoint and run the clips through it; right and wrong answers are put into `answers`."""
+def _on_every_runtime(source: Any, precision: str, task: Any, chosen: np.ndarray, labels: np.ndarray, few: np.ndarray,
+                      folder: Path, answers: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Export a checkpoint and run the clips through it, `few` of the chosen ones where that is slow; right and wrong
+    answers are put into `answers`."""
     from deploy.from_checkpoint import ExportOptions, export_checkpoint
     from deploy.parity import compare
     from deploy.runtimes import available_runtimes, open_session
@@ -120,17 +126,18 @@ def _on_every_runtime(source: Any, precision: str, task: Any, chosen: np.ndarray
         kind = "checkpoint" if path.is_dir() else path.suffix[1:]
         if missing := available_runtimes(kind).get(name):
             raise RuntimeFailure(f"{name}: {missing}")
+        part = few if name in SLOW_RUNTIMES else np.arange(len(chosen))
         begun = time.perf_counter()
         with open_session(path, name) as session:
-            outputs, scale = _outputs(session, task, chosen), session.output.scale
-        right = answers[f"{precision}/{name}"] = outputs.argmax(1) == labels
+            outputs, scale = _outputs(session, task, chosen[part]), session.output.scale
+        right = answers[f"{precision}/{name}"] = outputs.argmax(1) == labels[part]
         figures = found["runtimes"][name] = {
             "correct": int(right.sum()), "total": len(right), "accuracy": float(right.mean()),
             "seconds": round(time.perf_counter() - begun, 1)}
         if expected is None:
             expected = outputs
         elif scale is not None:
-            compared = compare(expected, outputs, scale)
+            compared = compare(expected[part], outputs, scale)
             figures |= {key: compared[key] for key in ("max_lsb", "mean_lsb", "equal", "label_agreement")}
         say(f"  {name}: {100 * figures['accuracy']:.2f} %"
             + (f", at most {figures['max_lsb']} LSB from fake quantization" if "max_lsb" in figures else ""))
@@ -158,16 +165,16 @@ def _outputs(session: Any, task: Any, chosen: np.ndarray) -> np.ndarray:
                            for part in np.array_split(chosen, -(-len(chosen) // _BATCH))])
 
 
-def _chosen(task: Any, clips: int | None) -> np.ndarray:
-    count = len(task.split("test").labels)
+def evenly(count: int, clips: int | None) -> np.ndarray:
+    """At most so many of the numbers below `count`, evenly spread; all of them for None."""
     return np.unique(np.linspace(0, count - 1, min(clips or count, count)).astype(int))
 
 
-def _key(one: Candidate, task: Any, epochs: int, clips: int | None) -> str:
+def _key(one: Candidate, task: Any, epochs: int, clips: int | None, slow_clips: int | None) -> str:
     from compress.provenance import identity
     from compress.stages import key_of
 
-    return key_of("integer accuracy", SCHEMA, identity(one.checkpoint), task.fingerprint, epochs, clips, one.seed)
+    return key_of("integer accuracy", SCHEMA, identity(one.checkpoint), task.fingerprint, epochs, clips, slow_clips, one.seed)
 
 
 def _save_answers(path: Path, answers: dict[str, np.ndarray]) -> None:
@@ -198,7 +205,7 @@ def aggregate(measured: Sequence[dict[str, Any]], answers: Sequence[dict[str, np
         identifiers: location of every clip; None takes every clip for itself.
 
     Returns:
-        {"network", "task", "seeds", "macs", "params", "clips", "rows": [{"precision", "runtime", "accuracy",
+        {"network", "task", "seeds", "macs", "params", "clips", "rows": [{"precision", "runtime", "clips", "accuracy",
         "accuracies", "points", "interval_points", "clusters", "max_lsb", "mean_lsb", "label_agreement"}], "departs"}.
     """
     from models.tasks.metrics import paired_cluster_bootstrap
@@ -208,10 +215,13 @@ def aggregate(measured: Sequence[dict[str, Any]], answers: Sequence[dict[str, np
     for key in answers[0]:
         precision, runtime = key.split("/")
         mine = [one["precisions"][precision]["runtimes"][runtime] for one in measured]
-        difference = paired_cluster_bootstrap(np.mean([found[key] for found in answers], axis=0), baseline,
-                                              identifiers, draws=_DRAWS)
+        values = np.mean([found[key] for found in answers], axis=0)
+        part = evenly(len(baseline), len(values))
+        difference = paired_cluster_bootstrap(
+            values, baseline[part], None if identifiers is None else [identifiers[index] for index in part],
+            draws=_DRAWS)
         row: dict[str, Any] = {
-            "precision": precision, "runtime": runtime,
+            "precision": precision, "runtime": runtime, "clips": len(values),
             "accuracy": float(np.mean([score["accuracy"] for score in mine])),
             "accuracies": [score["accuracy"] for score in mine],
             "points": 100 * difference["difference"],
@@ -268,10 +278,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             tasks[task_key] = open_task(one.source, front_end)
         task = tasks[task_key]
         folder = options.work / f"{one.name.replace(' ', '-')}-seed{one.seed}"
-        measured = measure(one, task, epochs=options.epochs, clips=options.clips, folder=folder)
+        measured = measure(one, task, epochs=options.epochs, clips=options.clips, slow_clips=options.slow_clips,
+                           folder=folder)
         groups.setdefault(one.name, []).append((measured, load_answers(folder / "answers.npz")))
         found = task.split("test").identifiers
-        chosen = _chosen(task, options.clips)
+        chosen = evenly(len(task.split("test").labels), options.clips)
         identifiers[one.name] = [found[index] for index in chosen] if found is not None else None
         result = {"schema": SCHEMA, "kind": "integer accuracy", "command": options.command, "epochs": options.epochs,
                   "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "environment": environment(),
@@ -298,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help="task; default: what each checkpoint names")
     parser.add_argument("--epochs", type=int, default=4, help="of quantization-aware training")
     parser.add_argument("--clips", type=int, help="at most so many test clips, evenly spread")
+    parser.add_argument("--slow-clips", type=int, help=f"at most so many of those for {', '.join(SLOW_RUNTIMES)}")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made; the command resumes from it")
     parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
     options = parser.parse_args(arguments)

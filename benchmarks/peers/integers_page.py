@@ -61,7 +61,8 @@ def accuracy_tables(result: dict[str, Any]) -> str:
             departure = (f"{row['max_lsb']:g} | {row['mean_lsb']:.3f} | {100 * row['label_agreement']:.2f} %"
                          if "max_lsb" in row else " | | ")
             each = ", ".join(f"{100 * value:.2f}" for value in row["accuracies"])
-            lines.append(f"| {row['precision']} | {row['runtime']} | {100 * row['accuracy']:.2f} % | {each} | "
+            few = f" ({row['clips']:,} clips)" if row["clips"] < network["clips"] else ""
+            lines.append(f"| {row['precision']} | {row['runtime']}{few} | {100 * row['accuracy']:.2f} % | {each} | "
                          f"{row['points']:+.2f} | {low:+.2f} to {high:+.2f} | {departure} |")
         lines.append("")
     return "\n".join(lines)
