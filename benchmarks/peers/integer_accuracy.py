@@ -174,7 +174,8 @@ def _key(one: Candidate, task: Any, epochs: int, clips: int | None, slow_clips: 
     from compress.provenance import identity
     from compress.stages import key_of
 
-    return key_of("integer accuracy", SCHEMA, identity(one.checkpoint), task.fingerprint, epochs, clips, slow_clips, one.seed)
+    return key_of("integer accuracy", SCHEMA, identity(one.checkpoint), task.fingerprint, epochs, clips, slow_clips,
+                  one.seed)
 
 
 def _save_answers(path: Path, answers: dict[str, np.ndarray]) -> None:

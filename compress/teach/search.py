@@ -58,7 +58,8 @@ def run_trials(search: Search, settings: TrainSettings, storage: str | Path,
     Args:
         search: what is searched.
         settings: of the training; its optimizer parameters are replaced by each trial's.
-        storage: the journal file of one process, or the URL of a database that several share.
+        storage: the journal file of one process (the caller keeps others away), or the URL of a database that several
+            share.
         trial_of: trains with the settings and calls the function with each epoch's record.
         after_each: called behind every trial.
 
@@ -70,7 +71,7 @@ def run_trials(search: Search, settings: TrainSettings, storage: str | Path,
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _open(search, settings, storage)
     if isinstance(storage, Path):
-        _restart_killed(study)
+        _give_up_killed(study)
     done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
 
     def objective(trial: optuna.Trial) -> float:
@@ -90,9 +91,11 @@ def run_trials(search: Search, settings: TrainSettings, storage: str | Path,
             raise optuna.TrialPruned from error
         return min(losses)
 
-    if len(study.get_trials(deepcopy=False, states=done)) < search.trials:
-        study.optimize(objective, callbacks=[optuna.study.MaxTrialsCallback(search.trials, states=done),
-                                             lambda found, trial: after_each(found)])
+    while len(study.get_trials(deepcopy=False, states=done)) < search.trials:
+        # Seeded anew by what was drawn before: a search that was killed goes on as if it had not been.
+        drawn = sum(trial.state != optuna.trial.TrialState.FAIL for trial in study.get_trials(deepcopy=False))
+        study.sampler = optuna.samplers.TPESampler(seed=seed_of(search.seed, drawn) % 2**32, n_startup_trials=8)
+        study.optimize(objective, n_trials=1, callbacks=[lambda found, trial: after_each(found)])
     return study
 
 
@@ -158,6 +161,8 @@ def _open(search: Search, settings: TrainSettings, storage: str | Path) -> optun
             opened: Any
             if isinstance(storage, Path):
                 storage.parent.mkdir(parents=True, exist_ok=True)
+                # Optuna's lock outlives a process that was killed while it held it.
+                storage.with_name(f"{storage.name}.lock").unlink(missing_ok=True)
                 opened = optuna.storages.JournalStorage(JournalFileBackend(str(storage)))
             else:
                 opened = optuna.storages.RDBStorage(
@@ -169,8 +174,6 @@ def _open(search: Search, settings: TrainSettings, storage: str | Path) -> optun
     except Exception as error:  # drivers and databases raise many kinds
         raise UsageError(f"--storage {str(storage)!r} cannot be opened: {str(error).splitlines()[0]:.200}; give a URL "
                          "such as sqlite:///search.db, or leave it out for a file in the run") from error
-    drawn = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(seed=seed_of(search.seed, drawn) % 2**32, n_startup_trials=8)
     made = json.dumps([search.epochs, search.weight_decay, settings.model_dump(mode="json")], sort_keys=True)
     if study.user_attrs.setdefault("made", made) != made:
         raise UsageError(f"the search {search.name!r} was begun with other epochs or settings; choose another --name")
@@ -178,11 +181,9 @@ def _open(search: Search, settings: TrainSettings, storage: str | Path) -> optun
     return study
 
 
-def _restart_killed(study: optuna.Study) -> None:
-    """Draw again what a killed process left running: a file has one process, so that nobody else can be at it."""
+def _give_up_killed(study: optuna.Study) -> None:
+    """What a killed process left running is drawn again: a file has one process, so that nobody else can be at it."""
     import optuna
 
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +18,7 @@ from compress.teach.search import RANGES, Search, figure_of, rows_of, run_trials
 from models.errors import RuntimeFailure, UsageError
 
 SETTINGS = TrainSettings()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Killed(BaseException):
@@ -45,28 +52,66 @@ def test_all_trials_are_in_the_ranges_and_the_worst_are_stopped(tmp_path):
     assert [panel["encoding"]["x"]["field"] for panel in panels] == ["learning_rate", "beta1", "beta2", "epsilon"]
 
 
-def test_a_killed_search_goes_on_and_draws_the_lost_trial_again(tmp_path):
-    calls = []
+def trials_of(study) -> list[dict]:
+    """What was finished, without the numbers, which lost trials use up."""
+    rows = [{name: value for name, value in row.items() if name != "trial"} for row in rows_of(study)]
+    return [row for row in rows if row["state"] in ("complete", "pruned")]
 
-    def killed_in_the_third(settings, watch):
-        calls.append(settings.learning_rate)
-        if len(calls) == 3:
-            raise Killed
-        bowl(settings, watch)
 
-    storage = tmp_path / "adam.journal"
-    with pytest.raises(Killed):
-        run_trials(Search("adam", 6, 2), SETTINGS, storage, killed_in_the_third, lambda found: None)
-    again = []
+def test_a_search_killed_at_random_points_ends_as_one_that_was_not(tmp_path):
+    search, points = Search("adam", 25, 4), random.Random(3)
+    whole = run_trials(search, SETTINGS, tmp_path / "whole.journal", bowl, lambda found: None)
+    kills = 0
 
-    def counted(settings, watch):
-        again.append(settings.learning_rate)
-        bowl(settings, watch)
+    def killed(settings, watch):
+        at, epochs = points.choice([0, 1, 2, 3, 9, 9]), []
 
-    study = run_trials(Search("adam", 6, 2), SETTINGS, storage, counted, lambda found: None)
-    assert again[0] == pytest.approx(calls[2])
-    assert len([row for row in rows_of(study) if row["state"] in ("complete", "pruned")]) == 6
-    run_trials(Search("adam", 6, 2), SETTINGS, storage, None, lambda found: None)  # nothing is left to do
+        def watched(record):
+            epochs.append(record)
+            if len(epochs) > at:
+                raise Killed
+            watch(record)
+
+        bowl(settings, watched)
+
+    while True:
+        try:
+            study = run_trials(search, SETTINGS, tmp_path / "killed.journal", killed, lambda found: None)
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 15
+    assert trials_of(study) == trials_of(whole)
+    run_trials(search, SETTINGS, tmp_path / "killed.journal", None, lambda found: None)  # nothing is left to do
+
+
+@pytest.mark.slow
+def test_the_process_of_a_search_may_be_killed(tmp_path):
+    """With real trainings and SIGKILL; the weights' seeds are the recipe's, so that every log loss is the same."""
+    from tests.compress.test_cli import RECIPE, call
+    from tests.compress.train_cases import write_task
+
+    (tmp_path / "small.toml").write_text(RECIPE)
+    write_task(tmp_path)
+    arguments = ("search", "small.toml", "--data", "task.npz", "--trust", "--trials", 4, "--epochs", 2)
+    done = call(tmp_path, *arguments, "--run", "whole")
+    assert done.returncode == 0, done.stderr
+    journal = tmp_path / "killed" / "search" / "adam.journal"
+    for at_least in (1, 8, 14):  # lines of the journal: into the first trial, and into later ones
+        process = subprocess.Popen([sys.executable, "-m", "compress", *map(str, arguments), "--run", "killed"],
+                                   cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (journal.exists() and len(journal.read_text().splitlines()) > at_least):
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    done = call(tmp_path, *arguments, "--run", "killed")
+    assert done.returncode == 0, done.stderr
+    found = [[{name: value for name, value in row.items() if name != "trial"}
+              for row in json.loads((tmp_path / run / "search" / "adam.json").read_text())["trials"]
+              if row["state"] in ("complete", "pruned")] for run in ("whole", "killed")]
+    assert len(found[0]) == 4
+    assert found[0] == found[1]
 
 
 def test_a_database_holds_a_search_too_and_other_settings_are_refused(tmp_path):
