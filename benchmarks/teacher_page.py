@@ -17,11 +17,11 @@ _ARMS = {
     "5M-distilled": "student of 5 M MACs, distilled"}
 
 _READING = """Brackets hold the smallest and the largest seed, square ones a 95 % interval: a paired bootstrap over the
-recordings of the mean over seeds, so that it speaks of other recordings. The report's prose says that clips of the same
-device are pulled together; its Equation 1 says the reverse, and so does the paper that it cites. The equation is what
-is implemented. The plain term has the report's alpha 0.2 and lambda 0.5. The balanced one has lambda 5, beta 3 and half
-balanced batches, chosen on the validation recordings with a further seed among lambda 2, 5, 10 and 20, beta 1 and 3, and
-both distances: larger lambdas took more of the device away, and of the accuracy too."""
+recordings of the mean over seeds, so that it speaks of other recordings. The report's prose says that clips of the
+same device are pulled together; its Equation 1 says the reverse, and so does the paper that it cites. The equation is
+what is implemented. The plain term has the report's alpha 0.2 and lambda 0.5. The balanced one has lambda 5, beta 3
+and half balanced batches, chosen on the validation recordings with a further seed among lambda 2, 5, 10 and 20, beta 1
+and 3, and both distances: larger lambdas took more of the device away, and of the accuracy too."""
 
 _USE = """    compress teach esc10-mobile --data DIR --count 4               # or --network passt --weights FILE
     compress ensemble                                              # weights and exponents fitted on validation
