@@ -246,7 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale",
                                      description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, help="JSON of results; what it holds already is kept")
-    parser.add_argument("--docs", type=Path, help="write the page from --output, without measuring")
+    parser.add_argument("--docs", type=Path,
+                        help="write the page from --output and the sweep.json beside it, without measuring")
     parser.add_argument("--parts", default=",".join(SIZES), help=f"some of {', '.join(SIZES)}")
     parser.add_argument("--work", type=Path, help="a folder on a disk with 20 GB; kept. Otherwise a temporary one")
     parser.add_argument("--one", nargs=2, metavar=("PART", "SIZE"), help=argparse.SUPPRESS)
@@ -260,7 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UsageError("--docs needs --output, the JSON that it is written from")
             from benchmarks.scale_page import page
 
-            write_text(options.docs, page(json.loads(options.output.read_text())))
+            overhead = options.output.with_name("sweep.json")
+            write_text(options.docs, page(json.loads(options.output.read_text()),
+                                          json.loads(overhead.read_text()) if overhead.is_file() else None))
             return 0
         result = _measure_all(options)
     except EdgepressError as error:

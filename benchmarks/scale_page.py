@@ -40,8 +40,13 @@ _SEVERAL = [
 ]
 
 
-def page(result: dict[str, Any]) -> str:
-    """Markdown of what `python -m benchmarks.scale` measured, and what follows for large sets."""
+def page(result: dict[str, Any], overhead: dict[str, Any] | None = None) -> str:
+    """Markdown of what `python -m benchmarks.scale` measured, and what follows for large sets.
+
+    Args:
+        result: of benchmarks/scale.py.
+        overhead: of benchmarks/sweep_overhead.py.
+    """
     parts, where = result["parts"], result["environment"]
     tools = ", ".join(f"{name} {where['tools'][name]}" for name in ("torch", "numpy") if name in where["tools"])
     lines = [
@@ -57,7 +62,7 @@ def page(result: dict[str, Any]) -> str:
         records = parts.get(part)
         if records:
             lines += [f"### {title}", "", *_growth(part, records), ""]
-    return "\n".join([*lines, *_full(parts), *_memory(), *_plan(parts), *_SEVERAL]) + "\n"
+    return "\n".join([*lines, *_full(parts), *_memory(), *_plan(parts), *_SEVERAL, *_overhead(overhead)]) + "\n"
 
 
 def _growth(part: str, records: Sequence[dict[str, Any]]) -> list[str]:
@@ -137,6 +142,14 @@ def _plan(parts: dict[str, Any]) -> list[str]:
         "seeds over machines; `--nodes` spreads one training.",
         "- Clips of 10 s in 1 s pieces are ten clips of one recording: `identifier` keeps them on one side of a split.",
         ""]
+
+
+def _overhead(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    return [f"`{found['command']}`: {found['tasks']} tasks, {found['slots']} at a time, took "
+            f"{found['hand_seconds']:.0f} s as commands started by hand and {found['sweep_seconds']:.0f} s as a sweep "
+            f"({100 * found['overhead']:+.1f} %), with the same weights.", ""]
 
 
 def _value(key: str, value: float) -> str:

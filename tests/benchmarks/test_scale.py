@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.scale import SIZES, exponent, main, measure, violations
 from benchmarks.scale_page import page
+from benchmarks.sweep_overhead import LARGEST_OVERHEAD
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "scale.json"
@@ -21,7 +22,9 @@ def test_exponents(values, expected):
 
 
 def test_the_page_is_what_the_results_say():
-    assert (ROOT / "docs" / "scale.md").read_text() == page(json.loads(RESULTS.read_text()))
+    overhead = json.loads(RESULTS.with_name("sweep.json").read_text())
+    assert (ROOT / "docs" / "scale.md").read_text() == page(json.loads(RESULTS.read_text()), overhead)
+    assert overhead["overhead"] <= LARGEST_OVERHEAD
 
 
 def test_the_measured_figures_hold():
