@@ -101,7 +101,9 @@ def _memory() -> list[str]:
         "## What is held in memory",
         "",
         "- Waveforms and features of a folder of recordings lie in the cache as files; training reads the rows of each "
-        "batch from the file (`compress/batches.py`), and computing them holds one batch of clips at a time.",
+        "batch from the file (`compress/batches.py`), the next one while this one is trained on, and computing them "
+        "holds one batch of clips at a time. Pages of the cache's files that were written count as memory in the "
+        "table; the kernel takes them back when it needs them.",
         "- An `.npz` is read whole, and refused above 4 GiB, since its parts can only be unpacked as a whole. Larger "
         "features: a folder of recordings, or `package.module:factory` with a memory-mapped array.",
         "- Names, labels, recording devices and recordings of all clips are lists in memory.",

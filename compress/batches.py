@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,11 @@ class GatheredArrays(Dataset[tuple[Tensor, ...]]):
         places = [named(array) if direct and array.nbytes > _LARGE_BYTES else array for array in arrays]
         self._files = [RowFile(place) if isinstance(place, MappedFile) else None for place in places]
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether rows of some array are read from its file."""
+        return any(file is not None for file in self._files)
+
     def __getitem__(self, indices: Any) -> tuple[Tensor, ...]:
         rows = (np.ascontiguousarray(np.asarray(array[indices])) if file is None else file.read(indices)
                 for array, file in zip(self._arrays, self._files, strict=True))
@@ -145,9 +151,21 @@ class GatheredArrays(Dataset[tuple[Tensor, ...]]):
         return len(self._arrays[0])
 
 
+class AheadLoader(DataLoader[tuple[Tensor, ...]]):
+    """Reads the next batch while the present one is worked on; the batches and their order are the same."""
+
+    def __iter__(self) -> Any:
+        rows = super().__iter__()
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as reader:
+            coming = reader.submit(next, rows, None)
+            while (batch := coming.result()) is not None:
+                coming = reader.submit(next, rows, None)
+                yield batch
+
+
 def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0,
             ranks: int = 1, pin_memory: bool = False, strata: Strata | None = None) -> DataLoader[tuple[Tensor, ...]]:
-    """A loader whose batches are gathered in the main process.
+    """A loader whose batches are gathered in the main process, from large files one batch ahead.
 
     Args:
         arrays: [N, ...] each; memory-mapped ones are read batch by batch.
@@ -163,5 +181,7 @@ def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, s
     """
     order = BatchOrder(len(arrays[0]), batch_size, seed, shuffle=shuffle, rank=rank, ranks=ranks,
                        strata=strata)
-    return DataLoader(GatheredArrays(*arrays), sampler=order, batch_size=None,  # type: ignore[arg-type]
-                      num_workers=0, pin_memory=pin_memory)
+    gathered = GatheredArrays(*arrays)
+    # Gathering from memory takes no time; reading rows from a disk does.
+    loader = AheadLoader if gathered.reads_files else DataLoader
+    return loader(gathered, sampler=order, batch_size=None, num_workers=0, pin_memory=pin_memory)
