@@ -27,13 +27,6 @@ INSTALL = "pip install nvidia-modelopt==0.47.0 torchprofile==0.0.4"
 BATCHES, BATCH_SIZE = 2, 4
 
 
-def available() -> bool:
-    """Whether the package and its counter are installed."""
-    from importlib.util import find_spec
-
-    return find_spec("modelopt") is not None and find_spec("torchprofile") is not None
-
-
 def macs_over_target(model: nn.Module, example_inputs: torch.Tensor, shares: Sequence[float], *, seed: int = 0
                      ) -> tuple[float | None, list[float | str]]:
     """MACs over target at every share, of the networks that FastNAS returns.
@@ -52,11 +45,15 @@ def macs_over_target(model: nn.Module, example_inputs: torch.Tensor, shares: Seq
         (MACs of the dense network, MACs / target by share), all by its own count; text in place of what failed.
 
     Raises:
-        RuntimeFailure: the package is missing.
+        RuntimeFailure: the package, its counter or something that it imports is missing.
     """
-    if not available():
-        raise RuntimeFailure(f"nvidia-modelopt or torchprofile is not installed: {INSTALL}")
     import torch
+
+    try:
+        import modelopt.torch.prune  # noqa: F401  (before its failures are taken for results)
+        import torchprofile  # noqa: F401
+    except ImportError as error:
+        raise RuntimeFailure(f"FastNAS cannot be imported ({error}): {INSTALL}") from error
 
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randn(BATCH_SIZE, *example_inputs.shape[1:], generator=generator) for _ in range(BATCHES)]
@@ -85,7 +82,7 @@ def _prune(model: nn.Module, example_inputs: torch.Tensor, share: float, batches
 
     rules = mtp.fastnas.FastNASConfig().model_dump()
     for layer in rules.values():
-        for rule in layer.values():
+        for rule in filter(None, layer.values()):
             rule.update({key: 1 for key in ("channel_divisor", "feature_divisor") if key in rule})
     reference: list[torch.Tensor] = []
 
