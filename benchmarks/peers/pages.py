@@ -131,9 +131,11 @@ def _fastnas(part: dict[str, Any] | None) -> str:
     if part is None:
         return f"FastNAS is not measured yet: `{INSTALL}`, then `{command}`."
     left_out = "".join(f" Not measured: {name} ({reason})." for name, reason in part["left_out"].items())
+    divisors = ", ".join(f"{found['network']} {found['channel_divisor']}" for found in part["results"])
     return (f"FastNAS: `{part['command']}`, nvidia-modelopt {part['nvidia-modelopt']} with torchprofile "
-            f"{part['torchprofile']} (`{INSTALL}`), widths of any number of channels, its twenty ratios; above 1 where "
-            f"it returns a network over its limit.{left_out}")
+            f"{part['torchprofile']} (`{INSTALL}`), its twenty ratios of widths, multiples of the smallest number "
+            f"of channels with which it works ({divisors}); above 1 where it returns a network over its limit."
+            f"{left_out}")
 
 
 def _retained(results: Sequence[dict[str, Any]]) -> list[str]:

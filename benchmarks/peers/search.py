@@ -74,6 +74,10 @@ def _write(output: Path, part: str, found: Any) -> None:
     from models.atomic import write_json
 
     report = json.loads(output.read_text()) if output.exists() else {"schema": SCHEMA, "parts": {}}
+    if part == "fastnas":  # takes long: networks that are not asked for now stay
+        measured = {row["network"] for row in found}
+        found = [row for row in report["parts"].get(part, {}).get("results", ())
+                 if row["network"] not in measured] + found
     report["parts"][part] = {"command": command(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                              "environment": environment(), "torch-pruning": package_version("torch-pruning"),
                              "results": found}
@@ -88,7 +92,7 @@ def _left_out(found: Sequence[dict[str, Any]]) -> dict[str, str]:
     from benchmarks.peers.networks import benchmark_networks
 
     done = {row["network"] for row in found}
-    return {name: "not tried: hundreds of runs of a large network" if name in LARGE else "not in this run"
+    return {name: "not tried: hundreds of runs of a large network" if name in LARGE else "not measured yet"
             for name in benchmark_networks() if name not in done}
 
 
@@ -157,8 +161,8 @@ def fastnas_closeness(name: str) -> list[dict[str, Any]]:
     from benchmarks.peers.fastnas import macs_over_target
     from benchmarks.peers.networks import benchmark_networks
 
-    dense, ratios = macs_over_target(*benchmark_networks()[name](), SHARES)
-    return [{"network": name, "macs": dense,
+    dense, divisor, ratios = macs_over_target(*benchmark_networks()[name](), SHARES)
+    return [{"network": name, "macs": dense, "channel_divisor": divisor,
              "rows": [{"share": share, "fastnas": ratio} for share, ratio in zip(SHARES, ratios, strict=True)]}]
 
 

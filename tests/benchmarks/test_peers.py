@@ -43,7 +43,7 @@ def test_the_page_shows_fastnas_where_it_was_measured(tmp_path) -> None:
                         for name in ("small", "large")]}
     fastnas = {"command": "measure it", "nvidia-modelopt": "0.47.0", "torchprofile": "0.0.4",
                "left_out": {"large": "takes long"},
-               "results": [{"network": "small", "rows": [{"share": 0.7, "fastnas": 0.875}]}]}
+               "results": [{"network": "small", "channel_divisor": 2, "rows": [{"share": 0.7, "fastnas": 0.875}]}]}
     results = tmp_path / "search.json"
     results.write_text(json.dumps({"parts": {"closeness": part}}))
     without = page(tmp_path / "none.json", results)
@@ -65,9 +65,9 @@ def test_fastnas_stays_below_its_target() -> None:
     from benchmarks.peers.fastnas import macs_over_target
 
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
-    dense, (ratio, impossible) = macs_over_target(model, torch.randn(1, 1, 6, 6), (0.5, 0.01))
+    dense, divisor, (ratio, impossible) = macs_over_target(model, torch.randn(1, 1, 6, 6), (0.5, 0.01))
     assert dense == 16 * (8 * 9 + 8 * 4)  # by hand: 4 x 4 positions
-    assert ratio == 1.0  # four of eight channels
+    assert (divisor, ratio) == (1, 1.0)  # four of eight channels
     assert "NOT all constraints can be satisfied" in impossible
 
 
