@@ -42,10 +42,11 @@ def page(accuracy: Path = ACCURACY, search: Path = SEARCH) -> str:
         lines += [f"## {title}", ""]
         if name in parts:
             part = parts[name]
-            lines += [*write(part["results"]), "", _source(part["command"], part["environment"],
-                                                           part.get("torch-pruning")), ""]
+            results = _with_fastnas(part["results"], parts.get("fastnas")) if name == "closeness" else part["results"]
+            lines += [*write(results), "", _source(part["command"], part["environment"],
+                                                   part.get("torch-pruning")), ""]
             if name == "closeness":
-                lines += [f"FastNAS (nvidia-modelopt): {part['fastnas']}.", ""]
+                lines += [_fastnas(parts.get("fastnas")), ""]
         else:
             lines += [f"Not measured yet: `python -m benchmarks.peers.search --parts {name} --output "
                       "benchmarks/results/peers_search.json`.", ""]
@@ -103,12 +104,38 @@ def _closeness(results: Sequence[dict[str, Any]]) -> list[str]:
     def peer(value: Any) -> str:
         return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
-    return ["MACs over target. Ours by the rule `dcase`, Torch-Pruning by its own count of its own dense network. With "
-            "the parameter budget, the nearer of the two is at its limit.", "",
-            *_table(("network", "target", "ours", "ours with parameters: MACs", "parameters", "Torch-Pruning"), [
+    return ["MACs over target. Ours by the rule `dcase`, the others by their own counts of their own dense networks. "
+            "With the parameter budget, the nearer of the two is at its limit.", "",
+            *_table(("network", "target", "ours", "ours with parameters: MACs", "parameters", "Torch-Pruning",
+                     *(("FastNAS",) if "fastnas" in results[0]["rows"][0] else ())), [
                 (found["network"], f"{100 * row['share']:.0f} %", f"{row['macs']['macs']:.4f}",
                  f"{row['macs_and_params']['macs']:.4f}", f"{row['macs_and_params']['params']:.4f}",
-                 peer(row.get("torch_pruning"))) for found in results for row in found["rows"]])]
+                 peer(row.get("torch_pruning")), *((peer(row["fastnas"]),) if "fastnas" in row else ()))
+                for found in results for row in found["rows"]])]
+
+
+def _with_fastnas(results: Sequence[dict[str, Any]], part: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows of closeness, with FastNAS' beside them where that part was measured."""
+    if part is None:
+        return list(results)
+    ratios = {(found["network"], row["share"]): row["fastnas"] for found in part["results"] for row in found["rows"]}
+    return [{**found, "rows": [{**row, "fastnas": ratios.get((found["network"], row["share"]))}
+                               for row in found["rows"]]} for found in results]
+
+
+def _fastnas(part: dict[str, Any] | None) -> str:
+    """How FastNAS was measured, or how it would be."""
+    from benchmarks.peers.fastnas import INSTALL
+
+    command = "python -m benchmarks.peers.search --parts fastnas --output benchmarks/results/peers_search.json"
+    if part is None:
+        return f"FastNAS is not measured yet: `{INSTALL}`, then `{command}`."
+    left_out = "".join(f" Not measured: {name} ({reason})." for name, reason in part["left_out"].items())
+    divisors = ", ".join(f"{found['network']} {found['channel_divisor']}" for found in part["results"])
+    return (f"FastNAS: `{part['command']}`, nvidia-modelopt {part['nvidia-modelopt']} with torchprofile "
+            f"{part['torchprofile']} (`{INSTALL}`), its twenty ratios of widths, multiples of the smallest number "
+            f"of channels with which it works ({divisors}); above 1 where it returns a network over its limit."
+            f"{left_out}")
 
 
 def _retained(results: Sequence[dict[str, Any]]) -> list[str]:

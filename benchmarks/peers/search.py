@@ -27,22 +27,23 @@ SCHEMA = 1
 SHARES = (0.70, 0.50, 0.25, 0.12)
 LAYERS = (10, 25, 50, 100, 250, 500)
 PARTS = ("closeness", "retained", "calls", "growth")
+ON_REQUEST = ("fastnas",)  # closeness of a tool that our requirements do not install
 LARGE = ("resnet50-like", "mobilenetv2-like")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS)}.")] = ",".join(PARTS),
-         networks: Annotated[str, typer.Option(help="Networks of closeness; default: all seven.")] = "",
+def main(parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS + ON_REQUEST)}.")] = ",".join(PARTS),
+         networks: Annotated[str, typer.Option(help="Default: all seven, and the five small ones of fastnas.")] = "",
          layers: Annotated[str, typer.Option(help="Depths of growth.")] = ",".join(map(str, LAYERS)),
          peers: Annotated[bool, typer.Option(help="Run Torch-Pruning too.")] = True,
          output: Annotated[Path | None, typer.Option(help="The results file; parts that are not run stay.")] = None
          ) -> None:
     """Measure the search; every part on its own with --parts."""
     wanted = parts.split(",")
-    if unknown := [part for part in wanted if part not in PARTS]:
-        raise UsageError(f"--parts = {unknown[0]!r} is unknown: known are {', '.join(PARTS)}")
+    if unknown := [part for part in wanted if part not in PARTS + ON_REQUEST]:
+        raise UsageError(f"--parts = {unknown[0]!r} is unknown: known are {', '.join(PARTS + ON_REQUEST)}")
     from benchmarks.peers.networks import benchmark_networks
 
     names = networks.split(",") if networks else list(benchmark_networks())
@@ -54,11 +55,12 @@ def main(parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS)}.")] = "
         "calls": [(call, name, tool) for name in LARGE if name in names
                   for tool in (("edgepress", "torch-pruning") if peers else ("edgepress",))],
         "growth": [(growth, int(count)) for count in layers.split(",")],
+        "fastnas": [(fastnas_closeness, name) for name in names if networks or name not in LARGE],
     }
     for part in wanted:
         rows: list[dict[str, Any]] = []
         for measurement in measurements[part]:
-            rows += alone(*measurement)
+            rows += counted(*measurement) if part == "fastnas" else alone(*measurement)
             if output is not None:  # after each, so that a long run leaves what it has
                 _write(output, part, rows)
         if output is None:
@@ -72,18 +74,33 @@ def _write(output: Path, part: str, found: Any) -> None:
     from models.atomic import write_json
 
     report = json.loads(output.read_text()) if output.exists() else {"schema": SCHEMA, "parts": {}}
+    if part == "fastnas":  # takes long: networks that are not asked for now stay
+        measured = {row["network"] for row in found}
+        found = [row for row in report["parts"].get(part, {}).get("results", ())
+                 if row["network"] not in measured] + found
     report["parts"][part] = {"command": command(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                              "environment": environment(), "torch-pruning": package_version("torch-pruning"),
-                             "fastnas": fastnas_state(), "results": found}
+                             "results": found}
+    if part == "fastnas":
+        report["parts"][part] |= {"nvidia-modelopt": package_version("nvidia-modelopt"),
+                                  "torchprofile": package_version("torchprofile"), "left_out": _left_out(found)}
     write_json(output, report)
 
 
-def fastnas_state() -> str:
-    """Whether NVIDIA's FastNAS could take part; it is not driven from here."""
-    from benchmarks.peers.accuracy import package_version
+def _left_out(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Why networks have no result with FastNAS."""
+    from benchmarks.peers.networks import benchmark_networks
 
-    version = package_version("nvidia-modelopt")
-    return "not installed" if version is None else f"{version} is installed, not measured"
+    done = {row["network"] for row in found}
+    return {name: "not tried: hundreds of runs of a large network" if name in LARGE else "not measured yet"
+            for name in benchmark_networks() if name not in done}
+
+
+def counted(measurement: Callable[..., list[dict[str, Any]]], *arguments: Any) -> list[dict[str, Any]]:
+    """Its rows, measured in this process: what counts only needs none of its own, and the tool's import takes long."""
+    print(f"{measurement.__name__}: {', '.join(map(str, arguments))}", file=sys.stderr, flush=True)
+    _one_thread()
+    return measurement(*arguments)
 
 
 def alone(measurement: Callable[..., list[dict[str, Any]]], *arguments: Any) -> list[dict[str, Any]]:
@@ -137,6 +154,16 @@ def _peer_ratios(model: Any, example: Any) -> Sequence[Any]:
         return [str(error)] * len(SHARES)
     except Exception as error:  # a peer may fail in any way; that is a result, too
         return [f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"] * len(SHARES)
+
+
+def fastnas_closeness(name: str) -> list[dict[str, Any]]:
+    """MACs over target of FastNAS, as in `closeness`; text where it fails."""
+    from benchmarks.peers.fastnas import macs_over_target
+    from benchmarks.peers.networks import benchmark_networks
+
+    dense, divisor, ratios = macs_over_target(*benchmark_networks()[name](), SHARES)
+    return [{"network": name, "macs": dense, "channel_divisor": divisor,
+             "rows": [{"share": share, "fastnas": ratio} for share, ratio in zip(SHARES, ratios, strict=True)]}]
 
 
 def retained(name: str) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.peers.accuracy import app, default_method, estimate_seconds, summary
+from benchmarks.peers.fastnas import INSTALL
 from benchmarks.peers.pages import PAGE, SEARCH, page
 from benchmarks.peers.trial import METHODS, OURS, PEERS, SHARES, Trial, experiments, write_digits
 from models.errors import UsageError
@@ -33,6 +34,41 @@ def test_the_measured_search_reaches_what_was_asked() -> None:
         assert row["knapsack"] >= row["threshold"], row
     for row in parts.get("calls", {}).get("results", ()):
         assert row["tool"] != "edgepress" or 0.99 <= row["ratio"] <= 1
+
+
+def test_the_page_shows_fastnas_where_it_was_measured(tmp_path) -> None:
+    ours = {"macs": 0.5, "params": 0.25}
+    part = {"command": "measure", "environment": {"cpu": "C", "tools": {}}, "torch-pruning": "1",
+            "results": [{"network": name, "rows": [{"share": 0.7, "macs": ours, "macs_and_params": ours}]}
+                        for name in ("small", "large")]}
+    fastnas = {"command": "measure it", "nvidia-modelopt": "0.47.0", "torchprofile": "0.0.4",
+               "left_out": {"large": "takes long"},
+               "results": [{"network": "small", "channel_divisor": 2, "rows": [{"share": 0.7, "fastnas": 0.875}]}]}
+    results = tmp_path / "search.json"
+    results.write_text(json.dumps({"parts": {"closeness": part}}))
+    without = page(tmp_path / "none.json", results)
+    assert "| small | 70 % | 0.5000 | 0.5000 | 0.2500 | - |\n" in without
+    assert f"FastNAS is not measured yet: `{INSTALL}`" in without
+    results.write_text(json.dumps({"parts": {"closeness": part, "fastnas": fastnas}}))
+    found = page(tmp_path / "none.json", results)
+    assert "| small | 70 % | 0.5000 | 0.5000 | 0.2500 | - | 0.8750 |\n" in found
+    assert "| large | 70 % | 0.5000 | 0.5000 | 0.2500 | - | - |\n" in found
+    assert "FastNAS: `measure it`, nvidia-modelopt 0.47.0" in found
+    assert "large (takes long)" in found
+
+
+@pytest.mark.slow
+def test_fastnas_stays_below_its_target() -> None:
+    pytest.importorskip("modelopt.torch.prune")
+    import torch
+
+    from benchmarks.peers.fastnas import macs_over_target
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+    dense, divisor, (ratio, impossible) = macs_over_target(model, torch.randn(1, 1, 6, 6), (0.5, 0.01))
+    assert dense == 16 * (8 * 9 + 8 * 4)  # by hand: 4 x 4 positions
+    assert (divisor, ratio) == (1, 1.0)  # four of eight channels
+    assert "NOT all constraints can be satisfied" in impossible
 
 
 def test_all_methods_share_training_and_target() -> None:
