@@ -52,36 +52,31 @@ class _Tidy:
 
     def _transpose(self, operator: Any) -> None:
         """Join with the transpose before it, or exchange with the padding between the two."""
-        order = self._constant(operator, 1)
-        if order is None:
+        order, padding = self._constant(operator, 1), self._before(operator, "PAD")
+        inner = self._before(operator if padding is None else padding[0], "TRANSPOSE")
+        if order is None or inner is None:
             return
-        before = self._operator_before(operator, "PAD")
-        amounts = self._constant(before, 1) if before is not None else None
-        inner = self._operator_before(before if amounts is not None else operator, "TRANSPOSE")
-        inner_order = self._constant(inner, 1) if inner is not None else None
-        if inner_order is None:
-            return
-        joined, source = inner_order[order], int(inner.inputs[0])
+        joined, source = inner[1][order], int(inner[0].inputs[0])
         if not (joined == np.arange(len(joined))).all():
-            if amounts is None:
+            if padding is None:
                 operator.inputs = np.array([source, self._new_constant(joined)], np.int32)
             return
         result = int(operator.outputs[0])
-        if amounts is not None:
+        if padding is not None:
             # The padding is done in the layout that the second transpose led to, where this operator was.
-            operator.opcodeIndex, operator.builtinOptions = before.opcodeIndex, before.builtinOptions
-            operator.builtinOptionsType = before.builtinOptionsType
+            like, amounts = padding
+            operator.opcodeIndex, operator.builtinOptions = like.opcodeIndex, like.builtinOptions
+            operator.builtinOptionsType = like.builtinOptionsType
             operator.inputs = np.array([source, self._new_constant(amounts[order])], np.int32)
         elif result not in self.outputs:
             self._read_instead(result, source)
 
     def _convolution(self, kind: str, operator: Any) -> None:
         """Pad inside of the convolution where that is what SAME means."""
-        padding, options = self._operator_before(operator, "PAD"), operator.builtinOptions
-        amounts = self._constant(padding, 1) if padding is not None else None
-        if amounts is None or options.padding != schema().Padding.VALID:
+        padding, options = self._before(operator, "PAD"), operator.builtinOptions
+        if padding is None or options.padding != schema().Padding.VALID:
             return
-        source = int(padding.inputs[0])
+        source, amounts = int(padding[0].inputs[0]), padding[1]
         shape, weight = self.graph.tensors[source].shape, self.graph.tensors[int(operator.inputs[1])].shape
         if len(shape) != 4 or amounts[[0, 3]].any():
             return
@@ -94,18 +89,20 @@ class _Tidy:
 
     def _reduction(self, operator: Any) -> None:
         """Reduce the same axes where they were before a transpose that leaves the others in their order."""
-        transpose, axes = self._operator_before(operator, "TRANSPOSE"), self._constant(operator, 1)
-        order = self._constant(transpose, 1) if transpose is not None else None
-        if order is None or axes is None or operator.builtinOptions.keepDims:
+        transpose, axes = self._before(operator, "TRANSPOSE"), self._constant(operator, 1)
+        if transpose is None or axes is None or operator.builtinOptions.keepDims:
             return
-        left = np.delete(order, axes)
-        if (np.diff(left) > 0).all():
-            operator.inputs = np.array([int(transpose.inputs[0]), self._new_constant(np.sort(order[axes]))], np.int32)
+        like, order = transpose
+        if (np.diff(np.delete(order, axes)) > 0).all():
+            operator.inputs = np.array([int(like.inputs[0]), self._new_constant(np.sort(order[axes]))], np.int32)
 
-    def _operator_before(self, operator: Any, kind: str) -> Any:
-        """The operator that writes the first input, where it is of that kind."""
+    def _before(self, operator: Any, kind: str) -> tuple[Any, np.ndarray] | None:
+        """The operator of that kind that writes the first input, with the constant that is its own second input."""
         before = self.producer.get(int(operator.inputs[0]))
-        return before if before is not None and operator_name(self.model, before) == kind else None
+        if before is None or operator_name(self.model, before) != kind:
+            return None
+        values = self._constant(before, 1)
+        return None if values is None else (before, values)
 
     def _constant(self, operator: Any, position: int) -> np.ndarray | None:
         return constant(self.model, self.graph.tensors[int(operator.inputs[position])])

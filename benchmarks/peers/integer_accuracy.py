@@ -218,9 +218,8 @@ def aggregate(measured: Sequence[dict[str, Any]], answers: Sequence[dict[str, np
         mine = [one["precisions"][precision]["runtimes"][runtime] for one in measured]
         values = np.mean([found[key] for found in answers], axis=0)
         part = evenly(len(baseline), len(values))
-        difference = paired_cluster_bootstrap(
-            values, baseline[part], None if identifiers is None else [identifiers[index] for index in part],
-            draws=_DRAWS)
+        places = None if identifiers is None else np.asarray(identifiers)[part]
+        difference = paired_cluster_bootstrap(values, baseline[part], places, draws=_DRAWS)
         row: dict[str, Any] = {
             "precision": precision, "runtime": runtime, "clips": len(values),
             "accuracy": float(np.mean([score["accuracy"] for score in mine])),
