@@ -72,6 +72,8 @@ class _Rewriter:
         self.graph = model.subgraphs[0]
         self.types = schema().TensorType
         self.keys = {name: point.key for name, point in quantized.points.of_node().items()}
+        # A value that only the converter has -> the one whose integers it takes.
+        self.taken_from: dict[int, int] = {}
         self.integers = self._resolve()
         self.tensors: list[Any] = []
         self.buffers: list[Any] = [schema().BufferT()]
@@ -116,7 +118,7 @@ class _Rewriter:
                         pairs += [(b, a) for a, b in pairs]
                     for target, given in pairs:
                         if target not in found and given in found and not self._declared_float(target):
-                            found[target] = found[given]
+                            found[target], self.taken_from[target] = found[given], given
                             changed = True
         return found
 
@@ -208,6 +210,8 @@ class _Rewriter:
         """The parameters of a value for an operator of another width."""
         if integers.bits == bits:
             return integers
+        while index in self.taken_from:
+            index = self.taken_from[index]
         of_node = self.quantized.points.of_node()
         point = next(of_node[name] for name in self.names[index] if name in of_node)
         return self.quantized.quantizer(point).integers(bits)

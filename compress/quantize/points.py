@@ -277,4 +277,5 @@ def known_names(graph: fx.Graph) -> set[str]:
             while path:
                 names.add(path)
                 path = path.rpartition(".")[0]
-    return names
+    # torch.export's own name for what no module wrote.
+    return {name for name in names if not name.startswith("_empty_nn_module_stack")}

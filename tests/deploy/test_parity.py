@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deploy.layers import layer_differences, layers_figure
-from deploy.parity import Thresholds, compare, summary, verify
+from deploy.parity import Thresholds, behind_integers, compare, summary, verify
 from models.errors import UsageError
 from tests.deploy.small_models import chain
 
@@ -83,3 +83,10 @@ def test_a_file_of_another_kind_is_a_usage_error(tmp_path):
     np.savez(path, x=np.zeros(3, np.float32))
     with pytest.raises(UsageError, match=r"inputs\.npz is neither a \.tflite nor an \.onnx file"):
         verify(path)
+
+
+def test_a_float_output_behind_integers_moves_by_their_steps() -> None:
+    assert behind_integers(Thresholds(max_lsb=3)).relative == 3 / 127
+    assert behind_integers(Thresholds(relative=0.5)).relative == 0.5
+    assert behind_integers(Thresholds(relative=None)).relative is None
+    assert behind_integers(Thresholds(max_lsb=None)).relative == 1e-3

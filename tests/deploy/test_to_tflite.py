@@ -107,6 +107,19 @@ def test_layers_in_float_and_in_16_bits_are_declared(exported, tmp_path: Path) -
     assert "float32" in dtypes
 
 
+def test_a_padded_value_of_another_width_is_converted(tmp_path: Path) -> None:
+    """The converter pads by an operator of its own: a value without a name, of 16 bits, before a layer of 8."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(),
+                        nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                        nn.Linear(4, 5)).eval()
+    x = torch.randn(32, 3, 8, 8)
+    mixed = quantize_model(net, x[:1], [x], exceptions={"0": "a16w8"})
+    artifact = export_model(mixed, x[:1], tmp_path / "mixed.tflite", samples=x)  # within 3 LSB, or it is an error
+    operators = {operator.code for operator in read_tflite(artifact.path).subgraphs[0].operators}
+    assert {"PAD", "QUANTIZE"} <= operators
+
+
 def test_a_float_module_gives_an_fp32_file(exported, tmp_path: Path) -> None:
     net, x, *_ = exported
     artifact = export_model(net, x[:1], tmp_path / "float.tflite", samples=x[:4])
