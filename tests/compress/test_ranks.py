@@ -46,7 +46,7 @@ def test_two_processes_give_the_result_of_one(tmp_path, kind):
     torch.set_num_threads(1)
     results = []
     for count in (1, 2):
-        shaping = make_shaping(PruneSettings(updates=4), network, (torch.zeros(1, 1, 12, 8),),
+        shaping = make_shaping(PruneSettings(method="admm", updates=4), network, (torch.zeros(1, 1, 12, 8),),
                                Limits(macs=12_000)) if kind == "admm" else None
         results.append(train(network, task, settings, seed=1, penalty=shaping, **teacher,
                              machine=Machine("cpu", count, progress=False)))
