@@ -115,7 +115,7 @@ def rows_of(study: optuna.Study) -> list[dict[str, Any]]:
     """One record per trial: number, state, parameters as in a recipe, log loss and accuracy on validation."""
     rows = []
     for trial in study.get_trials(deepcopy=False):
-        if not trial.params:
+        if not RANGES.keys() <= trial.params.keys():  # killed while it was drawn
             continue
         values = dict(trial.params)
         betas = [1 - values.pop(f"one_minus_beta{number}") for number in (1, 2)]

@@ -85,6 +85,16 @@ def test_a_search_killed_at_random_points_ends_as_one_that_was_not(tmp_path):
     run_trials(search, SETTINGS, tmp_path / "killed.journal", None, lambda found: None)  # nothing is left to do
 
 
+def test_a_trial_killed_while_it_is_drawn_is_drawn_again(tmp_path):
+    search = Search("adam", 3, 2)
+    whole = run_trials(search, SETTINGS, tmp_path / "whole.journal", bowl, lambda found: None)
+    study = run_trials(Search("adam", 1, 2), SETTINGS, tmp_path / "killed.journal", bowl, lambda found: None)
+    study.ask().suggest_float("learning_rate", *RANGES["learning_rate"], log=True)
+    assert [row["trial"] for row in rows_of(study)] == [0]
+    study = run_trials(search, SETTINGS, tmp_path / "killed.journal", bowl, lambda found: None)
+    assert trials_of(study) == trials_of(whole)
+
+
 @pytest.mark.slow
 def test_the_process_of_a_search_may_be_killed(tmp_path):
     """With real trainings and SIGKILL; the weights' seeds are the recipe's, so that every log loss is the same."""
