@@ -13,6 +13,9 @@ import numpy as np
 
 #: Largest difference between a converted float value and ours, relative to the largest magnitude in the tensor.
 TOLERANCE = 1e-3
+#: The same of two converted forms of one value. What is farther from a tensor than another value by more than this, is
+#: not its value: adding a small constant leaves a sum within the tolerance of what it was added to.
+_NOISE = 1e-5
 #: Axis orders in which a converter may keep a tensor of so many dimensions.
 _ORDERS = {3: [(0, 1, 2), (0, 2, 1)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)]}
 
@@ -78,8 +81,10 @@ def match_values(ours: Mapping[str, np.ndarray],
         for position, name, unique, largest in forms.get(flat.size, []):
             error = min(float(np.abs(flat - form).max(initial=0)) for form in unique)
             if error <= TOLERANCE * largest + 1e-12:
-                equal.append((name in used, abs(position - reached), position, name))
+                equal.append((name in used, abs(position - reached), position, name, error / (largest + 1e-12)))
         if equal:
+            nearest = min(error for *_, error in equal)
+            equal = [one[:4] for one in equal if one[4] <= nearest + _NOISE]
             # Equal values follow each other (reshapes, a ReLU on what is positive); the file has them in this order.
             equal.sort()
             reached = max(reached, equal[0][2])

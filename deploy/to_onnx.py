@@ -33,6 +33,8 @@ _SAME = {"MaxPool", "AveragePool", "Concat", "Reshape", "Transpose", "Squeeze", 
          "Split", "Gather", "Resize", "Expand", "DepthToSpace", "SpaceToDepth", "Max", "Min"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _CLIPPING = {"Relu", "Clip"}
+#: Operators before which no integers stand where they are the only reader: with that one, they are one operator.
+_MELTING = {*_CLIPPING, "Reciprocal"}
 
 
 def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool = True) -> ConvertedFile:
@@ -146,6 +148,7 @@ class _Writer:
 
     def write(self) -> None:
         self._melt_clipping()
+        self._melt_roots()
         old = list(self.graph.node)
         self._spread(old)
         for value in self.graph.input:
@@ -180,6 +183,13 @@ class _Writer:
                     continue
             producer.output[0] = node.output[0]
             self.graph.node.remove(node)
+
+    def _melt_roots(self) -> None:
+        """1 / sqrt(x), which the exporter writes as two operators, is rounded once, as everywhere else."""
+        for node in self.graph.node:
+            name = node.output[0]
+            if node.op_type == "Sqrt" and [reader.op_type for reader in self.readers.get(name, [])] == ["Reciprocal"]:
+                self.integers.pop(name, None)
 
     def _spread(self, nodes: list[Any]) -> None:
         """Values that only the exporter has, between operators which keep integers as they are."""
@@ -243,12 +253,12 @@ class _Writer:
                 self._pair(given, name, self.integers[given])
 
     def _own(self, node: Any) -> Integers | None:
-        """The integers in which a node works: those of its output, or of the ReLU that it melts with."""
+        """The integers in which a node works: those of its output, or of what it melts with."""
         name = node.output[0]
         if name in self.integers:
             return None if self._stays_float(name) else self.integers[name]
         readers = self.readers.get(name, [])
-        if len(readers) == 1 and readers[0].op_type in _CLIPPING and name not in self.outputs:
+        if len(readers) == 1 and readers[0].op_type in _MELTING and name not in self.outputs:
             melted = readers[0].output[0]
             return None if self._stays_float(melted) else self.integers.get(melted)
         return None

@@ -113,6 +113,33 @@ def test_layers_in_float_and_16_bits(exported, tmp_path: Path) -> None:
     assert np.dtype(np.int16) in dtypes
 
 
+def test_response_norms_are_rounded_where_fake_quantization_rounds(tmp_path: Path) -> None:
+    """1 / sqrt is one operator of two in ONNX, and a small beta makes a sum look like the product before it."""
+    from models.zoo.cp_mobile import GRN
+
+    class Normalised(torch.nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(torch.nn.Conv2d(2, 8, 3, padding=1), GRN(), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+                             torch.nn.Flatten(), torch.nn.Linear(8, 4))
+
+    net, x = trained_like(Normalised), torch.randn(64, 2, 12, 10, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        net[1].gamma.fill_(0.5)
+        net[1].beta.fill_(5e-4 * float(net[1](net[0](x)).abs().max()))
+    quantized = quantize_model(net, x[:1], [x[:32]])
+    made = export_model(quantized, x[:1], tmp_path / "net.onnx", format="onnx", samples=x[32:])
+    nodes = onnx.load(made.path).graph.node
+    readers = {name: node.op_type for node in nodes for name in node.input}
+    assert [readers[node.output[0]] for node in nodes if node.op_type == "Sqrt"] == ["Reciprocal", "Reciprocal"]
+    assert [node.op_type for node in nodes if node.op_type in ("Relu", "Clip")] == []  # saturation does it
+    with torch.no_grad():
+        expected = quantized.model(x[32:]).numpy()
+    with open_session(made.path, "onnxruntime") as session:
+        steps = np.abs(session.run(x[32:].numpy()) - expected) / session.output.scale
+    assert steps.max() < 1.5
+    assert steps.mean() < 0.05
+
+
 def test_a_float_module_gives_an_fp32_file(exported, tmp_path: Path) -> None:
     net, x, *_ = exported
     artifact = export_model(net, x[:1], tmp_path / "float.onnx", format="onnx", samples=x[:4])
