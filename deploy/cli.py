@@ -49,8 +49,12 @@ def export(
     uint8: Annotated[
         bool, typer.Option("--uint8", help="ONNX: uint8 activations, faster on x86; the same values")
     ] = False,
-    max_lsb: Annotated[float, typer.Option("--max-lsb", min=0, help="largest difference that it allows")] = 16.0,
-    mean_lsb: Annotated[float, typer.Option("--mean-lsb", min=0, help="mean difference that it allows")] = 0.5,
+    max_lsb: Annotated[
+        float, typer.Option("--max-lsb", min=0, help="largest difference that it allows, in 8-bit steps")
+    ] = 16.0,
+    mean_lsb: Annotated[
+        float, typer.Option("--mean-lsb", min=0, help="mean difference that it allows, in 8-bit steps")
+    ] = 0.5,
     trust: _Trust = False,
 ) -> None:
     """Export a checkpoint as int8 TFLite (default), ONNX QDQ or C; a float one is calibrated first."""
@@ -105,8 +109,8 @@ def verify(
     random_samples: Annotated[int, typer.Option("--random-samples", min=0, help="random inputs")] = 32,
     layers: Annotated[bool, typer.Option("--layers", help="name the first layer that departs (TFLite)")] = False,
     figure: Annotated[Path | None, typer.Option("--figure", help="SVG of the layers' differences (replaced)")] = None,
-    max_lsb: Annotated[float | None, typer.Option("--max-lsb", help="limit for every pair")] = None,
-    mean_lsb: Annotated[float | None, typer.Option("--mean-lsb", help="limit for every pair")] = None,
+    max_lsb: Annotated[float | None, typer.Option("--max-lsb", help="limit for every pair, 8-bit steps")] = None,
+    mean_lsb: Annotated[float | None, typer.Option("--mean-lsb", help="limit for every pair, 8-bit steps")] = None,
     agreement: Annotated[float | None, typer.Option("--agreement", help="least label agreement, 0 to 1")] = None,
     threads: _Threads = 1,
     run: _Run = DEFAULT_RUN,
@@ -133,7 +137,9 @@ def verify(
         trust=trust,
     )
     if layers or figure is not None:
-        report["layers"] = _layer_report(path, data, trust)
+        from deploy.layers import layer_report
+
+        report["layers"] = layer_report(path, data, trust=trust)
     if figure is not None:
         from deploy.layers import layers_figure
         from models.atomic import write_text
@@ -314,25 +320,6 @@ def _file_or_newest(file: Path | None, run: Path, formats: tuple[str, ...]) -> P
     )
     _say(f"file {entry['path']} (the newest of the run)")
     return entry["path"]
-
-
-def _layer_report(path: Path, data: str | None, trust: bool) -> dict[str, Any]:
-    from deploy.artifact import find_manifest
-    from deploy.inputs import load_inputs, random_inputs
-    from deploy.layers import layer_differences
-    from deploy.runtimes import open_session
-
-    manifest = find_manifest(path) or {}
-    with open_session(path, "litert-reference") as session:
-        inputs = (
-            random_inputs(session, 8)
-            if data is None
-            else load_inputs(
-                data, session, samples=8, trust=trust, front_end=(manifest.get("spec") or {}).get("front_end")
-            )
-        )
-        raw = session.quantize(*inputs.arrays)
-    return layer_differences(path, raw, names=(manifest.get("shrink") or {}).get("tensor_names"))
 
 
 def _save(path: Path, outputs: Any) -> None:

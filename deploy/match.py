@@ -54,6 +54,13 @@ def record_values(module: Any, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]
     return values
 
 
+def layouts(value: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """The forms of a converter's value, as integers or floats, which have a shape of ours."""
+    forms = [value.transpose(order) for order in _ORDERS.get(value.ndim, [tuple(range(value.ndim))])]
+    fitting = [form for form in forms if form.shape == shape]
+    return fitting or ([value.reshape(shape)] if value.size == np.prod(shape) else [])
+
+
 def match_values(ours: Mapping[str, np.ndarray],
                  theirs: Iterable[tuple[int | str, np.ndarray]]) -> dict[Any, list[str]]:
     """Find our value for each tensor of a file.

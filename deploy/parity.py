@@ -57,6 +57,16 @@ def behind_integers(thresholds: Thresholds) -> Thresholds:
     return replace(thresholds, relative=max(thresholds.relative, thresholds.max_lsb / 127))
 
 
+def in_steps_of(thresholds: Thresholds, bits: int) -> Thresholds:
+    """The same limits for an output of so many bits; its range has 2^bits steps, and limits are given in steps of 8."""
+    finer = 2 ** (bits - 8)
+    return replace(
+        thresholds,
+        max_lsb=None if thresholds.max_lsb is None else thresholds.max_lsb * finer,
+        mean_lsb=None if thresholds.mean_lsb is None else thresholds.mean_lsb * finer,
+    )
+
+
 def verify(
     path: str | Path,
     *,
@@ -80,12 +90,12 @@ def verify(
         also: further files of the same network (the ONNX beside the TFLite). A file of the other format beside it, made
             from the same checkpoint, is taken by itself.
         samples, random_samples: how many real and random inputs.
-        thresholds: None takes `DEFAULT_THRESHOLDS`.
+        thresholds: in steps of an 8-bit output; None takes `DEFAULT_THRESHOLDS`.
         only_torch: gate only the pairs with torch, on noise without XNNPACK, whose own rounding noise exaggerates; None
             does so where no thresholds are given. Otherwise every pair is gated.
 
     Returns:
-        {"schema", "file", "sha256", "inputs", "pairs", "random_pairs", "runtimes", "float_islands",
+        {"schema", "file", "sha256", "inputs", "output_bits", "pairs", "random_pairs", "runtimes", "float_islands",
         "passed", "violations", "notes"};
         the pairs are of real inputs where there are any (`random_pairs` then holds those of noise), each {"a", "b",
         "max_lsb", "mean_lsb", "equal", "label_agreement", "label_interval", "max_abs", "relative", "samples"}. LSBs are
@@ -104,7 +114,8 @@ def verify(
         noise = random_inputs(main, random_samples, seed) if random_samples else None
         outputs = {name: _run(name, session, real, ran) for name, session in sessions.items()} if real else {}
         noisy = {name: _run(name, session, noise, ran) for name, session in sessions.items()} if noise else {}
-        scale = next((s.output.scale for n, s in sessions.items() if n != "torch" and s.output.scale), None)
+        output = next((s.output for n, s in sessions.items() if n != "torch" and s.output.scale), None)
+        scale, bits = (output.scale, 8 * np.dtype(output.dtype).itemsize) if output else (None, None)
     main_inputs = real or noise
     for name, made in outputs.items():
         if real is not None and real.labels is not None and made is not None and ran[name]["ran"]:
@@ -118,7 +129,7 @@ def verify(
         if gate_all
         else [pair for pair in pairs if pair["a"] == "torch" and (real is not None or pair["b"] != "litert")]
     )
-    limits = thresholds or DEFAULT_THRESHOLDS
+    limits = in_steps_of(thresholds or DEFAULT_THRESHOLDS, bits or 8)
     missed = violations(gated, behind_integers(limits) if manifest.get("float_islands") else limits)
     failures = [f"{name} does not run the file: {entry['reason']}" for name, entry in ran.items() if not entry["ran"]]
     return {
@@ -130,6 +141,7 @@ def verify(
             "samples": main_inputs.samples if main_inputs else 0,
             "random_samples": noise.samples if noise else 0,
         },
+        "output_bits": bits,
         "pairs": pairs,
         "random_pairs": random_pairs,
         "runtimes": ran,
@@ -201,7 +213,7 @@ def _open_all(
     files = [path, *(Path(other) for other in also)]
     if not also:
         files += _siblings(path, manifest)
-    checkpoint = _checkpoint(path, manifest, notes)
+    checkpoint = checkpoint_of(path, manifest, notes)
     if checkpoint is not None:
         files.append(checkpoint)
     sessions: dict[str, Session] = {}
@@ -250,7 +262,8 @@ def _siblings(path: Path, manifest: dict[str, Any]) -> list[Path]:
     return [other] if same else []
 
 
-def _checkpoint(file: Path, manifest: dict[str, Any], notes: list[str]) -> Path | None:
+def checkpoint_of(file: Path, manifest: dict[str, Any], notes: list[str]) -> Path | None:
+    """The checkpoint that a file was made from, if it is still there unchanged; else None, and a note says why."""
     origin = manifest.get("checkpoint") or {}
     if not isinstance(origin.get("path"), str):
         notes.append("the file names no checkpoint, so that torch is left out")

@@ -64,16 +64,26 @@ def verify_text(report: dict[str, Any]) -> str:
 def layers_text(layers: dict[str, Any]) -> str:
     """The table of `deploy verify --layers`."""
     runtimes = list(layers["first"])
+    fed = any("own_equal" in row[name] for row in layers["layers"] for name in runtimes)
     rows = [
         (
             row["step"],
             row["operator"],
-            row["name"][-48:] or f"tensor {row['tensor']}",
-            *(text for name in runtimes for text in (_short(row[name]["max_lsb"]), f"{row[name]['equal']:.2%}")),
+            _ending(row["name"]) or f"tensor {row['tensor']}",
+            *(
+                text
+                for name in runtimes
+                for text in (
+                    _short(row[name]["max_lsb"]),
+                    f"{row[name]['equal']:.2%}",
+                    *([f"{row[name]['own_equal']:.4%}"] if fed else []),
+                )
+            ),
         )
         for row in layers["layers"]
     ]
-    header = ["step", "operator", "tensor", *(text for name in runtimes for text in (f"{name} max LSB", "equal"))]
+    columns = ("equal", "by itself") if fed else ("equal",)
+    header = ["step", "operator", "tensor", *(text for name in runtimes for text in (f"{name} max LSB", *columns))]
     first = [
         f"{name}: no layer departs from {layers['reference']}"
         if layer is None
@@ -81,9 +91,15 @@ def layers_text(layers: dict[str, Any]) -> str:
         for name, layer in layers["first"].items()
     ]
     first += [f"{name} was not run: {reason}" for name, reason in layers["not_run"].items()]
+    if fed:
+        first.append("by itself: values equal where fake quantization is given the runtime's values before the layer")
     return "\n".join(
         [f"layers against {layers['reference']}, {layers['samples']} inputs", rows_text(header, rows), *first]
     )
+
+
+def _ending(name: str, characters: int = 48) -> str:
+    return name if len(name) <= characters else f"…{name[1 - characters:]}"
 
 
 def shrink_text(report: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +29,14 @@ class TorchEngine:
         model, spec = load_checkpoint(path, trust=trust)
         model.eval()
         examples = spec.example_inputs()
+        #: compress.quantize Quantized of an int8 checkpoint, else None.
+        self.quantized: Any = None
         quantization = read_quantization(path)
         if quantization is not None:
             from compress.quantize import restore_quantized
 
-            model = restore_quantized(model, examples, quantization).model
+            self.quantized = restore_quantized(model, examples, quantization)
+            model = self.quantized.model
             model.eval()
         self._model = model
         self.inputs = tuple(TensorDetails(f"x{i}", (-1, *e.shape[1:]), "float32") for i, e in enumerate(examples))

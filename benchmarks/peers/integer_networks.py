@@ -14,8 +14,10 @@ from models.atomic import write_bytes
 from models.errors import UsageError
 
 DIGITS = "digits"
-#: Training of a network that no run holds: epochs on the task, and on the small digits.
-_EPOCHS = {"task": 24, DIGITS: 20}
+#: Recipe whose training networks get that no run holds.
+_RECIPE = "esc10-mobile"
+#: Training on the digits, which are neither recordings nor time series.
+_ON_DIGITS = {"epochs": 20, "batch_size": 32, "weight_decay": 1e-4, "ramp_up": 0.1, "decay_from": 0.2, "decay_to": 1.0}
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,20 @@ def candidates(options: argparse.Namespace) -> Iterator[Candidate]:
 
 def _trained(name: str, data: str, seed: int, options: argparse.Namespace) -> Candidate:
     """Train a network of the zoo, on the task or, where `data` says so, on the digits; once for all calls."""
-    from compress.recipe import parse_recipe
+    from compress.recipe import parse_recipe, read_recipe
     from compress.stages import open_task, train_stage
     from compress.train import Machine
     from models.run_directory import RunDirectory
 
     if data not in ("", DIGITS):
         raise UsageError(f"--train {name}@{data}: only {name} (on --data) and {name}@{DIGITS} are known")
-    on_digits = data == DIGITS
-    source = str(write_digits(options.work / "digits.npz")) if on_digits else options.data
-    if source is None:
+    if data == DIGITS:
+        source = str(write_digits(options.work / "digits.npz"))
+    elif (source := options.data) is None:
         raise UsageError(f"--train {name} needs --data, or write {name}@{DIGITS}")
-    augment = {} if on_digits else {"mixstyle_probability": 0.4, "mixstyle_alpha": 0.3}
-    recipe = parse_recipe({
-        "name": f"{name}-integers", "task": source, "seed": seed, "device": None,
-        "front_end": None if on_digits else "mel22", "network": {"name": name},
-        "train": {"epochs": options.train_epochs or _EPOCHS[DIGITS if on_digits else "task"], "batch_size": 32,
-                  "weight_decay": 1e-4, "ramp_up": 0.1, "decay_from": 0.2, "decay_to": 1.0, "augment": augment}})
+    changes: dict[str, Any] = {"task": source, "seed": seed, "device": None, "network": {"name": name}}
+    recipe = (parse_recipe({"name": f"{name}-{DIGITS}", "front_end": None, "train": _ON_DIGITS, **changes})
+              if data == DIGITS else read_recipe(_RECIPE, changes))
     run = RunDirectory(options.work / f"{name}-{data or 'task'}-seed{seed}")
     with run.lock():
         entry = train_stage(run, recipe, open_task(source, recipe.front_end), machine=Machine(accelerator="cpu"))

@@ -4,10 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from deploy.layers import layer_differences, layers_figure
-from deploy.parity import Thresholds, behind_integers, compare, summary, verify
+from compress.quantize import quantize_model
+from deploy import export_model, open_session
+from deploy.layers import departures_from_torch, layer_differences, layers_figure
+from deploy.parity import Thresholds, behind_integers, compare, in_steps_of, summary, verify
+from deploy.tables import layers_text
+from deploy.tflite_objects import operator_name
+from deploy.tflite_writer import pack, unpack
 from models.errors import UsageError
+from tests.compress.quantized_networks import Residual, trained_like
 from tests.deploy.small_models import chain
 
 KWS = "data/reference_models/kws_ref_model.tflite"
@@ -78,11 +85,54 @@ def test_first_layer_that_departs_is_named(shared: Path) -> None:
     assert (found["first"]["litert"]["step"], found["first"]["litert"]["operator"]) == (0, "CONV_2D")
 
 
+def test_layers_are_judged_by_themselves(tmp_path: Path) -> None:
+    """A file whose second convolution has a wrong weight: only that layer departs by itself, what follows inherits."""
+    net, x = trained_like(Residual), torch.randn(24, 2, 40, 32, generator=torch.Generator().manual_seed(1))
+    quantized = quantize_model(net, x[:1], [x[:16]])
+    path = export_model(quantized, x[:1], tmp_path / "net.tflite", samples=x[16:]).path
+    with open_session(path, "litert") as session:
+        raw = session.quantize(x[16:].numpy())
+    honest = departures_from_torch(path, raw, quantized, [x[16:].numpy()], runtimes=("litert",))
+    assert honest["reference"] == "torch"
+    assert len(honest["layers"]) >= 6
+    assert all(row["litert"]["own_equal"] > 0.99 for row in honest["layers"])
+
+    model = unpack(path.read_bytes())
+    layers = [o for o in model.subgraphs[0].operators if operator_name(model, o).endswith("CONV_2D")]
+    weights = model.buffers[model.subgraphs[0].tensors[layers[1].inputs[1]].buffer]
+    weights.data = 255 - np.array(weights.data, np.uint8)  # -1 - w
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(pack(model))
+    found = departures_from_torch(broken, raw, quantized, [x[16:].numpy()], runtimes=("litert",))
+    wrong = [row["tensor"] for row in found["layers"] if row["litert"]["own_equal"] < 0.9]
+    assert wrong == [layers[1].outputs[0]]
+    assert found["layers"][-1]["litert"]["equal"] < 0.9
+    assert "by itself" in layers_text(found)
+
+
 def test_a_file_of_another_kind_is_a_usage_error(tmp_path):
     path = tmp_path / "inputs.npz"
     np.savez(path, x=np.zeros(3, np.float32))
     with pytest.raises(UsageError, match=r"inputs\.npz is neither a \.tflite nor an \.onnx file"):
         verify(path)
+
+
+def test_limits_of_16_bit_outputs_are_those_of_8_bits_in_real_values(tmp_path: Path) -> None:
+    assert in_steps_of(Thresholds(3, 0.5), 16) == Thresholds(768, 128)
+    assert in_steps_of(Thresholds(max_lsb=None), 16).max_lsb is None
+    net, x = trained_like(Residual), torch.randn(24, 2, 40, 32, generator=torch.Generator().manual_seed(1))
+    quantized = quantize_model(net, x[:1], [x[:16]], "a16w8")
+    file, other = (export_model(quantized, x[:1], tmp_path / f"net.{form}", format=form, samples=x[16:]).path
+                   for form in ("tflite", "onnx"))
+    runtimes = ("litert-reference", "onnxruntime")
+    found = verify(file, also=[other], random_samples=16, runtimes=runtimes)
+    assert found["output_bits"] == 16
+    worst = found["pairs"][0]["max_lsb"]
+    assert worst > 0  # two kernels, 16 bits: some value is a step off
+    for share, passes in ((1.01, True), (0.99, False)):
+        limits = Thresholds(max_lsb=share * worst / 256, mean_lsb=None)
+        gated = verify(file, also=[other], random_samples=16, runtimes=runtimes, thresholds=limits)
+        assert gated["passed"] is passes
 
 
 def test_a_float_output_behind_integers_moves_by_their_steps() -> None:
