@@ -1,9 +1,10 @@
 """Our int8 files beside those of other converters, from the same float networks and the same calibration clips.
 
-`python -m benchmarks.peers.integer_files CHECKPOINT... --data DIR --output FILE.json`
+`python -m benchmarks.peers.integer_files CHECKPOINT... --data DIR --onnx2tf VENV/bin/python --output FILE.json`
 
-TFLite: plain LiteRT-Torch with ai-edge-quantizer (static_wi8_ai8), and onnx2tf where it runs. ONNX: onnxruntime's
-own static quantization (per_channel=True). Compared are file bytes, TFLite Micro's arena, accuracy on the same clips
+TFLite: plain LiteRT-Torch with ai-edge-quantizer (static_wi8_ai8), and onnx2tf (per-channel), whose tensorflow needs
+other versions than ours and so a Python of its own (`pip install onnx2tf==1.29.24` there). ONNX: onnxruntime's own
+static quantization (per_channel=True). Compared are file bytes, TFLite Micro's arena, accuracy on the same clips
 (paired bootstrap over recording locations) and latency: both files in one process, single inferences in turn, A B B A.
 """
 
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -22,22 +25,24 @@ import numpy as np
 
 from compress.stages import say
 from models.atomic import write_json
-from models.errors import EdgepressError, UsageError
+from models.errors import EdgepressError, RuntimeFailure, UsageError
 
 SCHEMA = 1
-#: Our file -> (its format, options of `export_model`, runtime that is timed and scored, whose file it stands beside).
-PEERS: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "tflite": ("tflite", {}, "litert", "litert-torch + ai-edge-quantizer"),
-    "onnx": ("onnx", {}, "onnxruntime", "onnxruntime quantize_static"),
-    "onnx, uint8": ("onnx", {"unsigned": True}, "onnxruntime", "onnxruntime quantize_static"),
-}
+LITERT, ONNX2TF, ONNXRUNTIME = "litert-torch + ai-edge-quantizer", "onnx2tf", "onnxruntime quantize_static"
+#: Format of our file, options of `export_model`, runtime that is timed and scored, whose file it stands beside.
+PAIRS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
+    ("tflite", {}, "litert", LITERT),
+    ("tflite", {}, "litert", ONNX2TF),
+    ("onnx", {}, "onnxruntime", ONNXRUNTIME),
+    ("onnx", {"unsigned": True}, "onnxruntime", ONNXRUNTIME),
+)
 #: Rounds of the interleaved measurement, and the least duration of one side of a round.
 ROUNDS, ROUND_MS = 40, 15.0
 _CLIPS_TO_CALIBRATE = 256
 _DRAWS = 2000
 
 
-def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> dict[str, Any]:
+def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path, onnx2tf: Path | None) -> dict[str, Any]:
     """One network: our files and theirs, measured side by side.
 
     Args:
@@ -45,9 +50,10 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> d
         task: what it was trained on.
         clips: test clips for the accuracy, evenly spread.
         folder: for the files.
+        onnx2tf: a Python that has it; None leaves it out.
 
     Returns:
-        {"network", "macs", "clips", "fp32_accuracy", "formats": {FILE: {"runtime", "peer", "ours" and "theirs":
+        {"network", "macs", "clips", "fp32_accuracy", "formats": {"FILE: PEER": {"runtime", "peer", "ours" and "theirs":
         {"file_bytes", "arena_bytes", "accuracy", "operators"}, "points" (ours - theirs), "interval_points", "latency":
         `interleaved`}}}.
 
@@ -67,16 +73,22 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path) -> d
     example, batches = spec.example_inputs(), calibration_batches(task, _CLIPS_TO_CALIBRATE)
     quantized = quantize_model(model.eval(), example, batches)
     cost = read_metrics(checkpoint)["cost"]
+    makers: dict[str, Callable[..., None]] = {LITERT: litert_file, ONNXRUNTIME: onnxruntime_file}
+    if onnx2tf is not None:
+        makers[ONNX2TF] = partial(onnx2tf_file, python=onnx2tf)
     formats: dict[str, Any] = {}
-    for name, (form, choices, runtime, peer) in PEERS.items():
+    for form, choices, runtime, peer in PAIRS:
+        if peer not in makers:
+            continue
+        name = f"{form}{', uint8' if choices else ''}: {peer}"
         say(f"{checkpoint.name}: {name}")
-        ours, theirs = folder / f"ours.{form}", folder / f"theirs.{form}"
+        ours, theirs = folder / f"ours.{form}", folder / f"{peer.split()[0]}.{form}"
         export_model(quantized, example, ours, format=form, verify=False, overwrite=True, **choices)
         if form == "tflite":
             ours.write_bytes(shrink_bytes(ours.read_bytes()))
             ours.with_name(f"{ours.name}.manifest.json").unlink()  # it belongs to the file before shrinking
         if not theirs.exists():
-            MAKERS[form](model, example, batches, theirs)
+            makers[peer](model, example, batches, theirs)
         formats[name] = {"runtime": runtime, "peer": peer, **_side_by_side(ours, theirs, runtime, task, clips)}
     x, labels, _ = _clips(task, clips)
     return {"network": f"{spec.factory} {checkpoint.name}", "macs": cost["macs"], "rule": cost["rule"],
@@ -105,23 +117,16 @@ def litert_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], pa
 
 def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
     """torch's own ONNX export, quantized by onnxruntime with its own calibration, per channel."""
-    import torch
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from deploy.to_onnx import OPSET
     from deploy.to_tflite import silenced
 
     plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
-    doubled = tuple(torch.cat([x, x])[:2] for x in example)
+    name = _plain_onnx(model, example, plain, dynamic_batch=True)
     with silenced():
-        program = torch.onnx.export(model.eval(), doubled, dynamo=True, opset_version=OPSET, verbose=False,
-                                    external_data=False, dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC}
-                                                                              for _ in doubled))
-        assert program is not None, "the exporter gave nothing"
-        program.save(str(plain))
-        quant_pre_process(str(plain), str(prepared))
-        name = program.model_proto.graph.input[0].name
+        # The symbolic inference of shapes fails on reductions without axes; that of onnx is enough.
+        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
 
         class Reader(CalibrationDataReader):
             """The clips of the calibration split, one at a time."""
@@ -136,21 +141,56 @@ def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any
         quantize_static(str(prepared), str(path), Reader(), per_channel=True)
 
 
-MAKERS: dict[str, Callable[[Any, tuple[Any, ...], Sequence[Any], Path], None]] = {
-    "tflite": litert_file, "onnx": onnxruntime_file}
+def onnx2tf_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path, python: Path) -> None:
+    """torch's own ONNX export by onnx2tf and TensorFlow's converter: int8 with int8 inputs and outputs, per channel.
+
+    Raises:
+        RuntimeFailure: the other Python fails; the message carries its last line.
+    """
+    plain, clips = path.with_name("static.onnx"), path.with_name("clips.npy")
+    name = _plain_onnx(model, example, plain, dynamic_batch=False)
+    np.save(clips, np.concatenate([np.moveaxis(x.numpy(), 1, -1) for (x,) in batches]))
+    command = [str(python), "-I", "-m", "onnx2tf", "-i", plain.name, "-o", "onnx2tf", "-n", "-oiqt",
+               "-qt", "per-channel", "-cind", name, clips.name, "[[[[0]]]]", "[[[[1]]]]"]
+    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
+    made = path.parent / "onnx2tf" / f"{plain.stem}_full_integer_quant.tflite"
+    if done.returncode or not made.is_file():
+        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise RuntimeFailure(f"onnx2tf of {python} failed: {last:.200}")
+    made.rename(path)
 
 
-def onnx2tf_missing() -> str | None:
-    """Why onnx2tf cannot take part here, or None."""
-    from importlib import metadata
-    from importlib.util import find_spec
+def _plain_onnx(model: Any, example: tuple[Any, ...], path: Path, *, dynamic_batch: bool) -> str:
+    """torch's own ONNX export; gives the name of the input."""
+    import torch
 
+    from deploy.to_onnx import OPSET
+    from deploy.to_tflite import silenced
+
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example) if dynamic_batch else None
+    inputs = tuple(torch.cat([x, x])[:2] for x in example) if dynamic_batch else example
+    with silenced():
+        program = torch.onnx.export(model.eval(), inputs, dynamo=True, opset_version=OPSET, verbose=False,
+                                    external_data=False, dynamic_shapes=shapes)
+        assert program is not None, "the exporter gave nothing"
+        program.save(str(path))
+    return program.model_proto.graph.input[0].name
+
+
+def versions_of(python: Path) -> dict[str, str]:
+    """Versions of onnx2tf and its tensorflow.
+
+    Raises:
+        UsageError: that Python does not have them.
+    """
+    names = ("onnx2tf", "tensorflow")
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
     try:
-        version = metadata.version("onnx2tf")
-    except metadata.PackageNotFoundError:
-        return "onnx2tf is not installed"
-    missing = [name for name in ("tensorflow", "tf_keras") if find_spec(name) is None]
-    return f"onnx2tf {version} imports {' and '.join(missing)}, which is not installed here" if missing else None
+        done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise UsageError(f"--onnx2tf {python} is no Python with onnx2tf and tensorflow; make one with python -m venv "
+                         "and pip install onnx2tf==1.29.24") from error
 
 
 def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int) -> dict[str, Any]:
@@ -162,8 +202,9 @@ def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int)
     right, samples = {}, {}
     for side, path in (("ours", ours), ("theirs", theirs)):
         with open_session(path, runtime) as session:
-            right[side] = session.run(x).argmax(1) == labels
-            samples[side] = session.quantize(x[:1]) if runtime == "litert" else (x[:1],)
+            given = x if session.input.shape[1:] == x.shape[1:] else np.moveaxis(x, 1, -1)
+            right[side] = session.run(given).argmax(1) == labels
+            samples[side] = session.quantize(given[:1]) if runtime == "litert" else (given[:1],)
         found[side] = {"file_bytes": path.stat().st_size, "accuracy": float(right[side].mean()), **_inside(path)}
     difference = paired_cluster_bootstrap(right["ours"], right["theirs"], identifiers, draws=_DRAWS)
     return {**found, "points": 100 * difference["difference"],
@@ -270,6 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoints", nargs="+", type=Path, help="float checkpoints")
     parser.add_argument("--data", help="task; default: what each checkpoint names")
     parser.add_argument("--clips", type=int, default=600, help="test clips for the accuracy, evenly spread")
+    parser.add_argument("--onnx2tf", type=Path, metavar="PYTHON", help="of an environment that has onnx2tf")
     parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
     options = parser.parse_args(arguments)
     from benchmarks.peers.integers_page import peer_tables, reported
@@ -288,7 +330,11 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any
     result: dict[str, Any] = {"schema": SCHEMA, "kind": "integer peers", "networks": [],
                               "command": portable("benchmarks.peers.integer_files", arguments),
                               "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "environment": environment(),
-                              "not_run": {"onnx2tf": onnx2tf_missing()} if onnx2tf_missing() else {}}
+                              "not_run": {}}
+    if options.onnx2tf is None:
+        result["not_run"]["onnx2tf"] = "--onnx2tf names no Python that has it"
+    else:
+        result["environment"]["tools"] |= versions_of(options.onnx2tf)
     tasks: dict[str, Any] = {}
     for checkpoint in options.checkpoints:
         source = options.data or read_spec(checkpoint).task
@@ -299,7 +345,8 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any
         if key not in tasks:
             tasks[key] = open_task(source, front_end)
         with TemporaryDirectory(prefix="edgepress-") as folder:
-            result["networks"].append(compare_files(checkpoint, tasks[key], clips=options.clips, folder=Path(folder)))
+            result["networks"].append(compare_files(checkpoint, tasks[key], clips=options.clips, folder=Path(folder),
+                                                    onnx2tf=options.onnx2tf))
         if options.output is not None:
             write_json(options.output, result)
     return result

@@ -18,6 +18,9 @@ from models.errors import EdgepressError
 RESULTS = Path(__file__).parents[1] / "results"
 ACCURACY, PEERS = RESULTS / "integers.json", RESULTS / "integer_peers.json"
 PAGE = Path(__file__).parents[2] / "docs" / "integers.md"
+#: Whose versions the page gives.
+_TOOLS = ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "tflite-micro", "onnxruntime", "onnx2tf",
+          "tensorflow")
 _TEXT = """# Integers
 
 One set of integer parameters feeds fake quantization, the TFLite file and the ONNX file (see conventions.md); what the
@@ -88,7 +91,7 @@ def peer_tables(result: dict[str, Any]) -> str:
                             for figure in ("file_bytes", "arena_bytes"))
             low, high = pair["interval_points"]
             lines.append(
-                f"| {network['network']} | {form}: {pair['peer']} | {sizes} | {arena if form == 'tflite' else ''} | "
+                f"| {network['network']} | {form} | {sizes} | {arena if form.startswith('tflite') else ''} | "
                 f"{100 * network['fp32_accuracy']:.2f} % | "
                 f"{100 * ours['accuracy']:.2f} / {100 * theirs['accuracy']:.2f} % | "
                 f"{pair['points']:+.2f} ({low:+.2f} to {high:+.2f}) | {latency['a_ms']:.2f} / {latency['b_ms']:.2f} | "
@@ -114,9 +117,7 @@ def page(accuracy: dict[str, Any] | None, peers: dict[str, Any] | None) -> str:
         if result is None:
             continue
         tools, lines = result["environment"]["tools"], missed(result)
-        named = ", ".join(f"{name} {tools[name]}" for name in ("torch", "litert-torch", "ai-edge-quantizer",
-                                                               "ai-edge-litert", "tflite-micro", "onnxruntime")
-                          if name in tools)
+        named = ", ".join(f"{name} {tools[name]}" for name in _TOOLS if name in tools)
         parts += [f"\n## {title}\n{meaning}\n\n`{result['command']}` ({result['date'][:10]}, "
                   f"{result['environment']['cpu']}; {named})\n\n", tables(result)]
         parts.append("\nMissed:\n" + "".join(f"- {line}\n" for line in lines) if lines else

@@ -133,6 +133,24 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
+class _InverseRoot(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        y = torch.rsqrt(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (y,) = ctx.saved_tensors
+        return torch.where(torch.isfinite(y), -0.5 * y**3 * gradients[0], 0)
+
+
+def inverse_root(x: torch.Tensor) -> torch.Tensor:
+    """1 / sqrt(x) whose gradient at 0 is 0: rounded values are often exactly 0, where integers saturate."""
+    return _InverseRoot.apply(x)
+
+
 class WeightQuantizer(nn.Module):
     """Rounds a layer's weight to int8 values and its bias to int32 values; gradients pass straight through.
 

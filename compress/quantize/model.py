@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer
+from compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer, inverse_root
 from compress.quantize.fold import LAYERS, Folded, Origin, as_inputs, aten, fold, quiet, weight_and_bias
 from compress.quantize.observe import METHODS, choose_range, observe
 from compress.quantize.points import (
@@ -220,6 +220,9 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
             dense = node.target is aten.linear.default and per_tensor_dense
             axis = None if dense else LAYERS[node.target]
             _round_layer(module, node, WeightQuantizer(axis, source_quantizer, own_bits))
+    for node in originals:
+        if node.target is aten.rsqrt.default:
+            node.target = inverse_root
     graph.lint()
     module.recompile()
     return Quantized(fx.GraphModule(module, graph, class_name="FakeQuantized").eval(), scheme, points,
@@ -232,6 +235,8 @@ def strip(model: fx.GraphModule) -> fx.GraphModule:
         module = copy.deepcopy(model)
     graph = module.graph
     for node in list(graph.nodes):
+        if node.target is inverse_root:
+            node.target = aten.rsqrt.default
         if node.op != "call_module":
             continue
         kind = str(node.target).partition(".")[0]

@@ -6,14 +6,12 @@ import math
 
 from torch import nn
 
+from models.activations import same_amounts
+
 
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int, int, int]:
     """Padding (left, right, top, bottom) for an input of `size` (height, width); the odd one goes right and below."""
-    amounts = []
-    for n, k, s in zip(size, kernel, stride, strict=True):
-        total = max((math.ceil(n / s) - 1) * s + k - n, 0)
-        amounts.append((total // 2, total - total // 2))
-    (top, bottom), (left, right) = amounts
+    (top, bottom), (left, right) = (same_amounts(*one, dilation=1) for one in zip(size, kernel, stride, strict=True))
     return left, right, top, bottom
 
 

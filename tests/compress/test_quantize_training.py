@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from compress.quantize import prepare_qat, quantization_json, quantize_model, restore_quantized, unfold
-from compress.quantize.fake import ActivationQuantizer
+from compress.quantize.fake import ActivationQuantizer, inverse_root
 from compress.quantize.qat import RANGE_RATE, RangeSchedule, parameter_groups
 from compress.recipe import Distill, QuantizeSettings
 from compress.stages import calibration_batches
 from compress.train import Machine, train
 from models import build
 from models.registry import zoo
+from models.zoo.cp_mobile import GRN
 from tests.compress.train_cases import small_net, small_task
 
 
@@ -52,6 +53,30 @@ def test_ranges_are_held_from_their_share_of_the_steps_on(started) -> None:
     moved = [a != b for a, b in pairwise(seen)]
     assert moved == [True] * 4 + [False] * 4
     assert schedule.figures() == {"ranges_held": 1.0}
+
+
+def test_response_norms_train_although_a_channel_is_silent() -> None:
+    """Its mean square is the integer 0, where 1 / sqrt has no gradient."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, bias=False), GRN())
+    with torch.no_grad():
+        net[0].weight[2] = 0
+        net[1].gamma.fill_(0.5)
+    x = torch.randn(16, 1, 12, 8)
+    prepared = prepare_qat(quantize_model(net.eval(), x[:1], [x], bias_correction=False))
+    prepared.model(x).square().mean().backward()
+    gradients = {name: p.grad for name, p in prepared.model.named_parameters() if p.grad is not None}
+    assert any("rsqrt" in name for name in gradients)
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values())
+    targets = {str(node.target) for node in prepared.float_module().graph.nodes}
+    assert "aten.rsqrt.default" in targets  # what exporters see
+
+
+def test_1_by_sqrt_has_its_gradient_except_at_0() -> None:
+    x = torch.tensor([0.0, 0.25, 4.0], requires_grad=True)
+    inverse_root(x)[1:].sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, -4, -0.0625]  # -1/2 x^(-3/2)
 
 
 def test_a_resumed_training_ends_with_the_same_ranges_and_weights(started, tmp_path: Path) -> None:
