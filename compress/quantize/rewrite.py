@@ -36,7 +36,7 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
     |x| / sqrt(HW) = m / sqrt(m), m = mean(x * x), and 1 / a = 1 / sqrt(a * a). TFLite Micro, LiteRT and their reference
     kernels have integer multiplication, mean and 1 / sqrt, but no integer norm, square root or division. What is left
     of full size are one square, one product and one sum, in 8 bits like their surroundings: rounding errors of squares
-    average out over positions, and int16 has plain loops only, which took XNNPACK 3.5 times as long for a CP-Mobile.
+    average out over positions, and int16 has plain loops only, several times slower than all of the rest on XNNPACK.
     What follows from the mean, one number per channel, takes 16 bits: 1 / sqrt spans too many orders of magnitude for
     8, and an error in it moves a whole channel at once.
 
