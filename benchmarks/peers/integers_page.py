@@ -110,7 +110,7 @@ def page(accuracy: dict[str, Any] | None, peers: dict[str, Any] | None) -> str:
             ("Accuracy on every runtime", accuracy, accuracy_tables, integer_accuracy.violations,
              "Points are differences from fp32 in torch on the same clips; the interval is a paired bootstrap over "
              "recording locations of\nthe mean over seeds. LSB and labels: against fake quantization, the farthest "
-             "seed."),
+             "seed. CP-Mobile is trained like the\ndense CP-ResNet of the recipe `esc10-mobile`."),
             ("Beside other converters", peers, peer_tables, integer_files.violations,
              "The same float networks, the same calibration clips, nothing trained. Latency is of this machine, one "
              "thread, both\nfiles in turn; below 1 ours is faster. Accuracy on LiteRT (XNNPACK) and ONNX Runtime.")):
