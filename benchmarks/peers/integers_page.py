@@ -50,8 +50,8 @@ is folded before, as the exporter folds it. The epoch with the least log loss on
   noise agree. CP-Mobile, with 21 convolutions and 12 roundings of response norms, has more of it than a CP-ResNet.
 - `deploy verify --layers` gives, beside the differences of each layer, those of the layer by itself: fake quantization
   gets what the runtime computed before it.
-- 1 / sqrt of response norms is an integer approximation on LiteRT (XNNPACK has none of it) and TFLite Micro; its 16
-  bits differ by a few steps of 32,768.
+- 1 / sqrt of response norms is an integer approximation on LiteRT (XNNPACK leaves it to the reference kernels) and on
+  TFLite Micro: some of its 32,768 steps off, more where a channel is weak and its norm counts little.
 - MEAN on LiteRT's reference kernels and on TFLite Micro rounds twice, first to 2^-k of a step with k near log2 of the
   number of positions, then to a step, halves away from zero. The fewer the positions, the more values come out one step
   off; fake quantization, XNNPACK and ONNX Runtime round once. AVERAGE_POOL_2D would be equal everywhere, but its output
