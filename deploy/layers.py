@@ -19,15 +19,18 @@ from deploy.tflite_writer import pack, unpack
 from models.bars import bars_svg
 from models.errors import EdgepressError, UsageError
 
+#: Type of a tensor in a file -> bits of its integers (TensorType INT8, UINT8, INT16).
+_BITS = {9: 8, 3: 8, 7: 16}
 #: Where a value is, in every row of a table.
-_PLACE = ("step", "operator", "tensor", "name")
+_PLACE = ("step", "operator", "tensor", "name", "bits")
 
 
 def expose_activations(model: bytes) -> tuple[bytes, list[dict[str, Any]]]:
     """A file that also gives its activations.
 
     Returns:
-        (its bytes, one {"step", "operator", "tensor", "name", "scale"} for each output in order).
+        (its bytes, one {"step", "operator", "tensor", "name", "bits", "scale"} for each output in order); bits is null
+        for what is no quantized integer.
 
     Raises:
         UsageError: the file is damaged or has several graphs.
@@ -52,6 +55,7 @@ def expose_activations(model: bytes) -> tuple[bytes, list[dict[str, Any]]]:
                     "operator": operator_name(unpacked, operator),
                     "tensor": tensor,
                     "name": name,
+                    "bits": _BITS.get(int(details.type)),
                     "scale": float(scales[0]) if scales is not None and len(scales) == 1 else None,
                 }
             )
@@ -119,9 +123,9 @@ def layer_differences(
         names: tensor names by index, for a file whose names were stripped.
 
     Returns:
-        {"reference", "samples", "layers": [{"step", "operator", "tensor", "name", RUNTIME: {"max_lsb", "mean_lsb",
-        "equal"}}], "first": {RUNTIME: the first layer that departs, or null}, "not_run": {RUNTIME: reason}}.
-        Activations without a scale are compared in absolute values.
+        {"reference", "samples", "layers": [{"step", "operator", "tensor", "name", "bits", RUNTIME: {"max_lsb",
+        "mean_lsb", "equal"}}], "first": {RUNTIME: the first layer that departs, or null}, "not_run": {RUNTIME:
+        reason}}. Activations without a scale are compared in absolute values.
 
     Raises:
         UsageError: the file is damaged. RuntimeFailure: the reference does not run.
@@ -230,10 +234,11 @@ def _activations(
 
 
 def layers_figure(found: dict[str, Any], title: str) -> str:
-    """What `layer_differences` gave as an SVG: mean difference of each layer, a colour for each runtime."""
+    """What `layer_differences` gave as an SVG: mean difference of each layer, a colour for each runtime; 16-bit layers
+    in steps of 8 bits, so that all have one axis."""
     rows = [
-        (f"{row['step']} {row['operator']}", runtime, row[runtime]["mean_lsb"])
+        (f"{row['step']} {row['operator']}", runtime, row[runtime]["mean_lsb"] / 2 ** ((row["bits"] or 8) - 8))
         for row in found["layers"]
         for runtime in found["first"]
     ]
-    return bars_svg(rows, f"{title}: departures from {found['reference']}", "mean difference, LSB of the layer")
+    return bars_svg(rows, f"{title}: departures from {found['reference']}", "mean difference, 8-bit steps of the layer")

@@ -94,6 +94,7 @@ def test_layers_are_judged_by_themselves(tmp_path: Path) -> None:
         raw = session.quantize(x[16:].numpy())
     honest = departures_from_torch(path, raw, quantized, [x[16:].numpy()], runtimes=("litert",))
     assert honest["reference"] == "torch"
+    assert {row["bits"] for row in honest["layers"]} == {8}
     assert len(honest["layers"]) >= 6
     assert all(row["litert"]["own_equal"] > 0.99 for row in honest["layers"])
 
