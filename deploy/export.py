@@ -83,11 +83,11 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
                        required: bool = False) -> dict[str, Any]:
     """Run a file and its network on the same inputs.
 
-    Kernels round in ways of their own: about one value in 500 of each layer comes out one step away. Most networks damp
-    this; deep ones with little redundancy (the published CP-Mobile) amplify it, as they do every rounding, so that two
-    exact implementations differ by several LSB. A departure beyond the usual thresholds is therefore accepted, and
-    noted as "amplified", where it is smaller (root mean square) than what quantization itself does to the outputs: then
-    it is rounding. A wrong scale or operator is far larger.
+    Some kernels round twice where they scale a sum (docs/integers.md): about one value in 500 of each layer comes out
+    one step away. Most networks damp this; deep ones with little redundancy (the published CP-Mobile) amplify it, as
+    they do every rounding, so that two exact implementations differ by several LSB. A departure beyond the usual
+    thresholds is therefore accepted, and noted as "amplified", where it is smaller (root mean square) than what
+    quantization itself does to the outputs: then it is rounding. A wrong scale or operator is far larger.
 
     Args:
         path: the file, with its manifest.

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from deploy.runtimes import open_session
+from deploy.tflite_names import ELEMENT_TYPES
 from deploy.tflite_objects import operator_name
 from deploy.tflite_writer import pack, unpack
 from models.bars import bars_svg
 from models.errors import EdgepressError, UsageError
 
-#: Type of a tensor in a file -> bits of its integers (TensorType INT8, UINT8, INT16).
-_BITS = {9: 8, 3: 8, 7: 16}
 #: Where a value is, in every row of a table.
 _PLACE = ("step", "operator", "tensor", "name", "bits")
 
@@ -48,6 +47,7 @@ def expose_activations(model: bytes) -> tuple[bytes, list[dict[str, Any]]]:
             seen.add(tensor)
             details = graph.tensors[tensor]
             scales = details.quantization.scale if details.quantization is not None else None
+            scale = float(scales[0]) if scales is not None and len(scales) == 1 else None
             name = details.name.decode(errors="replace") if isinstance(details.name, bytes) else details.name or ""
             layers.append(
                 {
@@ -55,8 +55,8 @@ def expose_activations(model: bytes) -> tuple[bytes, list[dict[str, Any]]]:
                     "operator": operator_name(unpacked, operator),
                     "tensor": tensor,
                     "name": name,
-                    "bits": _BITS.get(int(details.type)),
-                    "scale": float(scales[0]) if scales is not None and len(scales) == 1 else None,
+                    "bits": ELEMENT_TYPES[details.type][1] if scale is not None else None,
+                    "scale": scale,
                 }
             )
     graph.outputs = np.array([layer["tensor"] for layer in layers], np.int32)

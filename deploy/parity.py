@@ -29,6 +29,10 @@ _ORDER = ("torch", "litert-reference", "tflm", *EMULATED, "litert", "onnxruntime
 _DUST_LSB = 1e-3
 
 
+#: LSB of an output value at most and in the mean, and share of equal labels: what int8 must reach.
+MAX_LSB, MEAN_LSB, LABEL_AGREEMENT = 3.0, 0.5, 0.99
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """What parity must reach; None leaves a figure out.
@@ -41,9 +45,9 @@ class Thresholds:
         relative: largest difference of a file without integers, divided by max(1, largest |output|).
     """
 
-    max_lsb: float | None = 3.0
-    mean_lsb: float | None = 0.5
-    label_agreement: float | None = 0.99
+    max_lsb: float | None = MAX_LSB
+    mean_lsb: float | None = MEAN_LSB
+    label_agreement: float | None = LABEL_AGREEMENT
     relative: float | None = 1e-3
 
 

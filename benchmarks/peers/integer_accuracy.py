@@ -22,14 +22,13 @@ import numpy as np
 
 from benchmarks.peers.integer_networks import Candidate, candidates, portable
 from compress.stages import say
+from deploy.parity import LABEL_AGREEMENT, MAX_LSB, MEAN_LSB
 from models.atomic import write_bytes, write_json
 from models.errors import RuntimeFailure, UsageError
 
 SCHEMA = 1
 #: Points that a network may lose in the mean over its seeds.
 ALLOWED_POINTS = {"ptq": 1.0, "qat": 0.3}
-#: LSB of a logit between fake quantization and a runtime: at most, and below which in the mean; share of equal labels.
-ALLOWED_LSB, ALLOWED_MEAN_LSB, ALLOWED_LABELS = 3, 0.5, 0.99
 #: Precision -> format -> runtimes, beside torch, which is fake quantization in integers. In float the reference kernels
 #: would only show that they add the same numbers more slowly.
 RUNTIMES = {
@@ -138,7 +137,7 @@ def _on_every_runtime(source: Any, precision: str, task: Any, data: str, chosen:
             figures |= {key: compared[key] for key in ("max_lsb", "mean_lsb", "equal", "label_agreement")}
         say(f"  {name}: {100 * figures['accuracy']:.2f} %"
             + (f", at most {figures['max_lsb']} LSB from fake quantization" if "max_lsb" in figures else ""))
-    if any(figures.get("max_lsb", 0) > ALLOWED_LSB or figures.get("mean_lsb", 0) >= ALLOWED_MEAN_LSB
+    if any(figures.get("max_lsb", 0) > MAX_LSB or figures.get("mean_lsb", 0) >= MEAN_LSB
            for figures in found["runtimes"].values()):
         found["departs"] = _first_departures(files["tflite"].path, data)
     return found
@@ -240,16 +239,15 @@ def violations(result: dict[str, Any]) -> list[str]:
             allowed = ALLOWED_POINTS.get(row["precision"])
             if allowed is not None and row["points"] < -allowed:
                 found.append(f"{name}: {row['points']:+.2f} points, allowed are -{allowed:g}")
-            if row.get("max_lsb", 0) > ALLOWED_LSB:
+            if row.get("max_lsb", 0) > MAX_LSB:
                 layer = network["departs"].get(f"{row['precision']}/{row['runtime']}")
                 where = f"; the first layer that departs is {layer}" if layer else ""
-                found.append(f"{name}: {row['max_lsb']:g} LSB at most, allowed are {ALLOWED_LSB}{where}")
-            if row.get("mean_lsb", 0) >= ALLOWED_MEAN_LSB:
-                found.append(f"{name}: {row['mean_lsb']:.3f} LSB in the mean, allowed are below "
-                             f"{ALLOWED_MEAN_LSB}")
-            if row.get("label_agreement", 1) < ALLOWED_LABELS:
+                found.append(f"{name}: {row['max_lsb']:g} LSB at most, allowed are {MAX_LSB:g}{where}")
+            if row.get("mean_lsb", 0) >= MEAN_LSB:
+                found.append(f"{name}: {row['mean_lsb']:.3f} LSB in the mean, allowed are below {MEAN_LSB}")
+            if row.get("label_agreement", 1) < LABEL_AGREEMENT:
                 found.append(f"{name}: labels agree on {100 * row['label_agreement']:.2f} %, allowed are "
-                             f"{100 * ALLOWED_LABELS:g}")
+                             f"{100 * LABEL_AGREEMENT:g}")
     return found
 
 
