@@ -47,9 +47,9 @@ format: install
 docs: install
 	$(BIN)/benchmarks devices --format markdown > docs/devices.md
 	$(BIN)/deploy operators --format markdown > docs/operators.md
-	$(BIN)/python -m benchmarks.scale --output benchmarks/results/scale.json --docs docs/scale.md
-	$(BIN)/python -m benchmarks.peers.pages
-	$(BIN)/python -m benchmarks.peers.integers_page
+	$(BIN)/python -m edgepress.benchmarks.experiments.scale --output benchmarks/results/scale.json --docs docs/scale.md
+	$(BIN)/python -m edgepress.benchmarks.experiments.peers.pages
+	$(BIN)/python -m edgepress.benchmarks.experiments.integers.page
 
 wheel: install
 	$(BIN)/python -m build --outdir dist
@@ -61,7 +61,7 @@ audit: install
 install-firmware-tools: install
 	-apt-get update -qq
 	apt-get install -y --no-install-recommends gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-user-static
-	$(BIN)/python -m deploy.firmware.arm64
+	$(BIN)/python -m edgepress.deploy.firmware.arm64
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

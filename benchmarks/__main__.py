@@ -1,6 +1,6 @@
-"""`python -m benchmarks` is the command `benchmarks`."""
+"""`python -m edgepress.benchmarks` is the command `benchmarks`."""
 
-from benchmarks.cli import main
+from edgepress.benchmarks.cli import main
 
 if __name__ == "__main__":
     main()

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from models.errors import UsageError, run_command
-from models.run_directory import DEFAULT_RUN, RunDirectory
+from edgepress.models.errors import UsageError, run_command
+from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
 
 app = typer.Typer(help="Measure a model, hold it against device classes, report.", no_args_is_help=True,
                   pretty_exceptions_enable=False, add_completion=False)
@@ -29,8 +28,8 @@ def profile_command(file: File = None, run: Run = DEFAULT_RUN, form: Format = "t
         bool, typer.Option(help="Measure TFLite Micro's arena.")] = True, output: Output = None,
         overwrite: Overwrite = False) -> None:
     """Count a model under every rule: MACs, params, bytes, arena, layers."""
-    from benchmarks.baseline import profile_of
-    from benchmarks.profiling import format_profile
+    from edgepress.benchmarks.gate.baseline import profile_of
+    from edgepress.benchmarks.measure.profiling import format_profile
 
     _one_of(form, ("text", "json"))
     found = profile_of(_model(file, run), arena)
@@ -49,8 +48,8 @@ def run_accuracy(
         run: Run = DEFAULT_RUN, form: Format = "text", output: Output = None, overwrite: Overwrite = False,
         trust: Trust = False) -> None:
     """Accuracy on labelled data, on several runtimes at once."""
-    from benchmarks.accuracy import measure_accuracy, records
-    from benchmarks.tables import accuracy_text
+    from edgepress.benchmarks.measure.accuracy import measure_accuracy, records
+    from edgepress.benchmarks.report.tables import accuracy_text
 
     _one_of(form, ("text", "json"))
     path = _model(file, run, [*_names(runtime), *_runtimes_of(device or (), None)])
@@ -78,8 +77,8 @@ def latency_command(
         run: Run = DEFAULT_RUN, form: Format = "text", output: Output = None, overwrite: Overwrite = False,
         trust: Trust = False) -> None:
     """Latency: measured on this host, estimated for device classes."""
-    from benchmarks.latency import latency_overview
-    from benchmarks.tables import latency_text
+    from edgepress.benchmarks.estimate.latency import latency_overview
+    from edgepress.benchmarks.report.tables import latency_text
 
     _one_of(form, ("text", "json"))
     runtimes = _names(runtime)
@@ -108,8 +107,8 @@ def gate_command(
         fixes: Annotated[bool, typer.Option(help="Try on the file what would buy a failed size back.")] = True,
         output: Output = None, overwrite: Overwrite = False) -> None:
     """Hold a model against limits. Exit 0: passed or only warned; 1: over; 2: bad input; 3: a runtime failed."""
-    from benchmarks.formats import FORMATS, render
-    from benchmarks.gate import evaluate_gate, exit_code
+    from edgepress.benchmarks.gate.formats import FORMATS, render
+    from edgepress.benchmarks.gate.gate import evaluate_gate, exit_code
 
     _one_of(form, tuple(FORMATS))
     limits = _limits(limit or [])
@@ -119,7 +118,7 @@ def gate_command(
     baseline = baseline or _baseline(budgets, named.get("baseline"))
     found = _results(results or _beside(budgets, named.get("results")), run)
     if data is not None:
-        from benchmarks.accuracy import measure_accuracy, records
+        from edgepress.benchmarks.measure.accuracy import measure_accuracy, records
 
         measured = measure_accuracy(path, data, *([[runtime]] if runtime else []),
                                     devices=() if runtime else device or ())
@@ -133,8 +132,8 @@ def gate_command(
         # The file is for a machine; who reads the log wants the verdict too.
         _emit(render(verdict, "text"), None, False)
     if update_baseline is not None:
-        from benchmarks.baseline import as_json, manifest_beside, profile_of
-        from models.atomic import write_json
+        from edgepress.benchmarks.gate.baseline import as_json, manifest_beside, profile_of
+        from edgepress.models.atomic import write_json
 
         write_json(update_baseline, as_json(profile_of(path), found, verdict["environment"], manifest_beside(path)))
     raise typer.Exit(exit_code(verdict))
@@ -146,8 +145,8 @@ def compare_command(a: Annotated[Path, typer.Argument(help="A model, or a file o
                     form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
                     output: Output = None, overwrite: Overwrite = False) -> None:
     """Two models or two files of results, side by side."""
-    from benchmarks.compare import compare_files
-    from benchmarks.tables import compare_markdown, compare_text
+    from edgepress.benchmarks.gate.compare import compare_files
+    from edgepress.benchmarks.report.tables import compare_markdown, compare_text
 
     _one_of(form, ("text", "markdown", "json"))
     found = compare_files(a, b)
@@ -159,13 +158,13 @@ def compare_command(a: Annotated[Path, typer.Argument(help="A model, or a file o
 def devices_command(budgets: Annotated[Path | None, typer.Option(help="Add the classes of this budgets.toml.")] = None,
                     form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text") -> None:
     """The device classes and their limits."""
-    from benchmarks.tables import devices_json, devices_text
-    from models.devices import device_classes
+    from edgepress.benchmarks.report.tables import devices_json, devices_text
+    from edgepress.models.devices.classes import device_classes
 
     _one_of(form, ("text", "markdown", "json"))
     known = device_classes(budgets)
     if form == "markdown":
-        from models.device_schema import markdown
+        from edgepress.models.devices.schema import markdown
 
         _emit(markdown(known), None, False)
     else:
@@ -181,8 +180,8 @@ def report_command(
         budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
         overwrite: Overwrite = False) -> None:
     """The HTML report of a run: one page that needs no network. Tables of its teachers are printed as well."""
-    from benchmarks.report import write_report
-    from benchmarks.teacher_tables import as_text, model_table, run_tables
+    from edgepress.benchmarks.report.page import write_report
+    from edgepress.benchmarks.report.teacher_tables import as_text, model_table, run_tables
 
     if output is not None:
         _keep_existing(output, overwrite)
@@ -197,8 +196,8 @@ def pareto_command(runs: Annotated[list[Path], typer.Argument(help="Run director
                    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("pareto.html"),
                    overwrite: Overwrite = False) -> None:
     """The networks of many runs on one page, and which of them no other one beats."""
-    from benchmarks.pareto import COLUMNS, front_rows, write_pareto
-    from benchmarks.tables import aligned
+    from edgepress.benchmarks.report.pareto import COLUMNS, front_rows, write_pareto
+    from edgepress.benchmarks.report.tables import aligned
 
     _keep_existing(output, overwrite)
     page, best = write_pareto(runs, output)
@@ -211,7 +210,7 @@ def submission_command(run: Run = DEFAULT_RUN, output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A new folder; default: RUN/submission.")] = None,
         trust: Trust = False) -> None:
     """The submission folder of a run: int8 files, complexity, predictions as DCASE wants them, results."""
-    from benchmarks.submission import write_submission
+    from edgepress.benchmarks.report.submission import write_submission
 
     print(write_submission(run, output, trust=trust))
 
@@ -221,7 +220,7 @@ def summarize_command(runs: Annotated[list[Path], typer.Argument(help="Run direc
                       output: Output = None, overwrite: Overwrite = False,
                       form: Annotated[str, typer.Option("--format", help="json or markdown.")] = "json") -> None:
     """Join the runs of several seeds: means, spread, and paired differences that respect recordings."""
-    from benchmarks.summary import as_markdown, summarize
+    from edgepress.benchmarks.report.summary import as_markdown, summarize
 
     _one_of(form, ("json", "markdown"))
     found = summarize(runs)
@@ -237,7 +236,7 @@ def _model(file: Path | None, run: Path, runtimes: Sequence[str] = ()) -> Path:
     """The file that was named, else the newest artifact that all of these runtimes take (none: any model file)."""
     if file is not None:
         return file
-    from deploy.engines import FILE_KINDS
+    from edgepress.deploy.runtimes.engines import FILE_KINDS
 
     kinds = {f".{FILE_KINDS[name]}" for name in runtimes if name in FILE_KINDS} or {".tflite", ".onnx"}
     if runtimes and len(kinds) > 1:
@@ -253,7 +252,7 @@ def _model(file: Path | None, run: Path, runtimes: Sequence[str] = ()) -> Path:
 
 def _runtimes_of(devices: Sequence[str], budgets: Path | None) -> list[str]:
     """The runtimes that stand for device classes; without names, those that a budgets.toml adds or changes."""
-    from models.devices import device_classes, pick, read_budgets
+    from edgepress.models.devices.classes import device_classes, pick, read_budgets
 
     if not devices and budgets is None:
         return []
@@ -265,11 +264,11 @@ def _runtimes_of(devices: Sequence[str], budgets: Path | None) -> list[str]:
 def _task_of(path: Path) -> str:
     """The data that the model was made for, as far as it says so."""
     if path.is_dir():
-        from models.checkpoint import read_spec
+        from edgepress.models.checkpoints.checkpoint import read_spec
 
         task = read_spec(path).task
     else:
-        from benchmarks.baseline import spec_beside
+        from edgepress.benchmarks.gate.baseline import spec_beside
 
         task = spec_beside(path).get("task")
     if not isinstance(task, str):
@@ -294,7 +293,7 @@ def _budgets(given: Path | None) -> tuple[Path | None, dict[str, str]]:
     path = given if given is not None else Path("budgets.toml") if Path("budgets.toml").is_file() else None
     if path is None:
         return None, {}
-    from models.devices import read_budgets
+    from edgepress.models.devices.classes import read_budgets
 
     if given is None:
         print(f"using {path}", file=sys.stderr)
@@ -310,7 +309,7 @@ def _baseline(budgets: Path | None, text: str | None) -> str | None:
 
 
 def _results(given: Path | None, run: Path) -> list[dict[str, Any]]:
-    from benchmarks.result_log import of_run, read
+    from edgepress.benchmarks.measure.result_log import of_run, read
 
     return read(given) if given is not None else of_run(RunDirectory(run))
 
@@ -318,7 +317,7 @@ def _results(given: Path | None, run: Path) -> list[dict[str, Any]]:
 def _keep(run: Path, found: list[dict[str, Any]]) -> None:
     """Results go to a run directory that exists; none is made only for them, unless it was asked for by name."""
     if found and (run.is_dir() or run != DEFAULT_RUN):
-        from benchmarks.result_log import append
+        from edgepress.benchmarks.measure.result_log import append
 
         append(RunDirectory(run), found)
 
@@ -344,7 +343,7 @@ def _emit(text: str, output: Path | None, overwrite: bool) -> None:
         sys.stdout.flush()
         return
     _keep_existing(output, overwrite)
-    from models.atomic import write_text
+    from edgepress.models.atomic import write_text
 
     write_text(output, text)
     print(f"wrote {output}", file=sys.stderr)
@@ -358,7 +357,7 @@ def _keep_existing(output: Path, overwrite: bool) -> None:
 def _fail_late(failures: list[dict[str, Any]]) -> None:
     """What worked has been shown; now the command fails for what did not."""
     if failures:
-        from models.errors import RuntimeFailure
+        from edgepress.models.errors import RuntimeFailure
 
         raise RuntimeFailure("; ".join(failure["error"] for failure in failures))
 

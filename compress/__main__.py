@@ -1,6 +1,6 @@
-"""`python -m compress` is the command `compress`."""
+"""`python -m edgepress.compress` is the command `compress`."""
 
-from compress.cli import main
+from edgepress.compress.cli import main
 
 if __name__ == "__main__":
     main()

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
-from models.errors import EdgepressError, run_command
+from edgepress.models.errors import EdgepressError, run_command
 
 app = typer.Typer(name="compress", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="A checkpoint goes in, a smaller one comes out.",
@@ -63,7 +62,7 @@ def train(recipe: Annotated[str, typer.Argument(
           trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
           devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Train the dense network of a recipe; killed, the same command goes on from the last epoch."""
-    from compress.commands.train import run_train
+    from edgepress.compress.commands.train import run_train
 
     with interruptible():
         run_train(recipe, data=data, run=run, seed=seed, network=network, restart=restart, trust=trust,
@@ -93,7 +92,7 @@ def teach(recipe: Annotated[str, typer.Argument(
           restart: Restart = False, accelerator: Accelerator = "auto", devices: Devices = "auto",
           strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Train teachers; their logits and features are computed once per clip and kept."""
-    from compress.commands.teach import run_teach
+    from edgepress.compress.commands.teach import run_teach
 
     with interruptible():
         run_teach(recipe, data=data, run=run, seed=seed, count=count, network=network, weights=weights,
@@ -112,7 +111,7 @@ def ensemble(teachers: Annotated[list[Path] | None, typer.Argument(
              name: Annotated[str, typer.Option(help="Of the ensemble.")] = "ensemble", data: Data = None,
              run: Run = DEFAULT_RUN, trust: Trust = False, accelerator: Accelerator = "auto") -> None:
     """Join teachers by a generalised mean, fitted on the validation split."""
-    from compress.commands.ensemble import run_ensemble
+    from edgepress.compress.commands.ensemble import run_ensemble
 
     with interruptible():
         run_ensemble(tuple(teachers or ()), mode=mode, shared_exponent=shared_exponent, data=data, run=run, name=name,
@@ -134,7 +133,7 @@ def distill(recipe: Annotated[str | None, typer.Argument(
             trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
             devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Train a student under a teacher: a given one, else the run's newest ensemble, else its newest teacher."""
-    from compress.commands.distill import run_distill
+    from edgepress.compress.commands.distill import run_distill
 
     with interruptible():
         run_distill(recipe, teacher=teacher, student=student, data=data, run=run, seed=seed, network=network,
@@ -157,7 +156,7 @@ def search(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a fil
            data: Data = None, run: Run = DEFAULT_RUN, seed: Seed = None, trust: Trust = False,
            accelerator: Accelerator = "auto") -> None:
     """Search Adam's learning rate, beta1, beta2 and epsilon in the report's ranges; killed, it goes on."""
-    from compress.commands.search import run_search
+    from edgepress.compress.commands.search import run_search
 
     with interruptible():
         run_search(recipe, trials=trials, epochs=epochs, weight_decay=weight_decay, storage=storage, name=name,
@@ -199,7 +198,7 @@ def prune(checkpoint: Annotated[Path | None, typer.Argument(
           accelerator: Accelerator = "auto", devices: Devices = "auto", strategy: Strategy = "auto",
           nodes: Nodes = 1) -> None:
     """Prune a network to hard budgets: train, remove channels, prove the removal, fine-tune."""
-    from compress.commands.prune import run_prune
+    from edgepress.compress.commands.prune import run_prune
 
     with interruptible():
         run_prune(checkpoint, targets={"macs": target_macs, "params": target_params, "weight_bytes": target_bytes,
@@ -239,7 +238,7 @@ def quantize(checkpoint: Annotated[Path | None, typer.Argument(
              trust: Trust = False, restart: Restart = False, accelerator: Accelerator = "auto",
              devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """Make an int8 checkpoint: calibrate activation ranges, optionally train under them."""
-    from compress.commands.quantize import run_quantize
+    from edgepress.compress.commands.quantize import run_quantize
 
     exceptions = {**dict.fromkeys(in_float or (), "float"), **dict.fromkeys(in_16_bits or (), "a16w8")}
     with interruptible():
@@ -263,7 +262,7 @@ def run(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file."
         trust: Trust = False, accelerator: Accelerator = "auto",
         devices: Devices = "auto", strategy: Strategy = "auto", nodes: Nodes = 1) -> None:
     """All of a recipe: train, prune, quantize, export, benchmark, gate, report; killed, it goes on where it was."""
-    from compress.run import run_recipe
+    from edgepress.compress.pipeline.run import run_recipe
 
     with interruptible():
         run_recipe(recipe, data=data, run=run, seed=seed, targets=tuple(target or ()), device=device, report=report,
@@ -289,7 +288,7 @@ def sweep(grid: Annotated[Path | None, typer.Argument(help="A TOML file with rec
           dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate of time.")] = False,
           report: Annotated[bool, typer.Option(help="Write the Pareto report.")] = True, trust: Trust = False) -> None:
     """A grid of recipes, budgets, seeds and device classes on Ray; killed, the same command goes on where it was."""
-    from compress.commands.sweep import run_sweep
+    from edgepress.compress.commands.sweep import run_sweep
 
     with interruptible():
         run_sweep(grid, {"recipes": recipe, "budgets": budget, "seeds": seed, "devices": device, "data": data},
@@ -301,7 +300,7 @@ def sweep(grid: Annotated[Path | None, typer.Argument(help="A TOML file with rec
 def list_(what: Annotated[str, typer.Argument(
               help="recipes, networks, tasks, devices, or all of them.")] = "all") -> None:
     """What there is: recipes, networks, tasks, device classes."""
-    from compress.commands.listing import list_things
+    from edgepress.compress.commands.listing import list_things
 
     list_things(what)
 
@@ -310,7 +309,7 @@ def list_(what: Annotated[str, typer.Argument(
 def check(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")],
           trust: Trust = False) -> None:
     """Check a recipe as a whole and say everything that is wrong with it."""
-    from compress.recipe import read_recipe
+    from edgepress.compress.recipes.recipe import read_recipe
 
     checked = read_recipe(recipe, trust=trust)
     data = checked.task or "the --data you give"

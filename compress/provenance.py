@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from models.limits import Limits
-from models.units import format_quantity
+from edgepress.models.limits import Limits
+from edgepress.models.units import format_quantity
 
 _PACKAGES = ("edgepress", "torch", "lightning", "numpy", "scipy")
 

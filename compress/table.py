@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.units import format_quantity
+from edgepress.models.units import format_quantity
 
 
 def print_table(networks: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Path]],

@@ -1,6 +1,6 @@
-"""`python -m deploy` is the command `deploy`."""
+"""`python -m edgepress.deploy` is the command `deploy`."""
 
-from deploy.cli import main
+from edgepress.deploy.cli import main
 
 if __name__ == "__main__":
     main()

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from models.atomic import write_json
-from models.errors import UsageError
+from edgepress.models.atomic import write_json
+from edgepress.models.errors import UsageError
 
 SCHEMA = 1
 FORMATS = ("tflite", "onnx", "c")

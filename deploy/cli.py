@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from models.errors import UsageError, run_command
-from models.run_directory import DEFAULT_RUN, RunDirectory
+from edgepress.models.errors import UsageError, run_command
+from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
 
 app = typer.Typer(
     name="deploy",
@@ -58,8 +57,8 @@ def export(
     trust: _Trust = False,
 ) -> None:
     """Export a checkpoint as int8 TFLite (default), ONNX QDQ or C; a float one is calibrated first."""
-    from deploy.from_checkpoint import ExportOptions, export_checkpoint, find_checkpoint
-    from models.units import format_quantity
+    from edgepress.deploy.export.from_checkpoint import ExportOptions, export_checkpoint, find_checkpoint
+    from edgepress.models.units import format_quantity
 
     runs = RunDirectory(run)
     if format == "c-inference" and float_:
@@ -118,8 +117,8 @@ def verify(
     trust: _Trust = False,
 ) -> None:
     """Compare every runtime on the same inputs; exit 1 beyond 3 LSB, mean 0.5, 99 % (with torch)."""
-    from deploy.parity import Thresholds
-    from deploy.parity import verify as compare_runtimes
+    from edgepress.deploy.verify.parity import Thresholds
+    from edgepress.deploy.verify.parity import verify as compare_runtimes
 
     _check_format(format)
     path = _file_or_newest(file, run, ("tflite", "onnx"))
@@ -137,18 +136,18 @@ def verify(
         trust=trust,
     )
     if layers or figure is not None:
-        from deploy.layers import layer_report
+        from edgepress.deploy.verify.layers import layer_report
 
         report["layers"] = layer_report(path, data, trust=trust)
     if figure is not None:
-        from deploy.layers import layers_figure
-        from models.atomic import write_text
+        from edgepress.deploy.verify.layers import layers_figure
+        from edgepress.models.atomic import write_text
 
         write_text(figure, layers_figure(report["layers"], path.name))
     if format == "json":
         print(json.dumps(report))
     else:
-        from deploy.tables import verify_text
+        from edgepress.deploy.tables import verify_text
 
         print(verify_text(report))
     if not report["passed"]:
@@ -167,7 +166,7 @@ def shrink(
     format: _Format = "text",
 ) -> None:
     """Make a .tflite file and its arena smaller; every step proves equal outputs or is not applied."""
-    from deploy.shrink import shrink_file
+    from edgepress.deploy.verify.shrink import shrink_file
 
     _check_format(format)
     path = _file_or_newest(file, run, ("tflite",))
@@ -176,7 +175,7 @@ def shrink(
     if format == "json":
         print(json.dumps({"schema": 1, "file": str(target), **report}))
         return
-    from deploy.tables import shrink_text
+    from edgepress.deploy.tables import shrink_text
 
     print(shrink_text(report))
     print(f"wrote {target}")
@@ -192,7 +191,7 @@ def operators(
     ] = "text",
 ) -> None:
     """Show which runtime has the operators of a file, with the reason where one lacks them."""
-    from deploy.operators import documentation, report
+    from edgepress.deploy.verify.operators import documentation, report
 
     if format == "markdown":
         print(documentation(), end="")
@@ -202,7 +201,7 @@ def operators(
     if format == "json":
         print(json.dumps(found))
         return
-    from deploy.tables import operators_text
+    from edgepress.deploy.tables import operators_text
 
     print(operators_text(found))
 
@@ -240,7 +239,7 @@ def run_file(
         raise UsageError("give the inputs with --input FILE.npz or FILE.npy")
     if output is not None and output.exists() and not overwrite:
         raise UsageError(f"{output} exists already; choose another name or allow overwriting with --overwrite")
-    from deploy.run_inputs import run_here, run_there
+    from edgepress.deploy.boards.run_inputs import run_here, run_there
 
     if on is None:
         outputs, result = run_here(path, input_, runtime, threads=threads, trust=trust)
@@ -265,14 +264,14 @@ def run_file(
     if format == "json":
         print(json.dumps(result))
         return
-    from deploy.tables import run_text
+    from edgepress.deploy.tables import run_text
 
     print(run_text(result))
 
 
 def _write_firmware(file: Path, folder: Path, overwrite: bool) -> None:
     """A folder of C99 from a .tflite file."""
-    from deploy.firmware.project import write_project
+    from edgepress.deploy.firmware.project import write_project
 
     made = write_project(file, folder, overwrite=overwrite)
     network = made.network
@@ -290,7 +289,7 @@ def main() -> None:
 
 def _device_class(name: str | None) -> str | None:
     """The name, checked before anything is copied to a device."""
-    from models.devices import device_class
+    from edgepress.models.devices.classes import device_class
 
     return None if name is None else device_class(name).name
 
@@ -326,8 +325,7 @@ def _save(path: Path, outputs: Any) -> None:
     import io
 
     import numpy as np
-
-    from models.atomic import write_bytes
+    from edgepress.models.atomic import write_bytes
 
     buffer = io.BytesIO()
     np.save(buffer, outputs, allow_pickle=False)

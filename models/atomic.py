@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:

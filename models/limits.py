@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
-#: Metric -> the unit that `models.units` reads and writes it in.
+#: Metric -> the unit that `edgepress.models.units` reads and writes it in.
 METRIC_UNITS = {
     "macs": "macs", "params": "params", "weight_bytes": "bytes", "peak_activation_bytes": "bytes",
     "file_bytes": "bytes", "flash_bytes": "bytes", "arena_bytes": "bytes", "accuracy": "fraction",

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from models.atomic import write_text
-from models.errors import UsageError
+from edgepress.models.atomic import write_text
+from edgepress.models.errors import UsageError
 
 DEFAULT_RUN = Path("runs/default")
 #: Set for child commands: the run directory that their parent has locked.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
 _SCALES: dict[str, dict[str, float]] = {
     "macs": {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "MMACs": 1e6, "MMAC": 1e6, "MACs": 1},

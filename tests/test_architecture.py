@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ("models", "compress", "deploy", "benchmarks")
 SOURCES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+FOLDERS = sorted({path.parent for path in SOURCES})
 HEAVY = (
     "torch",
     "lightning",
@@ -31,21 +33,38 @@ HEAVY = (
 )
 
 
-def imported_packages(source: Path) -> set[str]:
+def imported_modules(source: Path) -> set[str]:
+    """Everything that a file imports, inside functions and for types, too, as dotted names; `from a import b` as a.b."""
     found = set()
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found.add(node.module.split(".")[0])
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_left(source: Path):
     own = ORDER.index(source.relative_to(ROOT).parts[0])
-    right = imported_packages(source) & set(ORDER[own + 1 :])
-    assert not right, f"{source.relative_to(ROOT)} imports {sorted(right)}, which stand to its right"
+    right = tuple(f"edgepress.{package}." for package in ORDER[own + 1 :])
+    wrong = sorted(name for name in imported_modules(source) if name.startswith(right))
+    assert not wrong, f"{source.relative_to(ROOT)} imports {wrong}, which stand to its right"
+
+
+@pytest.mark.parametrize("source", [*SOURCES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_one_package_is_imported(source: Path):
+    """`import models` works in this folder alone, and somewhere else finds somebody else's package."""
+    wrong = sorted(name for name in imported_modules(source) if name.split(".")[0] in ORDER)
+    assert not wrong, f"{source.relative_to(ROOT)} imports {wrong}: say edgepress.{wrong[0]}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_folders_stay_small_and_say_what_they_are(folder: Path):
+    files = [path.name for path in folder.iterdir() if path.is_file()]
+    assert len(files) <= 14, f"{folder.relative_to(ROOT)} has {len(files)} files: split it"
+    says = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert says, f"{folder.relative_to(ROOT)}/__init__.py: say in a sentence what comes in and what goes out"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -59,7 +78,10 @@ def test_names_say_what_lives_there(source: Path):
     assert not re.search(r"util|helper|common|misc", source.stem), source.name
 
 
-@pytest.mark.parametrize("module", [*ORDER, *(f"{package}.cli" for package in ORDER[1:])])
+MODULES = ["edgepress", *(f"edgepress.{package}" for package in ORDER), *(f"edgepress.{p}.cli" for p in ORDER[1:])]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_imports_are_light(module: str):
     code = (
         f"import sys, {module}; heavy = [m for m in {HEAVY!r} if m in sys.modules]; "

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from benchmarks.summary import as_markdown
+from edgepress.benchmarks.report.summary import as_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -24,14 +24,13 @@ def test_every_linked_file_exists():
 
 
 def test_every_named_command_exists():
+    import edgepress.benchmarks.cli
+    import edgepress.compress.cli
+    import edgepress.deploy.cli
     from typer.main import get_command
 
-    import benchmarks.cli
-    import compress.cli
-    import deploy.cli
-
     known = {name: set(get_command(module.app).commands) for name, module in (  # type: ignore[attr-defined]
-        ("compress", compress.cli), ("deploy", deploy.cli), ("benchmarks", benchmarks.cli))}
+        ("compress", edgepress.compress.cli), ("deploy", edgepress.deploy.cli), ("benchmarks", edgepress.benchmarks.cli))}
     for group, command in re.findall(r"`?\b(compress|deploy|benchmarks) ([a-z]+)\b", README):
         if f"`{group} {command}" in README or f"\n{group} {command}" in README:
             assert command in known[group], f"{group} {command}"

@@ -1,1 +1,1 @@
-"""What the commands of `compress` do, one file each; imported when the command is called."""
+"""What a person typed goes in, calls of the rooms come out; one file for each command of `compress`."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.commands.prune import check_fits, front_end_of, recipe_of, task_source
-from compress.commands.train import given
-from compress.stages import open_task, say, train_stage
-from models.errors import UsageError
-from models.run_directory import RunDirectory
+from edgepress.compress.commands.prune import check_fits, front_end_of, recipe_of, task_source
+from edgepress.compress.commands.train import given
+from edgepress.compress.pipeline.stages import open_task, say, train_stage
+from edgepress.models.errors import UsageError
+from edgepress.models.run_directory import RunDirectory
 
 
 def run_distill(recipe: str | None, *, teacher: Path | None, student: Path | None, distill: dict[str, Any],
@@ -20,9 +20,9 @@ def run_distill(recipe: str | None, *, teacher: Path | None, student: Path | Non
     Raises:
         UsageError: no teacher in the run, a teacher of other classes, or one that cannot run online on these inputs.
     """
-    from compress.recipe import Distill, TrainSettings, read_recipe, validated
-    from compress.teach.stages import student_stage
-    from compress.train import Machine
+    from edgepress.compress.pipeline.teaching import student_stage
+    from edgepress.compress.recipes.recipe import Distill, TrainSettings, read_recipe, validated
+    from edgepress.compress.training.train import Machine
 
     if student is not None and (recipe or network):
         raise UsageError(f"give either --student {student}, or a recipe whose network is trained from the beginning")
@@ -62,7 +62,7 @@ def find_teacher(directory: RunDirectory, path: Path | None, trust: bool) -> Any
     Raises:
         UsageError: there is none.
     """
-    from compress.teach.teachers import open_teacher
+    from edgepress.compress.teach.teachers import open_teacher
 
     if path is None:
         kind = "ensemble" if directory.entries("ensemble") else "teacher"

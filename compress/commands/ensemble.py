@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.commands.prune import front_end_of, task_source
-from compress.stages import open_task
-from models.errors import UsageError
-from models.run_directory import RunDirectory
+from edgepress.compress.commands.prune import front_end_of, task_source
+from edgepress.compress.pipeline.stages import open_task
+from edgepress.models.errors import UsageError
+from edgepress.models.run_directory import RunDirectory
 
 
 def run_ensemble(teachers: tuple[Path, ...], *, mode: str, shared_exponent: bool, data: str | None, run: Path,
@@ -17,9 +17,9 @@ def run_ensemble(teachers: tuple[Path, ...], *, mode: str, shared_exponent: bool
     Raises:
         UsageError: fewer than two teachers, another mode, or teachers of other classes.
     """
-    from compress.teach.stages import ensemble_stage, ensemble_text
-    from compress.teach.teachers import read_ensemble
-    from compress.train import Machine
+    from edgepress.compress.pipeline.teaching import ensemble_stage, ensemble_text
+    from edgepress.compress.teach.teachers import read_ensemble
+    from edgepress.compress.training.train import Machine
 
     directory = RunDirectory(run)
     with directory.lock():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
 _TASKS = (("synthetic[:seed]", "scenes generated from a seed, ten classes, nine recording devices; the default"),
           ("DIR", "a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile"),
@@ -32,19 +32,19 @@ def list_things(what: str) -> None:
 
 
 def _recipes() -> list[tuple[str, str]]:
-    from compress.recipe import shipped_recipes
+    from edgepress.compress.recipes.recipe import shipped_recipes
 
     return [(name, tomllib.loads(path.read_text(encoding="utf-8")).get("summary", ""))
             for name, path in shipped_recipes().items()]
 
 
 def _networks() -> list[tuple[str, str]]:
-    from models.registry import zoo
+    from edgepress.models.checkpoints.registry import zoo
 
     return [(entry.name, entry.summary) for entry in zoo().values()]
 
 
 def _devices() -> list[tuple[str, str]]:
-    from models.devices import device_classes
+    from edgepress.models.devices.classes import device_classes
 
     return [(name, found.summary) for name, found in device_classes().items()]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.provenance import command, cost_facts, source_of, tensors_digest, versions
-from compress.stages import finished, free_name, key_of, say
-from models.errors import UsageError
-from models.run_directory import RunDirectory
+from edgepress.compress.pipeline.stages import finished, free_name, key_of, say
+from edgepress.compress.provenance import command, cost_facts, source_of, tensors_digest, versions
+from edgepress.models.errors import UsageError
+from edgepress.models.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,11 +29,10 @@ def enter_own_network(run: RunDirectory, factory: str, weights: Path | None, inp
         UsageError: no such factory, weights that do not fit, or shapes that it does not take.
     """
     import torch
-
-    from models.checkpoint import save_checkpoint
-    from models.cost import cost_of
-    from models.registry import build, resolve_factory, zoo
-    from models.spec import ModelSpec
+    from edgepress.models.checkpoints.checkpoint import save_checkpoint
+    from edgepress.models.checkpoints.registry import build, resolve_factory, zoo
+    from edgepress.models.checkpoints.spec import ModelSpec
+    from edgepress.models.cost.cost import cost_of
 
     if not inputs and factory not in zoo():
         raise UsageError("--model needs --input, the shape of its input with the batch, such as --input 1,3,32,32")

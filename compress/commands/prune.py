@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.commands.train import given
-from compress.provenance import budget_name
-from compress.stages import is_float, open_task, prune_stage, say
-from models.errors import UsageError
-from models.limits import METRIC_UNITS, Limits
-from models.run_directory import RunDirectory
-from models.units import format_quantity, parse_quantity
+from edgepress.compress.commands.train import given
+from edgepress.compress.pipeline.stages import is_float, open_task, prune_stage, say
+from edgepress.compress.provenance import budget_name
+from edgepress.models.errors import UsageError
+from edgepress.models.limits import METRIC_UNITS, Limits
+from edgepress.models.run_directory import RunDirectory
+from edgepress.models.units import format_quantity, parse_quantity
 
 if TYPE_CHECKING:
-    from compress.recipe import Recipe
+    from edgepress.compress.recipes.recipe import Recipe
 
 _OPTIONS = {"macs": "--target-macs", "params": "--target-params", "weight_bytes": "--target-bytes",
             "peak_activation_bytes": "--target-peak"}
@@ -44,7 +44,7 @@ def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], dev
     directory = RunDirectory(run)
     with directory.lock():
         if model is not None:
-            from compress.commands.own_network import enter_own_network
+            from edgepress.compress.commands.own_network import enter_own_network
 
             entry, trust = enter_own_network(directory, model, weights, inputs, data), True
         else:
@@ -73,21 +73,21 @@ def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], dev
 
 def recipe_of(checkpoint: Path) -> Recipe | None:
     """The recipe that a checkpoint was trained by, or None where it does not say."""
-    from compress.recipe import parse_recipe
-    from models.checkpoint import read_spec
+    from edgepress.compress.recipes.recipe import parse_recipe
+    from edgepress.models.checkpoints.checkpoint import read_spec
 
     written = read_spec(checkpoint).notes.get("recipe")
     return parse_recipe(written, f"the recipe in {checkpoint}", deep=False) if isinstance(written, dict) else None
 
 
 def task_source(checkpoint: Path) -> str | None:
-    from models.checkpoint import read_spec
+    from edgepress.models.checkpoints.checkpoint import read_spec
 
     return read_spec(checkpoint).task
 
 
 def front_end_of(checkpoint: Path) -> dict[str, Any] | None:
-    from models.checkpoint import read_spec
+    from edgepress.models.checkpoints.checkpoint import read_spec
 
     return read_spec(checkpoint).front_end
 
@@ -96,7 +96,7 @@ def opened(teacher: Path | None, trust: bool) -> Any:
     """The teacher that a command line names, or None."""
     if teacher is None:
         return None
-    from compress.teach.teachers import open_teacher
+    from edgepress.compress.teach.teachers import open_teacher
 
     return open_teacher(teacher, trust=trust)
 
@@ -107,7 +107,7 @@ def check_fits(checkpoint: Path, task: Any) -> None:
     Raises:
         UsageError: other inputs, or other classes.
     """
-    from models.checkpoint import read_spec
+    from edgepress.models.checkpoints.checkpoint import read_spec
 
     spec = read_spec(checkpoint)
     if spec.input_shapes != (tuple(task.input_shape),):
@@ -120,7 +120,7 @@ def check_fits(checkpoint: Path, task: Any) -> None:
 
 def find_entry(directory: RunDirectory, path: Path) -> dict[str, Any]:
     """The entry of a checkpoint given by its path, also of one that was made elsewhere."""
-    from models.checkpoint import read_metrics, read_spec
+    from edgepress.models.checkpoints.checkpoint import read_metrics, read_spec
 
     for entry in directory.entries("checkpoint"):
         if Path(entry["path"]).resolve() == path.resolve():
@@ -156,7 +156,7 @@ def _absolute(entry: dict[str, Any], name: str, text: str) -> float:
 def _limits(entry: dict[str, Any], wanted: Mapping[str, str], device: str | None, device_limits: bool,
             recipe: Recipe | None) -> Limits:
     """The targets and the limits of the device class, whichever is tighter."""
-    from models.devices import device_class
+    from edgepress.models.devices.classes import device_class
 
     name = device or (recipe.device if recipe else None)
     bound = Limits()
@@ -195,7 +195,7 @@ def targets_within(entry: dict[str, Any], wanted: Mapping[str, str], bound: Limi
 
 
 def _settings(recipe: Recipe | None, changes: dict[str, Any], epochs: int | None) -> Any:
-    from compress.recipe import PruneSettings, validated
+    from edgepress.compress.recipes.recipe import PruneSettings, validated
 
     base = recipe.prune if recipe else PruneSettings()
     values = {**base.model_dump(), "targets": (), **given(changes)}
@@ -211,7 +211,7 @@ def _label(entry: dict[str, Any], wanted: Mapping[str, str], device: str | None)
 
 
 def _machine(options: tuple[str, str, str, int]) -> Any:
-    from compress.train import Machine
+    from edgepress.compress.training.train import Machine
 
     return Machine(*options)
 
@@ -222,16 +222,15 @@ def _first(*values: Any) -> Any:
 
 def _export(path: Path, state_dict: Path | None, program: Path | None, trust: bool) -> None:
     if state_dict is not None:
-        from models.checkpoint import export_state_dict
+        from edgepress.models.checkpoints.checkpoint import export_state_dict
 
         say(f"state dict: {export_state_dict(path, state_dict)}")
     if program is not None:
         import io
 
         import torch
-
-        from models.atomic import write_bytes
-        from models.checkpoint import load_checkpoint
+        from edgepress.models.atomic import write_bytes
+        from edgepress.models.checkpoints.checkpoint import load_checkpoint
 
         model, spec = load_checkpoint(path, trust=trust)
         buffer = io.BytesIO()

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compress.commands.prune import check_fits, find_entry, front_end_of, opened, recipe_of, task_source
-from compress.commands.train import given
-from compress.stages import is_float, open_task, quantize_stage, say
-from models.errors import UsageError
-from models.run_directory import RunDirectory
+from edgepress.compress.commands.prune import check_fits, find_entry, front_end_of, opened, recipe_of, task_source
+from edgepress.compress.commands.train import given
+from edgepress.compress.pipeline.stages import is_float, open_task, quantize_stage, say
+from edgepress.models.errors import UsageError
+from edgepress.models.run_directory import RunDirectory
 
 #: Epochs of quantization-aware training where neither the recipe nor the command line says.
 QAT_EPOCHS = 5
@@ -22,7 +22,7 @@ def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool
                  teacher: Path | None, data: str | None, run: Path, seed: int | None, trust: bool, restart: bool,
                  machine: tuple[str, str, str, int]) -> None:
     """Quantize the newest float checkpoint, or a given one; prints the new checkpoint's path."""
-    from compress.train import Machine
+    from edgepress.compress.training.train import Machine
 
     if epochs and not qat:
         raise UsageError(f"--epochs {epochs} belongs to quantization-aware training: add --qat")
@@ -55,10 +55,10 @@ def _sensitivity(directory: RunDirectory, made: dict[str, Any], task: Any, trust
     """What each layer of a quantized checkpoint costs on the validation split: table, figure and JSON in the run."""
     import json
 
-    from compress.quantize import restore_quantized
-    from compress.quantize.sensitivity import figure, layer_sensitivity, table
-    from models.atomic import write_text
-    from models.checkpoint import load_checkpoint, read_quantization
+    from edgepress.compress.quantize import restore_quantized
+    from edgepress.compress.quantize.sensitivity import figure, layer_sensitivity, table
+    from edgepress.models.atomic import write_text
+    from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_quantization
 
     model, spec = load_checkpoint(made["path"], trust=trust)
     quantized = restore_quantized(model, spec.example_inputs(), read_quantization(made["path"]) or {})
@@ -89,7 +89,7 @@ def labelled_batches(task: Any, split: str, clips: int = SENSITIVITY_CLIPS) -> t
 
 
 def _settings(recipe: Any, changes: dict[str, Any], qat: bool, epochs: int | None) -> Any:
-    from compress.recipe import QuantizeSettings, validated
+    from edgepress.compress.recipes.recipe import QuantizeSettings, validated
 
     base = recipe.quantize if recipe else QuantizeSettings()
     wanted = (epochs or base.train.epochs or QAT_EPOCHS) if qat else base.train.epochs

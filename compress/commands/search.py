@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from compress.commands.train import given
-from compress.provenance import command, data_facts, source_of, versions
-from compress.stages import build_for, open_task, say
-from models.atomic import write_json, write_text
-from models.run_directory import RunDirectory
+from edgepress.compress.commands.train import given
+from edgepress.compress.pipeline.stages import build_for, open_task, say
+from edgepress.compress.provenance import command, data_facts, source_of, versions
+from edgepress.models.atomic import write_json, write_text
+from edgepress.models.run_directory import RunDirectory
 
 
 def run_search(recipe: str, *, trials: int, epochs: int, weight_decay: bool, storage: str | None, name: str,
@@ -20,9 +20,9 @@ def run_search(recipe: str, *, trials: int, epochs: int, weight_decay: bool, sto
     Raises:
         UsageError: a storage that cannot be opened, or a search of that name with other settings.
     """
-    from compress.recipe import read_recipe
-    from compress.teach.search import Search, rows_of, run_trials
-    from compress.train import Machine, train
+    from edgepress.compress.recipes.recipe import read_recipe
+    from edgepress.compress.teach.search import Search, rows_of, run_trials
+    from edgepress.compress.training.train import Machine, train
 
     checked = read_recipe(recipe, given({"task": data, "seed": seed}), trust=trust)
     directory, began = RunDirectory(run), time.monotonic()
@@ -64,7 +64,7 @@ def run_search(recipe: str, *, trials: int, epochs: int, weight_decay: bool, sto
 
 def _write(path: Path, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """The trials as JSON and, where vl-convert is installed, their figure."""
-    from compress.teach.search import figure_of
+    from edgepress.compress.teach.search import figure_of
 
     write_json(path.with_name(f"{path.name}.json"), {**facts, "trials": rows})
     try:

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.stages import say
-from compress.sweep import Grid, SweepTask, make_grid, plan, read_grid
-from compress.sweep_task import STATE, finished, last_line, read_json, run_task
-from models.atomic import write_json
-from models.errors import RuntimeFailure, UsageError
-from models.run_directory import RunDirectory
-from models.units import parse_quantity
+from edgepress.compress.pipeline.stages import say
+from edgepress.compress.pipeline.sweep import Grid, SweepTask, make_grid, plan, read_grid
+from edgepress.compress.pipeline.sweep_task import STATE, finished, last_line, read_json, run_task
+from edgepress.models.atomic import write_json
+from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.run_directory import RunDirectory
+from edgepress.models.units import parse_quantity
 
 if TYPE_CHECKING:
+    from edgepress.compress.recipes.recipe import Recipe
     from rich.table import Table
-
-    from compress.recipe import Recipe
 
 RESULTS = "results.json"
 
@@ -214,8 +213,8 @@ def table(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, 
 
 def print_plan(tasks: Sequence[SweepTask], recipes: dict[str, Recipe], sweep: Path, resources: Resources) -> None:
     """What would run, and about how long; a few training steps are timed, nothing is written."""
-    from compress.stages import open_task
-    from compress.sweep_estimate import seconds_per_clip, task_seconds
+    from edgepress.compress.pipeline.stages import open_task
+    from edgepress.compress.pipeline.sweep_estimate import seconds_per_clip, task_seconds
 
     cpus = resources.cpus or 1
     slots = max(1, (os.cpu_count() or 1) // cpus)
@@ -247,7 +246,7 @@ def _duration(seconds: float) -> str:
 def _report(sweep: Path, tasks: Sequence[SweepTask]) -> None:
     """The Pareto page over all tasks; benchmarks lies to the right of compress and is called as the command it is."""
     page = sweep / "pareto.html"
-    command = [sys.executable, "-m", "benchmarks", "pareto", *(str(task.folder(sweep)) for task in tasks),
+    command = [sys.executable, "-m", "edgepress.benchmarks", "pareto", *(str(task.folder(sweep)) for task in tasks),
                "--output", str(page), "--overwrite"]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
         say(f"  no report: `{' '.join(command[1:4])} ...` failed; its message is above")

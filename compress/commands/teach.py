@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.commands.train import given
-from compress.stages import open_task, say
-from models.run_directory import RunDirectory
+from edgepress.compress.commands.train import given
+from edgepress.compress.pipeline.stages import open_task, say
+from edgepress.models.run_directory import RunDirectory
 
 
 def run_teach(recipe: str, *, data: str | None, run: Path, seed: int | None, count: int | None, network: str | None,
@@ -19,15 +19,21 @@ def run_teach(recipe: str, *, data: str | None, run: Path, seed: int | None, cou
         ConfigError: everything that is wrong with the recipe and the options, together.
         UsageError: a file of weights that is missing, holds more than tensors, or is of another network.
     """
-    from compress.recipe import NetworkSettings, TeacherSettings, TrainSettings, read_recipe, validated
-    from compress.teach.stages import teacher_settings, teacher_stage
-    from compress.train import Machine
+    from edgepress.compress.pipeline.teaching import teacher_settings, teacher_stage
+    from edgepress.compress.recipes.recipe import (
+        NetworkSettings,
+        TeacherSettings,
+        TrainSettings,
+        read_recipe,
+        validated,
+    )
+    from edgepress.compress.training.train import Machine
 
     checked = read_recipe(recipe, given({"task": data, "seed": seed}), trust=trust)
     base = teacher_settings(checked)
     if network is not None:
-        from compress.checks import network_errors
-        from models.errors import ConfigError
+        from edgepress.compress.recipes.checks import network_errors
+        from edgepress.models.errors import ConfigError
 
         if errors := network_errors({"name": network}, True):
             raise ConfigError(errors, "--network")
@@ -53,7 +59,7 @@ def run_teach(recipe: str, *, data: str | None, run: Path, seed: int | None, cou
 
 
 def _say_probe(path: Path) -> None:
-    from models.checkpoint import read_metrics
+    from edgepress.models.checkpoints.checkpoint import read_metrics
 
     probe = read_metrics(path).get("device_probe")
     if probe:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.stages import open_task, train_stage
-from models.run_directory import RunDirectory
+from edgepress.compress.pipeline.stages import open_task, train_stage
+from edgepress.models.run_directory import RunDirectory
 
 
 def run_train(recipe: str, *, data: str | None, run: Path, seed: int | None, network: str | None, restart: bool,
               train: dict[str, Any], trust: bool, machine: tuple[str, str, str, int]) -> None:
     """Train the dense network of a recipe, with changes from the command line; prints the checkpoint's path."""
-    from compress.recipe import read_recipe
-    from compress.train import Machine
+    from edgepress.compress.recipes.recipe import read_recipe
+    from edgepress.compress.training.train import Machine
 
     changes: dict[str, Any] = given({"task": data, "seed": seed})
     checked = read_recipe(recipe, changes, trust=trust, sections={

@@ -1,7 +1,4 @@
-"""Structured pruning to hard budgets: coupled channels, importance, projection, removal, proof.
-
-`importance` and `project` are functions in the modules of the same names: import them from there.
-"""
+"""A network and hard budgets go in, a physically smaller network with its proof comes out."""
 
 from __future__ import annotations
 
@@ -9,18 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.prune.channels import ChannelGraph as ChannelGraph
-    from compress.prune.channels import find_groups as find_groups
-    from compress.prune.model import Pruned as Pruned
-    from compress.prune.model import prune_model as prune_model
-    from compress.prune.project import projection as projection
-    from compress.prune.proof import remove as remove
+    from edgepress.compress.prune.budget.project import projection as projection
+    from edgepress.compress.prune.coupling.channels import ChannelGraph as ChannelGraph
+    from edgepress.compress.prune.coupling.channels import find_groups as find_groups
+    from edgepress.compress.prune.model import Pruned as Pruned
+    from edgepress.compress.prune.model import prune_model as prune_model
+    from edgepress.compress.prune.removal.proof import remove as remove
 
 #: Public name -> the module that defines it; imported when first used, so that light commands stay light.
 _HOME = {
-    "ChannelGraph": "compress.prune.channels", "find_groups": "compress.prune.channels",
-    "Pruned": "compress.prune.model", "prune_model": "compress.prune.model",
-    "projection": "compress.prune.project", "remove": "compress.prune.proof",
+    "ChannelGraph": "edgepress.compress.prune.coupling.channels", "find_groups": "edgepress.compress.prune.coupling.channels",
+    "Pruned": "edgepress.compress.prune.model", "prune_model": "edgepress.compress.prune.model",
+    "projection": "edgepress.compress.prune.budget.project", "remove": "edgepress.compress.prune.removal.proof",
 }
 
 

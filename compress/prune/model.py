@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress.prune.channels import ChannelGraph, Frozen, Selection, find_groups
-from compress.prune.importance import importance as score
-from compress.prune.project import projection
-from compress.prune.proof import Proof, remove_with_proof
-from models.cost import Cost, cost_of, cost_of_graph
-from models.errors import UsageError, VerdictError
-from models.limits import Limits
-from models.units import parse_quantity
+from edgepress.compress.prune.budget.importance import importance as score
+from edgepress.compress.prune.budget.project import projection
+from edgepress.compress.prune.coupling.channels import ChannelGraph, Frozen, Selection, find_groups
+from edgepress.compress.prune.removal.proof import Proof, remove_with_proof
+from edgepress.models.cost.cost import Cost, cost_of, cost_of_graph
+from edgepress.models.errors import UsageError, VerdictError
+from edgepress.models.limits import Limits
+from edgepress.models.units import parse_quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ class Pruned:
 
     Attributes:
         model: new, physically smaller, trainable; the given one is untouched.
-        plan: JSON-able; `models.plan.apply_plan` makes the same network from a dense one.
+        plan: JSON-able; `edgepress.models.checkpoints.plan.apply_plan` makes the same network from a dense one.
         before, after: cost under the rule and scheme asked for; `after` is counted anew on `model`.
         proof: the removed network against its reference.
         frozen: what could not be pruned, with operator, module and reason.
@@ -62,7 +62,7 @@ def prune_model(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | tor
         macs, params, weight_bytes, peak_activation_bytes: upper limits for one inference; a number, or text such as
             "20M", "64 kB", "50%" (of the given network).
         scheme: what bytes mean; "w8a8" is int8 weights and activations with int32 biases.
-        importance: a kind of `compress.prune.importance.KINDS`, or scores, one array per group.
+        importance: a kind of `edgepress.compress.prune.budget.importance.KINDS`, or scores, one array per group.
         projection: "threshold" or "knapsack".
         protect: names of modules and parameters that keep their shapes. The output width always stays.
         divisor, min_channels: of the kept channels of every group.

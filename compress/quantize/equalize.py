@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from edgepress.compress.quantize.fold import LAYERS, Folded, aten, fetch, weight_and_bias
+from edgepress.compress.quantize.points import clipping_of
 from torch import fx
 
-from compress.quantize.fold import LAYERS, Folded, aten, fetch, weight_and_bias
-from compress.quantize.points import clipping_of
-
 if TYPE_CHECKING:
-    from compress.quantize.model import Quantized
+    from edgepress.compress.quantize.model import Quantized
 
 #: A channel is scaled by at most this much either way: beyond it, what was seen of the channel is noise.
 _LARGEST_FACTOR = 16.0

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-
-from compress.quantize.scheme import (
+from edgepress.compress.quantize.scheme import (
     BIAS_LIMIT,
     NARROWEST_RANGE,
     WEIGHT_LIMIT,
     Integers,
     integers_of_range,
 )
+from torch import nn
 
 #: How a range moves in training mode; in evaluation mode it never moves.
 FROZEN, LEARNED, AVERAGED = "frozen", "learned", "averaged"

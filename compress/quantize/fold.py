@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from edgepress.compress.quantize.rewrite import DECOMPOSITIONS, pool_instead_of_mean, rewrite_response_norm
+from edgepress.models.errors import UsageError
 from torch import fx, nn
-
-from compress.quantize.rewrite import DECOMPOSITIONS, pool_instead_of_mean, rewrite_response_norm
-from models.errors import UsageError
 
 aten = torch.ops.aten
 #: Operators with weights: target -> (axis of the output channels, index of the weight, index of the bias).

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import fx, nn
-
-from compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer, inverse_root
-from compress.quantize.fold import LAYERS, Folded, Origin, as_inputs, aten, fold, quiet, weight_and_bias
-from compress.quantize.observe import METHODS, choose_range, observe
-from compress.quantize.points import (
+from edgepress.compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer, inverse_root
+from edgepress.compress.quantize.fold import LAYERS, Folded, Origin, as_inputs, aten, fold, quiet, weight_and_bias
+from edgepress.compress.quantize.observe import METHODS, choose_range, observe
+from edgepress.compress.quantize.points import (
     AVERAGES,
     SAME_RANGE,
     Point,
@@ -24,8 +22,9 @@ from compress.quantize.points import (
     is_constant,
     known_names,
 )
-from compress.quantize.scheme import FLOAT, SCHEMES, Integers, activation_bits
-from models.errors import UsageError
+from edgepress.compress.quantize.scheme import FLOAT, SCHEMES, Integers, activation_bits
+from edgepress.models.errors import UsageError
+from torch import fx, nn
 
 #: Means settle with fewer inputs than extremes, and each layer needs a pass of its own.
 CORRECTION_SAMPLES = 64
@@ -143,7 +142,7 @@ def quantize_model(model: nn.Module, example_inputs: Any, calibration: Iterable[
                              f"inputs have {[list(x.shape) for x in inputs]}; they may differ in the batch size only")
     folded = fold(model, inputs)
     if equalize:
-        from compress.quantize.equalize import equalize_layers
+        from edgepress.compress.quantize.equalize import equalize_layers
 
         folded = equalize_layers(folded, batches)
     quantized = assemble(folded, scheme, dict(exceptions or {}), per_tensor_dense, method)
@@ -153,7 +152,7 @@ def quantize_model(model: nn.Module, example_inputs: Any, calibration: Iterable[
         if point.scheme != FLOAT:
             quantized.quantizer(point).set_range(*choose_range(seen[point.key], method, 2 ** SCHEMES[point.scheme]))
     if bias_correction:
-        from compress.quantize.equalize import correct_biases
+        from edgepress.compress.quantize.equalize import correct_biases
 
         correct_biases(quantized, limited(batches, CORRECTION_SAMPLES))
     quantized.set_range_mode(ranges)

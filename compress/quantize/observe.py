@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from edgepress.models.errors import UsageError
 from torch import fx
-
-from models.errors import UsageError
 
 BINS = 2048
 #: Share of values left outside by "percentile", both ends together.

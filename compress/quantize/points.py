@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from edgepress.compress.quantize.fold import LAYERS, aten, module_path
+from edgepress.compress.quantize.rewrite import WANTED_SCHEME
+from edgepress.compress.quantize.scheme import FLOAT, SCHEMES
 from torch import fx
-
-from compress.quantize.fold import LAYERS, aten, module_path
-from compress.quantize.rewrite import WANTED_SCHEME
-from compress.quantize.scheme import FLOAT, SCHEMES
 
 #: Operators whose output has the scale of their input.
 SAME_RANGE = {

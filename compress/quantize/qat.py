@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from edgepress.compress.quantize.fake import AVERAGED, FROZEN, LEARNED, ActivationQuantizer
+from edgepress.compress.quantize.fold import fetch, quiet
+from edgepress.compress.quantize.model import Quantized
+from edgepress.models.errors import UsageError
 from torch import nn
-
-from compress.quantize.fake import AVERAGED, FROZEN, LEARNED, ActivationQuantizer
-from compress.quantize.fold import fetch, quiet
-from compress.quantize.model import Quantized
-from models.errors import UsageError
 
 #: Rate of the ranges over that of the weights: Adam moves either by about the rate, and a range is some ten times as
 #: wide as a weight.
@@ -64,7 +63,7 @@ def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, A
 
 
 class RangeSchedule:
-    """Lets the ranges move for a share of all steps and holds them from then on (see `compress.loop.Shaping`).
+    """Lets the ranges move for a share of all steps and holds them from then on (see `edgepress.compress.training.loop.Shaping`).
 
     Held ranges are put back behind every step, so that neither an optimiser's momentum moves them nor several devices
     disagree about which parameters have gradients.

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from edgepress.compress.quantize.fold import Origin, fetch, fold, weight_and_bias
+from edgepress.compress.quantize.model import Quantized, assemble
+from edgepress.compress.quantize.scheme import FLOAT
+from edgepress.models.errors import UsageError
 from torch import nn
-
-from compress.quantize.fold import Origin, fetch, fold, weight_and_bias
-from compress.quantize.model import Quantized, assemble
-from compress.quantize.scheme import FLOAT
-from models.errors import UsageError
 
 SCHEMA = 1
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
 #: Name of a scheme -> bits of its activations; weights are int8 in all of them. "float" leaves a layer as it is.
 SCHEMES: dict[str, int] = {"w8a8": 8, "a16w8": 16}

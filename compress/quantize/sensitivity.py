@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from edgepress.compress.quantize.model import Quantized
+from edgepress.models.bars import bars_svg
 from torch import fx
-
-from compress.quantize.model import Quantized
-from models.bars import bars_svg
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def layer_sensitivity(quantized: Quantized, batches: Iterable[Any],
     Returns:
         The costliest first.
     """
-    from compress.quantize.fold import as_inputs
+    from edgepress.compress.quantize.fold import as_inputs
 
     inputs = [as_inputs(batch) for batch in batches]
     model = quantized.model.eval()

@@ -1,1 +1,1 @@
-"""Teachers: training them to ignore the recording device, averaging them, and measuring what is left."""
+"""Trained networks go in, teachers and ensembles come out, and what they know of the recording device."""

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from edgepress.models.errors import RuntimeFailure, UsageError
 from torch import Tensor
 from torch.nn import functional
-
-from models.errors import RuntimeFailure, UsageError
 
 SCHEMA = 1
 MODES = ("stable", "paper")

@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
 #: Below this a feature counts as constant: dividing by it would blow up rounding errors.
 _SMALLEST_DEVIATION = 1e-8

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.batches import seed_of
-from models.errors import RuntimeFailure, UsageError
+from edgepress.compress.training.batches import seed_of
+from edgepress.models.errors import RuntimeFailure, UsageError
 
 if TYPE_CHECKING:
     import optuna
-
-    from compress.recipe import TrainSettings
+    from edgepress.compress.recipes.recipe import TrainSettings
 
 #: Parameter of a trial -> the range that is searched, on a logarithmic scale.
 RANGES = {"learning_rate": (1e-5, 1e-1), "one_minus_beta1": (1e-4, 1.0), "one_minus_beta2": (1e-4, 1.0),
@@ -101,7 +100,7 @@ def run_trials(search: Search, settings: TrainSettings, storage: str | Path,
 
 def settings_of(parameters: dict[str, float], settings: TrainSettings, epochs: int) -> TrainSettings:
     """The settings of a training with a trial's parameters."""
-    from compress.recipe import TrainSettings, validated
+    from edgepress.compress.recipes.recipe import TrainSettings, validated
 
     changed = {"optimizer": "adam", "epochs": epochs, "select": "log_loss",
                "learning_rate": parameters["learning_rate"], "epsilon": parameters["epsilon"],

@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from edgepress.compress.provenance import identity, tensors_digest
+from edgepress.compress.teach.ensemble import GeneralizedMean
+from edgepress.compress.training.batches import batches
+from edgepress.models.atomic import new_directory, write_json
+from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_quantization, read_spec
+from edgepress.models.errors import UsageError
+from edgepress.models.tasks.cache import cache_directory, cached_array, digest
 from torch import Tensor, nn
 
-from compress.batches import batches
-from compress.provenance import identity, tensors_digest
-from compress.teach.ensemble import GeneralizedMean
-from models.atomic import new_directory, write_json
-from models.checkpoint import load_checkpoint, read_quantization, read_spec
-from models.errors import UsageError
-from models.tasks.cache import cache_directory, cached_array, digest
-
 if TYPE_CHECKING:
-    from compress.recipe import Distill
-    from models.spec import ModelSpec
+    from edgepress.compress.recipes.recipe import Distill
+    from edgepress.models.checkpoints.spec import ModelSpec
 
 ENSEMBLE = "ensemble.json"
 KIND = "edgepress ensemble"
@@ -102,7 +101,7 @@ class Teacher:
         return self.mean(torch.from_numpy(np.stack(found))).numpy()
 
     def guide(self, task: Any, source: str | None, distill: Distill, device: str = "cpu") -> nn.Module | np.ndarray:
-        """What `compress.train.train` takes as its teacher: a network for "online", logits for "cached".
+        """What `edgepress.compress.training.train.train` takes as its teacher: a network for "online", logits for "cached".
 
         Raises:
             UsageError: the teacher runs online on the student's inputs, but takes others.
@@ -224,7 +223,7 @@ def task_for(spec: ModelSpec, path: Path, task: Any, source: str | None) -> Any:
         return task
     if source is None:
         raise UsageError(f"{path} has another front end than the task, which names no source to read again")
-    from compress.stages import open_task
+    from edgepress.compress.pipeline.stages import open_task
 
     return open_task(source, spec.front_end, trust=True)
 

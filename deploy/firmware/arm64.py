@@ -4,7 +4,7 @@ Two traps, both met here (QEMU 7.2): LiteRT reads the host's /proc/cpuinfo and c
 prefix; and the default CPU computes garbage in XNNPACK's integer kernels without a word, so a CPU is named and a
 self-test runs before every session. Emulated time says nothing about a board.
 
-`python -m deploy.firmware.arm64` installs the emulated system (about 80 MB of downloads) into the cache folder.
+`python -m edgepress.deploy.firmware.arm64` installs the emulated system (about 80 MB of downloads) into the cache folder.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-
-from deploy.isolated import IsolatedEngine
-from deploy.tensor_details import TensorDetails
-from models.errors import RuntimeFailure
+from edgepress.deploy.runtimes.isolated import IsolatedEngine
+from edgepress.deploy.runtimes.tensor_details import TensorDetails
+from edgepress.models.errors import RuntimeFailure
 
 #: A CPU that QEMU 7.2 emulates rightly: that of the Raspberry Pi 3.
 CPU = "cortex-a53"
@@ -50,7 +49,7 @@ def missing_tools() -> str | None:
         return f"{_EMULATORS[0]} is not installed; Debian: apt-get install {PACKAGES} (or make install-firmware-tools)"
     python = prefix() / "root" / "usr" / "bin" / "python3.11"
     if not python.exists():
-        return f"there is no emulated arm64 system in {prefix()}: `python -m deploy.firmware.arm64` downloads it"
+        return f"there is no emulated arm64 system in {prefix()}: `python -m edgepress.deploy.firmware.arm64` downloads it"
     return None
 
 
@@ -68,7 +67,7 @@ def interpreter() -> list[str]:
 
 
 class Arm64Engine:
-    """See `deploy.engines.Engine`: LiteRT with XNNPACK on an emulated 64-bit Arm core."""
+    """See `edgepress.deploy.runtimes.engines.Engine`: LiteRT with XNNPACK on an emulated 64-bit Arm core."""
 
     def __init__(self, model: bytes, *, threads: int = 1, timeout_s: float = 600.0):
         self._threads, self._timeout_s = threads, timeout_s
@@ -120,7 +119,7 @@ def _self_test(open_engine) -> None:  # type: ignore[no-untyped-def]
 
 def dense_example() -> tuple[bytes, np.ndarray, np.ndarray]:
     """(a .tflite of one int8 dense layer, inputs [8, 64], its outputs [8, 16] in exact arithmetic)."""
-    from deploy.tflite_writer import pack, schema
+    from edgepress.deploy.tflite.writer import pack, schema
 
     kinds, generator = schema(), np.random.default_rng(0)
     weights = generator.integers(-127, 128, (16, 64)).astype(np.int8)

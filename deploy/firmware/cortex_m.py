@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from deploy.firmware.emit import layer_name, write_sources
-from deploy.firmware.host import (
+from edgepress.deploy.firmware.emit import layer_name, write_sources
+from edgepress.deploy.firmware.host import (
     CompilerFailure,
     bytes_to_samples,
     port_details,
@@ -25,8 +24,8 @@ from deploy.firmware.host import (
     run_compiler,
     samples_to_bytes,
 )
-from deploy.firmware.instructions import Instructions, by_layer, counted
-from deploy.firmware.project import (
+from edgepress.deploy.firmware.instructions import Instructions, by_layer, counted
+from edgepress.deploy.firmware.project import (
     EXACT,
     HOT_SOURCES,
     Firmware,
@@ -36,10 +35,10 @@ from deploy.firmware.project import (
     substituted,
     template,
 )
-from models.errors import RuntimeFailure, UsageError, VerdictError
+from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 
 if TYPE_CHECKING:
-    from models.devices import DeviceClass
+    from edgepress.models.devices.classes import DeviceClass
 
 #: Debian's packages with the tools.
 PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
@@ -148,7 +147,7 @@ def missing_tools() -> str | None:
 
 def memory_limits(runtime: str, device: DeviceClass | None = None) -> tuple[int, int]:
     """(flash, RAM) in bytes of a device class, else of the one that the runtime is named after, else of the board."""
-    from models.devices import device_class
+    from edgepress.models.devices.classes import device_class
 
     board = BOARDS[runtime]
     found = device if device is not None else device_class(board.device_class) if board.device_class else None
@@ -370,7 +369,7 @@ class CortexM:
 
 
 class CortexMEngine:
-    """See `deploy.engines.Engine`: the generated firmware on an emulated core."""
+    """See `edgepress.deploy.runtimes.engines.Engine`: the generated firmware on an emulated core."""
 
     def __init__(self, model: bytes, runtime: str, timeout_s: float = 600.0):
         self._core = CortexM(firmware(model), runtime, timeout_s=timeout_s)
@@ -393,7 +392,7 @@ class CortexMEngine:
 
     def figures(self) -> dict[str, Any]:
         """Flash, RAM, stack in bytes and instructions of one inference on a random input, in total and by layer."""
-        from deploy.firmware.project import random_sample
+        from edgepress.deploy.firmware.project import random_sample
 
         done = self._core.run(random_sample(self._core.made.network), count=True)
         assert done.instructions is not None

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-
-from deploy.firmware.context import described
-from deploy.firmware.layout import Layout
-from deploy.firmware.lower_values import float_text
-from deploy.firmware.steps import FieldValue, Network, Step, Value
+from edgepress.deploy.firmware.layout import Layout
+from edgepress.deploy.firmware.lowering.context import described
+from edgepress.deploy.firmware.lowering.steps import FieldValue, Network, Step, Value
+from edgepress.deploy.firmware.lowering.values import float_text
 
 _C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
 _WIDTH = 116

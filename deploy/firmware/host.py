@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
-
-from deploy.firmware.emit import write_sources
-from deploy.firmware.project import (
+from edgepress.deploy.firmware.emit import write_sources
+from edgepress.deploy.firmware.lowering.steps import Value
+from edgepress.deploy.firmware.project import (
     KERNEL_HEADERS,
     KERNEL_SOURCES,
     Firmware,
@@ -25,9 +25,8 @@ from deploy.firmware.project import (
     sources,
     template,
 )
-from deploy.firmware.steps import Value
-from deploy.tensor_details import TensorDetails
-from models.errors import RuntimeFailure
+from edgepress.deploy.runtimes.tensor_details import TensorDetails
+from edgepress.models.errors import RuntimeFailure
 
 #: The generated C is held to these; a warning is an error.
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror")
@@ -203,7 +202,7 @@ def port_details(values: Sequence[Value]) -> tuple[TensorDetails, ...]:
 
 
 class HostEngine:
-    """See `deploy.engines.Engine`: the generated C with plain kernels, compiled for this machine."""
+    """See `edgepress.deploy.runtimes.engines.Engine`: the generated C with plain kernels, compiled for this machine."""
 
     def __init__(self, model: bytes):
         made = firmware(model)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.firmware.emit import layer_name
-from deploy.firmware.host import CompilerFailure, compiler, run_compiler
-from deploy.firmware.project import Firmware, template
-from models.errors import RuntimeFailure
+from edgepress.deploy.firmware.emit import layer_name
+from edgepress.deploy.firmware.host import CompilerFailure, compiler, run_compiler
+from edgepress.deploy.firmware.project import Firmware, template
+from edgepress.models.errors import RuntimeFailure
 
 _FILE = "count_plugin.c"
 #: Versions of the plugin interface to try, the one of Debian 12 first: a newer QEMU refuses the oldest.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from deploy.firmware.steps import Network
-from deploy.memory_plan import Block, Plan, aligned, search
+from edgepress.deploy.firmware.lowering.steps import Network
+from edgepress.deploy.tflite.memory_plan import Block, Plan, aligned, search
 
 #: More placements than this gain nothing on the networks here, and cost seconds on large ones.
 _TRIES = 400

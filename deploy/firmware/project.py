@@ -10,13 +10,12 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-
-from deploy.firmware import emit
-from deploy.firmware.layout import Layout, lay_out
-from deploy.firmware.lowering import lower
-from deploy.firmware.steps import Network
-from models.atomic import new_directory
-from models.errors import EdgepressError, UsageError
+from edgepress.deploy.firmware import emit
+from edgepress.deploy.firmware.layout import Layout, lay_out
+from edgepress.deploy.firmware.lowering.lower import lower
+from edgepress.deploy.firmware.lowering.steps import Network
+from edgepress.models.atomic import new_directory
+from edgepress.models.errors import EdgepressError, UsageError
 
 #: Kernels that every project is given; the linker leaves out what a network does not call.
 KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h")
@@ -92,8 +91,9 @@ def substituted(file: str, made: Firmware, **more: str) -> str:
 
 
 def template(file: str) -> str:
-    """The text of a file of deploy/templates/firmware."""
-    return (files("deploy") / "templates" / "firmware" / file).read_text(encoding="utf-8")
+    """The text of a file of deploy/firmware/templates, by its name: kernels, the project around them, emulated cores."""
+    folders = (files("edgepress.deploy.firmware") / "templates" / name for name in ("kernels", "project", "cores"))
+    return next(folder / file for folder in folders if (folder / file).is_file()).read_text(encoding="utf-8")
 
 
 def compiled_sources(made: Firmware) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ def random_sample(network: Network, seed: int = 1) -> list[np.ndarray]:
 
 def _reference(path: Path) -> tuple[Vector | None, int | None]:
     """A test vector from TFLite Micro, and the head of its arena; nothing where it does not run here."""
-    from deploy.runtimes import open_session
+    from edgepress.deploy.runtimes.sessions import open_session
 
     network = lower(path)
     if any(network.values[t].shape[:1] != (1,) for t in network.inputs):
@@ -170,7 +170,7 @@ def _reference(path: Path) -> tuple[Vector | None, int | None]:
 
 def _own_vector(made: Firmware) -> Vector | None:
     """A test vector of this very C, compiled here: it shows that another compiler gives the same."""
-    from deploy.firmware.host import HostProgram
+    from edgepress.deploy.firmware.host import HostProgram
 
     inputs = random_sample(made.network)
     try:

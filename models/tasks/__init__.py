@@ -1,4 +1,4 @@
-"""Tasks: labelled clips in splits, their features, and how predictions on them are measured."""
+"""A name or a folder goes in, a Task comes out: clips, labels, recording devices, splits, and how well they are told apart."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.tasks.features import LogMel as LogMel
-    from models.tasks.features import log_mel as log_mel
-    from models.tasks.features import log_mel_torch as log_mel_torch
-    from models.tasks.metrics import evaluate as evaluate
-    from models.tasks.task import Split as Split
-    from models.tasks.task import Task as Task
-    from models.tasks.task import load_task as load_task
+    from edgepress.models.tasks.front_ends.log_mel import LogMel as LogMel
+    from edgepress.models.tasks.front_ends.log_mel import log_mel as log_mel
+    from edgepress.models.tasks.front_ends.log_mel import log_mel_torch as log_mel_torch
+    from edgepress.models.tasks.metrics import evaluate as evaluate
+    from edgepress.models.tasks.task import Split as Split
+    from edgepress.models.tasks.task import Task as Task
+    from edgepress.models.tasks.task import load_task as load_task
 
 #: Public name -> the module that defines it; imported when first used, so that light commands stay light.
 _HOME = {
-    "LogMel": "models.tasks.features",
-    "log_mel": "models.tasks.features",
-    "log_mel_torch": "models.tasks.features",
-    "evaluate": "models.tasks.metrics",
-    "Split": "models.tasks.task",
-    "Task": "models.tasks.task",
-    "load_task": "models.tasks.task",
+    "LogMel": "edgepress.models.tasks.front_ends.log_mel",
+    "log_mel": "edgepress.models.tasks.front_ends.log_mel",
+    "log_mel_torch": "edgepress.models.tasks.front_ends.log_mel",
+    "evaluate": "edgepress.models.tasks.metrics",
+    "Split": "edgepress.models.tasks.task",
+    "Task": "edgepress.models.tasks.task",
+    "load_task": "edgepress.models.tasks.task",
 }
 __all__ = ['LogMel', 'Split', 'Task', 'evaluate', 'load_task', 'log_mel', 'log_mel_torch']
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from models.atomic import new_directory
-from models.errors import UsageError
+from edgepress.models.atomic import new_directory
+from edgepress.models.errors import UsageError
 
 
 def cache_directory(cache: str | Path | None = None) -> Path:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
 #: A probability is never taken below this, so that one sure mistake costs at most 34.5 nats (as in scikit-learn's
 #: log_loss of old and the DCASE evaluation).

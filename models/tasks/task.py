@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
-from models.errors import UsageError
-from models.tasks.features import LogMel
+from edgepress.models.errors import UsageError
+from edgepress.models.tasks.front_ends.log_mel import LogMel
 
 SPLITS = ("train", "validation", "test", "calibration")
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
@@ -215,7 +214,7 @@ def load_task(source: str | Path, *, front_end: LogMel | None = None, cache: str
     text = os.fspath(source)
     synthetic = _SYNTHETIC.match(text)
     if synthetic:
-        from models.tasks.synthetic import load_synthetic
+        from edgepress.models.tasks.sources.synthetic import load_synthetic
 
         return load_synthetic(int(synthetic[1] or 0), front_end=front_end, cache=cache)
     path = Path(text)
@@ -224,11 +223,11 @@ def load_task(source: str | Path, *, front_end: LogMel | None = None, cache: str
             raise UsageError(f"data = {text!r} is a file but no .npz; expected {SOURCES}")
         if front_end is not None:
             raise UsageError(f"data = {text!r} holds network inputs, to which no front end applies; leave it out")
-        from models.tasks.arrays import load_arrays
+        from edgepress.models.tasks.sources.arrays import load_arrays
 
         return load_arrays(path)
     if path.is_dir() or Path(text.rpartition("@")[0] or os.devnull).is_dir():
-        from models.tasks.scenes import load_scenes
+        from edgepress.models.tasks.sources.scenes import load_scenes
 
         folder, subset = (text, None) if path.is_dir() else text.rsplit("@", 1)
         return load_scenes(folder, subset=subset, front_end=front_end, cache=cache)
@@ -244,7 +243,7 @@ def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | Non
     if not trust:
         raise UsageError(f"data = {source!r} would run code of {source.split(':')[0]}; allow it with trust=True "
                          "(--trust) if you know where it comes from")
-    from models.registry import announce_code
+    from edgepress.models.checkpoints.registry import announce_code
 
     module_name, name = source.split(":")
     announce_code(source)
@@ -264,5 +263,5 @@ def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | Non
         raise UsageError(f"data = {source!r} takes no front_end; leave it out, or add the parameter to the factory")
     task = factory(**arguments)
     if not isinstance(task, Task):
-        raise UsageError(f"data = {source!r} returned {type(task).__name__}, expected models.tasks.Task")
+        raise UsageError(f"data = {source!r} returned {type(task).__name__}, expected edgepress.models.tasks.Task")
     return task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
 
 #: No edge network is wider; a larger number in a file is a mistake or an attempt to fill the memory.
 MAX_CHANNELS = 8192

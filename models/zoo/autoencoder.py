@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from edgepress.models.zoo.arguments import whole_number
 from torch import Tensor, nn
-
-from models.zoo.arguments import whole_number
 
 
 class AutoEncoder(nn.Module):

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from edgepress.models.errors import UsageError
+from edgepress.models.zoo.arguments import MAX_CHANNELS, MAX_CLASSES, number, whole_number, whole_numbers
 from torch import Tensor, nn
-
-from models.errors import UsageError
-from models.zoo.arguments import MAX_CHANNELS, MAX_CLASSES, number, whole_number, whole_numbers
 
 #: Block -> stride (frequency, time) where it is not (1, 1).
 STRIDES = {"b2": (2, 2), "b4": (2, 1)}

@@ -14,10 +14,9 @@ import math
 from collections.abc import Sequence
 
 import torch
+from edgepress.models.errors import UsageError
+from edgepress.models.zoo.arguments import MAX_CLASSES, choice, number, whole_number, whole_numbers
 from torch import Tensor, nn
-
-from models.errors import UsageError
-from models.zoo.arguments import MAX_CLASSES, choice, number, whole_number, whole_numbers
 
 INITS = ("small", "published")
 #: Of the second convolutions and the head under `init="small"`.

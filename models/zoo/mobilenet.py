@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgepress.models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
+from edgepress.models.zoo.same_padding import output_size, same_conv
 from torch import Tensor, nn
-
-from models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
-from models.zoo.same_padding import output_size, same_conv
 
 #: Output channels at width 1 and stride of the thirteen depthwise separable blocks.
 _BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1),

@@ -1,7 +1,7 @@
 """PaSST, the audio spectrogram transformer with patchout (Koutini et al., Interspeech 2022, arXiv 2110.05069).
 
 Parameter names and shapes are those of kkoutini/PaSST, so that its weights and those of cpjku_dcase23 load
-(`models.zoo.published.load_published`). `forward` gives logits only; `forward_with_latent` gives the features as well.
+(`edgepress.models.zoo.published.load_published`). `forward` gives logits only; `forward_with_latent` gives the features as well.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from edgepress.models.errors import UsageError
+from edgepress.models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
 from torch import Tensor, nn
 from torch.nn import functional
-
-from models.errors import UsageError
-from models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
 
 
 class PatchEmbedding(nn.Module):

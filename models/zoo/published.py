@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgepress.models.errors import UsageError
 from torch import Tensor, nn
-
-from models.errors import UsageError
 
 #: Class of the network -> where its published weights are.
 SOURCES = {

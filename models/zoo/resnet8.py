@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgepress.models.zoo.arguments import MAX_CLASSES, whole_number, whole_numbers
+from edgepress.models.zoo.same_padding import output_size, same_conv
 from torch import Tensor, nn
-
-from models.zoo.arguments import MAX_CLASSES, whole_number, whole_numbers
-from models.zoo.same_padding import output_size, same_conv
 
 
 class Block(nn.Module):

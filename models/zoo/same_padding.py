@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
+from edgepress.models.cost.activations import same_amounts
 from torch import nn
-
-from models.activations import same_amounts
 
 
 def same_padding(size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int, int, int]:

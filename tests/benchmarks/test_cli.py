@@ -11,12 +11,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from edgepress.benchmarks.cli import app
+from edgepress.models.errors import run_command
+from edgepress.models.run_directory import RunDirectory
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from benchmarks.cli import app
-from models.errors import run_command
-from models.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -237,7 +236,7 @@ def test_the_gate_is_light_and_needs_no_torch(keywords, base_packages):
 
 
 def test_help_imports_nothing_heavy():
-    script = ("import sys\nfrom benchmarks.cli import app\nfrom typer.main import get_command\nget_command(app)\n"
+    script = ("import sys\nfrom edgepress.benchmarks.cli import app\nfrom typer.main import get_command\nget_command(app)\n"
               "heavy = {'numpy', 'scipy', 'torch', 'pydantic', 'onnx', 'ai_edge_litert'} & set(sys.modules)\n"
               "assert not heavy, heavy")
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edgepress.benchmarks.gate.baseline import spec_beside
+from edgepress.benchmarks.gate.gate import evaluate_gate
+from edgepress.models.errors import EdgepressError, UsageError
 
-from benchmarks.baseline import spec_beside
-from benchmarks.gate import evaluate_gate
-from models.errors import EdgepressError, UsageError
 from tests.benchmarks.test_cli import call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ def gate_process(path: Path, *arguments: str) -> subprocess.CompletedProcess[str
         # Reserved, not used: the sum of mapped libraries and arenas; the peak that is used is checked by the caller.
         resource.setrlimit(resource.RLIMIT_DATA, (_GIGABYTE, _GIGABYTE))
 
-    return subprocess.run([sys.executable, "-m", "benchmarks", "gate", str(path), *arguments], capture_output=True,
+    return subprocess.run([sys.executable, "-m", "edgepress.benchmarks", "gate", str(path), *arguments], capture_output=True,
                           text=True, timeout=30, check=False, preexec_fn=bound,
                           env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
@@ -144,7 +144,7 @@ def test_mutations_that_run_give_figures_or_name_the_runtime(tflite_file, shared
     for number, changed in enumerate(mutations(tflite_file.read_bytes(), _IN_PROCESSES, seed=9)):
         path = tmp_path / f"m{number}.tflite"
         path.write_bytes(changed)
-        done = subprocess.run([sys.executable, "-m", "benchmarks", "run", str(path), "--runtime", "tflm,litert",
+        done = subprocess.run([sys.executable, "-m", "edgepress.benchmarks", "run", str(path), "--runtime", "tflm,litert",
                                "--data", str(shared / "data" / "kws01.npz"), "--limit", "20"], text=True,
                               capture_output=True, timeout=120, check=False, cwd=tmp_path,
                               env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -204,7 +204,7 @@ def test_a_name_that_is_no_utf8(tflite_file, tmp_path):
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-1", "2", '"much"', "null", "[]"])
 def test_results_with_unusable_figures(capsys, tflite_file, tmp_path, value):
-    from benchmarks.accuracy import model_sha256
+    from edgepress.benchmarks.measure.accuracy import model_sha256
 
     path = tmp_path / "r.jsonl"
     sha256 = model_sha256(tflite_file)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from edgepress.models.tasks import Task, load_task
 from torch import nn
-
-from models.tasks import Task, load_task
 
 
 class SmallNet(nn.Module):

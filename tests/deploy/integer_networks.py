@@ -7,8 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-
-from deploy.tflite_writer import pack, schema
+from edgepress.deploy.tflite.writer import pack, schema
 
 
 class Builder:

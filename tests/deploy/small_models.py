@@ -7,8 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-
-from deploy.tflite_writer import pack, schema
+from edgepress.deploy.tflite.writer import pack, schema
 
 
 def unary(operator: str, element: str = "INT8", shape: Sequence[int] = (1, 4, 4, 8)) -> bytes:

@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-
-from deploy.artifact import find_manifest, load_artifact, manifest_path, read_manifest, sha256_of, write_manifest
-from models.errors import UsageError
+from edgepress.deploy.artifact import (
+    find_manifest,
+    load_artifact,
+    manifest_path,
+    read_manifest,
+    sha256_of,
+    write_manifest,
+)
+from edgepress.models.errors import UsageError
 
 
 @pytest.fixture

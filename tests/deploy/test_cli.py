@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from edgepress.models.run_directory import RunDirectory
 
-from models.run_directory import RunDirectory
 from tests.deploy.small_models import chain, unary
 
 KWS = "data/reference_models/kws_ref_model.tflite"
@@ -21,7 +21,7 @@ def deploy(*arguments: object, cwd: Path | None = None, without: str = "") -> su
     code = (
         "import sys\n"
         + "".join(f"sys.modules[{name!r}] = None\n" for name in without.split())
-        + "from deploy.cli import main\nmain()"
+        + "from edgepress.deploy.cli import main\nmain()"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return subprocess.run(
@@ -142,8 +142,9 @@ def test_exit_codes(tmp_path: Path, arguments: tuple[str, ...], code: int, messa
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with one float checkpoint, whose task is an .npz."""
     import torch
-
-    from models import ModelSpec, build, save_checkpoint
+    from edgepress.models.checkpoints.checkpoint import save_checkpoint
+    from edgepress.models.checkpoints.registry import build
+    from edgepress.models.checkpoints.spec import ModelSpec
 
     folder = tmp_path_factory.mktemp("run")
     generator = np.random.default_rng(0)

@@ -8,9 +8,8 @@ import sys
 import time
 
 import pytest
-
-from models import atomic
-from models.errors import UsageError
+from edgepress.models import atomic
+from edgepress.models.errors import UsageError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -60,7 +59,7 @@ def test_json_refuses_nan(tmp_path):
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     target = tmp_path / "big.bin"
     target.write_bytes(b"old")
-    code = (f"from models.atomic import write_bytes\nimport sys\nprint('go', flush=True)\n"
+    code = (f"from edgepress.models.atomic import write_bytes\nimport sys\nprint('go', flush=True)\n"
             f"while True: write_bytes({str(target)!r}, b'n' * 20_000_000)")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None

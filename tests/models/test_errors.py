@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from models.errors import ConfigError, ParityError, RuntimeFailure, UsageError, run_command
+from edgepress.models.errors import ConfigError, ParityError, RuntimeFailure, UsageError, run_command
 
 
 @pytest.mark.parametrize(("error", "code"), [

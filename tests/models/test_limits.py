@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from models import Limits
-from models.errors import UsageError
+from edgepress.models.errors import UsageError
+from edgepress.models.limits import Limits
 
 
 def test_tightest_takes_the_smaller_maximum_and_the_larger_minimum():

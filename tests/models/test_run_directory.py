@@ -6,9 +6,8 @@ import subprocess
 import sys
 
 import pytest
-
-from models.errors import UsageError
-from models.run_directory import RunDirectory
+from edgepress.models.errors import UsageError
+from edgepress.models.run_directory import RunDirectory
 
 
 def make(run: RunDirectory, name: str, **facts) -> None:
@@ -64,7 +63,7 @@ def test_a_damaged_index_is_named_with_its_line(tmp_path, line):
 
 def test_a_second_command_is_kept_out_and_told_who_holds_it(tmp_path):
     run = RunDirectory(tmp_path)
-    code = f"from models.run_directory import RunDirectory\nwith RunDirectory({str(tmp_path)!r}).lock(): pass"
+    code = f"from edgepress.models.run_directory import RunDirectory\nwith RunDirectory({str(tmp_path)!r}).lock(): pass"
     with run.lock():
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "is in use by process" in other.stderr
@@ -73,7 +72,7 @@ def test_a_second_command_is_kept_out_and_told_who_holds_it(tmp_path):
 
 def test_a_lock_of_a_killed_command_is_stale(tmp_path):
     code = (
-        f"from models.run_directory import RunDirectory\nimport os, signal\n"
+        f"from edgepress.models.run_directory import RunDirectory\nimport os, signal\n"
         f"with RunDirectory({str(tmp_path)!r}).lock(): os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9

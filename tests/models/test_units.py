@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from edgepress.models.errors import UsageError
+from edgepress.models.units import format_against, format_quantity, parse_quantity
 from hypothesis import given
 from hypothesis import strategies as st
-
-from models.errors import UsageError
-from models.units import format_against, format_quantity, parse_quantity
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""A file and a device class go in, milliseconds come out: measured here, estimated elsewhere."""

@@ -1,0 +1,1 @@
+"""Questions about edgepress go in, results files and the pages of docs/ come out; not part of the wheel."""

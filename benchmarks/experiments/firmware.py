@@ -1,0 +1,378 @@
+"""The firmware table: flash, RAM, stack and exact instructions of generated C on every Cortex-M, by kernels.
+
+`python -m edgepress.benchmarks.experiments.firmware FILES --output benchmarks/results/firmware.json` measures; `--docs docs/firmware.md`
+writes the page from the JSON. With random weights, sizes and instructions are shown; they hardly depend on training:
+the smallest and largest count over several inputs are given beside each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from edgepress.models.atomic import write_json, write_text
+from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
+
+SCHEMA = 1
+CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
+#: What is asked of the fast kernels on Cortex-M4: instructions per multiply-accumulate, and flash beside the weights.
+LARGEST_PER_MAC, LARGEST_PER_MAC_OF = 3.0, {"kws_ref_model": 5.0}
+LARGEST_EXTRA_FLASH_BYTES = 16_000
+#: Random inputs that are compared with TFLite Micro; in how many of them instructions are counted, which is slower.
+_INPUTS, _COUNTED = 100, 3
+
+
+def measure(
+    path: Path, *, cores: Sequence[str] = CORES, inputs: int = _INPUTS, kept: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Figures of one .tflite file.
+
+    Args:
+        path: the file.
+        cores: Cortex-M runtimes.
+        inputs: random inputs that are compared with TFLite Micro on the host and, with fast kernels, on the Cortex-M4;
+            the other cores and kernels get those in which instructions are counted.
+        kept: an earlier result; what it holds of the same C and as many inputs is not measured again.
+
+    Returns:
+        {"name", "code_sha256", "macs", "weight_bytes", "arena_bytes", "tflm_arena_bytes", "host": [...], "cores": ...}.
+
+    Raises:
+        UsageError: the file has no C. RuntimeFailure: a tool or TFLite Micro is missing.
+    """
+    from edgepress.deploy.firmware.host import HostProgram
+    from edgepress.deploy.firmware.project import firmware, sources
+    from edgepress.deploy.runtimes.sessions import open_session
+
+    made = firmware(path)
+    network = made.network
+    code = sha256("".join(text for _, text in sorted(sources(made, "").items())).encode()).hexdigest()
+    if kept is None or (kept.get("code_sha256"), kept["host"][0]["inputs"]) != (code, inputs):
+        kept = {"host": [], "cores": []}
+    rows = {(row["core"], row["kernels"]): row for row in kept["cores"]}
+    wanted = [(core, kind) for core in cores for kind in ("plain", "fast") if (core, kind) != ("cortex-m3", "fast")]
+    if kept["host"] and all(key in rows for key in wanted):
+        return kept
+    generator = np.random.default_rng(0)
+    with open_session(path, "tflm") as session:
+        given = [generator.integers(-128, 128, (inputs, *d.shape[1:]), dtype=np.int8) for d in session.inputs]
+        expected = session.run_integer(*given)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        arena = session.arena_bytes()
+    shaped = [x.reshape(inputs, *network.values[t].shape) for x, t in zip(given, network.inputs, strict=True)]
+    host = list(kept["host"])
+    for fast in () if host else (False, True):
+        with HostProgram(made, fast=fast) as program:
+            equal = _equal(program.run(shaped), expected, inputs)
+        host.append({"kernels": "fast" if fast else "plain", "inputs": inputs, "equal": equal})
+    for core, kind in wanted:
+        if (core, kind) in rows:
+            continue
+        count = inputs if (core, kind) == ("cortex-m4", "fast") else min(inputs, _COUNTED)
+        _say(f"{path.stem}: {core}, {kind} kernels")
+        few, outputs = [x[:count] for x in shaped], [y[:count] for y in expected]
+        rows[core, kind] = _on_core(made, core, kind == "fast", few, outputs)
+    return {
+        "name": path.stem,
+        "code_sha256": code,
+        "operators": network.operators,
+        "macs": network.macs,
+        "weight_bytes": network.weight_bytes,
+        "constant_bytes": network.constant_bytes,
+        "arena_bytes": made.plain.arena_bytes,
+        "arena_fast_bytes": made.fast.arena_bytes,
+        "tflm_arena_bytes": arena,
+        "host": host,
+        "cores": [rows[key] for key in sorted(rows, key=lambda key: (CORES.index(key[0]), key[1] == "fast"))],
+    }
+
+
+def _on_core(made: Any, core: str, fast: bool, shaped: list[np.ndarray], expected: list[np.ndarray]) -> dict[str, Any]:
+    from edgepress.deploy.firmware.cortex_m import CortexM, DoesNotFit, memory_limits
+
+    flash_limit, ram_limit = memory_limits(core)
+    row: dict[str, Any] = {
+        "core": core,
+        "kernels": "fast" if fast else "plain",
+        "flash_limit_bytes": flash_limit,
+        "ram_limit_bytes": ram_limit,
+    }
+    try:
+        with CortexM(made, core, fast=fast) as firmware:
+            done = firmware.run([x[:_COUNTED] for x in shaped], count=True)
+            counts, outputs = done.instructions, done.outputs
+            assert counts is not None
+            if len(shaped[0]) > _COUNTED:
+                outputs = firmware.run(shaped).outputs
+            row.update(
+                fits=True,
+                flash_bytes=firmware.sizes.flash,
+                ram_bytes=firmware.sizes.ram,
+                stack_bytes=done.stack_bytes,
+                inputs=len(shaped[0]),
+                equal=_equal(outputs, expected, len(shaped[0])),
+                instructions=counts.total,
+                smallest_instructions=counts.smallest,
+                largest_instructions=counts.largest,
+                per_mac=counts.total / made.network.macs if made.network.macs else None,
+                layers=[{"name": x.name, "instructions": x.instructions, "macs": x.macs} for x in counts.layers],
+            )
+    except DoesNotFit as verdict:
+        row.update(
+            fits=False,
+            flash_over_bytes=verdict.flash_over_bytes,
+            ram_over_bytes=verdict.ram_over_bytes,
+            verdict=str(verdict),
+        )
+    return row
+
+
+def _equal(outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray], count: int) -> int:
+    """How many samples agree in every bit."""
+    same = np.ones(count, bool)
+    for got, want in zip(outputs, expected, strict=True):
+        same &= (got.reshape(count, -1) == want.reshape(count, -1)).all(axis=1)
+    return int(same.sum())
+
+
+def verdict_in_time(path: Path) -> dict[str, Any]:
+    """Seconds from a .tflite file to figures of the emulated Cortex-M4."""
+    from edgepress.deploy.runtimes.sessions import open_session
+
+    start = time.monotonic()
+    with open_session(path, "cortex-m4") as session:
+        figures = session.firmware_figures()
+    return {"file": path.name, "seconds": time.monotonic() - start, "instructions": figures["instructions"]}
+
+
+def labelled(path: Path, data: Path) -> dict[str, Any]:
+    """Samples of an .npz (x: int8, as the network takes them; y: labels) that C on this machine gets right, and those
+    in which it gives the bits of TFLite Micro."""
+    from edgepress.deploy.runtimes.sessions import open_session
+
+    with np.load(data, allow_pickle=False) as arrays:
+        x, y = arrays["x"], arrays["y"]
+    outputs = {}
+    for runtime in ("tflm", "host-c"):
+        with open_session(path, runtime) as session:
+            made = session.run_integer(x.reshape(len(x), *session.input.shape[1:]))
+            outputs[runtime] = np.asarray(made).reshape(len(y), -1)
+    given, expected = outputs["host-c"], outputs["tflm"]
+    return {
+        "file": path.name,
+        "data": data.name,
+        "samples": len(y),
+        "correct": int((given.argmax(1) == y).sum()),
+        "equal": _equal([given], [expected], len(y)),
+    }
+
+
+def random_networks(folder: Path) -> list[Path]:
+    """int8 files of CP-ResNet pruned to 30, 20, 10 and 5 MMACs and of CP-Mobile, with random weights."""
+    import torch
+    from edgepress.compress.prune.model import prune_model
+    from edgepress.compress.quantize.model import quantize_model
+    from edgepress.deploy.export.export import export_model
+    from edgepress.models.checkpoints.registry import build, zoo
+
+    made = []
+    for label, architecture, macs in (
+        ("cp_resnet_30M", "cp_resnet", 30e6),
+        ("cp_resnet_20M", "cp_resnet", 20e6),
+        ("cp_resnet_10M", "cp_resnet", 10e6),
+        ("cp_resnet_5M", "cp_resnet", 5e6),
+        ("cp_mobile", "cp_mobile", None),
+    ):
+        _say(f"making {label}")
+        torch.manual_seed(0)
+        shape = zoo()[architecture].input_shapes[0]
+        network, x = build(architecture).eval(), torch.randn(1, *shape)
+        if macs is not None:
+            network = prune_model(network, (x,), macs=macs).model.eval()
+        quantized = quantize_model(network, (x,), calibration=[torch.randn(8, *shape) for _ in range(2)])
+        made.append(export_model(quantized, (x,), folder / f"{label}.tflite", verify=False).path)
+    return made
+
+
+def page(result: dict[str, Any]) -> str:
+    """docs/firmware.md: the words of the template, and the tables."""
+    from importlib.resources import files
+
+    words = (files("edgepress.benchmarks.experiments") / "templates" / "firmware.md").read_text(encoding="utf-8")
+    return words.replace("$tables", tables(result))
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The measured part of the page."""
+    lines = [
+        "| network | MACs | weights B | arena B (plain / fast) | TFLM arena B (head / total) | host, equal to TFLM |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one in result["networks"]:
+        host = ", ".join(f"{row['kernels']} {row['equal']}/{row['inputs']}" for row in one["host"])
+        arena = one["tflm_arena_bytes"]
+        lines.append(
+            f"| {one['name']} | {one['macs']:,} | {one['weight_bytes']:,} | {one['arena_bytes']:,} / "
+            f"{one['arena_fast_bytes']:,} | {arena['head']:,} / {arena['total']:,} | {host} |"
+        )
+    lines += [
+        "",
+        "| network | core | kernels | flash B | beside weights | RAM B | stack B | instructions | per MAC | equal |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in result["networks"]:
+        for row in one["cores"]:
+            start = f"| {one['name']} | {row['core']} | {row['kernels']} | "
+            if not row["fits"]:
+                lines.append(f"{start}{row['verdict'].replace('|', '/')} | | | | | | |")
+                continue
+            lines.append(
+                f"{start}{row['flash_bytes']:,} | {row['flash_bytes'] - one['weight_bytes']:,} | "
+                f"{row['ram_bytes']:,} | "
+                f"{row['stack_bytes']} | {row['instructions']:,} | {row['per_mac']:.2f} | "
+                f"{row['equal']}/{row['inputs']} |"
+            )
+    lines += ["", *_sentences(result)]
+    if quick := result.get("quick"):
+        lines += [
+            "",
+            f"From {quick['file']} to the figures of the emulated Cortex-M4: {quick['seconds']:.1f} s "
+            "(on a machine that was busy with other work).",
+        ]
+    lines += [""] + [f"Missed: {line}." for line in violations(result)]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _sentences(result: dict[str, Any]) -> list[str]:
+    """What the tables do not say at a glance."""
+    found = []
+    if known := result.get("labelled"):
+        found.append(
+            f"All of {known['data']} through {known['file']} in C on the host: {known['correct']} of "
+            f"{known['samples']} right, {known['equal']} equal to TFLite Micro in every bit."
+        )
+    rows = [(one, row) for one in result["networks"] for row in one["cores"] if row["fits"]]
+    spread = max((row["largest_instructions"] / row["smallest_instructions"] - 1 for _, row in rows), default=0.0)
+    found.append(f"Instructions depend on the input by clamping: by {spread:.2%} at most, where they were counted.")
+    for one, row in rows:
+        if one["name"].startswith("cp_resnet_20M") and (row["core"], row["kernels"]) == ("cortex-m4", "fast"):
+            found.append(
+                f"{one['name']} on a part with {row['ram_limit_bytes']:,} bytes of RAM and "
+                f"{row['flash_limit_bytes']:,} of flash: RAM and stack take "
+                f"{(row['ram_bytes'] + row['stack_bytes']) / row['ram_limit_bytes']:.0%}, flash "
+                f"{row['flash_bytes'] / row['flash_limit_bytes']:.0%}."
+            )
+    return found
+
+
+def violations(result: dict[str, Any]) -> list[str]:
+    """What misses the marks above on the Cortex-M4 with fast kernels, or differs from TFLite Micro anywhere."""
+    found = []
+    for one in result["networks"]:
+        name = one["name"]
+        wrong = [f"{name} on the host, {r['kernels']}" for r in one["host"] if r["equal"] != r["inputs"]]
+        wrong += [
+            f"{name} on {r['core']}, {r['kernels']}" for r in one["cores"] if r["fits"] and r["equal"] != r["inputs"]
+        ]
+        found += [f"{where}: departs from TFLite Micro" for where in wrong]
+        for row in one["cores"]:
+            if row["core"] != "cortex-m4" or row["kernels"] != "fast" or not row["fits"]:
+                continue
+            largest = LARGEST_PER_MAC_OF.get(name, LARGEST_PER_MAC)
+            if row["per_mac"] > largest:
+                found.append(f"{name}: {row['per_mac']:.2f} instructions per MAC, allowed are {largest:g}")
+            if row["flash_bytes"] - one["weight_bytes"] > LARGEST_EXTRA_FLASH_BYTES:
+                found.append(f"{name}: {row['flash_bytes'] - one['weight_bytes']:,} bytes of flash beside the weights")
+            if row["ram_bytes"] > one["tflm_arena_bytes"]["total"]:
+                found.append(f"{name}: {row['ram_bytes']:,} bytes of RAM, more than TFLite Micro's arena")
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `python -m edgepress.benchmarks.experiments.firmware`; the exit code is the project's."""
+    parser = argparse.ArgumentParser(prog="python -m edgepress.benchmarks.experiments.firmware",
+                                     description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "files", nargs="*", type=Path, help=".tflite files; CP-ResNet and CP-Mobile are added with --zoo"
+    )
+    parser.add_argument(
+        "--zoo", action="store_true", help="also CP-ResNet at 30, 20, 10, 5 MMACs and CP-Mobile, random weights"
+    )
+    parser.add_argument("--data", type=Path, help="labelled .npz for the first file, run on the host")
+    parser.add_argument("--inputs", type=int, default=_INPUTS, help="random inputs to compare on")
+    parser.add_argument("--cores", default=",".join(CORES), help="separated by commas")
+    parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
+    parser.add_argument("--docs", type=Path, help="page to write from --output (replaced)")
+    parser.add_argument("--resume", action="store_true", help="keep what --output holds of the same C and inputs")
+    parser.add_argument("--only-docs", action="store_true", help="measure nothing")
+    options = parser.parse_args(arguments)
+    try:
+        if options.only_docs:
+            if options.output is None or not options.output.is_file():
+                raise UsageError("--only-docs needs --output with an existing JSON file")
+            result = json.loads(options.output.read_text())
+        else:
+            result = _measure_all(options)
+        if options.docs is not None:
+            write_text(options.docs, page(result))
+        print(tables(result))
+    except EdgepressError as error:
+        _say(f"error: {error}")
+        return error.exit_code
+    missed = violations(result)
+    for line in missed:
+        _say(f"missed: {line}")
+    return 1 if missed else 0
+
+
+def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure file by file; what is done is kept, and the same command goes on after an interruption with --resume."""
+    from edgepress.benchmarks.measure.environment import environment
+    from edgepress.deploy.artifact import sha256_of
+    from edgepress.deploy.firmware.cortex_m import missing_tools
+
+    if reason := missing_tools():
+        raise RuntimeFailure(reason)
+    cores = [core.strip() for core in options.cores.split(",")]
+    command = ["python -m edgepress.benchmarks.experiments.firmware", *(file.name for file in options.files)]
+    command += ["--zoo"] if options.zoo else []
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "firmware",
+        "command": " ".join(command),
+        "networks": [],
+        "environment": environment(),
+    }
+    kept: dict[str, dict[str, Any]] = {}
+    if options.resume and options.output is not None and options.output.is_file():
+        kept = {one["sha256"]: one for one in json.loads(options.output.read_text())["networks"]}
+    with TemporaryDirectory(prefix="edgepress-") as folder:
+        files = [*options.files, *(random_networks(Path(folder)) if options.zoo else [])]
+        if not files:
+            raise UsageError("name .tflite files, or give --zoo")
+        result["quick"] = verdict_in_time(files[0])
+        if options.data is not None:
+            result["labelled"] = labelled(files[0], options.data)
+        for file in files:
+            digest = sha256_of(file)
+            one = measure(file, cores=cores, inputs=options.inputs, kept=kept.get(digest))
+            result["networks"].append({**one, "sha256": digest})
+            if options.output is not None:
+                write_json(options.output, result)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

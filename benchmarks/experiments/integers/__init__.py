@@ -1,0 +1,1 @@
+"""Trained networks go in, what their integers cost on every runtime comes out."""

@@ -1,0 +1,1 @@
+"""Other tools go in beside ours, one table comes out."""

@@ -1,0 +1,1 @@
+"""Measurements, limits and a baseline go in, a verdict with reasons comes out."""

@@ -1,0 +1,212 @@
+"""What a model is compared with: another file, a file at a git revision, or an earlier verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgepress.models.errors import RuntimeFailure, UsageError
+
+_LARGEST_JSON = 200_000_000
+_GIT_SECONDS = 60
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a model is compared with.
+
+    Attributes:
+        profile: as `edgepress.benchmarks.measure.profiling.profile` returns it.
+        source: the words for the report ("git:main", "old.tflite").
+        results: measured results that came with it.
+        environment: where its figures were measured, where that is known.
+        manifest: the exporter's manifest of that file, {} where there is none.
+        note: why there are no figures, where there are none.
+    """
+
+    profile: dict[str, Any]
+    source: str
+    results: tuple[dict[str, Any], ...] = ()
+    environment: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+
+def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
+    """The profile of a model file, with its path in it.
+
+    Args:
+        path: a .tflite or .onnx file or a checkpoint directory.
+        arena: whether TFLite Micro's arena is measured, which starts a second process.
+
+    Raises:
+        UsageError: missing, damaged, or not a model.
+    """
+    from edgepress.benchmarks.measure.profiling import profile
+
+    path = Path(path)
+    # Neither pipes nor devices: opening one could wait forever.
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
+    return named({"file": str(path), **profile(path, arena=arena)}, manifest_beside(path))
+
+
+def named(profile: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile with the layer names that shrinking took out of the file and put into its manifest."""
+    shrink = manifest.get("shrink")
+    names = shrink.get("tensor_names") if isinstance(shrink, dict) else None
+    if not isinstance(names, list) or manifest.get("sha256") != profile.get("sha256"):
+        return profile
+    from edgepress.benchmarks.measure.tflite_layers import NAMELESS
+
+    def name_of(name: str) -> str:
+        index = name.removeprefix(NAMELESS)
+        known = name.startswith(NAMELESS) and index.isdecimal() and int(index) < len(names)
+        return str(names[int(index)]) if known else name
+
+    return {**profile, "layers": [{**layer, "name": name_of(layer["name"])} for layer in profile["layers"]],
+            "memory": [{**step, "layer": name_of(step["layer"])} for step in profile["memory"]]}
+
+
+def load_baseline(source: Any, *, current: Mapping[str, Any], arena: bool = True) -> Baseline:
+    """Read a baseline.
+
+    Args:
+        source: "git:REV" (the model's own path at that revision) or "git:REV:PATH", a model file, a JSON file (of
+            `benchmarks profile` or `benchmarks gate --update-baseline`), or a mapping of one of these.
+        current: the profile of the model that is compared; its "file" is the path that is looked up in git.
+        arena: whether arenas are measured.
+
+    Raises:
+        UsageError: there is no such file or revision, or it is no model.
+        RuntimeFailure: git is missing or does not answer.
+    """
+    if isinstance(source, Baseline):
+        return source
+    if isinstance(source, Mapping):
+        return _from_json(dict(source), "the given baseline")
+    text = str(source)
+    if text.startswith("git:"):
+        return _from_git(text, str(current.get("file", "")), arena)
+    path = Path(text)
+    if path.suffix == ".json" and path.is_file():
+        return _from_json(_read_json(path), text)
+    return Baseline(profile_of(path, arena), text, manifest=manifest_beside(path))
+
+
+def manifest_beside(path: str | Path) -> dict[str, Any]:
+    """The exporter's manifest of a file, {} where there is none or it is damaged (it only adds explanations)."""
+    manifest = Path(f"{path}.manifest.json")
+    try:
+        value = json.loads(manifest.read_text(encoding="utf-8")) if manifest.stat().st_size < _LARGEST_JSON else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def spec_beside(path: str | Path) -> dict[str, Any]:
+    """The network's specification in the manifest of a file, {} where there is none."""
+    spec = manifest_beside(path).get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
+def as_json(profile: Mapping[str, Any], results: list[dict[str, Any]], environment: Mapping[str, Any],
+            manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--update-baseline` writes: the profile, the newest results of this file, and the environment."""
+    newest = {(r.get("kind", "accuracy"), r.get("runtime"), r.get("device_class")): r for r in results
+              if r.get("sha256") == profile.get("sha256")}
+    return {"schema": 1, "profile": dict(profile), "results": list(newest.values()), "environment": dict(environment),
+            "manifest": {key: manifest[key] for key in ("sha256", "tools", "tool_versions") if key in manifest}}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _LARGEST_JSON:
+            raise UsageError(f"the baseline {path} is larger than {_LARGEST_JSON // 1_000_000} MB")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"cannot read the baseline {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"the baseline {path} holds no JSON object")
+    return value
+
+
+def _from_json(value: dict[str, Any], source: str) -> Baseline:
+    if value.get("schema") != 1:
+        raise UsageError(f"{source}: schema = {value.get('schema')!r} is unknown, this version reads 1")
+    profile = value.get("profile", value)
+    if not isinstance(profile, dict) or not _usable(profile):
+        raise UsageError(f"{source} holds neither a profile nor a baseline: write one with "
+                         "`benchmarks gate --update-baseline FILE.json` or `benchmarks profile --format json`")
+    results, environment, manifest = (value.get(key) for key in ("results", "environment", "manifest"))
+    kept = tuple(r for r in results if isinstance(r, dict)) if isinstance(results, list) else ()
+    return Baseline(profile, source, kept, environment if isinstance(environment, dict) else {},
+                    manifest if isinstance(manifest, dict) else {})
+
+
+def _usable(profile: Mapping[str, Any]) -> bool:
+    """Whether every figure that is compared is a finite number or absent."""
+    macs, arena = profile.get("macs"), profile.get("arena_bytes") or {}
+    if not isinstance(macs, dict) or not isinstance(arena, dict) or not isinstance(profile.get("layers", []), list):
+        return False
+    figures = [*macs.values(), arena.get("tflm"), *(profile.get(key) for key in ("params", "weight_bytes", "file_bytes",
+                                                                               "peak_activation_bytes"))]
+    return all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in figures)
+
+
+def _from_git(text: str, current: str, arena: bool) -> Baseline:
+    revision, _, named = text.removeprefix("git:").partition(":")
+    path = Path(named or current)
+    if not revision or revision.startswith("-"):
+        raise UsageError(f"baseline = {text!r} names no revision: write git:main or git:main:path/model.tflite")
+    if not path.name or (named == "" and not Path(current).is_file()):
+        raise UsageError(f"baseline = {text!r} needs a model that is a file of the repository")
+    data = _git_show(revision, path)
+    if data is None:
+        # A model that is new has no baseline; that must not keep it out.
+        return Baseline({}, text, note=f"{path} does not exist at {revision!r}: a new model, so there is nothing to "
+                                       "compare with")
+    if data.startswith(_LFS):
+        raise UsageError(f"{path} at {revision!r} is a Git LFS pointer: run `git lfs fetch {revision}`, or use a file")
+    beside = _git_show(revision, Path(f"{path}.manifest.json"))
+    with tempfile.TemporaryDirectory(prefix="edgepress-baseline-") as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(data)
+        profile = profile_of(copy, arena)
+    try:
+        manifest = json.loads(beside) if beside else {}
+    except (ValueError, RecursionError):
+        manifest = {}
+    return Baseline({**profile, "file": f"{revision}:{path}", "sha256": hashlib.sha256(data).hexdigest()}, text,
+                    manifest=manifest if isinstance(manifest, dict) else {})
+
+
+def _git_show(revision: str, path: Path) -> bytes | None:
+    """The content of a file at a revision; None where that revision lacks it."""
+    folder = path.parent if path.parent.is_dir() else Path()
+    name = path.name if path.parent.is_dir() else str(path)
+    known = _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if known.returncode:
+        inside = _git(folder, "rev-parse", "--git-dir").returncode == 0
+        raise UsageError(f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)" if inside
+                         else f"{folder.resolve()} is in no git repository: name a baseline file instead of git:")
+    shown = _git(folder, "show", f"{revision}:./{name}")
+    return shown.stdout if shown.returncode == 0 else None
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=_GIT_SECONDS, check=False)
+    except FileNotFoundError:
+        raise RuntimeFailure("git is not installed: install it, or name a baseline file instead of git:REV") from None
+    except subprocess.TimeoutExpired:
+        raise RuntimeFailure(f"git did not answer within {_GIT_SECONDS} s") from None

@@ -1,0 +1,1 @@
+"""A file goes in, what it costs and how well it does on each runtime comes out."""

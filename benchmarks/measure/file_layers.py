@@ -1,0 +1,114 @@
+"""What a model file is made of, in one shape for every format: operators with their costs, tensors with their sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgepress.models.cost.op_costs import RULES, Op, does_arithmetic, macs
+
+#: Shape of a tensor, without names.
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FileLayer:
+    """One operator of a file.
+
+    Attributes:
+        name: of its first output.
+        operator: the format's own name, e.g. "CONV_2D" or "Conv".
+        op: the numbers that the rules need.
+        params: weights and biases read here first.
+        weight_bytes: of them as stored.
+        input_shape, output_shape: of the first input and output, in the file's own layout.
+        reads, writes: names of the activations, each once.
+        output_bytes: of all outputs.
+    """
+
+    name: str
+    operator: str
+    op: Op
+    params: int
+    weight_bytes: int
+    input_shape: Shape
+    output_shape: Shape
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    output_bytes: int
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """An input or output of the file."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """Everything that `edgepress.benchmarks.measure.profiling` reads from a file.
+
+    Attributes:
+        format: "tflite" or "onnx".
+        layers: in execution order.
+        activation_bytes: name of each activation -> its size.
+        constant_bytes: of everything constant, parameters or not.
+        remarks: what was left out, e.g. further subgraphs.
+        dynamic: how sizes that the file leaves open were counted; empty where there are none.
+        unfolded: whether batch normalisation is still in the file, so that the rule torchinfo applies.
+    """
+
+    format: str
+    layers: tuple[FileLayer, ...]
+    inputs: tuple[FileTensor, ...]
+    outputs: tuple[FileTensor, ...]
+    activation_bytes: Mapping[str, int]
+    constant_bytes: int
+    remarks: tuple[str, ...] = ()
+    dynamic: str = ""
+    unfolded: bool = False
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+
+def live_bytes(content: FileContent) -> list[int]:
+    """Bytes of the activations alive during each operator: from their writer to their last reader.
+
+    Inputs are alive from the start, outputs to the end, an operator's inputs and outputs together.
+    """
+    first = {tensor.name: 0 for tensor in content.inputs}
+    last = dict(first)
+    for step, layer in enumerate(content.layers):
+        for name in layer.reads:
+            last[name] = step
+            first.setdefault(name, step)
+        for name in layer.writes:
+            first.setdefault(name, step)
+            last[name] = max(step, last.get(name, step))
+    for tensor in content.outputs:
+        last[tensor.name] = len(content.layers) - 1
+    change = [0] * (len(content.layers) + 1)
+    for name, start in first.items():
+        change[start] += content.activation_bytes.get(name, 0)
+        change[max(last[name], start) + 1 if content.layers else 0] -= content.activation_bytes.get(name, 0)
+    alive, total = [], 0
+    for step in range(len(content.layers)):
+        total += change[step]
+        alive.append(total)
+    return alive
+
+
+def uncounted_operators(content: FileContent, rules: tuple[str, ...] = RULES) -> list[str]:
+    """One line per operator that computes something and that a rule leaves out, with the rules that do."""
+    missing: dict[tuple[str, tuple[str, ...]], int] = {}
+    for layer in content.layers:
+        if does_arithmetic(layer.op):
+            without = tuple(rule for rule in rules if not macs(layer.op, rule))
+            if without:
+                missing[layer.operator, without] = missing.get((layer.operator, without), 0) + 1
+    return [f"{operator} ({count}): not in {'any rule' if without == rules else ', '.join(without)}"
+            for (operator, without), count in missing.items()]

@@ -1,0 +1,57 @@
+"""What a file takes as firmware of an emulated Cortex-M, linked for the memories of a device class: for the gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepress.models.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgepress.models.devices.classes import DeviceClass
+
+#: Of a record among the results of the gate.
+KIND = "linked firmware"
+
+
+def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None = None) -> dict[str, Any]:
+    """Link the firmware of a .tflite file and run it once.
+
+    Args:
+        path: the file.
+        runtime: "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33" or "cortex-m55".
+        device: the class whose flash and RAM are the linker's limits; None takes the one of the runtime's name.
+
+    Returns:
+        {"kind", "runtime", "sha256", "fits", "flash_bytes", "ram_bytes", "stack_bytes", "instructions", "verdict"}.
+        Where it does not fit, `fits` is False, `verdict` is the linker's, and the memory that is too small has the
+        bytes that are needed; what is not known is None.
+
+    Raises:
+        UsageError: the runtime links no firmware, or something in the file has no C.
+        RuntimeFailure: a tool is missing, or the emulated run failed.
+    """
+    from edgepress.benchmarks.measure.accuracy import model_sha256
+    from edgepress.deploy.firmware.cortex_m import RUNTIMES, STACK_BYTES, CortexM, DoesNotFit, memory_limits
+    from edgepress.deploy.firmware.project import firmware, random_sample
+
+    if runtime not in RUNTIMES:
+        raise UsageError(f"runtime = {runtime!r} links no firmware: allowed are {', '.join(RUNTIMES)}")
+    made = firmware(path)
+    flash, ram = memory_limits(runtime, device)
+    record: dict[str, Any] = {
+        "kind": KIND, "runtime": runtime, "sha256": model_sha256(path), "fits": True, "flash_bytes": None,
+        "ram_bytes": None, "stack_bytes": None, "instructions": None, "verdict": ""}
+    try:
+        with CortexM(made, runtime, flash_bytes=flash, ram_bytes=ram) as core:
+            done = core.run(random_sample(made.network), count=True)
+            assert done.instructions is not None
+            record.update(flash_bytes=core.sizes.flash, ram_bytes=core.sizes.ram, stack_bytes=done.stack_bytes,
+                          instructions=done.instructions.total)
+    except DoesNotFit as verdict:
+        record.update(fits=False, verdict=str(verdict))
+        if verdict.flash_over_bytes:
+            record["flash_bytes"] = flash + verdict.flash_over_bytes
+        if verdict.ram_over_bytes:
+            record["ram_bytes"] = ram + verdict.ram_over_bytes - STACK_BYTES
+    return record

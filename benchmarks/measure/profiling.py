@@ -1,0 +1,191 @@
+"""Every count of a model under every rule, its bytes, its memory over time and its layers, without running it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, FileTensor, live_bytes, uncounted_operators
+from edgepress.benchmarks.measure.profile_text import format_profile as format_profile
+from edgepress.models.cost.op_costs import RULES, macs, why_not
+from edgepress.models.errors import EdgepressError, UsageError
+
+if TYPE_CHECKING:
+    from edgepress.models.cost.cost import Cost
+
+SCHEMA = 1
+_WHY_LIVE = ("the largest sum of tensors alive at once, and so a lower bound: TFLite Micro's planner lays whole "
+             "tensors into one block and leaves gaps, and its arena also holds structures of tensors and operators, "
+             "quantization data of each channel, and scratch memory of kernels")
+
+
+def profile(path: str | Path, *, arena: bool = False, trust: bool = False) -> dict[str, Any]:
+    """Count a .tflite file, an .onnx file or a checkpoint directory (only the last needs torch).
+
+    Args:
+        arena: whether to measure TFLite Micro's arena in a child process.
+        trust: whether a checkpoint may run the code of its own factory.
+
+    Returns:
+        JSON: schema, format, sha256, macs (rule -> count or null), params, weight_bytes, constant_bytes, file_bytes,
+        arena_bytes, peak_activation_bytes, memory, layers, inputs, outputs, uncounted, and notes: the reason of every
+        null by its key.
+
+    Raises:
+        UsageError: missing, damaged, or not a model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _profile_checkpoint(path, trust)
+    content = read_content(path)
+    found = _of_file(content)
+    found |= {"file_bytes": path.stat().st_size, "sha256": _sha256(path)}
+    found["arena_bytes"], reason = _arena(path, content.format, arena)
+    if reason:
+        found["notes"]["arena"] = reason
+    found["notes"]["peak_activation_bytes"] = _why_less(found)
+    return found
+
+
+def read_content(path: str | Path) -> FileContent:
+    """Layers and tensors of a .tflite or .onnx file, told apart by what is in it.
+
+    Raises:
+        UsageError: missing, damaged, or neither.
+    """
+    from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES, open_bytes, read_tflite
+
+    start = bytes(open_bytes(path, LARGEST_FILE_BYTES)[:8])
+    if start[4:8] == b"TFL3" or Path(path).suffix != ".onnx":
+        from edgepress.benchmarks.measure.tflite_layers import tflite_content
+        return tflite_content(read_tflite(path))
+    from edgepress.benchmarks.measure.onnx_layers import onnx_content
+    from edgepress.deploy.onnx_files.reader import read_onnx
+    return onnx_content(read_onnx(path))
+
+
+def _of_file(content: FileContent) -> dict[str, Any]:
+    counts: dict[str, int | None] = {}
+    notes: dict[str, str] = {}
+    for rule in RULES:
+        reason = why_not(rule, "torch" if content.unfolded else content.format)
+        counts[rule] = None if reason else sum(macs(layer.op, rule) for layer in content.layers)
+        if reason:
+            notes[rule] = reason
+    if content.dynamic:
+        notes["dynamic"] = content.dynamic
+    alive = live_bytes(content)
+    core = counts["core"] or 0
+    rules = tuple(rule for rule in RULES if counts[rule] is not None)
+    return {
+        "schema": SCHEMA, "format": content.format, "macs": counts,
+        "params": sum(layer.params for layer in content.layers),
+        "weight_bytes": sum(layer.weight_bytes for layer in content.layers), "constant_bytes": content.constant_bytes,
+        "peak_activation_bytes": max(alive, default=0),
+        "inputs": [_border(tensor) for tensor in content.inputs],
+        "outputs": [_border(tensor) for tensor in content.outputs],
+        "layers": [_layer(layer, rules, core, alive[step]) for step, layer in enumerate(content.layers)],
+        "memory": [{"step": step, "layer": layer.name, "operator": layer.operator, "live_bytes": alive[step]}
+                   for step, layer in enumerate(content.layers)],
+        "uncounted": [*uncounted_operators(content, rules), *content.remarks], "facts": dict(content.facts),
+        "notes": notes,
+    }
+
+
+def _layer(layer: FileLayer, rules: tuple[str, ...], core: int, alive: int) -> dict[str, Any]:
+    counts = {rule: macs(layer.op, rule) for rule in rules}
+    return {"name": layer.name, "operator": layer.operator, "kind": layer.op.kind, "macs": counts,
+            "params": layer.params, "weight_bytes": layer.weight_bytes, "input_shape": list(layer.input_shape),
+            "output_shape": list(layer.output_shape), "activation_bytes": layer.output_bytes, "live_bytes": alive,
+            "share": counts["core"] / core if core else 0.0}
+
+
+def _border(tensor: FileTensor) -> dict[str, Any]:
+    return {"name": tensor.name.split(":", 1)[-1], "shape": list(tensor.shape), "dtype": tensor.dtype,
+            "scale": tensor.scale, "zero_point": tensor.zero_point}
+
+
+def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], str]:
+    if kind != "tflite":
+        return {"tflm": None}, f"TFLite Micro runs .tflite files, not .{kind}"
+    if not wanted:
+        return {"tflm": None}, "not measured: it was not asked for"
+    from edgepress.deploy.runtimes.sessions import open_session
+    try:
+        with open_session(path, "tflm") as session:
+            measured = session.arena_bytes()
+    except EdgepressError as error:
+        return {"tflm": None}, str(error)
+    return {"tflm": measured["total"], "head": measured["head"], "tail": measured["tail"]}, ""
+
+
+def _why_less(found: Mapping[str, Any]) -> str:
+    arena = found["arena_bytes"]
+    if arena["tflm"] is None:
+        return _WHY_LIVE
+    gaps = arena["head"] - found["peak_activation_bytes"]
+    return (f"{_WHY_LIVE}. Here: {found['peak_activation_bytes']:,} alive + {gaps:,} gaps and scratch = "
+            f"{arena['head']:,} (head), + {arena['tail']:,} (tail) = {arena['tflm']:,}")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _profile_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"profiling the checkpoint {path} needs torch, which is not installed: "
+                         "pip install 'edgepress[train]', or profile an exported .tflite or .onnx file") from error
+    from edgepress.models.checkpoints.checkpoint import WEIGHTS, load_checkpoint
+    from edgepress.models.cost.activations import activation_plan
+    from edgepress.models.cost.cost import cost_of_graph
+    from edgepress.models.cost.graph import trace_one_sample
+
+    model, spec = load_checkpoint(path, trust=trust)
+    graph = trace_one_sample(model, spec.example_inputs())
+    costs = {rule: cost_of_graph(graph, rule) for rule in RULES}
+    core, plan = costs["core"], activation_plan(graph)
+    timeline = plan.timeline().tolist()
+    at = {name: int(size) for name, size in zip(plan.steps, timeline, strict=True)}
+    stored = path / WEIGHTS
+    by_name = {rule: {layer.name: layer.macs for layer in cost.layers} for rule, cost in costs.items()}
+    layers = [{"name": layer.name, "operator": layer.operator, "kind": layer.operator,
+               "macs": {rule: by_name[rule].get(layer.name, 0) for rule in RULES}, "params": layer.params,
+               "weight_bytes": layer.weight_bytes, "input_shape": list(layer.input_shape),
+               "output_shape": list(layer.output_shape), "activation_bytes": layer.activation_bytes,
+               "live_bytes": None, "share": layer.macs / core.macs if core.macs else 0.0} for layer in core.layers]
+    return {
+        "schema": SCHEMA, "format": "checkpoint", "macs": {rule: cost.macs for rule, cost in costs.items()},
+        "params": core.params, "params_unfolded": costs["torchinfo"].params, "weight_bytes": core.weight_bytes,
+        "constant_bytes": None, "file_bytes": stored.stat().st_size, "sha256": _sha256(stored),
+        "arena_bytes": {"tflm": None}, "peak_activation_bytes": core.peak_activation_bytes,
+        "inputs": [{"name": node.name, "shape": list(node.shape or ()), "dtype": node.dtype, "scale": None,
+                    "zero_point": None} for node in graph.nodes if node.kind == "input"],
+        "outputs": [{"name": name, "shape": list(graph.by_name[name].shape or ()),
+                     "dtype": graph.by_name[name].dtype, "scale": None, "zero_point": None} for name in graph.outputs],
+        "layers": layers,
+        "memory": [{"step": step, "layer": name, "operator": graph.by_name[name].op if name in graph.by_name else "pad",
+                    "live_bytes": size} for step, (name, size) in enumerate(at.items())],
+        "uncounted": list(_uncounted(costs)), "facts": {"spec": spec.factory},
+        "notes": {"arena": "TFLite Micro runs .tflite files: export the checkpoint first",
+                  "weight_bytes": "under the scheme w8a8: int8 weights and int32 biases after folding",
+                  "constant_bytes": "a checkpoint is no file for a device", "peak_activation_bytes": _WHY_LIVE},
+    }
+
+
+def _uncounted(costs: Mapping[str, Cost]) -> dict[str, None]:
+    """What each rule leaves out, one line for each, rules together."""
+    rules: dict[str, list[str]] = {}
+    for rule, cost in costs.items():
+        for entry in cost.uncounted:
+            rules.setdefault(entry, []).append(rule)
+    return dict.fromkeys(entry if len(named) == len(costs) else f"{entry}: not in {', '.join(named)}"
+                         for entry, named in rules.items())

@@ -1,0 +1,1 @@
+"""A run goes in, pages, tables and challenge submissions come out."""

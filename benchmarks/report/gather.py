@@ -1,0 +1,109 @@
+"""What a run directory holds, joined: each trained network with its int8 form, its files and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgepress.benchmarks.measure.result_log import of_run
+from edgepress.models.errors import UsageError
+from edgepress.models.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class File:
+    """An exported file: its manifest, its counts, and the newest accuracy record of each runtime."""
+
+    path: Path
+    manifest: dict[str, Any]
+    profile: dict[str, Any]
+    accuracy: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained float network of a run.
+
+    Attributes:
+        name: of its checkpoint.
+        metrics: what its metrics.json says: cost, validation, test, history, prune, ...
+        integers: metrics of its int8 checkpoint, or None.
+        files: what was exported from either, oldest first.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    integers: dict[str, Any] | None = None
+    files: tuple[File, ...] = field(default=())
+
+    @property
+    def macs(self) -> int:
+        return int(self.metrics["cost"]["macs"])
+
+    @property
+    def tflite(self) -> File | None:
+        """The newest full-int8 TFLite file."""
+        found = [
+            file for file in self.files if file.path.suffix == ".tflite" and file.manifest.get("scheme") != "float32"
+        ]
+        return found[-1] if found else None
+
+
+def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
+    """The networks of a run, the largest first.
+
+    Args:
+        run: the directory.
+        arena: measure TFLite Micro's arena of every .tflite (a child process each).
+
+    Raises:
+        UsageError: the run holds no trained network, or something in it is damaged.
+    """
+    from edgepress.models.checkpoints.checkpoint import read_metrics, read_quantization
+
+    entries = run.entries("checkpoint")
+    metrics = {entry["name"]: read_metrics(entry["path"]) or {} for entry in entries}
+    integers = {entry["name"] for entry in entries if read_quantization(entry["path"]) is not None}
+    children = {entry["parent"]: entry["name"] for entry in entries
+                if entry["name"] in integers and entry.get("parent")}
+    floats = [entry for entry in entries if entry["name"] not in integers and "cost" in metrics[entry["name"]]]
+    if not floats:
+        raise UsageError(f"{run.path} holds no trained network; run `compress run` or `compress train` first")
+    files = {name: list(found) for name, found in _by_checkpoint(_files(run, arena)).items()}
+    networks = []
+    for entry in floats:
+        child = children.get(entry["name"])
+        own = [*files.get(entry["name"], []), *(files.get(child, []) if child else [])]
+        networks.append(
+            Network(entry["name"], metrics[entry["name"]], metrics.get(child) if child else None, tuple(own))
+        )
+    return tuple(sorted(networks, key=lambda network: -network.macs))
+
+
+def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
+    from edgepress.benchmarks.gate.baseline import profile_of
+    from edgepress.deploy.artifact import read_manifest
+
+    records = of_run(run)
+    for entry in run.entries("artifact"):
+        path = Path(entry["path"])
+        if path.suffix not in (".tflite", ".onnx"):
+            continue
+        counted = profile_of(path, arena=arena and path.suffix == ".tflite")
+        accuracy = {
+            record["runtime"]: record
+            for record in records
+            if record.get("sha256") == counted["sha256"] and record.get("kind", "accuracy") == "accuracy"
+        }
+        yield File(path, read_manifest(path), counted, accuracy)
+
+
+def _by_checkpoint(files: Iterator[File]) -> dict[str, list[File]]:
+    found: dict[str, list[File]] = {}
+    for file in files:
+        source = (file.manifest.get("checkpoint") or {}).get("path")
+        if source:
+            found.setdefault(Path(source).name, []).append(file)
+    return found

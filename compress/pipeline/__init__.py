@@ -1,0 +1,1 @@
+"""A recipe and a run directory go in, finished stages come out; what is finished is not done again."""

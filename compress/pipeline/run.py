@@ -1,0 +1,243 @@
+"""`compress run`: a whole recipe, stage after stage, each skipped where it is finished.
+
+Training, pruning and quantization happen in this process. Export, benchmarks, gate and report lie to the right of
+`compress` and are not imported: they are called as the public commands they are (`python -m edgepress.deploy export ...`), in
+the same run directory, whose lock this process holds for them (`RunDirectory.environment_for_children`).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgepress.compress.pipeline.stages import key_of, open_task, prune_stage, quantize_stage, say, train_stage
+from edgepress.compress.provenance import budget_name, identity, source_of
+from edgepress.compress.recipes.checks import is_code
+from edgepress.models.atomic import write_json
+from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError, VerdictError
+from edgepress.models.limits import Limits
+from edgepress.models.run_directory import RunDirectory, follows
+from edgepress.models.units import parse_quantity
+
+if TYPE_CHECKING:
+    from edgepress.compress.recipes.recipe import Recipe
+
+
+def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, trust: bool,
+               machine: tuple[str, str, str, int], targets: tuple[str, ...] = (), device: str | None = None,
+               overrides: Sequence[str] = (), report: bool = True) -> None:
+    """Run a recipe to its end and print the table and the report's path.
+
+    Args:
+        source: a shipped recipe's name or a file.
+        data: another task than the recipe's.
+        run: the run directory.
+        seed: another seed than the recipe's.
+        trust: the recipe may name code.
+        machine: accelerator, devices, strategy, nodes.
+        targets: others than the recipe's.
+        device: another device class than the recipe's.
+        report: write the HTML page.
+        overrides: single keys of the recipe, "train.epochs=1".
+
+    Raises:
+        ConfigError: everything that is wrong with the recipe, together.
+        UsageError: bad data, or the run directory is in use.
+        RuntimeFailure: a child command failed.
+    """
+    from edgepress.compress.recipes.recipe import read_recipe
+    from edgepress.compress.table import print_table
+    from edgepress.compress.training.train import Machine
+
+    changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device))
+               if value is not None}
+    recipe = read_recipe(source, changes, sections={"prune": {"targets": targets}} if targets else {},
+                         overrides=overrides, trust=trust)
+    directory = RunDirectory(run)
+    with directory.lock():
+        say(f"recipe {recipe.name} in {run}")
+        task = open_task(recipe.task, recipe.front_end, trust=True)
+        networks = compress_stages(directory, recipe, task, Machine(*machine))
+        if follows():
+            return
+        files = export_stages(directory, recipe, networks)
+        results = benchmark_stages(directory, recipe, files)
+        if recipe.measure.submission:
+            say("submission")
+            _child(directory, ["benchmarks", "submission", "--run", str(run), *_trusted(recipe)])
+        page = report_stage(directory) if report else None
+        print_table(networks, files, results)
+    print(f"report: {page}" if page else "report: not written")
+
+
+def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) -> list[dict[str, Any]]:
+    """Dense, pruned and quantized checkpoints: one record {"name", "float", "int8"} of entries per network.
+
+    The recipe's teachers and their ensemble come first; every student that distils follows them.
+    """
+    from edgepress.compress.pipeline.teaching import teach_stages
+
+    teacher = teach_stages(run, recipe, machine=machine, trust=True)
+    dense = train_stage(run, recipe, task, machine=machine, teacher=teacher)
+    entries = [dense]
+    for target in recipe.prune.targets:
+        limits = limits_of(recipe, dense, target)
+        if all(dense[metric] <= limit for metric, limit in limits.budgets().items()):
+            say(f"prune to {target}: the dense network is within this budget already; skipped")
+            continue
+        settings = recipe.prune.model_copy(update={"targets": ()})
+        label = budget_name(Limits(macs=_absolute(dense, target)))
+        entries.append(prune_stage(run, Path(dense["path"]), limits, settings, task, machine=machine,
+                                   seed=recipe.seed, trust=True, label=label, teacher=teacher))
+    return [{"name": entry["name"], "float": entry, "int8": quantize_stage(
+        run, Path(entry["path"]), recipe.quantize, task, machine=machine, seed=recipe.seed,
+        trust=True, teacher=teacher)} for entry in entries]
+
+
+def _absolute(dense: dict[str, Any], target: str) -> int:
+    return int(parse_quantity(target, "macs", name="prune.targets", relative_to=dense["macs"]))
+
+
+def limits_of(recipe: Recipe, dense: dict[str, Any], target: str) -> Limits:
+    """A target of the recipe and the limits of its device class, whichever is tighter."""
+    from edgepress.compress.commands.prune import targets_within
+    from edgepress.models.devices.classes import device_class
+
+    bound = Limits()
+    if recipe.device is not None:
+        found = device_class(recipe.device).limits
+        bound = Limits(**found.budgets(), rule=found.rule, scheme=found.scheme)  # type: ignore[arg-type]
+    return targets_within(dense, {"macs": target}, bound, recipe.device, refuse=False)
+
+
+def export_stages(run: RunDirectory, recipe: Recipe, networks: Sequence[dict[str, Any]]) -> dict[str, dict[str, Path]]:
+    """Every int8 checkpoint in every format of the recipe: name -> format -> file."""
+    files: dict[str, dict[str, Path]] = {}
+    for network in networks:
+        checkpoint = network["int8"]
+        for form in recipe.measure.formats:
+            key = key_of("export", identity(Path(checkpoint["path"])), form)
+            done = _done(run, key)
+            if done is None:
+                say(f"export: {checkpoint['name']} as {form}")
+                _child(run, ["deploy", "export", str(checkpoint["path"]), "--format", form, "--run", str(run.path),
+                             *_trusted(recipe)])
+                made = [entry for entry in run.entries("artifact")
+                        if entry.get("checkpoint") == checkpoint["name"] and entry.get("format") == form]
+                if not made:
+                    raise RuntimeFailure(f"deploy export left no {form} file of {checkpoint['name']} in {run.path}")
+                done = {"artifact": made[-1]["name"]}
+                _finish(run, key, done)
+            else:
+                say(f"export {checkpoint['name']} as {form}: finished before")
+            files.setdefault(network["name"], {})[form] = run.place("artifact", done["artifact"])
+    return files
+
+
+def benchmark_stages(run: RunDirectory, recipe: Recipe, files: dict[str, dict[str, Path]]) -> dict[str, dict[str, Any]]:
+    """Accuracy of every file on its runtimes, and its verdict per device class: file name -> {"runs", "gates"}."""
+    results: dict[str, dict[str, Any]] = {}
+    devices = recipe.measure.devices or ((recipe.device,) if recipe.device else ())
+    for formats in files.values():
+        for form, path in formats.items():
+            if form == "c":
+                continue
+            fits = [name for name in recipe.measure.runtimes if (name == "onnxruntime") == (form == "onnx")]
+            found: dict[str, Any] = {"runs": [], "gates": {}}
+            if fits:
+                command = ["benchmarks", "run", str(path), "--data", source_of(recipe.task or ""), "--runtime",
+                           ",".join(fits), *_trusted(recipe)]
+                found["runs"] = _measured(run, path, command)["results"]
+            if form == "tflite":
+                for device in devices:
+                    found["gates"][device] = _measured(run, path, ["benchmarks", "gate", str(path), "--device", device,
+                                                                   "--no-fixes"], verdict=True)
+            results[path.name] = found
+    return results
+
+
+def _trusted(recipe: Recipe) -> list[str]:
+    """Code that this recipe was allowed to name, its child commands may load too."""
+    return ["--trust"] if is_code(recipe.network.name) or is_code(recipe.task) else []
+
+
+def report_stage(run: RunDirectory) -> Path | None:
+    """The HTML page of the run; made anew each time, since it shows all that is there."""
+    say("report")
+    try:
+        printed = _child(run, ["benchmarks", "report", "--run", str(run.path)], capture=True)
+    except EdgepressError as error:
+        say(f"  no report: {error}")
+        return None
+    return Path(printed.strip().splitlines()[-1]) if printed.strip() else None
+
+
+def _measured(run: RunDirectory, path: Path, command: list[str], verdict: bool = False) -> dict[str, Any]:
+    """The JSON object that a benchmark prints, kept by what went in."""
+    import hashlib
+
+    key = key_of("benchmark", hashlib.sha256(path.read_bytes()).hexdigest(), command[1:2], command[3:])
+    done = _done(run, key)
+    if done is None:
+        say(f"{command[1]}: {path.name} {' '.join(command[3:])}")
+        printed = _child(run, [*command, "--run", str(run.path), "--format", "json"], capture=True, verdict=verdict)
+        try:
+            done = json.loads(printed)
+        except ValueError:
+            raise RuntimeFailure(f"`{' '.join(command)}` printed no JSON") from None
+        _finish(run, key, done)
+    else:
+        say(f"{command[1]} {path.name}: finished before")
+    return done
+
+
+def _child(run: RunDirectory, command: list[str], capture: bool = False, verdict: bool = False) -> str:
+    """Run a command of the project; its messages pass through to stderr, and so does its output unless captured.
+
+    Raises:
+        UsageError, VerdictError, RuntimeFailure: by its exit code; 1 is no error where a verdict is wanted.
+        KeyboardInterrupt: it was interrupted.
+    """
+    arguments = [sys.executable, "-m", "edgepress", *command]
+    process = subprocess.Popen(arguments, env=run.environment_for_children(),
+                               stdout=subprocess.PIPE if capture else sys.stderr, text=True)
+    try:
+        printed, _ = process.communicate()
+    except BaseException:
+        # A child that outlives us would go on writing into a run directory that nobody watches.
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise
+    code = process.returncode
+    if code == 0 or (verdict and code == 1):
+        return printed or ""
+    if code in (130, -signal.SIGINT):
+        raise KeyboardInterrupt
+    kind = {1: VerdictError, 2: UsageError}.get(code, RuntimeFailure)
+    raise kind(f"`{' '.join(command)}` ended with exit code {code}; its message is above")
+
+
+def _record(run: RunDirectory, key: str) -> Path:
+    return run.path / "stages" / f"{key[:32]}.json"
+
+
+def _done(run: RunDirectory, key: str) -> dict[str, Any] | None:
+    """What a finished child stage left, or None; an artifact that was deleted by hand makes it unfinished."""
+    path = _record(run, key)
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or found.get("key") != key:
+        return None
+    artifact = found["result"].get("artifact")
+    return found["result"] if artifact is None or run.place("artifact", artifact).exists() else None
+
+
+def _finish(run: RunDirectory, key: str, result: dict[str, Any]) -> None:
+    write_json(_record(run, key), {"key": key, "result": result})

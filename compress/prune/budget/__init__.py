@@ -1,0 +1,1 @@
+"""Groups, scores and budgets go in, the channels that are kept come out."""

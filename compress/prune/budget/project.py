@@ -1,0 +1,217 @@
+"""Projections onto a budget: which units to keep so that macs, params, bytes and peak activation all hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
+from edgepress.compress.prune.coupling.figures import Figures
+from edgepress.models.errors import InfeasibleBudget, UsageError
+from edgepress.models.limits import Limits
+from edgepress.models.units import format_against
+
+METHODS = ("threshold", "knapsack")
+#: Smallest share of a group that a projection keeps unasked: the multipliers of "knapsack" would empty costly groups.
+FLOORS = {"threshold": 0.0, "knapsack": 0.25}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A selection that holds the budget.
+
+    Attributes:
+        selection: one bool array per group, True = kept.
+        figures: its exact cost.
+        retained: kept share of all importance.
+        floor: the floor that was used.
+        notes: what a user should know: a lowered floor, granularity that forbids coming nearer.
+    """
+
+    selection: Selection
+    figures: Figures
+    retained: float
+    floor: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a projection may choose: per group the allowed numbers of kept units, best units first.
+
+    Attributes:
+        order: [size] per group: units by falling score.
+        value: [size + 1] per group: summed score of the best n.
+        allowed: [size + 1] bool per group.
+    """
+
+    graph: ChannelGraph
+    order: tuple[np.ndarray, ...]
+    value: tuple[np.ndarray, ...]
+    allowed: tuple[np.ndarray, ...]
+
+    def lowest(self) -> np.ndarray:
+        return np.array([int(np.argmax(allowed)) for allowed in self.allowed], np.int64)
+
+    def retained(self, counts: np.ndarray) -> float:
+        return float(sum(value[count] for value, count in zip(self.value, counts, strict=True)))
+
+    def selection(self, counts: Sequence[int] | np.ndarray) -> Selection:
+        kept = []
+        for order, count in zip(self.order, counts, strict=True):
+            mask = np.zeros(len(order), bool)
+            mask[order[:int(count)]] = True
+            kept.append(mask)
+        return tuple(kept)
+
+
+def project(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "threshold",
+            divisor: int = 1, min_channels: int = 1, floor: float | None = None) -> Selection:
+    """Keep as much importance as the budget allows; see `projection` for the arguments and errors."""
+    return projection(graph, scores, limits, method, divisor, min_channels, floor).selection
+
+
+def projection(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "threshold",
+               divisor: int = 1, min_channels: int = 1, floor: float | None = None) -> Projection:
+    """`project`, with its figures and notes.
+
+    Args:
+        scores: per group [size], additive, larger is more important (`edgepress.compress.prune.budget.importance`).
+        limits: the budgets; only macs, params, weight_bytes and peak_activation_bytes are looked at. Their rule and
+            scheme must be those of `graph`.
+        method: "threshold" (Algorithm 1: one threshold on all scores, what it leaves over given back) or "knapsack"
+            (Lagrange multipliers: the most importance for the budget).
+        divisor: kept channels of a group are a multiple of this (or all of them).
+        min_channels: smallest number of channels of a group.
+        floor: smallest kept share of each group, lowered where the budget needs it; None is `FLOORS` of the method.
+
+    Raises:
+        InfeasibleBudget: even the smallest network is above the budget.
+        UsageError: unknown method, scores that do not fit, or another counting rule than the graph's.
+    """
+    if method not in METHODS:
+        raise UsageError(f"projection = {method!r} is no projection; known are {', '.join(METHODS)}")
+    _check_scores(graph, scores)
+    for name, value, least in (("divisor", divisor, 1), ("min_channels", min_channels, 1)):
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise UsageError(f"{name} = {value!r} must be an integer of at least {least}")
+    floor = FLOORS[method] if floor is None else floor
+    if not 0 <= floor <= 1:
+        raise UsageError(f"floor = {floor!r} must be between 0 and 1")
+    budgets = _budgets(graph, limits)
+    dense = graph.formula.figures(graph.sizes)
+    if not graph.groups or all(dense.get(metric) <= limit for metric, limit in budgets.items()):
+        if any(dense.get(metric) > limit for metric, limit in budgets.items()):
+            _infeasible(graph, budgets, graph.sizes)
+        note = () if not budgets else ("the network is within the budget already; nothing is removed",)
+        return Projection(graph.full(), dense, 1.0, floor, note)
+    choice, floor, notes = _within_reach(graph, scores, budgets, divisor, min_channels, floor)
+    from edgepress.compress.prune.budget.knapsack import fitted_counts, knapsack_counts
+    from edgepress.compress.prune.budget.threshold import threshold_counts
+
+    counts = fitted_counts(choice, threshold_counts(choice, scores, budgets), budgets)
+    if method == "knapsack":
+        counts = knapsack_counts(choice, counts, budgets)
+    notes += _granularity(choice, counts, budgets)
+    figures = graph.formula.figures(counts)
+    total = sum(float(value[-1]) for value in choice.value)
+    return Projection(choice.selection(counts), figures, choice.retained(counts) / total if total else 1.0, floor,
+                      notes)
+
+
+def _check_scores(graph: ChannelGraph, scores: Sequence[np.ndarray]) -> None:
+    if len(scores) != len(graph.groups) or any(
+            np.shape(score) != (group.size,) for score, group in zip(scores, graph.groups, strict=False)):
+        raise UsageError(f"scores need one array per group, of sizes {graph.sizes.tolist()}")
+    for score, group in zip(scores, graph.groups, strict=True):
+        if not np.isfinite(score).all() or (np.asarray(score) < 0).any():
+            raise UsageError(f"scores of group {group.name} must be finite and not negative; "
+                             "are the weights finite?")
+
+
+def _budgets(graph: ChannelGraph, limits: Limits) -> dict[str, float]:
+    budgets = limits.budgets()
+    for name, metrics in (("rule", ("macs",)), ("scheme", ("weight_bytes", "peak_activation_bytes"))):
+        if any(metric in budgets for metric in metrics) and getattr(limits, name) != getattr(graph, name):
+            from edgepress.models.cost.op_costs import ALIASES
+
+            if ALIASES.get(getattr(limits, name), getattr(limits, name)) != \
+                    ALIASES.get(getattr(graph, name), getattr(graph, name)):
+                raise UsageError(f"the limits count by {name} {getattr(limits, name)!r} and the graph by "
+                                 f"{getattr(graph, name)!r}; find the groups under the {name} of the limits")
+    return budgets
+
+
+def choices(graph: ChannelGraph, scores: Sequence[np.ndarray], divisor: int, min_channels: int,
+            floor: float) -> Choice:
+    """The allowed counts of every group under a floor, a divisor and a smallest number of channels."""
+    order, value, allowed = [], [], []
+    for group, score in zip(graph.groups, scores, strict=True):
+        ranking = np.argsort(-np.asarray(score, np.float64), kind="stable")
+        order.append(ranking)
+        value.append(np.concatenate([[0.0], np.cumsum(np.asarray(score, np.float64)[ranking])]))
+        counts = np.arange(group.size + 1)
+        least = max(1, int(np.ceil(floor * group.size - 1e-9)), -(-min_channels // group.channels))
+        fits = (counts * group.channels % divisor == 0) & (counts >= least)
+        fits[-1] = True
+        allowed.append(fits)
+    return Choice(graph, tuple(order), tuple(value), tuple(allowed))
+
+
+def _within_reach(graph: ChannelGraph, scores: Sequence[np.ndarray], budgets: dict[str, float], divisor: int,
+                  min_channels: int, floor: float) -> tuple[Choice, float, tuple[str, ...]]:
+    """The highest floor, halving from the given one, at which the smallest network is within the budget."""
+    wanted, notes = floor, ()
+    while True:
+        choice = choices(graph, scores, divisor, min_channels, floor)
+        figures = graph.formula.figures(choice.lowest())
+        if all(figures.get(metric) <= limit for metric, limit in budgets.items()):
+            break
+        if floor == 0:
+            _infeasible(graph, budgets, choice.lowest())
+        floor = floor / 2 if floor > 0.01 else 0.0
+    if floor < wanted:
+        notes = (f"a floor of {100 * wanted:g} % of every group's width is above the budget; lowered to "
+                 f"{100 * floor:.3g} %",)
+    return choice, floor, notes
+
+
+def _infeasible(graph: ChannelGraph, budgets: dict[str, float], lowest: np.ndarray) -> None:
+    figures = graph.formula.figures(lowest)
+    problems = []
+    for metric, limit in budgets.items():
+        smallest = figures.get(metric)
+        if smallest <= limit:
+            continue
+        unit = {"macs": "macs", "params": "params"}.get(metric, "bytes")
+        binding = ", ".join(binding_layers(graph, metric, lowest))
+        reached, wanted = format_against(smallest, limit, unit)
+        problems.append(f"{metric} = {wanted} can't be reached: the smallest network has {reached} ({smallest:,})"
+                        + (f"; what binds: {binding}" if binding else ""))
+    hint = "" if graph.groups else "; nothing in this network can be pruned" + (
+        f" ({graph.frozen[0].name}: {graph.frozen[0].reason})" if graph.frozen else "")
+    raise InfeasibleBudget("; ".join(problems) + hint + "; raise the budget, or lower divisor, min_channels or protect")
+
+
+def binding_layers(graph: ChannelGraph, metric: str, counts: np.ndarray, most: int = 3) -> tuple[str, ...]:
+    """Names of the layers that hold most of a figure at the given counts."""
+    from edgepress.compress.prune.coupling.figures import layer_figures
+
+    named = layer_figures(graph.formula, metric, counts)
+    return tuple(name for name, value in sorted(named, key=lambda pair: -pair[1])[:most] if value > 0)
+
+
+def _granularity(choice: Choice, counts: np.ndarray, budgets: dict[str, float]) -> tuple[str, ...]:
+    formula = choice.graph.formula
+    figures = formula.figures(counts)
+    nearest, metric = max((figures.get(name) / limit, name) for name, limit in budgets.items() if limit)
+    if nearest >= 0.99:
+        return ()
+    return (f"{metric} is at {100 * nearest:.2f} % of its limit: no single unit of any group can be given back "
+            "without leaving the budget",)
+
+
+def relaxed(limits: Limits, share: float) -> Limits:
+    """The same limits, every budget times `share`; for schedules."""
+    return replace(limits, **{metric: int(value * share) for metric, value in limits.budgets().items()})

@@ -1,0 +1,169 @@
+"""Propagation of channel labels through the operators of a traced network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from edgepress.compress.prune.coupling.labels import Cause, Labelled, LabelSpace, axes_of
+from edgepress.models.cost.graph import Graph, Node
+
+QUIET = "the network's own input or output"
+
+
+@dataclass
+class Propagation:
+    """What is known while the network is walked through.
+
+    Attributes:
+        values: node name -> its labels (a tuple for operators with several results).
+        mode: names of convolutions and group normalisations which lose whole groups ("group"); the others lose equal
+            counts in every group ("index").
+        grids: (plane, cause) of every plane which depends on two axes and must be made rectangular.
+        sources: parameter or buffer name -> its labels as they were given.
+    """
+
+    graph: Graph
+    space: LabelSpace = field(default_factory=LabelSpace)
+    values: dict[str, Labelled | tuple[Labelled | None, ...]] = field(default_factory=dict)
+    mode: dict[str, str] = field(default_factory=dict)
+    grids: list[tuple[Labelled, Cause]] = field(default_factory=list)
+    sources: dict[str, Labelled] = field(default_factory=dict)
+
+    def value(self, name: str) -> Labelled:
+        """The labels of a node with one result."""
+        value = self.values[name]
+        assert isinstance(value, Labelled), f"{name} has several results"
+        return value
+
+    def cause(self, node: Node, reason: str) -> Cause:
+        return Cause(node.op, node.module, reason)
+
+    def free(self, shape: Sequence[int]) -> Labelled:
+        """A value which is the same at every position: any position may be left out."""
+        return self.space.parameter(shape)
+
+    def unknown(self, node: Node, reason: str = "its coupling is not known") -> Labelled | tuple[Labelled | None, ...]:
+        """Fix everything that the operator reads; its results carry no labels."""
+        for name in node.inputs:
+            values = self.values[name]
+            for value in values if isinstance(values, tuple) else (values,):
+                if value is not None:
+                    self.space.fix_value(value, self.cause(node, reason))
+        if node.shapes:
+            return tuple(None if shape is None else Labelled(shape) for shape in node.shapes)
+        return Labelled(node.shape or ())
+
+    def grid(self, node: Node, value: Labelled, axes: tuple[int, int]) -> None:
+        """Remember that the labels over these two axes must stay rectangular."""
+        for plane in value.planes:
+            if all(plane.shape[axis] > 1 for axis in axes):
+                self.grids.append((Labelled(value.shape, (plane,)), self.cause(node, "unequal counts per group")))
+
+
+def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
+    """Label every value of the network.
+
+    Args:
+        protected: whether the parameter or buffer of this name must keep its shape.
+    """
+    import edgepress.compress.prune.coupling.sequence_rules  # noqa: F401  (adds its rules to COMPUTE_RULES)
+    from edgepress.compress.prune.coupling.compute_rules import COMPUTE_RULES
+    from edgepress.compress.prune.coupling.layout_rules import LAYOUT_RULES
+
+    state = Propagation(graph)
+    by_source = state.sources
+    for node in graph.nodes:
+        if node.kind in ("parameter", "buffer"):
+            movable = node.kind == "parameter" or node.dtype.startswith(("float", "bfloat"))
+            if node.source not in by_source:
+                labels = state.space.parameter(node.shape or ()) if movable else Labelled(node.shape or ())
+                if protected(node.source):
+                    state.space.fix_value(labels, Cause(node.kind, node.source, "protected", quiet=True))
+                by_source[node.source] = labels
+            state.values[node.name] = by_source[node.source]
+        elif node.kind in ("input", "constant"):
+            state.values[node.name] = Labelled(node.shape or ())
+        else:
+            rule = LAYOUT_RULES.get(node.op) or COMPUTE_RULES.get(node.op)
+            try:
+                state.values[node.name] = rule(state, node) if rule else state.unknown(node)
+            except (AssertionError, ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+                # A form of the operator that its rule does not foresee: what it reads is kept, never removed wrongly.
+                state.values[node.name] = state.unknown(node, f"this form is not analysed ({error})")
+    for name in graph.outputs:
+        values = state.values[name]
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None:
+                state.space.fix_value(value, Cause("output", "", QUIET, quiet=True))
+    _make_rectangular(state)
+    while _compact_all(state):
+        _make_rectangular(state)
+    return state
+
+
+def _compact_all(state: Propagation) -> bool:
+    """Reduce every plane to the axes that it still depends on; True if an axis with two planes had to be fixed."""
+    crossing = False
+
+    def final(value: Labelled | None, node: Node) -> Labelled | None:
+        nonlocal crossing
+        if value is None:
+            return None
+        planes = state.space.compacted(value.planes)
+        axes = [axis for plane in planes for axis in axes_of(plane)]
+        if len(set(axes)) < len(axes):
+            crossing = True
+            for plane in planes:
+                state.space.fix(plane, state.cause(node, "two kinds of channels share one axis"))
+        return Labelled(value.shape, planes)
+
+    for node in state.graph.nodes:
+        values = state.values[node.name]
+        several = isinstance(values, tuple)
+        finals = tuple(final(value, node) for value in (values if several else (values,)))
+        state.values[node.name] = finals if several else finals[0] or Labelled(node.shape or ())
+    return crossing
+
+
+def _make_rectangular(state: Propagation) -> None:
+    """Until every plane depends on one axis: a plane over several keeps the axis that leaves the most units."""
+    for node in state.graph.nodes:
+        values = state.values[node.name]
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is None:
+                continue
+            for plane in value.planes:
+                if len(axes_of(plane)) > 1:
+                    state.grids.append((Labelled(value.shape, (plane,)),
+                                        state.cause(node, "unequal counts would leave a ragged tensor")))
+    changed = True
+    while changed:
+        changed = False
+        for value, cause in state.grids:
+            plane = state.space.compact(value.planes[0])
+            if plane is None or len(axes_of(plane)) <= 1:
+                continue
+            changed = True
+            left = {axis: _units_left(state, plane, axis, cause) for axis in axes_of(plane)}
+            _keep_axis(state, plane, max(left, key=lambda axis: left[axis]), cause)
+
+
+def _keep_axis(state: Propagation, plane: np.ndarray, axis: int, cause: Cause) -> None:
+    others = [other for other in axes_of(plane) if other != axis]
+    first = plane
+    for other in others:
+        first = first.take([0], other)
+    state.space.unify(plane, first, cause)
+
+
+def _units_left(state: Propagation, plane: np.ndarray, axis: int, cause: Cause) -> int:
+    saved = state.space.snapshot()
+    _keep_axis(state, plane, axis, cause)
+    anchors = [anchor for anchor, _ in state.space.causes]
+    fixed = np.unique(state.space.find(np.array(anchors, np.int64))) if anchors else np.zeros(0, np.int64)
+    roots = np.unique(state.space.find(plane))
+    left = int((~np.isin(roots, fixed) & (roots > 0)).sum())
+    state.space.restore(saved)
+    return left

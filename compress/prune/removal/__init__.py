@@ -1,0 +1,1 @@
+"""A selection of channels goes in, the smaller network comes out, proven equal to the masked one."""

@@ -1,0 +1,1 @@
+"""A network in training goes in and meets its budget by the end of it: ADMM, gradual, at once."""

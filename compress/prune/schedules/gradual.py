@@ -1,0 +1,95 @@
+"""Gradual pruning: many small steps with training in between, as masks over the dense network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from edgepress.models.errors import UsageError
+from edgepress.models.limits import Limits
+from torch import Tensor, nn
+
+
+class Gradual:
+    """Tightens the budget geometrically from the dense network's cost to `limits`, one projection per update.
+
+    Removed channels are held at zero, their normalisation included; `prune_model` takes them out at the end. It is
+    used like `Admm`, in our loop or anyone's.
+
+    Args:
+        graph: `edgepress.compress.prune.coupling.channels.find_groups` of the model.
+        limits: the final budget.
+        projection, importance: how each step chooses.
+        updates: steps in all, spread evenly over the training.
+        divisor, min_channels, floor: see `edgepress.compress.prune.budget.project.project`.
+        scoring: further arguments of `edgepress.compress.prune.budget.importance.importance`, such as batches and loss for "taylor".
+    """
+
+    def __init__(self, graph: Any, limits: Limits, *, projection: str = "threshold", importance: str = "l2",
+                 updates: int = 20, divisor: int = 1, min_channels: int = 1, floor: float | None = None,
+                 scoring: Mapping[str, Any] | None = None):
+        if updates < 1:
+            raise UsageError(f"updates = {updates} must be at least 1")
+        self._graph, self._limits, self._projection, self._importance = graph, limits, projection, importance
+        self._scoring = dict(scoring or {})
+        self._fit = {"divisor": divisor, "min_channels": min_channels, "floor": floor}
+        self._updates, self._interval, self._steps, self._done = updates, 1, 0, 0
+        self._dense = graph.cost(tuple(np.ones(group.size, bool) for group in graph.groups))
+        self._model: nn.Module | None = None
+        self._masks: dict[str, Tensor] = {}
+        #: What distinguishes this shaping from another, for the key of a training.
+        self.description = repr((limits, projection, importance, updates, self._fit))
+
+    def start(self, model: nn.Module, steps: int) -> None:
+        """Take hold of the parameters. `steps` optimizer steps will follow; the last update leaves one interval."""
+        self._model, self._interval = model, max(1, steps // (self._updates + 1))
+
+    def penalty(self) -> None:
+        """Masks need none."""
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Hold removed channels at zero; every few steps remove some more."""
+        self._steps += 1
+        if self._steps % self._interval == 0 and self._done < self._updates:
+            self._done += 1
+            self._tighten()
+        assert self._model is not None
+        for name, parameter in self._model.named_parameters():
+            if name in self._masks:
+                parameter.mul_(self._masks[name].to(parameter))
+
+    def limits_at(self, progress: float) -> Limits:
+        """The budget at `progress` (0: the dense network's cost, 1: the final limits), geometric in between."""
+        between = {}
+        for metric, limit in self._limits.budgets().items():
+            dense = getattr(self._dense, metric)
+            between[metric] = limit if dense <= limit else int(dense ** (1 - progress) * limit ** progress)
+        return replace(self._limits, **(between if progress < 1 else {}))  # type: ignore[arg-type]
+
+    def figures(self) -> dict[str, float]:
+        """The share of the way that is done."""
+        return {"pruned_share": self._done / self._updates}
+
+    def finished(self) -> bool:
+        """Never before the last epoch: the steps are planned over all of them."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"masks": dict(self._masks), "steps": self._steps, "done": self._done}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._masks, self._steps, self._done = dict(state["masks"]), int(state["steps"]), int(state["done"])
+
+    def _tighten(self) -> None:
+        from edgepress.compress.prune.budget.importance import importance
+        from edgepress.compress.prune.budget.project import project
+
+        assert self._model is not None
+        scores = importance(copy.deepcopy(self._model).eval().cpu(), self._graph, self._importance, **self._scoring)
+        limits = self.limits_at(self._done / self._updates)
+        self._masks = self._graph.parameter_masks(project(self._graph, scores, limits, self._projection, **self._fit))

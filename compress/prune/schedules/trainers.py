@@ -1,0 +1,238 @@
+"""From a dense network and a budget to a trained smaller one: admm, gradual, one-shot, from-scratch.
+
+Every method has the same number of epochs in all and goes through the same loop (`edgepress.compress.training.train`). `admm` and
+`gradual` spend a share of them on the dense network before removal; what their stopping rule leaves over goes to
+fine-tuning.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from edgepress.models.errors import InfeasibleBudget, UsageError
+from edgepress.models.limits import Limits
+from torch import nn
+
+if TYPE_CHECKING:
+    from edgepress.compress.prune.model import Pruned
+    from edgepress.compress.recipes.recipe import PruneSettings, TrainSettings
+    from edgepress.compress.training.train import Machine
+
+
+@dataclass(frozen=True)
+class PrunedAndTrained:
+    """A network within its budget, fine-tuned.
+
+    Attributes:
+        pruned: what was removed, the costs before and after, the proof; `pruned.model` is as it was before fine-tuning.
+        model: the fine-tuned network.
+        history: one record per epoch; `phase` says "shape" or "finetune".
+        best_epoch: the chosen epoch of the fine-tuning, 0 where nothing was trained.
+        seconds: training time, those before a resume included.
+    """
+
+    pruned: Pruned
+    model: nn.Module
+    history: list[dict[str, Any]] = field(repr=False)
+    best_epoch: int
+    seconds: float
+
+
+def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any, limits: Limits,
+                    settings: PruneSettings, *, protect: tuple[str, ...] = (),
+                    teacher: nn.Module | np.ndarray | None = None,
+                    fresh: Callable[[], nn.Module] | None = None, run: Path | None = None, resume: bool = True,
+                    seed: int = 0, machine: Machine | None = None, name: str = "prune") -> PrunedAndTrained:
+    """Prune a trained network to a budget, with training.
+
+    Args:
+        model: the dense, trained network; left untouched, and the teacher of the fine-tuning where `settings.distill`
+            is given and there is no other.
+        example_inputs: one tensor per input, batch 1.
+        task: its data.
+        limits: the budget; only what pruning can hold is used.
+        settings: method, projection, importance, and the training budget `settings.train.epochs`.
+        protect: names of modules whose outputs keep their width.
+        teacher: another teacher, as in `edgepress.compress.training.train.train`; it also guides what comes before the removal, where
+            the dense network would only follow itself.
+        fresh: builds the network with fresh weights, for "from-scratch".
+        run: folder of training states; a killed call goes on from there.
+        resume, seed, machine, name: as in `edgepress.compress.training.train.train`.
+
+    Raises:
+        InfeasibleBudget: no pruning reaches the budget.
+        ProofError: the removed network differs from its reference.
+    """
+    from edgepress.compress.training.train import Machine, train
+
+    machine = machine or Machine()
+    before = split_epochs(settings)
+    kept = {"run": run / "finetune" if run else None, "resume": resume, "machine": machine}
+    history: list[dict[str, Any]] = []
+    shaped, seconds = model, 0.0
+    if before:
+        shaping = make_shaping(settings, model, example_inputs, limits, protect, task)
+        result = train(model, task, _flat(settings.train, before), penalty=shaping, seed=seed, teacher=teacher,
+                       distill=settings.distill if teacher is not None else None,
+                       name=f"{name}, {settings.method}", **{**kept, "run": run / "shape" if run else None})
+        history += [{"phase": "shape", **record} for record in result.history]
+        shaped, seconds = result.model, result.seconds
+    if settings.method == "from-scratch":
+        pruned = _from_scratch(fresh, example_inputs, limits, protect, seed)
+    else:
+        pruned = remove_once(shaped, example_inputs, limits, settings, protect, task)
+    left = settings.train.epochs - len(history)
+    result = train(pruned.model, task, settings.train.model_copy(update={"epochs": left}),
+                   teacher=model if teacher is None else teacher, distill=settings.distill, seed=seed + 1,
+                   name=f"{name}, fine-tuning" if settings.method != "from-scratch" else name, **kept)
+    history += [{"phase": "finetune", **record} for record in result.history]
+    return PrunedAndTrained(pruned, result.model, history, result.best_epoch, seconds + result.seconds)
+
+
+def split_epochs(settings: PruneSettings) -> int:
+    """How many of the epochs come before removal: a share for admm and gradual, at least one epoch on each side."""
+    epochs = settings.train.epochs
+    if settings.method not in ("admm", "gradual") or epochs < 2 or not settings.shaping_share:
+        return 0
+    return min(max(1, round(settings.shaping_share * epochs)), epochs - 1)
+
+
+def make_shaping(settings: PruneSettings, model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits,
+                 protect: tuple[str, ...] = (), task: Any = None) -> Any:
+    """The `Admm` or `Gradual` of these settings, for our loop or anyone's.
+
+    Raises:
+        UsageError: the method has no shaping.
+    """
+    from edgepress.compress.prune.coupling.channels import find_groups
+    from edgepress.compress.prune.schedules.admm import Admm
+    from edgepress.compress.prune.schedules.gradual import Gradual
+
+    if settings.method not in ("admm", "gradual"):
+        raise UsageError(f"method = {settings.method!r} shapes no weights before removal; admm and gradual do")
+    graph = find_groups(copy.deepcopy(model).eval(), example_inputs, protect, limits.rule, limits.scheme)
+    common: dict[str, Any] = {"projection": settings.projection, "importance": settings.importance,
+                              "scoring": gradient_scoring(settings.importance, task), "divisor": settings.divisor,
+                              "min_channels": settings.min_channels, "floor": settings.floor}
+    if settings.updates is not None:
+        common["updates"] = settings.updates
+    if settings.method == "gradual":
+        return Gradual(graph, limits, **common)
+    return Admm(graph, limits, w_step=settings.w_step, rho_start=settings.rho_start, rho_end=settings.rho_end,
+                tolerance=settings.tolerance, **common)
+
+
+def uniform_selection(graph: Any, limits: Limits) -> tuple[np.ndarray, ...]:
+    """The widest network within the budget in which every group keeps the same share of its width.
+
+    The first channels of each group are kept. After the largest share that fits, single channels are given to the
+    groups in turn while they fit, so that the budget is used as well as by the projections.
+
+    Args:
+        graph: a `ChannelGraph`.
+        limits: the budget.
+
+    Raises:
+        InfeasibleBudget: one channel per group is too much already.
+    """
+    sizes = [group.size for group in graph.groups]
+
+    def selection(widths: list[int]) -> tuple[np.ndarray, ...]:
+        return tuple(np.arange(size) < width for size, width in zip(sizes, widths, strict=True))
+
+    def fits(widths: list[int]) -> bool:
+        figures = graph.cost(selection(widths))
+        return all(getattr(figures, metric) <= limit for metric, limit in limits.budgets().items())
+
+    def widths_at(share: float) -> list[int]:
+        return [max(1, math.floor(size * share)) for size in sizes]
+
+    if not fits(widths_at(0)):
+        raise InfeasibleBudget(f"from-scratch: one channel per group costs {graph.cost(selection(widths_at(0)))}, more "
+                               f"than the budget {limits.budgets()}; raise it")
+    low, high = 0.0, 1.0
+    if fits(widths_at(1)):
+        return selection(widths_at(1))
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(widths_at(middle)) else (low, middle)
+    widths, grown = widths_at(low), True
+    while grown:
+        grown = False
+        for index in sorted(range(len(sizes)), key=lambda i: widths[i] / sizes[i]):
+            wider = [width + (i == index) for i, width in enumerate(widths)]
+            if wider[index] <= sizes[index] and fits(wider):
+                widths, grown = wider, True
+    return selection(widths)
+
+
+def remove_once(model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits, settings: PruneSettings,
+                protect: tuple[str, ...], task: Any) -> Pruned:
+    """Prune without training, with the choice of these settings."""
+    from edgepress.compress.prune.model import prune_model
+
+    return prune_model(model, example_inputs, **limits.budgets(), scheme=limits.scheme, rule=limits.rule,
+                       importance=settings.importance, projection=settings.projection, protect=protect,
+                       divisor=settings.divisor, min_channels=settings.min_channels, floor=settings.floor,
+                       **gradient_scoring(settings.importance, task))
+
+
+def gradient_scoring(importance: str, task: Any) -> dict[str, Any]:
+    """What importance "taylor" needs, labelled `batches` and their `loss`; nothing for the others.
+
+    Raises:
+        UsageError: "taylor" without a task.
+    """
+    if importance != "taylor":
+        return {}
+    if task is None:
+        raise UsageError("importance = 'taylor' follows the loss on labelled data: give --data")
+    import torch
+    import torch.nn.functional as F
+
+    split = "calibration" if task.has("calibration") else "train"
+    features, labels = task.features(split), task.split(split).labels
+    chosen = np.random.default_rng(0).permutation(len(labels))[:512]
+    batches = [(torch.from_numpy(np.array(features[part])), torch.from_numpy(np.asarray(labels)[part]))
+               for part in np.array_split(np.sort(chosen), -(-len(chosen) // 64))]
+    return {"batches": batches, "loss": lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])}
+
+
+def _from_scratch(fresh: Callable[[], nn.Module] | None, example_inputs: tuple[Any, ...], limits: Limits,
+                  protect: tuple[str, ...], seed: int) -> Pruned:
+    import torch
+
+    if fresh is None:
+        raise UsageError("method = 'from-scratch' needs the network's factory: a network of the zoo, or --model "
+                         "package.module:factory")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = fresh().eval()
+    return prune_uniformly(model, example_inputs, limits, protect)
+
+
+def prune_uniformly(model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits,
+                    protect: tuple[str, ...] = ()) -> Pruned:
+    """The first channels of every group, the same share of each, as many as fit the budget; proven like any removal."""
+    from edgepress.compress.prune.coupling.channels import find_groups
+    from edgepress.compress.prune.model import Pruned
+    from edgepress.compress.prune.removal.proof import remove_with_proof
+    from edgepress.models.cost.cost import cost_of
+
+    graph = find_groups(model, example_inputs, protect, limits.rule, limits.scheme)
+    selection = uniform_selection(graph, limits)
+    smaller, plan, proof = remove_with_proof(model, graph, selection, example_inputs)
+    before, after = (cost_of(network, example_inputs, limits.rule, limits.scheme) for network in (model, smaller))
+    return Pruned(smaller, plan, before, after, proof, graph.frozen, (), selection, graph)
+
+
+def _flat(settings: TrainSettings, epochs: int) -> TrainSettings:
+    """The same training at a constant rate, ending with its last epoch: what shapes weights must not fade out."""
+    return settings.model_copy(update={"epochs": epochs, "ramp_up": 0.0, "decay_from": 1.0, "decay_to": 1.0,
+                                       "select": "last"})

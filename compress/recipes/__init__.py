@@ -1,0 +1,1 @@
+"""A recipe file goes in, settings come out that were checked as a whole."""

@@ -1,0 +1,1 @@
+"""A file and an address go in, what a board made of it comes out."""

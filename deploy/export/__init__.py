@@ -1,0 +1,1 @@
+"""A network with its integers goes in, a .tflite, an .onnx or C source with a manifest comes out."""

@@ -1,0 +1,1 @@
+"""Operators of a .tflite go in, calls of the C kernels with their integers come out."""

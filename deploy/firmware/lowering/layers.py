@@ -1,0 +1,381 @@
+"""Lowering of convolutions, fully connected layers, pooling, means and softmax."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from edgepress.deploy.firmware.lowering.context import (
+    Refused,
+    Rows,
+    activation_range,
+    described,
+    fixed,
+    merged,
+    strides,
+)
+from edgepress.deploy.firmware.lowering.steps import Value
+from edgepress.deploy.firmware.lowering.tables import NoTable, exponentials
+
+#: The fast rescaling doubles a sum; the plain one only has to hold it.
+_FAST_SUM, _LARGEST_SUM = 1 << 30, 1 << 31
+#: The fast rescaling adds the output's zero point before it shifts: further, and that would not fit.
+_FURTHEST_FAST_SHIFT = -22
+#: Two bits beside each multiplier say how far the channel's shift is below the layer's largest.
+_WIDEST_SPREAD = 3
+#: Above this, TFLite Micro's softmax may abort, depending on the values.
+_LARGEST_DEPTH = 511
+
+
+def conv_2d(rows: Rows, operator: Any) -> None:
+    """Weights [out, h, w, in / groups]."""
+    x, weights, y = rows.operand(operator, 0), _weights(rows, operator), rows.values[operator.outputs[0]]
+    _rank_4(x, weights, y)
+    out_c, kernel_h, kernel_w, group_c = weights.shape
+    if x.shape[3] % group_c or out_c % (x.shape[3] // group_c):
+        raise Refused(f"{x.shape[3]} channels cannot be divided into groups of {group_c}")
+    window = _window(operator, x, y, kernel_h, kernel_w)
+    data = _data(weights)
+    quantized = _quantized(rows, operator, x, weights, y, data.reshape(out_c, -1), axis=0)
+    _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": group_c}, quantized, data)
+
+
+def depthwise_conv_2d(rows: Rows, operator: Any) -> None:
+    """Weights [1, h, w, channels * multiplier]."""
+    x, weights, y = rows.operand(operator, 0), _weights(rows, operator), rows.values[operator.outputs[0]]
+    _rank_4(x, weights, y)
+    _, kernel_h, kernel_w, out_c = weights.shape
+    if weights.shape[0] != 1 or out_c % x.shape[3]:
+        raise Refused(f"weights {list(weights.shape)} do not fit {x.shape[3]} channels")
+    window = _window(operator, x, y, kernel_h, kernel_w)
+    data = _data(weights)
+    quantized = _quantized(rows, operator, x, weights, y, data.reshape(-1, out_c).T, axis=3)
+    if x.shape[3] == 1:  # every output channel sees the only input channel: an ordinary convolution
+        weights_out_first = np.ascontiguousarray(np.moveaxis(data, 3, 0).reshape(out_c, kernel_h, kernel_w, 1))
+        _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": 1}, quantized, weights_out_first)
+    else:
+        _add_conv(rows, operator, "ep_depthwise_conv_2d", x, y, {**window, "group_c": 1}, quantized, data)
+
+
+def fully_connected(rows: Rows, operator: Any) -> None:
+    """Weights [out, in]: a 1x1 convolution of an image with one pixel per row."""
+    x, weights, y = rows.operand(operator, 0), _weights(rows, operator), rows.values[operator.outputs[0]]
+    if operator.options.get("weights_format"):
+        raise Refused("its weights are shuffled")
+    if len(weights.shape) != 2:
+        raise Refused(f"weights of the shape {list(weights.shape)}")
+    out_c, in_c = weights.shape
+    if prod(x.shape) % in_c or prod(y.shape) != prod(x.shape) // in_c * out_c:
+        raise Refused(f"{list(x.shape)} times {list(weights.shape)} is not {list(y.shape)}")
+    count = prod(x.shape) // in_c
+    data = _data(weights)
+    quantized = _quantized(rows, operator, x, weights, y, data, axis=0, dense=True)
+    window = {
+        "batches": 1,
+        "in_h": 1,
+        "in_w": count,
+        "in_c": in_c,
+        "out_h": 1,
+        "out_w": count,
+        "out_c": out_c,
+        "kernel_h": 1,
+        "kernel_w": 1,
+        "stride_h": 1,
+        "stride_w": 1,
+        "dilation_h": 1,
+        "dilation_w": 1,
+        "pad_top": 0,
+        "pad_left": 0,
+    }
+    _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": in_c}, quantized, data)
+
+
+def _add_conv(
+    rows: Rows,
+    operator: Any,
+    kernel: str,
+    x: Value,
+    y: Value,
+    window: dict[str, int],
+    quantized: dict[str, Any],
+    data: np.ndarray,
+) -> None:
+    if x.index in rows.paddings:  # the convolution does what the PAD before it asked for
+        x, top, left = rows.paddings[x.index]
+        window = {
+            **window,
+            "in_h": x.shape[1],
+            "in_w": x.shape[2],
+            "pad_top": window["pad_top"] + top,
+            "pad_left": window["pad_left"] + left,
+        }
+    arrays = {"weights": data, **quantized.pop("arrays")}
+    fast = quantized.pop("fast") and (kernel == "ep_conv_2d" or window["in_c"] == window["out_c"] >= 4)
+    if largest := next((size for size in window.values() if size > 65535), None):
+        raise Refused(f"a size of {largest:,} does not fit into 16 bits")
+    w = window
+    summary = f"{described(x.shape)} -> {described(y.shape)}"
+    if operator.code != "FULLY_CONNECTED":
+        summary += f", {w['kernel_h']}x{w['kernel_w']}, stride {w['stride_h']}x{w['stride_w']}"
+    rows.add(
+        kernel,
+        "ep_conv",
+        {**{name: name for name in arrays}, **window, **quantized},
+        [x.index],
+        y.index,
+        summary,
+        arrays=arrays,
+        macs=prod(y.shape) * w["kernel_h"] * w["kernel_w"] * w["group_c"],
+        fast_kernel=f"{kernel}_fast" if fast else None,
+        scratch_bytes=_scratch_bytes(kernel, window) if fast else 0,
+    )
+
+
+def _scratch_bytes(kernel: str, w: dict[str, int]) -> int:
+    """Of the fast kernels; 0 tells the convolution that its lines lie in the input as they are."""
+    taps = w["kernel_h"] * w["kernel_w"]
+    if kernel == "ep_depthwise_conv_2d":
+        # Pointers have four bytes on the device and eight on a host where the fast kernels are tested.
+        return 2 * 8 * taps + w["out_c"]
+    same = (w["in_h"], w["in_w"]) == (w["out_h"], w["out_w"]) and w["stride_h"] == w["stride_w"] == 1
+    return 0 if taps == 1 and same and w["group_c"] == w["in_c"] else 2 * taps * w["group_c"]
+
+
+def _weights(rows: Rows, operator: Any) -> Value:
+    weights = rows.operand(operator, 1, constant=True)
+    if weights.dtype != "int8":
+        raise Refused(f"its weights are {weights.dtype}, not int8")
+    return weights
+
+
+def _data(weights: Value) -> np.ndarray:
+    assert weights.data is not None
+    return weights.data.copy(order="C")
+
+
+def _rank_4(*values: Value) -> None:
+    for value in values:
+        if len(value.shape) != 4:
+            raise Refused(f"{value.name!r} has the shape {list(value.shape)}, not [N, H, W, C]")
+
+
+def _window(operator: Any, x: Value, y: Value, kernel_h: int, kernel_w: int) -> dict[str, int]:
+    """Sizes, strides and paddings, in the order of the structure."""
+    o = operator.options
+    height = _along(o["padding"], x.shape[1], kernel_h, o["stride_h"], o.get("dilation_h", 1))
+    width = _along(o["padding"], x.shape[2], kernel_w, o["stride_w"], o.get("dilation_w", 1))
+    if (height[0], width[0]) != y.shape[1:3] or x.shape[0] != y.shape[0]:
+        raise Refused(
+            f"{list(x.shape)} gives {height[0]}x{width[0]} positions, but the output has the shape {list(y.shape)}"
+        )
+    return {
+        "batches": x.shape[0],
+        "in_h": x.shape[1],
+        "in_w": x.shape[2],
+        "in_c": x.shape[3],
+        "out_h": y.shape[1],
+        "out_w": y.shape[2],
+        "out_c": y.shape[3],
+        "kernel_h": kernel_h,
+        "kernel_w": kernel_w,
+        "stride_h": o["stride_h"],
+        "stride_w": o["stride_w"],
+        "dilation_h": o.get("dilation_h", 1),
+        "dilation_w": o.get("dilation_w", 1),
+        "pad_top": height[1],
+        "pad_left": width[1],
+    }
+
+
+def _along(padding: str, size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """(outputs, padding before the first)."""
+    if stride < 1 or dilation < 1 or kernel < 1:
+        raise Refused(f"stride {stride} and dilation {dilation} must be positive")
+    reach = (kernel - 1) * dilation + 1
+    count = -(-size // stride) if padding == "SAME" else -(-(size - reach + 1) // stride)
+    if count < 1:
+        raise Refused(f"a kernel that reaches over {reach} does not fit into {size}")
+    return count, max(0, (count - 1) * stride + reach - size) // 2
+
+
+def _quantized(
+    rows: Rows,
+    operator: Any,
+    x: Value,
+    weights: Value,
+    y: Value,
+    by_channel: np.ndarray,
+    *,
+    axis: int,
+    dense: bool = False,
+) -> dict[str, Any]:
+    """Zero points, activation range, and [channels] arrays of bias, multiplier and shift.
+
+    `by_channel` is a view of the weights, [channels, products]; those that can't change an output are set to 0 in it.
+    """
+    in_scale, in_zero = rows.int8(x)
+    out_scale, out_zero = rows.int8(y)
+    channels = len(by_channel)
+    scales = _channel_scales(rows, operator, channels, axis)
+    # A dense layer with one scale is multiplied out in float32 first, as TFLite Micro does.
+    single = dense and len(scales) == 1
+    reals = (
+        [float(in_scale * scales[0]) / float(out_scale)]
+        if single
+        else [float(in_scale) * float(scale) / float(out_scale) for scale in scales]
+    )
+    pairs = [fixed(real) for real in reals]
+    pairs = pairs * channels if len(pairs) == 1 else pairs
+    bias = _bias(rows, operator, channels)
+    wide = by_channel.astype(np.int64)
+    folded = bias - in_zero * wide.sum(1)
+    # What a sum can reach at any moment, whatever the inputs are.
+    reach = np.abs(folded) + 128 * np.abs(wide).sum(1)
+    multipliers, shifts = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
+    # A channel whose output is its zero point whatever the sum is needs no weights, and may have any shift.
+    silent = (multipliers == 0) | (reach < 2.0 ** (-shifts - 1))
+    by_channel[silent], folded[silent], reach[silent] = 0, 0, 0
+    multipliers[silent], shifts[silent] = 1 << 30, shifts[~silent].min(initial=-1)
+    largest = int(shifts.max())
+    if int(reach.max()) * 2 ** max(0, largest) >= _LARGEST_SUM:
+        raise Refused(f"a sum may reach {int(reach.max()):,}, which overflows 32 bits")
+    low, high = activation_range(operator.options.get("fused_activation", "NONE"), out_scale, out_zero)
+    words = multipliers & 0x3FFFFFFF
+    arrays = {"bias": folded.astype(np.int32)}
+    if largest - shifts.min() <= _WIDEST_SPREAD:
+        words |= (largest - shifts) << 30
+    else:
+        arrays["shifts"] = shifts.astype(np.int8)
+    return {
+        "largest_shift": largest,
+        "in_zero": in_zero,
+        "out_zero": out_zero,
+        "out_min": low,
+        "out_max": high,
+        "fast": bool(reach.max() < _FAST_SUM and shifts.min() >= _FURTHEST_FAST_SHIFT and largest <= -1),
+        "arrays": {**arrays, "multipliers": words.astype(np.uint32)},
+    }
+
+
+def _channel_scales(rows: Rows, operator: Any, channels: int, axis: int) -> np.ndarray:
+    quantization = rows.quantization(operator.inputs[1])
+    if quantization is None or not quantization.scale.size:
+        raise Refused("its weights have no scale")
+    if np.any(quantization.zero_point != 0):
+        raise Refused("its weights have a zero point")
+    if quantization.scale.size > 1 and (quantization.scale.size != channels or quantization.axis != axis):
+        raise Refused(
+            f"its weights have {quantization.scale.size} scales along axis {quantization.axis} for {channels} channels"
+        )
+    return quantization.scale
+
+
+def _bias(rows: Rows, operator: Any, channels: int) -> np.ndarray:
+    value = rows.optional(operator, 2)
+    if value is None:
+        return np.zeros(channels, np.int64)
+    if value.dtype != "int32" or value.data is None or value.data.size != channels:
+        raise Refused(f"its bias is {value.dtype} with the shape {list(value.shape)}")
+    return value.data.reshape(-1).astype(np.int64)
+
+
+def pool(rows: Rows, operator: Any) -> None:
+    """Average and maximum; the scale stays."""
+    x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
+    _rank_4(x, y)
+    rows.int8(x)
+    out_scale, out_zero = rows.int8(y)
+    o = operator.options
+    window = _window(operator, x, y, o["filter_h"], o["filter_w"])
+    low, high = activation_range(o.get("fused_activation", "NONE"), out_scale, out_zero)
+    fields = (
+        {name: window[name] for name in ("batches", "in_h", "in_w")}
+        | {"channels": x.shape[3]}
+        | {name: window[name] for name in ("out_h", "out_w")}
+        | {
+            "filter_h": o["filter_h"],
+            "filter_w": o["filter_w"],
+            "stride_h": o["stride_h"],
+            "stride_w": o["stride_w"],
+            "pad_top": window["pad_top"],
+            "pad_left": window["pad_left"],
+            "out_min": low,
+            "out_max": high,
+        }
+    )
+    if x.shape[3] != y.shape[3]:
+        raise Refused(f"{x.shape[3]} channels become {y.shape[3]}")
+    kernel = "ep_average_pool_2d" if operator.code == "AVERAGE_POOL_2D" else "ep_max_pool_2d"
+    rows.add(kernel, "ep_pool", fields, [x.index], y.index, f"{described(x.shape)} -> {described(y.shape)}")
+
+
+def mean(rows: Rows, operator: Any) -> None:
+    """Over any axes."""
+    x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
+    (in_scale, in_zero), (out_scale, out_zero) = rows.int8(x), rows.int8(y)
+    rank = len(x.shape)
+    axes = {axis + rank if axis < 0 else axis for axis in rows.integers(operator, 1)}
+    if not axes or not axes <= set(range(rank)) or rank > 4:
+        raise Refused(f"the axes {sorted(axes)} of {list(x.shape)}")
+    step = strides(x.shape)
+    count = prod(x.shape[a] for a in axes)
+    kept = [a for a in range(rank) if a not in axes]
+    if prod(y.shape) != prod(x.shape[a] for a in kept):
+        raise Refused(f"{list(x.shape)} over the axes {sorted(axes)} is not {list(y.shape)}")
+    size, stride = merged([x.shape[a] for a in kept], [step[a] for a in kept])
+    over, over_stride = merged([x.shape[a] for a in sorted(axes)], [step[a] for a in sorted(axes)])
+    multiplier, shift = fixed(float(in_scale) / float(out_scale))
+    # One over the count becomes part of the multiplier.
+    bits = min(count.bit_length() - 1, 32, 31 + shift)
+    multiplier, shift = (multiplier << bits) // count, shift - bits
+    if multiplier >= 1 << 31 or 256 * count * 2 ** max(0, shift) >= _LARGEST_SUM:
+        raise Refused(f"the sum of {count:,} values may overflow 32 bits")
+    rows.add(
+        "ep_mean_over",
+        "ep_mean",
+        {
+            "size": size,
+            "stride": stride,
+            "over": over,
+            "over_stride": over_stride,
+            "zero_sum": in_zero * count,
+            "out_zero": out_zero,
+            "multiplier": multiplier,
+            "shift": shift,
+        },
+        [x.index],
+        y.index,
+        f"{described(x.shape)} -> {described(y.shape)}",
+    )
+
+
+def softmax(rows: Rows, operator: Any) -> None:
+    """Along the last dimension, to scale 1/256 and zero point -128."""
+    x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
+    (in_scale, _), (out_scale, out_zero) = rows.int8(x), rows.int8(y)
+    if out_zero != -128 or float(out_scale) != 1 / 256:
+        raise Refused(f"its output has scale {out_scale:g} and zero point {out_zero}, not 1/256 and -128")
+    if not x.shape or x.shape != y.shape:
+        raise Refused(f"{list(x.shape)} becomes {list(y.shape)}")
+    depth = x.shape[-1]
+    if depth > _LARGEST_DEPTH:
+        raise Refused(f"it is over {depth} values; up to {_LARGEST_DEPTH} are certain to be in range")
+    try:
+        table = exponentials(in_scale, operator.options["beta"])
+    except (NoTable, ValueError) as reason:
+        raise Refused(str(reason)) from None
+    rows.add(
+        "ep_softmax",
+        "ep_softmax_plan",
+        {
+            "rows": prod(x.shape) // depth,
+            "depth": depth,
+            "exponentials_count": len(table),
+            "exponentials": "exponentials",
+        },
+        [x.index],
+        y.index,
+        described(x.shape),
+        arrays={"exponentials": table},
+    )

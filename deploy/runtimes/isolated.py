@@ -1,0 +1,153 @@
+"""An engine in a child process: a crash, an abort or a hang of native code becomes a RuntimeFailure (exit code 3)."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgepress.deploy.runtimes.tensor_details import TensorDetails
+from edgepress.deploy.runtimes.worker import receive, send
+from edgepress.models.errors import RuntimeFailure, UsageError
+
+#: Samples cross in pieces of about this size: few round trips for small networks, and a timeout for each piece.
+_PIECE_BYTES = 1 << 20
+_PIECE_SAMPLES = 256
+_NAMES = {
+    "tflm": "TFLite Micro",
+    "litert": "LiteRT",
+    "litert-reference": "LiteRT (reference kernels)",
+    "onnxruntime": "ONNX Runtime",
+}
+#: What native code says on stderr that explains a failure, as against its chatter.
+_REASON = re.compile(
+    r"failed|error|not supported|unsupported|too small|mismatch|!=|check|invalid|requested|abort", re.I
+)
+
+
+class IsolatedEngine:
+    """See `edgepress.deploy.runtimes.engines.Engine`; the work happens in `python -m edgepress.deploy.runtimes.worker`."""
+
+    def __init__(
+        self,
+        runtime: str,
+        model: bytes,
+        options: dict[str, Any],
+        timeout_s: float = 300.0,
+        open_timeout_s: float = 60.0,
+        interpreter: Sequence[str] = (sys.executable,),
+        packages: Sequence[str] = (),
+    ):
+        """`interpreter` is the command of another Python, with `packages` as its folders of packages."""
+        self._name, self._timeout_s = _NAMES.get(runtime, runtime), timeout_s
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        environment = {**os.environ, "OMP_NUM_THREADS": str(options.get("threads", 1))}
+        # The child must find this very project, installed or not; -P keeps files of the working directory out.
+        root = str(Path(__file__).resolve().parents[1])
+        inherited = () if packages else (os.environ.get("PYTHONPATH"),)
+        environment["PYTHONPATH"] = os.pathsep.join(p for p in (*packages, root, *inherited) if p)
+        self._process = subprocess.Popen(
+            [*interpreter, "-P", "-m", "edgepress.deploy.runtimes.worker", runtime],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+        )
+        try:
+            answer, _ = self._ask({"op": "open", "options": options}, [np.frombuffer(model, np.uint8)], open_timeout_s)
+        except BaseException:
+            self.close()
+            raise
+        self.inputs, self.outputs = (
+            tuple(TensorDetails(**{**d, "shape": tuple(d["shape"])}) for d in answer[side])
+            for side in ("inputs", "outputs")
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        count, bytes_each = len(arrays[0]), max(1, sum(a[:1].nbytes for a in arrays))
+        batch = max(1, self.inputs[0].shape[0]) if self.inputs and self.inputs[0].shape else 1
+        rows = max(1, min(_PIECE_SAMPLES, _PIECE_BYTES // bytes_each) // batch) * batch
+        pieces = []
+        for start in range(0, max(1, count), rows):
+            pieces.append(self._ask({"op": "run"}, [a[start : start + rows] for a in arrays], self._timeout_s)[1])
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+    def arena(self) -> dict[str, int]:
+        return self._ask({"op": "arena"}, [], self._timeout_s)[0]
+
+    def close(self) -> None:
+        process = self._process
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+        try:
+            process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._stderr.close()
+
+    def _ask(
+        self, message: dict[str, Any], arrays: Sequence[np.ndarray], timeout_s: float
+    ) -> tuple[Any, list[np.ndarray]]:
+        process, late = self._process, threading.Event()
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        if process.poll() is not None:
+            raise self._crash(process.returncode)
+        watchdog = threading.Timer(timeout_s, stop)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            send(process.stdin, message, arrays)  # type: ignore[arg-type]
+            answer, results = receive(process.stdout)  # type: ignore[arg-type]
+        except (EOFError, OSError, ValueError):
+            code = process.wait()
+            if late.is_set():
+                raise RuntimeFailure(f"{self._name} gave no answer within {timeout_s:g} s and was stopped") from None
+            raise self._crash(code) from None
+        finally:
+            watchdog.cancel()
+        if "error" in answer:
+            kind = UsageError if answer["exit_code"] == 2 else RuntimeFailure
+            raise kind(answer["error"] + self._said())
+        return answer["ok"], results
+
+    def _crash(self, code: int) -> RuntimeFailure:
+        how = f"ended with code {code}"
+        if code < 0:
+            meaning = {
+                signal.SIGSEGV: "a memory fault",
+                signal.SIGABRT: "it aborted",
+                signal.SIGFPE: "a division by zero",
+                signal.SIGKILL: "it was killed, perhaps for lack of memory",
+            }
+            name = signal.Signals(-code)
+            how = f"ended by {name.name} ({meaning.get(name, 'a signal')})"
+        return RuntimeFailure(f"{self._name} crashed on this file: its process {how}{self._said()}")
+
+    def _said(self) -> str:
+        """The line of the child's stderr that most likely says why."""
+        try:
+            size = self._stderr.seek(0, os.SEEK_END)
+            self._stderr.seek(max(0, size - 20_000))
+            lines = [line.strip() for line in self._stderr.read().decode(errors="replace").splitlines()]
+        except ValueError:
+            return ""
+        telling = [line for line in lines if _REASON.search(line) and not line.startswith(("Traceback", "INFO"))]
+        return f"; it said: {telling[0][:200]!r}" if telling else ""

@@ -1,0 +1,298 @@
+"""Sessions: one way to run a network, whichever runtime stands behind it.
+
+`open_session(path, runtime)` takes float arrays in torch's layout and gives float arrays back; what the file wants
+(NHWC, int8, a fixed batch) is the session's business. `run_integer` takes and gives the raw integers of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from edgepress.deploy.runtimes.engines import EMULATED, FILE_KINDS, PACKAGES, RUNTIMES, Engine, build_engine
+from edgepress.deploy.runtimes.tensor_details import TensorDetails, from_file_layout, to_file_layout
+from edgepress.models.errors import RuntimeFailure, UsageError
+
+#: A file above this size is not read: the runtimes here serve small devices, and it must fit in memory twice.
+_LARGEST_FILE_BYTES = 1 << 30
+#: The arena is only reserved, and read afterwards: too large costs nothing, too small may crash TFLite Micro.
+_ARENA_FLOOR_BYTES = 16 << 20
+_ARENA_CEILING_BYTES = 2 << 30
+
+
+class Session:
+    """A network that is ready to run; a context manager.
+
+    Attributes:
+        path: file or checkpoint directory.
+        runtime: one of `edgepress.deploy.runtimes.engines.RUNTIMES`.
+        inputs, outputs: `TensorDetails` of each, in the layout of the file; `input` and `output` are the first.
+        layouts: {"inputs": [...], "outputs": [...]} as the manifest says, None where it says nothing.
+    """
+
+    def __init__(self, path: Path, runtime: str, engine: Engine, layouts: dict[str, list[str | None]]):
+        self.path, self.runtime, self.layouts, self._engine = path, runtime, layouts, engine
+        self.inputs: tuple[TensorDetails, ...] = engine.inputs
+        self.outputs: tuple[TensorDetails, ...] = engine.outputs
+
+    @property
+    def input(self) -> TensorDetails:
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> TensorDetails:
+        """The first output."""
+        return self.outputs[0]
+
+    def quantize(self, *x: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Float inputs in torch's layout to the integers and the layout of the file (see `TensorDetails.quantize`)."""
+        self._count(x)
+        return tuple(
+            details.quantize(to_file_layout(np.asarray(value), details, layout, f"x[{i}]" if len(x) > 1 else "x"))
+            for i, (value, details, layout) in enumerate(zip(x, self.inputs, self.layouts["inputs"], strict=True))
+        )
+
+    def dequantize(self, *q: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Raw outputs of the file to float32 in torch's layout."""
+        return tuple(
+            from_file_layout(details.dequantize(value), layout)
+            for value, details, layout in zip(q, self.outputs, self.layouts["outputs"], strict=True)
+        )
+
+    def run(self, *x: np.ndarray) -> Any:
+        """Run float inputs [N, ...] in torch's layout (NCHW).
+
+        Returns:
+            float32 [N, ...]; a tuple for a network with several outputs.
+
+        Raises:
+            UsageError: a shape does not fit. RuntimeFailure: the runtime failed.
+        """
+        made = self.dequantize(*self._engine.run(self.quantize(*x)))
+        return made[0] if len(made) == 1 else made
+
+    def run_integer(self, *q: np.ndarray) -> Any:
+        """Run raw arrays [N, ...] in the file's own type and layout, and give its raw outputs.
+
+        A file that takes float but quantizes it itself at once (ONNX QDQ) is given the values of these integers.
+
+        Raises:
+            UsageError: a type or shape does not fit. RuntimeFailure: the runtime failed.
+        """
+        self._count(q)
+        arrays = []
+        for value, details in zip(q, self.inputs, strict=True):
+            value = np.asarray(value)
+            if value.dtype.name != details.dtype:
+                raise UsageError(f"q has the type {value.dtype.name}; the file takes {details.dtype}")
+            if value.ndim != len(details.shape) or any(
+                want not in (-1, got) for got, want in zip(value.shape[1:], details.shape[1:], strict=True)
+            ):
+                raise UsageError(f"q has the shape {list(value.shape)}; the file takes [N, *{list(details.shape[1:])}]")
+            arrays.append(np.ascontiguousarray(value))
+        made = self._engine.run(arrays)
+        return made[0] if len(made) == 1 else tuple(made)
+
+    def arena_bytes(self) -> dict[str, int]:
+        """TFLite Micro's used arena: {"head", "tail", "total"} in bytes; empty for other runtimes.
+
+        The head (activations) carries over to a microcontroller; the tail holds 64-bit pointers here and is smaller on
+        a 32-bit one.
+        """
+        return self._engine.arena()
+
+    def firmware_figures(self) -> dict[str, Any]:
+        """Flash, RAM, stack in bytes and exact instructions on an emulated Cortex-M; empty for other runtimes."""
+        figures = getattr(self._engine, "figures", None)
+        return figures() if figures is not None else {}
+
+    def close(self) -> None:
+        """Give the runtime back; closing twice does nothing."""
+        engine, self._engine = self._engine, _Closed()  # type: ignore[assignment]
+        engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if "_engine" in self.__dict__:
+            self.close()
+
+    def _count(self, given: Sequence[Any]) -> None:
+        if len(given) != len(self.inputs):
+            raise UsageError(f"{len(given)} inputs are given; {self.path.name} takes {len(self.inputs)}")
+        lengths = {len(np.asarray(value)) if np.ndim(value) else 0 for value in given}
+        if len(lengths) != 1:
+            raise UsageError(f"the inputs have different numbers of samples: {sorted(lengths)}")
+
+
+class _Closed:
+    def close(self) -> None:
+        return
+
+    def __getattr__(self, name: str) -> Any:
+        raise UsageError("the session is closed: open a new one")
+
+
+def open_session(
+    path: str | Path,
+    runtime: str | None = None,
+    *,
+    threads: int = 1,
+    isolate: bool | None = None,
+    timeout_s: float = 300.0,
+    trust: bool = False,
+) -> Session:
+    """Make a network ready to run.
+
+    Args:
+        path: a .tflite or .onnx file, or a checkpoint directory (runtime "torch").
+        runtime: "litert" (XNNPACK), "litert-reference", "tflm", "onnxruntime", "torch"; None takes the first that fits.
+        threads: at most this many threads compute; TFLite Micro always uses one.
+        isolate: run native code in a child process, so that a crash is an error and not the end of this process. TFLite
+            Micro always is; None isolates a runtime only where the file carries no manifest of ours.
+        timeout_s: longest time for about 256 samples in a child process.
+        trust: allow a checkpoint to name a factory outside the zoo.
+
+    Raises:
+        UsageError: the file is missing or damaged, or the runtime is unknown or runs another kind of file.
+        RuntimeFailure: the runtime's package is missing, or it cannot prepare the file.
+    """
+    path = Path(path)
+    kind = _kind_of(path)
+    if runtime is None:
+        runtime = next(name for name in RUNTIMES if FILE_KINDS[name] == kind)
+    if runtime not in RUNTIMES:
+        raise UsageError(f"runtime = {runtime!r} is unknown: allowed are {', '.join(RUNTIMES)}")
+    if FILE_KINDS[runtime] != kind:
+        fitting = [name for name in RUNTIMES if FILE_KINDS[name] == kind]
+        raise UsageError(
+            f"the runtime {runtime} runs {FILE_KINDS[runtime]} files, and {path} is {kind}: take {' or '.join(fitting)}"
+        )
+    if threads < 1:
+        raise UsageError(f"threads = {threads} must be at least 1")
+    if runtime == "torch":
+        from edgepress.deploy.runtimes.torch_engine import TorchEngine
+
+        engine: Engine = TorchEngine(path, threads=threads, trust=trust)
+        return Session(
+            path, runtime, engine, {"inputs": ["NCHW"] * len(engine.inputs), "outputs": ["NCHW"] * len(engine.outputs)}
+        )
+    from edgepress.deploy.artifact import find_manifest
+
+    model, manifest = _read(path), find_manifest(path)
+    options: dict[str, Any] = {"threads": threads}
+    if kind == "tflite":
+        options.update(_tflite_options(path, model))
+    engine = _engine(runtime, model, options, isolate if isolate is not None else manifest is None, timeout_s)
+    if runtime == "onnxruntime":
+        from edgepress.deploy.runtimes.onnx_io import OuterScales
+
+        engine = OuterScales.around(engine, model)
+    return Session(path, runtime, engine, _layouts(manifest, kind, engine))
+
+
+def _engine(runtime: str, model: bytes, options: dict[str, Any], isolate: bool, timeout_s: float) -> Engine:
+    if runtime in EMULATED:  # these run in processes of their own
+        return build_engine(runtime, model, options)
+    if runtime == "tflm" or isolate:
+        from edgepress.deploy.runtimes.isolated import IsolatedEngine
+
+        return IsolatedEngine(runtime, model, options, timeout_s)
+    return build_engine(runtime, model, options)
+
+
+def _kind_of(path: Path) -> str:
+    if path.is_dir():
+        return "checkpoint"
+    if not path.exists():
+        raise UsageError(f"{path} does not exist")
+    if not path.is_file():
+        raise UsageError(f"{path} is neither a file nor a checkpoint directory")
+    suffix = path.suffix.lower()
+    if suffix in (".tflite", ".onnx"):
+        return suffix[1:]
+    with path.open("rb") as file:
+        if file.read(8)[4:] == b"TFL3":
+            return "tflite"
+    raise UsageError(
+        f"{path}: the kind of file is not known by its name; known are .tflite, .onnx and checkpoint directories"
+    )
+
+
+def _read(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > _LARGEST_FILE_BYTES:
+        raise UsageError(f"{path} has {size:,} bytes; at most {_LARGEST_FILE_BYTES:,} are read")
+    if size == 0:
+        raise UsageError(f"{path} is empty")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _tflite_options(path: Path, model: bytes) -> dict[str, Any]:
+    """Check the file before native code sees it, and size the arena generously from its tensors."""
+    from edgepress.deploy.tflite.reader import read_tflite
+
+    try:
+        parsed = read_tflite(model)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    tensors = [tensor for graph in parsed.subgraphs for tensor in graph.tensors]
+    # Surely enough: twice all activations, as if none shared its place, and twice the file for what is persistent.
+    wanted = 2 * sum(tensor.size_bytes for tensor in tensors if not tensor.constant) + 2 * len(model)
+    # A multiple of the alignment: otherwise the tail, which grows down from the end, measures some bytes more.
+    return {
+        "arena_bytes": min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + wanted) // 16 * 16,
+        "stateful": any(tensor.variable for tensor in tensors),
+    }
+
+
+def _layouts(manifest: dict[str, Any] | None, kind: str, engine: Engine) -> dict[str, list[str | None]]:
+    """The manifest's word; else a foreign TFLite file's 4-D outputs are NHWC, its inputs left to their shapes."""
+    said = (manifest or {}).get("layouts") or {}
+    defaults: dict[str, str | None] = (
+        {"inputs": None, "outputs": "NHWC"} if kind == "tflite" else {"inputs": "NCHW", "outputs": "NCHW"}
+    )
+    found: dict[str, list[str | None]] = {}
+    for side, details in (("inputs", engine.inputs), ("outputs", engine.outputs)):
+        values = said.get(side)
+        found[side] = list(values) if values and len(values) == len(details) else [defaults[side]] * len(details)
+    return found
+
+
+def available_runtimes(kind: str, *, emulated: bool = False) -> dict[str, str | None]:
+    """Runtime -> None where its package is installed, else the reason; for files of `kind` ("tflite", "onnx", ...).
+
+    Generated firmware and emulated cores (host-c, cortex-m*, arm64) are only listed with `emulated`: they are slower,
+    and run where they are asked for.
+    """
+    from importlib.util import find_spec
+
+    modules = {"ai-edge-litert": "ai_edge_litert", "tflite-micro": "tflite_micro"}
+    found: dict[str, str | None] = {}
+    for name in RUNTIMES:
+        if FILE_KINDS[name] == kind and name in EMULATED:
+            if emulated:
+                from edgepress.deploy.firmware.engines import missing
+
+                found[name] = missing(name)
+        elif FILE_KINDS[name] == kind:
+            package = PACKAGES[name]
+            there = find_spec(modules.get(package, package)) is not None
+            found[name] = None if there else f"the package {package} is not installed"
+    return found
+
+
+__all__ = ["RUNTIMES", "RuntimeFailure", "Session", "available_runtimes", "open_session"]

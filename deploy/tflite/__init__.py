@@ -1,0 +1,1 @@
+"""Bytes of a .tflite go in, tensors and operators come out, and the other way round."""

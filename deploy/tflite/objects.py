@@ -1,0 +1,43 @@
+"""Small questions to the objects of the TFLite schema (see `tflite_writer`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from edgepress.deploy.tflite.writer import schema
+
+
+@cache
+def operator_names() -> dict[int, str]:
+    """Built-in operator code -> its name, such as "CONV_2D"."""
+    return {value: name for name, value in vars(schema().BuiltinOperator).items() if not name.startswith("_")}
+
+
+def operator_name(model: Any, operator: Any) -> str:
+    """Name of an operator's kind."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return operator_names()[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+def constant(model: Any, tensor: Any) -> np.ndarray | None:
+    """The values of a constant tensor, or None for a computed one."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0:
+        return None
+    types = schema().TensorType
+    dtype = {types.FLOAT32: np.float32, types.INT32: np.int32, types.INT64: np.int64, types.INT8: np.int8,
+             types.INT16: np.int16, types.BOOL: np.bool_, types.UINT8: np.uint8}.get(tensor.type)
+    if dtype is None:
+        return None
+    return np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtype).reshape(_shape(tensor))
+
+
+def _shape(tensor: Any) -> list[int]:
+    return [] if tensor.shape is None else [int(size) for size in tensor.shape]
+
+
+def read_objects(data: bytes) -> Any:
+    """The ModelT of a file that was made here; a file of unknown origin goes through `tflite_writer.unpack`."""
+    return schema().ModelT.InitFromPackedBuf(bytearray(data), 0)

@@ -1,0 +1,191 @@
+"""Inputs for a file, real or random, as float arrays in torch's layout with the labels where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgepress.deploy.runtimes.sessions import Session
+from edgepress.models.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is run.
+
+    Attributes:
+        arrays: one float32 [N, ...] for each input of the network, NCHW.
+        labels: int64 [N], or None.
+        source: where they come from, for people.
+    """
+
+    arrays: tuple[np.ndarray, ...]
+    labels: np.ndarray | None
+    source: str
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return len(self.arrays[0])
+
+
+def random_inputs(session: Session, samples: int, seed: int = 0) -> Inputs:
+    """Noise over the whole range of each input: an uniform draw of its integers, or standard normal for float."""
+    generator = np.random.default_rng(seed)
+    arrays = []
+    for details, layout in zip(session.inputs, session.layouts["inputs"], strict=True):
+        shape = (samples, *(max(1, size) for size in details.shape[1:]))
+        if details.is_integer:
+            limits = np.iinfo(details.dtype)
+            raw = generator.integers(limits.min, limits.max, shape, dtype=details.dtype, endpoint=True)
+            arrays.append(_to_torch(details.dequantize(raw), layout))
+        else:
+            arrays.append(_to_torch(generator.standard_normal(shape).astype(np.float32), layout))
+    return Inputs(tuple(arrays), None, "random")
+
+
+def load_inputs(
+    source: str | Path,
+    session: Session,
+    *,
+    samples: int | None = None,
+    split: str | None = "test",
+    front_end: dict[str, Any] | None = None,
+    trust: bool = False,
+    seed: int = 0,
+) -> Inputs:
+    """Real inputs.
+
+    Args:
+        source: an .npz or .npy file (float in torch's layout, or the file's own raw integers), or a task's source.
+        session: whose inputs they are; raw integers are read with its scale and layout.
+        samples: at most so many, drawn evenly over the data; None takes all.
+        split: of the task, or of an .npz that says so in an array `split`; a task without it gives what it has.
+            None takes every row of an .npz.
+        front_end: of the network (`LogMel.to_json`), for a task that computes features.
+        trust: allow a task "package.module:factory" to run code.
+        seed: of the draw.
+
+    Raises:
+        UsageError: nothing there, or its shape does not fit the network.
+    """
+    path = Path(source)
+    if path.suffix == ".npy" and path.is_file():
+        return _thinned(Inputs((_as_float(read_arrays(path)["x"], session),), None, str(path)), samples, seed)
+    if path.suffix == ".npz" and path.is_file():
+        arrays = _of_split(read_arrays(path), split, path)
+        if "x" not in arrays or len(session.inputs) > 1:
+            names = sorted(name for name in arrays if name.startswith("x") and name[1:].isdigit())
+            if len(names) != len(session.inputs):
+                raise UsageError(
+                    f"{path} holds {', '.join(arrays) or 'nothing'}; the network takes "
+                    + ("an array x" if len(session.inputs) == 1 else f"x0 to x{len(session.inputs) - 1}")
+                )
+            return _thinned(
+                Inputs(
+                    tuple(_as_float(arrays[n], session, i) for i, n in enumerate(names)),
+                    _labels(arrays, len(arrays[names[0]]), path),
+                    str(path),
+                ),
+                samples,
+                seed,
+            )
+        x = _as_float(arrays["x"], session)
+        return _thinned(Inputs((x,), _labels(arrays, len(x), path), str(path)), samples, seed)
+    from edgepress.models.tasks import load_task
+    from edgepress.models.tasks.front_ends.log_mel import LogMel
+
+    is_folder_or_name = not path.is_file()
+    definition = LogMel.from_json(front_end) if front_end and is_folder_or_name else None
+    task = load_task(source, front_end=definition, trust=trust)
+    chosen = next(
+        (name for name in (split or "test", "test", "validation", "calibration", "train") if task.has(name)), "test"
+    )
+    labels = np.asarray(task.split(chosen).labels)
+    indices = _indices(len(labels), samples, seed)
+    features = np.asarray(task.features(chosen)[indices], np.float32)
+    return Inputs((features,), labels[indices], f"{task.name}, {chosen}")
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, or {"x": array} of an .npy; nothing in them is unpickled.
+
+    Raises:
+        UsageError: missing, damaged, or holding Python objects.
+    """
+    import zipfile
+
+    path = Path(path)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"x": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise UsageError(f"{path} cannot be read as NumPy arrays: {error}") from error
+
+
+def _of_split(arrays: dict[str, np.ndarray], split: str | None, path: Path) -> dict[str, np.ndarray]:
+    if split is None or "split" not in arrays:
+        return arrays
+    rows = np.asarray(arrays["split"]) == split
+    if rows.ndim != 1 or not rows.any():
+        raise UsageError(f"{path} has an array split without a row {split!r}")
+    return {name: array[rows] if len(array) == len(rows) else array for name, array in arrays.items()}
+
+
+def _as_float(array: np.ndarray, session: Session, index: int = 0) -> np.ndarray:
+    details, layout = session.inputs[index], session.layouts["inputs"][index]
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise UsageError("the inputs hold NaN or infinite values")
+        return np.asarray(array, np.float32)
+    if array.dtype.name == details.dtype and details.is_integer:
+        fits = array.ndim == len(details.shape) and all(
+            want in (-1, got) for got, want in zip(array.shape[1:], details.shape[1:], strict=True)
+        )
+        if fits:
+            return _to_torch(details.dequantize(array), layout)
+        raise UsageError(
+            f"raw inputs of the shape {list(array.shape)} do not fit: the file takes [N, *{list(details.shape[1:])}]"
+        )
+    if array.dtype.kind in "iu" and not details.is_integer:
+        return np.asarray(array, np.float32)
+    raise UsageError(f"inputs of the type {array.dtype} do not fit: give float, or the file's own {details.dtype}")
+
+
+def _to_torch(x: np.ndarray, layout: str | None) -> np.ndarray:
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if x.ndim == 4 and layout != "NCHW" else x
+
+
+def _labels(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray | None:
+    if "y" not in arrays:
+        return None
+    labels = arrays["y"]
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"{path}: y has the shape {list(labels.shape)} and type {labels.dtype}; it must be [{count}] integers"
+        )
+    return labels.astype(np.int64)
+
+
+def _indices(count: int, samples: int | None, seed: int) -> np.ndarray:
+    if samples is None or samples >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, samples, replace=False))
+
+
+def _thinned(inputs: Inputs, samples: int | None, seed: int) -> Inputs:
+    chosen = _indices(inputs.samples, samples, seed)
+    return Inputs(
+        tuple(a[chosen] for a in inputs.arrays), None if inputs.labels is None else inputs.labels[chosen], inputs.source
+    )
+
+
+def join_names(names: Sequence[str]) -> str:
+    """ "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1] if names else ""]))

@@ -1,0 +1,356 @@
+"""Parity as a figure: the same inputs through every runtime, compared pair by pair.
+
+One LSB is one step of the file's output scale. `equal` is the share of output values that agree to the bit,
+`label_agreement` the share of samples with the same argmax (ties: the first index), with its Wilson interval.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from edgepress.deploy.artifact import find_manifest, sha256_of
+from edgepress.deploy.runtimes.engines import EMULATED
+from edgepress.deploy.runtimes.sessions import Session, available_runtimes, open_session
+from edgepress.deploy.verify.inputs import Inputs, load_inputs, random_inputs
+from edgepress.models.errors import EdgepressError, UsageError
+
+SCHEMA = 1
+#: The reference first: in a pair, `a` is the one nearer to it.
+_ORDER = ("torch", "litert-reference", "tflm", *EMULATED, "litert", "onnxruntime")
+#: Differences below this are dust of float32 arithmetic around the same integer.
+_DUST_LSB = 1e-3
+
+
+#: LSB of an output value at most and in the mean, and share of equal labels: what int8 must reach.
+MAX_LSB, MEAN_LSB, LABEL_AGREEMENT = 3.0, 0.5, 0.99
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What parity must reach; None leaves a figure out.
+
+    Attributes:
+        max_lsb: largest difference of any output value.
+        mean_lsb: mean difference of all output values.
+        label_agreement: least share of samples with the same label; missed where even the upper end of the 95 %
+            interval lies below it, so that one flip among a few samples is no verdict.
+        relative: largest difference of a file without integers, divided by max(1, largest |output|).
+    """
+
+    max_lsb: float | None = MAX_LSB
+    mean_lsb: float | None = MEAN_LSB
+    label_agreement: float | None = LABEL_AGREEMENT
+    relative: float | None = 1e-3
+
+
+DEFAULT_THRESHOLDS = Thresholds()
+
+
+def behind_integers(thresholds: Thresholds) -> Thresholds:
+    """The same, for a float output that follows integers: they move it by steps, as many of int8's 127 as allowed."""
+    if thresholds.relative is None or thresholds.max_lsb is None:
+        return thresholds
+    return replace(thresholds, relative=max(thresholds.relative, thresholds.max_lsb / 127))
+
+
+def in_steps_of(thresholds: Thresholds, bits: int) -> Thresholds:
+    """The same limits for an output of so many bits; its range has 2^bits steps, and limits are given in steps of 8."""
+    finer = 2 ** (bits - 8)
+    return replace(
+        thresholds,
+        max_lsb=None if thresholds.max_lsb is None else thresholds.max_lsb * finer,
+        mean_lsb=None if thresholds.mean_lsb is None else thresholds.mean_lsb * finer,
+    )
+
+
+def verify(
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    runtimes: Sequence[str] | None = None,
+    also: Sequence[str | Path] = (),
+    samples: int = 200,
+    random_samples: int = 32,
+    seed: int = 0,
+    threads: int = 1,
+    thresholds: Thresholds | None = None,
+    only_torch: bool | None = None,
+    trust: bool = False,
+) -> dict[str, Any]:
+    """Compare every runtime that can run a file, and the checkpoint that it was made from.
+
+    Args:
+        path: a .tflite or .onnx file.
+        data: real inputs (`edgepress.deploy.verify.inputs.load_inputs`); None takes the task that the manifest names, if it is there.
+        runtimes: some of `edgepress.deploy.runtimes.sessions.RUNTIMES`; None takes all that are installed and apply.
+        also: further files of the same network (the ONNX beside the TFLite). A file of the other format beside it, made
+            from the same checkpoint, is taken by itself.
+        samples, random_samples: how many real and random inputs.
+        thresholds: in steps of an 8-bit output; None takes `DEFAULT_THRESHOLDS`.
+        only_torch: gate only the pairs with torch, on noise without XNNPACK, whose own rounding noise exaggerates; None
+            does so where no thresholds are given. Otherwise every pair is gated.
+
+    Returns:
+        {"schema", "file", "sha256", "inputs", "output_bits", "pairs", "random_pairs", "runtimes", "float_islands",
+        "passed", "violations", "notes"};
+        the pairs are of real inputs where there are any (`random_pairs` then holds those of noise), each {"a", "b",
+        "max_lsb", "mean_lsb", "equal", "label_agreement", "label_interval", "max_abs", "relative", "samples"}. LSBs are
+        null for files without integers, labels for networks with one output.
+
+    Raises:
+        UsageError: a file or the data is missing or damaged. RuntimeFailure: not one runtime runs the file.
+    """
+    path = Path(path)
+    manifest = find_manifest(path) or {}
+    notes: list[str] = []
+    with ExitStack() as stack:
+        sessions, ran = _open_all(path, also, manifest, runtimes, threads, trust, stack, notes)
+        main = next(s for s in sessions.values() if s.path == path)
+        real = _real_inputs(data, main, manifest, samples, trust, seed, notes)
+        noise = random_inputs(main, random_samples, seed) if random_samples else None
+        outputs = {name: _run(name, session, real, ran) for name, session in sessions.items()} if real else {}
+        noisy = {name: _run(name, session, noise, ran) for name, session in sessions.items()} if noise else {}
+        output = next((s.output for n, s in sessions.items() if n != "torch" and s.output.scale), None)
+        scale, bits = (output.scale, 8 * np.dtype(output.dtype).itemsize) if output else (None, None)
+    main_inputs = real or noise
+    for name, made in outputs.items():
+        if real is not None and real.labels is not None and made is not None and ran[name]["ran"]:
+            ran[name].update(_accuracy(made, real.labels))
+    pairs, random_pairs = _pairs(outputs, scale), _pairs(noisy, scale)
+    if real is None:
+        pairs, random_pairs = random_pairs, []
+    gate_all = thresholds is not None if only_torch is None else not only_torch
+    gated = (
+        pairs
+        if gate_all
+        else [pair for pair in pairs if pair["a"] == "torch" and (real is not None or pair["b"] != "litert")]
+    )
+    limits = in_steps_of(thresholds or DEFAULT_THRESHOLDS, bits or 8)
+    missed = violations(gated, behind_integers(limits) if manifest.get("float_islands") else limits)
+    failures = [f"{name} does not run the file: {entry['reason']}" for name, entry in ran.items() if not entry["ran"]]
+    return {
+        "schema": SCHEMA,
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "inputs": {
+            "source": real.source if real else "random",
+            "samples": main_inputs.samples if main_inputs else 0,
+            "random_samples": noise.samples if noise else 0,
+        },
+        "output_bits": bits,
+        "pairs": pairs,
+        "random_pairs": random_pairs,
+        "runtimes": ran,
+        "float_islands": manifest.get("float_islands") or [],
+        "passed": not missed,
+        "violations": missed,
+        "notes": notes + failures,
+    }
+
+
+def summary(report: dict[str, Any]) -> str:
+    """The violations, or the worst pair with torch (else of all), as one sentence."""
+    if report["violations"]:
+        return ", ".join(
+            f"{v['a']} and {v['b']}: {v['metric']} {v['value']:.6g} against {v['limit']:g}"
+            for v in report["violations"]
+        )
+    pairs = [pair for pair in report["pairs"] if pair["a"] == "torch"] or report["pairs"]
+    if not pairs:
+        return "nothing to compare: one runtime only"
+    worst = max(pairs, key=lambda pair: pair["max_abs"])
+    size = f"{worst['max_lsb']:g} LSB" if worst["max_lsb"] is not None else f"{worst['max_abs']:.3g}"
+    labels = "" if worst["label_agreement"] is None else f", labels agree on {worst['label_agreement']:.2%}"
+    return f"at most {size} between {worst['a']} and {worst['b']}{labels}"
+
+
+def compare(a: np.ndarray, b: np.ndarray, scale: float | None) -> dict[str, Any]:
+    """Figures of one pair of outputs, float [N, ...] each, with `scale` the real value of one LSB (or None)."""
+    difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
+    figures: dict[str, Any] = {"max_lsb": None, "mean_lsb": None}
+    if scale:
+        lsb = difference / scale
+        lsb = np.where(np.abs(lsb - np.rint(lsb)) < _DUST_LSB, np.rint(lsb), lsb)
+        figures = {"max_lsb": _number(lsb.max(initial=0)), "mean_lsb": _number(lsb.mean() if lsb.size else 0)}
+        equal = lsb == 0
+    else:
+        equal = difference == 0
+    figures.update(
+        equal=float(equal.mean()) if equal.size else 1.0,
+        label_agreement=None,
+        label_interval=None,
+        max_abs=float(difference.max(initial=0)),
+        relative=None if scale else float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0))),
+        samples=len(a),
+    )
+    rows_a, rows_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    if len(a) and rows_a.shape[1] > 1:
+        from edgepress.models.tasks.metrics import wilson
+
+        same = int((rows_a.argmax(1) == rows_b.argmax(1)).sum())
+        figures.update(label_agreement=same / len(a), label_interval=[float(v) for v in wilson(same, len(a))])
+    return figures
+
+
+def _number(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else round(float(value), 6)
+
+
+def _open_all(
+    path: Path,
+    also: Sequence[str | Path],
+    manifest: dict[str, Any],
+    runtimes: Sequence[str] | None,
+    threads: int,
+    trust: bool,
+    stack: ExitStack,
+    notes: list[str],
+) -> tuple[dict[str, Session], dict[str, dict[str, Any]]]:
+    files = [path, *(Path(other) for other in also)]
+    if not also:
+        files += _siblings(path, manifest)
+    checkpoint = checkpoint_of(path, manifest, notes)
+    if checkpoint is not None:
+        files.append(checkpoint)
+    sessions: dict[str, Session] = {}
+    ran: dict[str, dict[str, Any]] = {}
+    for file in files:
+        kind = "checkpoint" if file.is_dir() else file.suffix.lower().lstrip(".")
+        for name, missing in available_runtimes(kind, emulated=runtimes is not None).items():
+            if name in ran or (runtimes is not None and name not in runtimes):
+                continue
+            if missing and runtimes is None:
+                notes.append(f"{name} is left out: {missing}")
+                continue
+            try:
+                sessions[name] = stack.enter_context(open_session(file, name, threads=threads, trust=trust))
+                ran[name] = {"ran": True, "file": str(file)}
+            except UsageError:
+                raise
+            except EdgepressError as error:
+                if runtimes is not None:
+                    raise
+                ran[name] = {"ran": False, "file": str(file), "reason": str(error)}
+    unknown = [name for name in runtimes or () if name not in ran]
+    if unknown:
+        raise UsageError(
+            f"runtimes = {', '.join(unknown)}: nothing here runs with it (files: {', '.join(map(str, files))})"
+        )
+    if not any(session.path == path for session in sessions.values()):
+        reasons = "; ".join(f"{name}: {entry.get('reason')}" for name, entry in ran.items() if not entry["ran"])
+        from edgepress.models.errors import RuntimeFailure
+
+        if path.is_file() and path.suffix not in (".tflite", ".onnx"):
+            raise UsageError(f"{path} is neither a .tflite nor an .onnx file; name one of these, or a checkpoint")
+        raise RuntimeFailure(f"no runtime runs {path}" + (f" ({reasons})" if reasons else ": none is installed"))
+    ordered = {name: sessions[name] for name in _ORDER if name in sessions}
+    return ordered, ran
+
+
+def _siblings(path: Path, manifest: dict[str, Any]) -> list[Path]:
+    """The same network in the other format, beside the file: same name, and made from the same checkpoint."""
+    other = path.with_suffix(".onnx" if path.suffix.lower() == ".tflite" else ".tflite")
+    origin = (manifest.get("checkpoint") or {}).get("sha256")
+    if not origin or not other.is_file():
+        return []
+    theirs = find_manifest(other) or {}
+    same = (theirs.get("checkpoint") or {}).get("sha256") == origin and theirs.get("scheme") == manifest.get("scheme")
+    return [other] if same else []
+
+
+def checkpoint_of(file: Path, manifest: dict[str, Any], notes: list[str]) -> Path | None:
+    """The checkpoint that a file was made from, if it is still there unchanged; else None, and a note says why."""
+    origin = manifest.get("checkpoint") or {}
+    if not isinstance(origin.get("path"), str):
+        notes.append("the file names no checkpoint, so that torch is left out")
+        return None
+    path = Path(os.path.normpath(file.resolve().parent / origin["path"]))
+    if not path.is_dir():
+        notes.append(f"the checkpoint {path} is not there, so that torch is left out")
+        return None
+    if sha256_of(path) != origin.get("sha256"):
+        notes.append(f"the checkpoint {path} was changed since the export, so that torch is left out")
+        return None
+    return path
+
+
+def _real_inputs(
+    data: str | Path | None,
+    session: Session,
+    manifest: dict[str, Any],
+    samples: int,
+    trust: bool,
+    seed: int,
+    notes: list[str],
+) -> Inputs | None:
+    spec = manifest.get("spec") or {}
+    if data is not None:
+        return load_inputs(data, session, samples=samples, front_end=spec.get("front_end"), trust=trust, seed=seed)
+    source = spec.get("task")
+    # A manifest may come from a stranger: the code that it names isn't run because of it.
+    if not isinstance(source, str) or (":" in source and not source.startswith("synthetic")):
+        notes.append("no real inputs: give --data; these figures are of noise, the hardest input")
+        return None
+    try:
+        return load_inputs(source, session, samples=samples, front_end=spec.get("front_end"), seed=seed)
+    except EdgepressError as error:
+        notes.append(f"no real inputs, since the task of the network is not there ({error}): give --data")
+        return None
+
+
+def _run(name: str, session: Session, inputs: Inputs | None, ran: dict[str, dict[str, Any]]) -> np.ndarray | None:
+    if inputs is None or not ran[name]["ran"]:
+        return None
+    try:
+        made = session.run(*inputs.arrays)
+    except UsageError:
+        raise
+    except EdgepressError as error:
+        ran[name].update(ran=False, reason=str(error))
+        return None
+    return np.asarray(made[0] if isinstance(made, tuple) else made, np.float32)
+
+
+def _pairs(outputs: dict[str, np.ndarray | None], scale: float | None) -> list[dict[str, Any]]:
+    there = {name: made for name, made in outputs.items() if made is not None}
+    pairs = []
+    for a, b in combinations(there, 2):
+        one, other = there[a], there[b]
+        if one.size != other.size:
+            raise UsageError(
+                f"{a} gives outputs of the shape {list(one.shape)}, {b} of {list(other.shape)}: "
+                "these are different networks"
+            )
+        pairs.append({"a": a, "b": b, **compare(one, other.reshape(one.shape), scale)})
+    return pairs
+
+
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    from edgepress.models.tasks.metrics import wilson
+
+    correct = int((outputs.reshape(len(outputs), -1).argmax(1) == labels).sum())
+    return {
+        "correct": correct,
+        "total": len(labels),
+        "accuracy": correct / max(1, len(labels)),
+        "interval": [float(v) for v in wilson(correct, len(labels))],
+    }
+
+
+def violations(pairs: Sequence[dict[str, Any]], thresholds: Thresholds) -> list[dict[str, Any]]:
+    """What misses the thresholds: {"a", "b", "metric", "value", "limit"} each."""
+    found = []
+    for pair in pairs:
+        for metric, sign in (("max_lsb", 1), ("mean_lsb", 1), ("label_agreement", -1), ("relative", 1)):
+            limit, value = getattr(thresholds, metric), pair[metric]
+            best = pair["label_interval"][1] if metric == "label_agreement" and pair["label_interval"] else value
+            if limit is not None and value is not None and sign * best > sign * limit:
+                found.append({"a": pair["a"], "b": pair["b"], "metric": metric, "value": value, "limit": limit})
+    return found

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `edgepress`: `edgepress compress`, `edgepress deploy` and `edgepress benchmarks` are the three commands."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+#: Command -> what it does, as its own help says it.
+COMMANDS = {
+    "compress": "A checkpoint goes in, a smaller one comes out.",
+    "deploy": "A checkpoint goes in, a proven file for a device comes out.",
+    "benchmarks": "Files, devices and limits go in, verdicts come out.",
+}
+
+
+def main() -> None:
+    """Hand the rest of the command line to one of the three commands; exit codes are theirs."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in COMMANDS:
+        sys.argv = [f"edgepress {arguments[0]}", *arguments[1:]]
+        import_module(f"edgepress.{arguments[0]}.cli").main()
+        return
+    if arguments == ["--version"]:
+        from edgepress.models.command_line import version_text
+
+        print(version_text())
+        return
+    if arguments and arguments[0] not in ("-h", "--help"):
+        print(
+            f"error: {arguments[0]!r} is no command of edgepress; it has {', '.join(COMMANDS)}, "
+            "each with --help, and --version",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    width = max(map(len, COMMANDS))
+    print("Usage: edgepress [--version] COMMAND ...\n\nCommands:")
+    for name, says in COMMANDS.items():
+        print(f"  {name:<{width}}  {says}")
+    print("\nedgepress COMMAND --help says more; compress, deploy and benchmarks are the same commands.")
+
+
+if __name__ == "__main__":
+    main()

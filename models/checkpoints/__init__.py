@@ -1,0 +1,1 @@
+"""A network and its description go in, a directory without pickle comes out, and the network again from that."""

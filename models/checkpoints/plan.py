@@ -1,0 +1,155 @@
+"""Pruning plans: JSON that says which channels of which tensors are kept; `apply_plan` makes the smaller network.
+
+A plan of kind "modules" cuts tensors and sets the sizes that modules remember; the class and its forward stay. Where a
+forward has sizes written into it, a plan of kind "graph" also lists the arguments to change, and the network is rebuilt
+as a `torch.fx.GraphModule` (`edgepress.models.checkpoints.rebuild`) with the same parameter names.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgepress.models.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SCHEMA = 1
+KINDS = ("modules", "graph")
+#: What a plan may set on a module: sizes, nothing else.
+SIZE_ATTRIBUTES = frozenset([
+    "in_channels", "out_channels", "groups", "num_features", "in_features", "out_features", "normalized_shape",
+    "num_channels", "num_groups", "num_parameters", "input_size", "hidden_size", "embedding_dim", "embed_dim"
+])
+
+
+def empty_plan() -> dict[str, Any]:
+    """The plan that removes nothing."""
+    return {"schema": SCHEMA, "kind": "modules", "tensors": {}, "attributes": {}}
+
+
+def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
+    """A new, smaller network; `model` is untouched. Nothing is traced unless the plan is of kind "graph".
+
+    Args:
+        model: the dense network that the plan was made for (its weights may be others).
+        plan: from `compress.prune_model`; plain JSON.
+
+    Raises:
+        UsageError: the plan is damaged, of a newer schema, or was made for another network.
+    """
+    check_plan(plan)
+    smaller = copied(model)
+    cut_tensors(smaller, {name: {int(axis): list(kept) for axis, kept in axes.items()}
+                          for name, axes in plan["tensors"].items()})
+    if plan["kind"] == "graph":
+        from edgepress.models.checkpoints.rebuild import rebuild
+
+        return rebuild(model, smaller, plan["graph"])
+    modules = dict(smaller.named_modules(remove_duplicate=False))
+    for path, attributes in plan["attributes"].items():
+        if path not in modules:
+            raise UsageError(f"the plan changes module {path!r}, which the model does not have; "
+                             "it was made for another network")
+        for name, value in attributes.items():
+            if not hasattr(modules[path], name):
+                raise UsageError(f"the plan sets {name} of module {path!r}, a {type(modules[path]).__name__}, which "
+                                 "has none; it was made for another network")
+            setattr(modules[path], name, tuple(value) if isinstance(value, (list, tuple)) else value)
+    return smaller
+
+
+def check_plan(plan: Mapping[str, Any]) -> None:
+    """Check the form of a plan, before anything is changed.
+
+    Raises:
+        UsageError: what is wrong with it.
+    """
+    if not isinstance(plan, Mapping) or plan.get("kind") not in KINDS:
+        raise UsageError(f"this is no pruning plan: its kind must be one of {', '.join(KINDS)}")
+    if plan.get("schema") != SCHEMA:
+        raise UsageError(f"the plan has schema {plan.get('schema')!r}, this edgepress reads {SCHEMA}; update edgepress")
+    for name, axes in _mapping(plan, "tensors").items():
+        for axis, kept in _mapping({"axes": axes}, "axes", f"tensors[{name!r}]").items():
+            good = str(axis).isdigit() and isinstance(kept, (list, tuple)) and kept and all(
+                isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in kept)
+            if not good or len(set(kept)) != len(kept):
+                raise UsageError(f"the plan is damaged: axis {axis!r} of {name!r} needs a list of different indices")
+    for path, attributes in _mapping(plan, "attributes").items():
+        for name, value in _mapping({"attributes": attributes}, "attributes", f"attributes[{path!r}]").items():
+            numbers = value if isinstance(value, (list, tuple)) else [value]
+            if name not in SIZE_ATTRIBUTES or not all(type(number) is int and number > 0 for number in numbers):
+                raise UsageError(f"the plan is damaged: it sets {name!r} of module {path!r} to {value!r:.80}; "
+                                 f"allowed are positive sizes named {', '.join(sorted(SIZE_ATTRIBUTES))}")
+    if plan["kind"] == "graph":
+        _mapping(plan, "graph")
+
+
+def _mapping(plan: Mapping[str, Any], key: str, title: str = "") -> Mapping[str, Any]:
+    value = plan.get(key)
+    if not isinstance(value, Mapping):
+        raise UsageError(f"the plan is damaged: {title or key} must be a JSON object")
+    return value
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy that trains as the original does, whatever computed tensors the modules hold.
+
+    Raises:
+        UsageError: the module holds something that cannot be copied.
+    """
+    import torch
+
+    # Caches of earlier forwards are non-leaf tensors, which deepcopy refuses: the copy holds them detached.
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:  # whatever a module's own __deepcopy__ or __getstate__ raises
+        raise UsageError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
+
+
+def cut_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]]) -> None:
+    """Keep the given indices of parameters and buffers, in place; tied parameters stay tied.
+
+    Raises:
+        UsageError: a tensor that the model does not have, or an index beyond it.
+    """
+    import torch
+    from torch import nn
+
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, tensor in own_tensors(module):
+            owners.setdefault(id(tensor), []).append((module, name))
+    named = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)])
+    done: set[int] = set()
+    for name, axes in kept.items():
+        tensor = named.get(name)
+        if tensor is None:
+            raise UsageError(f"the plan cuts {name!r}, which the model does not have; it was made for another network")
+        if id(tensor) in done:
+            continue
+        done.add(id(tensor))
+        smaller = tensor.detach()
+        for axis, indices in axes.items():
+            if axis >= tensor.ndim or max(indices) >= tensor.shape[axis]:
+                raise UsageError(f"the plan keeps index {max(indices)} of axis {axis} of {name!r}, whose shape is "
+                                 f"{tuple(tensor.shape)}; it was made for another network")
+            smaller = smaller.index_select(axis, torch.tensor(indices, device=tensor.device))
+        smaller = smaller.clone(memory_format=torch.contiguous_format)
+        new = nn.Parameter(smaller, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else smaller
+        for module, own in owners[id(tensor)]:
+            setattr(module, own, new)
+
+
+def own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers of a module without those of its children."""
+    yield from module.named_parameters(recurse=False, remove_duplicate=False)
+    yield from module.named_buffers(recurse=False, remove_duplicate=False)

@@ -1,0 +1,1 @@
+"""A network goes in, as torch.export sees it; what it costs under every counting rule comes out."""

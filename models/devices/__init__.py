@@ -1,0 +1,1 @@
+"""`devices.toml` goes in, device classes with limits and the sources of their numbers come out."""

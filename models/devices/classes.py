@@ -1,0 +1,271 @@
+"""Device classes: where a model runs, what it may cost there, and which runtime stands for it.
+
+The data is `models/devices.toml`, with a source for every number. A user's `budgets.toml` has the same form: a known
+name overrides single entries, a new name adds a class (`like = "cortex-m4"` starts from another). All mistakes of a
+file are reported together. `python -m edgepress.models.devices.classes` prints docs/devices.md.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgepress.models.errors import ConfigError, UsageError
+from edgepress.models.limits import METRIC_UNITS, Limits
+
+#: Name in files and on the command line -> field of `Limits`.
+METRICS = {
+    "macs": "macs", "params": "params", "weights": "weight_bytes", "file": "file_bytes", "flash": "flash_bytes",
+    "arena": "arena_bytes", "peak": "peak_activation_bytes", "accuracy": "accuracy", "log_loss": "log_loss",
+    "latency": "latency_ms",
+}
+LEVELS = ("error", "warn", "off")
+#: Figures that differ from run to run: exceeding one is a warning, whatever the level asks for.
+WALL_CLOCK = frozenset({"latency"})
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One limit on one metric.
+
+    Attributes:
+        metric: a key of METRICS.
+        maximum, minimum: in the unit of `edgepress.models.limits.METRIC_UNITS`; None where there is none.
+        max_drop: largest allowed fall against the baseline (accuracy: 0.01 is one percentage point).
+        max_growth: largest allowed relative growth against the baseline (0.05 is five percent).
+        level: "error" fails, "warn" only warns, "off" is not checked.
+        runtime: on which runtime accuracy counts; None means the one of the device class.
+        source: where the number comes from.
+    """
+
+    metric: str
+    maximum: float | None = None
+    minimum: float | None = None
+    max_drop: float | None = None
+    max_growth: float | None = None
+    level: str = "error"
+    runtime: str | None = None
+    source: str = ""
+
+    @property
+    def unit(self) -> str:
+        """What `edgepress.models.units` calls the unit of this metric."""
+        return METRIC_UNITS[METRICS[self.metric]]
+
+
+@dataclass(frozen=True)
+class DeviceClass:
+    """Where a model runs.
+
+    Attributes:
+        name, summary: what people call it.
+        rules: its limits by metric.
+        runtime: the runtime that stands for the class: tflm, litert, onnxruntime, ...
+        source: where each number comes from, by the name of the entry.
+        macs_rule: the counting rule of its MACs.
+        scheme: what weight bytes mean.
+        clock_hz, ram_bytes, ram_reserved_bytes, flash_runtime_bytes: facts; None where not known.
+        latency_systems: published systems that stand for its speed, best first (benchmarks/latency_systems.json).
+        vela: accelerator, system_config and memory_mode for Arm's NPU compiler, where the class has that NPU.
+    """
+
+    name: str
+    summary: str
+    rules: dict[str, Rule]
+    runtime: str
+    source: dict[str, str] = field(default_factory=dict)
+    macs_rule: str = "dcase"
+    scheme: str = "w8a8"
+    clock_hz: int | None = None
+    ram_bytes: int | None = None
+    ram_reserved_bytes: int | None = None
+    flash_runtime_bytes: int = 0
+    latency_systems: tuple[str, ...] = ()
+    vela: dict[str, str] | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the class, those of level "off" left out.
+
+        Where weights or peak activation have no limit of their own they follow from flash and arena, as necessary
+        conditions: weights cannot be larger than the flash beside the runtime, activations not than the arena.
+        """
+        rules = {metric: rule for metric, rule in self.rules.items() if rule.level != "off"}
+        values: dict[str, Any] = {}
+        for metric, rule in rules.items():
+            bound = rule.minimum if metric == "accuracy" else rule.maximum
+            if bound is not None:
+                values[METRICS[metric]] = bound
+        if "flash_bytes" in values and "weights" not in self.rules:
+            values["weight_bytes"] = max(0, values["flash_bytes"] - self.flash_runtime_bytes)
+        if "arena_bytes" in values and "peak" not in self.rules:
+            values["peak_activation_bytes"] = values["arena_bytes"]
+        return Limits(**values, rule=self.macs_rule, scheme=self.scheme)
+
+
+def rule_from_text(metric: str, text: str, *, name: str = "--limit") -> Rule:
+    """The rule of `--limit macs=20M`: a maximum, for accuracy a minimum.
+
+    Raises:
+        UsageError: unknown metric, or no quantity of its unit.
+    """
+    from edgepress.models.units import parse_quantity
+
+    if metric not in METRICS:
+        raise UsageError(f"{name} {metric}={text}: the metric {metric!r} is unknown; known are {', '.join(METRICS)}")
+    value = parse_quantity(text, METRIC_UNITS[METRICS[metric]], name=f"{name} {metric}")
+    bound = {"minimum": value} if metric == "accuracy" else {"maximum": value}
+    return Rule(metric, **bound, source="given on the command line")  # type: ignore[arg-type]
+
+
+def device_classes(budgets: str | Path | None = None) -> dict[str, DeviceClass]:
+    """All device classes by name, with those and the overrides of a budgets.toml where one is given.
+
+    Raises:
+        ConfigError: the file has mistakes; all of them are in the message.
+        UsageError: the file is missing or no TOML.
+    """
+    if budgets is None:
+        return dict(_shipped())
+    return read_budgets(budgets).devices
+
+
+def device_class(name: str, budgets: str | Path | None = None) -> DeviceClass:
+    """One device class.
+
+    Raises:
+        UsageError: the name is unknown; the message lists the known ones.
+    """
+    return pick(name, device_classes(budgets))
+
+
+def pick(name: str, known: dict[str, DeviceClass]) -> DeviceClass:
+    """`known[name]`, or a UsageError that lists what is known."""
+    if name in known:
+        return known[name]
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UsageError(f"the device class {name!r} is unknown{hint}: known are {', '.join(known)}; "
+                     "add your own in budgets.toml")
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """A budgets.toml: all device classes with its changes, and what the gate does without being told.
+
+    Attributes:
+        devices: every known class, the shipped ones included.
+        own: the names that the file itself mentions; the gate checks these where no --device is given.
+        gate: file, baseline and results, as far as they are given.
+        path: the file; paths in it are relative to its folder.
+    """
+
+    devices: dict[str, DeviceClass]
+    own: tuple[str, ...]
+    gate: dict[str, str]
+    path: Path
+
+
+def read_budgets(path: str | Path) -> Budgets:
+    """Read and check a budgets.toml.
+
+    Raises:
+        ConfigError: with every mistake in it.
+        UsageError: it is missing, no TOML, or not UTF-8.
+    """
+    path = Path(path)
+    raw = _toml(path)
+    devices, gate = _checked(raw, _shipped(), str(path))
+    return Budgets(devices, tuple(raw.get("device", {})), gate, path)
+
+
+@cache
+def _shipped() -> dict[str, DeviceClass]:
+    path = Path(__file__).with_name("devices.toml")
+    return _checked(_toml(path), {}, str(path), sources=True)[0]
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > 1_000_000:
+            raise UsageError(f"{path} is larger than 1 MB: that is no file of budgets")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}; name an existing budgets.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+
+
+def _checked(raw: dict[str, Any], known: dict[str, DeviceClass], subject: str,
+             sources: bool = False) -> tuple[dict[str, DeviceClass], dict[str, str]]:
+    """Check a whole file and merge it over what is known; every mistake is reported at once."""
+    from edgepress.models.devices.schema import check_file
+
+    entries, gate, errors = check_file(raw, sources=sources)
+    devices = dict(known)
+    for name, entry in entries.items():
+        start = entry.pop("like", None)
+        if start is not None and start not in devices:
+            errors.append(f"device.{name}.like = {start!r} is unknown: known are {', '.join(devices)}")
+            continue
+        before = devices.get(start if start is not None else name)
+        if before is None and "runtime" not in entry:
+            errors.append(f"device.{name} is new and needs runtime = ... (or like = \"a known class\")")
+            continue
+        devices[name] = _merged(name, before, entry)
+    errors += [problem for name in entries if name in devices for problem in _contradictions(devices[name])]
+    if errors:
+        raise ConfigError(errors, subject)
+    return devices, gate
+
+
+def _merged(name: str, before: DeviceClass | None, entry: dict[str, Any]) -> DeviceClass:
+    if before is None:
+        before = DeviceClass(name, entry.get("summary", ""), {}, entry["runtime"])
+    facts = {f.name for f in fields(DeviceClass)}
+    changes = {key: value for key, value in entry.items() if key in facts and key not in ("rules", "source")}
+    rules = dict(before.rules)
+    for metric, given in entry["rules"].items():
+        # An override of one key (say the level) keeps the others of the entry.
+        rules[metric] = replace(rules[metric], **given) if metric in rules else Rule(metric, **given)
+    return replace(before, **{**changes, "name": name, "rules": rules, "source": {**before.source, **entry["source"]}})
+
+
+def _contradictions(device: DeviceClass) -> list[str]:
+    problems = []
+    arena = device.rules["arena"].maximum if "arena" in device.rules else None
+    if None not in (arena, device.ram_bytes) and arena > device.ram_bytes - (device.ram_reserved_bytes or 0):  # type: ignore[operator]
+        problems.append(f"device.{device.name}.arena is larger than ram less ram_reserved "
+                        f"({device.ram_bytes} - {device.ram_reserved_bytes or 0} B)")
+    flash = device.rules["flash"].maximum if "flash" in device.rules else None
+    if flash is not None and flash <= device.flash_runtime_bytes:
+        problems.append(f"device.{device.name}.flash leaves nothing beside flash_runtime "
+                        f"({device.flash_runtime_bytes} B)")
+    for metric, rule in device.rules.items():
+        if rule.level != "off" and all(v is None for v in (rule.maximum, rule.minimum, rule.max_drop, rule.max_growth)):
+            problems.append(f"device.{device.name}.{metric} has a level but no max, min, max_drop or max_growth")
+    return problems
+
+
+def parse_hertz(text: str) -> int:
+    """ "120 MHz" -> 120_000_000.
+
+    Raises:
+        ValueError: not a frequency with a unit.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(kHz|MHz|GHz)\s*", str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a frequency: write \"120 MHz\"")
+    return round(float(match[1]) * {"kHz": 1e3, "MHz": 1e6, "GHz": 1e9}[match[2]])
+
+
+if __name__ == "__main__":
+    from edgepress.models.devices.schema import markdown
+
+    print(markdown(device_classes()), end="")

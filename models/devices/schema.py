@@ -1,0 +1,249 @@
+"""The form of devices.toml and budgets.toml, checked by pydantic, and the page that is generated from them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgepress.models.devices.classes import METRICS, parse_hertz
+from edgepress.models.errors import UsageError
+from edgepress.models.limits import METRIC_UNITS
+from edgepress.models.units import format_quantity, parse_quantity
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+
+if TYPE_CHECKING:
+    from edgepress.models.devices.classes import DeviceClass
+
+#: What a bound is called in a file -> in `edgepress.models.devices.classes.Rule`.
+_BOUNDS = {"max": "maximum", "min": "minimum"}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Fact(_Strict):
+    value: str
+    source: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, given: Any) -> Any:
+        return {"value": given} if isinstance(given, str | int | float) else given
+
+
+class _Limit(_Strict):
+    max: str | int | float | None = None
+    min: str | int | float | None = None
+    max_drop: str | int | float | None = None
+    max_growth: str | int | float | None = None
+    level: Literal["error", "warn", "off"] | None = None
+    runtime: Literal["tflm", "litert", "litert-reference", "onnxruntime", "torch"] | None = None
+    source: str | None = None
+
+
+class _Vela(_Strict):
+    accelerator: str
+    system_config: str
+    memory_mode: str
+
+
+class _Device(_Strict):
+    summary: str | None = None
+    like: str | None = None
+    runtime: Literal["tflm", "litert", "litert-reference", "onnxruntime", "torch"] | None = None
+    macs_rule: Literal["core", "dcase", "torchinfo", "nessi-tflite", "nessi-torch", "vela", "st"] | None = None
+    scheme: Literal["w8a8", "w8a16", "fp16", "fp32"] | None = None
+    clock: _Fact | None = None
+    ram: _Fact | None = None
+    ram_reserved: _Fact | None = None
+    flash_runtime: _Fact | None = None
+    latency_systems: list[str] | None = None
+    vela: _Vela | None = None
+    macs: _Limit | None = None
+    params: _Limit | None = None
+    weights: _Limit | None = None
+    file: _Limit | None = None
+    flash: _Limit | None = None
+    arena: _Limit | None = None
+    peak: _Limit | None = None
+    accuracy: _Limit | None = None
+    log_loss: _Limit | None = None
+    latency: _Limit | None = None
+
+    @field_validator(*METRICS, mode="before")
+    @classmethod
+    def _read_limit(cls, given: Any, info: ValidationInfo) -> Any:
+        metric = str(info.field_name)
+        unit = METRIC_UNITS[METRICS[metric]]
+        if isinstance(given, str | int | float) and not isinstance(given, bool):
+            given = {"min" if metric == "accuracy" else "max": given}
+        if not isinstance(given, dict):
+            return given
+        read = dict(given)
+        for key, key_unit in (("max", unit), ("min", unit), ("max_drop", unit), ("max_growth", "fraction")):
+            if key in read:
+                read[key] = _quantity(read[key], key_unit, key)
+        if metric != "accuracy" and ("min" in read or "max_drop" in read):
+            raise ValueError("min and max_drop are for accuracy; other figures have max and max_growth")
+        if metric == "accuracy" and ("max" in read or "max_growth" in read):
+            raise ValueError("accuracy has min and max_drop")
+        return read
+
+    @field_validator("ram", "ram_reserved", "flash_runtime")
+    @classmethod
+    def _bytes(cls, fact: _Fact) -> _Fact:
+        _quantity(fact.value, "bytes", "value")
+        return fact
+
+    @field_validator("clock")
+    @classmethod
+    def _hertz(cls, fact: _Fact) -> _Fact:
+        parse_hertz(fact.value)
+        return fact
+
+
+class _Gate(_Strict):
+    file: str | None = None
+    baseline: str | None = None
+    results: str | None = None
+
+
+class _File(_Strict):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    schema_: Literal[1] | None = None
+    device: dict[str, _Device] = {}
+    gate: _Gate | None = None
+
+
+def _quantity(value: Any, unit: str, name: str) -> float | int:
+    try:
+        return parse_quantity(value, unit, name=name)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def check_file(raw: dict[str, Any], sources: bool) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
+    """Check the whole content of a file.
+
+    Args:
+        raw: what TOML gave.
+        sources: whether every number must say where it comes from (the shipped file must).
+
+    Returns:
+        The entries by device name, ready for `edgepress.models.devices.classes`; the [gate] table; every mistake as a sentence. Devices
+        with a mistake are missing among the entries.
+    """
+    raw = {("schema_" if key == "schema" else key): value for key, value in raw.items()}
+    errors: list[str] = []
+    gate: dict[str, str] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    tables = raw.get("device", {})
+    try:
+        # The frame is checked without the devices, so that a mistake in one does not hide the next.
+        checked = _File.model_validate({**raw, "device": {}} if isinstance(tables, dict) else raw)
+        gate = checked.gate.model_dump(exclude_none=True) if checked.gate else {}
+    except ValidationError as error:
+        errors += _sentences(error, "")
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        try:
+            device = _Device.model_validate(table)
+        except ValidationError as error:
+            errors += _sentences(error, f"device.{name}")
+            continue
+        if sources:
+            errors += _without_source(name, device)
+        entries[name] = _entry(device)
+    return entries, gate, errors
+
+
+def _entry(device: _Device) -> dict[str, Any]:
+    kept = {"summary", "like", "runtime", "macs_rule", "scheme", "vela"}
+    entry: dict[str, Any] = device.model_dump(exclude_none=True, include=kept)
+    source: dict[str, str] = {}
+    for key in ("ram", "ram_reserved", "flash_runtime"):
+        fact = getattr(device, key)
+        if fact is not None:
+            entry[f"{key}_bytes"] = parse_quantity(fact.value, "bytes", name=key)
+            source[key] = fact.source
+    if device.clock is not None:
+        entry["clock_hz"] = parse_hertz(device.clock.value)
+        source["clock"] = device.clock.source
+    if device.latency_systems is not None:
+        entry["latency_systems"] = tuple(device.latency_systems)
+    rules: dict[str, dict[str, Any]] = {}
+    for metric in METRICS:
+        limit = getattr(device, metric)
+        if limit is not None:
+            given = limit.model_dump(exclude_none=True)
+            rules[metric] = {_BOUNDS.get(key) or key: value for key, value in given.items()}
+            source[metric] = given.get("source", "")
+    return {**entry, "rules": rules, "source": source}
+
+
+def _without_source(name: str, device: _Device) -> list[str]:
+    keys = [*METRICS, "clock", "ram", "ram_reserved", "flash_runtime"]
+    return [f"device.{name}.{key} needs a source" for key in keys
+            if getattr(device, key) is not None and not getattr(device, key).source]
+
+
+def _sentences(error: ValidationError, prefix: str) -> list[str]:
+    sentences = []
+    for problem in error.errors():
+        where = ".".join([prefix, *(str(part).rstrip("_") for part in problem["loc"])] if prefix
+                         else [str(part).rstrip("_") for part in problem["loc"]])
+        if problem["type"] == "extra_forbidden":
+            parent = _MODELS.get(len(problem["loc"]) if prefix else -1, _File)
+            known = ", ".join(key.rstrip("_") for key in parent.model_fields)
+            sentences.append(f"{where} is an unknown key: known are {known}")
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            sentences.append(f"{where}: {text}")
+    return sentences
+
+
+_MODELS: dict[int, type[BaseModel]] = {1: _Device, 2: _Limit}
+
+
+def markdown(devices: dict[str, DeviceClass]) -> str:
+    """The text of docs/devices.md."""
+    lines = ["# Device classes", "",
+             "Generated by `python -m edgepress.models.devices.classes > docs/devices.md` from `models/devices.toml`; a test compares.",
+             "A device class is where a model runs. Sources that start with \"assumed\" were not checked against a "
+             "data sheet. Your own classes and overrides go into a `budgets.toml` ([ci.md](ci.md)).", "",
+             "| class | runtime | MACs (rule) | params | weights | flash: model + runtime | left for the model | arena "
+             "| file | latency | clock |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+    for device in devices.values():
+        def limit(metric: str, device: DeviceClass = device) -> str:
+            rule = device.rules.get(metric)
+            bound = None if rule is None else rule.maximum
+            note = " (warns)" if rule is not None and rule.level == "warn" else ""
+            return "-" if rule is None else format_quantity(bound, rule.unit) + note
+        flash = device.rules.get("flash")
+        left = "-" if flash is None or flash.maximum is None else format_quantity(
+            flash.maximum - device.flash_runtime_bytes, "bytes")
+        macs = f"{limit('macs')} ({device.macs_rule})" if "macs" in device.rules else "-"
+        clock = "-" if device.clock_hz is None else f"{device.clock_hz / 1e6:g} MHz"
+        lines.append("| " + " | ".join([device.name, device.runtime, macs, limit("params"), limit("weights"),
+                                        limit("flash"), left, limit("arena"), limit("file"), limit("latency"),
+                                        clock]) + " |")
+    for device in devices.values():
+        lines += ["", f"## {device.name}", "", f"{device.summary}.", ""]
+        for key, text in device.source.items():
+            lines.append(f"- {key}: {_shown(device, key)} - {text}")
+        if device.latency_systems:
+            lines.append(f"- latency is estimated from: {', '.join(f'`{name}`' for name in device.latency_systems)}")
+        if device.vela:
+            lines.append("- latency is estimated by Vela: " + ", ".join(f"{k} {v}" for k, v in device.vela.items()))
+        if not device.latency_systems and not device.vela:
+            lines.append("- latency: no published measurements to estimate from, so no number is given")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(device: DeviceClass, key: str) -> str:
+    if key == "clock":
+        return f"{(device.clock_hz or 0) / 1e6:g} MHz"
+    if key in device.rules:
+        rule = device.rules[key]
+        return ("at least " + format_quantity(rule.minimum, rule.unit) if rule.minimum is not None
+                else "at most " + format_quantity(rule.maximum, rule.unit))
+    return format_quantity(getattr(device, f"{key}_bytes"), "bytes")

@@ -1,0 +1,1 @@
+"""Folders, arrays and generators go in, splits of clips come out."""

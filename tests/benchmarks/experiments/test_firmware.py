@@ -1,0 +1,106 @@
+"""Linked firmware as figures of the gate, and what the firmware table says of its own figures."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+from edgepress.benchmarks.experiments import firmware
+from edgepress.benchmarks.gate import gate
+from edgepress.benchmarks.gate.gate import evaluate_gate, exit_code
+from edgepress.benchmarks.measure.linked_firmware import KIND, linked_firmware
+from edgepress.deploy.firmware.cortex_m import BOARDS, STACK_BYTES, CortexM, memory_limits, missing_tools
+from edgepress.deploy.firmware.project import firmware as lowered
+from edgepress.models.devices.classes import device_class
+from edgepress.models.errors import UsageError, VerdictError
+
+from tests.benchmarks.measure.profiles import small_profile
+from tests.deploy.integer_networks import random_network
+
+needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
+
+
+def _record(**changes):
+    return {"kind": KIND, "runtime": "cortex-m4", "sha256": small_profile()["sha256"], "fits": True,
+            "flash_bytes": 40_000, "ram_bytes": 20_000, "stack_bytes": 300, "instructions": 5, "verdict": "", **changes}
+
+
+def test_linked_firmware_gives_flash_and_arena(monkeypatch):
+    monkeypatch.setattr(gate, "_linked", lambda *_: _record())
+    verdict = evaluate_gate(small_profile(), {"flash": "40 kB", "arena": "19 kB"}, runtime="cortex-m4", try_fixes=False)
+    checks = {check["metric"]: check for check in verdict["checks"]}
+    assert (checks["flash"]["value"], checks["flash"]["status"]) == (40_000, "passed")
+    assert (checks["arena"]["over"], checks["arena"]["status"]) == (1_000, "failed")
+    assert "300 B of stack" in checks["arena"]["note"]
+    assert exit_code(verdict) == 1
+
+
+def test_what_does_not_fit_is_a_verdict_even_where_no_limit_speaks_of_it(monkeypatch):
+    monkeypatch.setattr(gate, "_linked", lambda *_: _record(fits=False, verdict="it exceeds RAM by 5 bytes"))
+    with pytest.raises(VerdictError, match="RAM by 5 bytes"):
+        evaluate_gate(small_profile(), {"macs": "2000"}, runtime="cortex-m4", try_fixes=False)
+
+
+def test_a_runtime_without_firmware_is_refused(tmp_path):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(random_network(3))
+    with pytest.raises(UsageError, match="cortex-m3, cortex-m4"):
+        linked_firmware(path, "litert")
+    with pytest.raises(UsageError, match=r"needs a \.tflite"):
+        evaluate_gate(small_profile(), {"macs": "1"}, runtime="cortex-m4")
+
+
+def test_limits_of_the_linker_are_those_of_the_class():
+    m7 = device_class("cortex-m7")
+    assert memory_limits("cortex-m4", m7) == (int(m7.rules["flash"].maximum), m7.ram_bytes)
+    assert memory_limits("cortex-m4") == memory_limits("cortex-m4", device_class("cortex-m4"))
+    assert memory_limits("cortex-m3") == (BOARDS["cortex-m3"].flash_bytes, BOARDS["cortex-m3"].ram_bytes)
+
+
+@needs_tools
+def test_bytes_that_are_needed_are_known_where_the_linker_refuses(tmp_path, monkeypatch):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(random_network(3))
+    with CortexM(lowered(path), "cortex-m4") as core:
+        sizes = core.sizes
+    for limits, flash, ram in (((sizes.flash - 400, 1 << 18), sizes.flash, None),
+                               ((1 << 20, sizes.ram + STACK_BYTES - 64), None, sizes.ram)):
+        monkeypatch.setattr("edgepress.deploy.firmware.cortex_m.memory_limits", lambda *_, limits=limits: limits)
+        record = linked_firmware(path, "cortex-m4")
+        assert not record["fits"]
+        for found, needed in ((record["flash_bytes"], flash), (record["ram_bytes"], ram)):
+            # The linker aligns within the memory that it is given: a few bytes.
+            assert found is needed if needed is None else abs(found - needed) <= 32
+
+
+@pytest.fixture
+def table():
+    row = {"core": "cortex-m4", "kernels": "fast", "flash_limit_bytes": 1 << 20, "ram_limit_bytes": 1 << 18,
+           "fits": True, "flash_bytes": 130_000, "ram_bytes": 50_000, "stack_bytes": 300, "inputs": 100, "equal": 100,
+           "instructions": 58_000_000, "smallest_instructions": 57_900_000, "largest_instructions": 58_000_000,
+           "per_mac": 2.9, "layers": []}
+    return {"networks": [{
+        "name": "cp_resnet_20M", "macs": 20_000_000, "weight_bytes": 119_000, "arena_bytes": 49_000,
+        "arena_fast_bytes": 50_000, "tflm_arena_bytes": {"head": 49_000, "total": 60_000},
+        "host": [{"kernels": "plain", "inputs": 100, "equal": 100}], "cores": [row]}]}
+
+
+def test_table(table):
+    text = firmware.tables(table)
+    assert "| cortex-m4 | fast | 130,000 | 11,000 | 50,000 | 300 | 58,000,000 | 2.90 | 100/100 |" in text
+    assert "RAM and stack take 19%, flash 12%" in text
+    assert firmware.violations(table) == []
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"per_mac": 3.01}, "3.01 instructions per MAC, allowed are 3"),
+    ({"flash_bytes": 135_001}, "16,001 bytes of flash beside the weights"),
+    ({"ram_bytes": 60_001}, "60,001 bytes of RAM"),
+    ({"equal": 99}, "departs from TFLite Micro"),
+])
+def test_every_mark_that_is_missed_is_named(table, change, said):
+    changed = deepcopy(table)
+    changed["networks"][0]["cores"][0].update(change)
+    found = firmware.violations(changed)
+    assert len(found) == 1
+    assert said in found[0]

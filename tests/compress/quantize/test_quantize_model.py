@@ -1,0 +1,229 @@
+"""Fake-quantized networks: folding, shared ranges, checkpoints, training, exceptions."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from edgepress.compress.quantize import (
+    layer_sensitivity,
+    prepare_qat,
+    quantization_json,
+    quantize_model,
+    restore_quantized,
+    unfold,
+)
+from edgepress.compress.quantize.fold import fold
+from edgepress.compress.quantize.observe import Observed, choose_range
+from edgepress.compress.quantize.points import find_points
+from edgepress.compress.quantize.qat import parameter_groups
+from edgepress.compress.quantize.sensitivity import figure, table
+from edgepress.models.errors import UsageError
+from torch import nn
+
+from tests.compress.quantize.quantized_networks import Residual, trained_like
+
+
+@pytest.fixture(scope="module")
+def net() -> Residual:
+    return trained_like(Residual)
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.randn(24, 2, 16, 12, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def quantized(net: Residual, x: torch.Tensor):
+    return quantize_model(net, x[:1], [x[:12], x[12:]])
+
+
+@torch.no_grad()
+def test_folding_changes_nothing_and_leaves_no_batch_norm(net: Residual, x: torch.Tensor) -> None:
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    folded = fold(net, x[:1])
+    assert torch.allclose(folded.module(x), net(x), atol=2e-6)
+    assert not any("norm" in str(n.target) or "dropout" in str(n.target) for n in folded.module.graph.nodes
+                   if n.op == "call_function")
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items()), "net is untouched"
+    assert folded.dynamic_batch
+
+
+def test_ranges_are_shared_where_the_specification_demands_it(net: Residual, x: torch.Tensor) -> None:
+    points = find_points(fold(net, x[:1]).module.graph, "w8a8", {})
+    shared = next(point for point in points.points if "cat" in point.followers)
+    assert {"max_pool2d", "cat"} <= set(shared.followers)
+    assert len(shared.nodes) == 2, "the stem's ReLU, by way of the pool, and the sum's"
+    assert not {"conv2d", "add"} & set(points.of_node()), "what a ReLU melts with is in no file"
+    assert not points.islands
+
+
+@torch.no_grad()
+def test_quantization_is_close_and_its_values_are_integers(net: Residual, x: torch.Tensor, quantized) -> None:
+    y, reference = quantized.model(x), net(x)
+    assert float((y - reference).abs().max()) < 0.05 * float(reference.abs().max())
+    assert quantized.model(x[:5]).shape == (5, 3)
+    integers = next(reversed(quantized.integers().values()))
+    steps = y / float(integers.scale)
+    assert torch.allclose(steps, steps.round(), atol=1e-3)
+
+
+@torch.no_grad()
+def test_evaluation_moves_nothing(x: torch.Tensor, quantized) -> None:
+    ranges, y = quantized.ranges, quantized.model.eval()(x)
+    quantized.model(100 * x)
+    assert quantized.ranges == ranges
+    assert torch.equal(quantized.model(x), y)
+
+
+@torch.no_grad()
+def test_a_checkpoint_gives_the_same_outputs_to_the_bit(net: Residual, x: torch.Tensor, quantized) -> None:
+    saved = unfold(quantized, net)
+    assert list(saved.state_dict()) == list(net.state_dict())
+    again = restore_quantized(saved, x[:1], json.loads(json.dumps(quantization_json(quantized))))
+    assert again.ranges == quantized.ranges
+    assert torch.equal(again.model(x), quantized.model(x))
+    assert torch.allclose(saved(x), quantized.float_module()(x), atol=1e-5), "without ranges: the float net"
+    for key, value in quantized.float_module().state_dict().items():
+        assert torch.equal(value, again.float_module().state_dict()[key]), key
+
+
+def test_training_moves_weights_and_ranges_and_survives_a_checkpoint(net: Residual, x: torch.Tensor, quantized) -> None:
+    prepared = prepare_qat(quantized)
+    optimizer = torch.optim.Adam(parameter_groups(prepared.model, 1e-3), 1e-3, weight_decay=1e-4)
+    with torch.no_grad():
+        goal = net(x) + 1
+    losses = []
+    for _ in range(30):
+        loss = (prepared.model(x) - goal).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert prepared.ranges != quantized.ranges
+    prepared.freeze_ranges()
+    frozen = prepared.refresh()
+    (prepared.model(x) - goal).square().mean().backward()
+    optimizer.step()
+    assert prepared.refresh() == frozen
+    prepared.model.eval()
+    again = restore_quantized(unfold(prepared, net), x[:1], quantization_json(prepared))
+    with torch.no_grad():
+        assert torch.equal(again.model(x), prepared.model(x))
+
+
+@torch.no_grad()
+def test_exceptions_lower_the_error(net: Residual, x: torch.Tensor, quantized) -> None:
+    reference = net(x)
+
+    def error(model: nn.Module) -> float:
+        return float((model(x) - reference).square().mean())
+
+    wide = quantize_model(net, x[:1], [x], scheme="a16w8")
+    assert error(wide.model) < error(quantized.model)
+    left = quantize_model(net, x[:1], [x], exceptions={"stem": "float", "head": "a16w8"})
+    assert any("conv2d" in operator for operator in left.points.islands.values())
+    assert error(left.model) < error(quantized.model)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"method": "best"}, "method = 'best' is unknown; known are 'mse'"),
+    ({"scheme": "w4a4"}, "scheme = 'w4a4' is unknown"),
+    ({"exceptions": {"nose": "float"}}, "'nose', which the network does not have; known are .*stem"),
+    ({"exceptions": {"stem": "int3"}}, "is no scheme"),
+])
+def test_wrong_options_are_named(net: Residual, x: torch.Tensor, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        quantize_model(net, x[:1], [x[:8]], **options)
+
+
+def test_unusable_calibration_is_named(net: Residual, x: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match="holds no batch"):
+        quantize_model(net, x[:1], [])
+    with pytest.raises(UsageError, match="NaN or infinite values at 'input'"):
+        quantize_model(net, x[:1], [x[:4] * float("nan")])
+    with pytest.raises(UsageError, match="may differ in the batch size only"):
+        quantize_model(net, x[:1], [x[:4, :1]])
+
+
+@pytest.mark.parametrize("damage", [{"schema": 9}, {"ranges": {"input": {"min": 0}}},
+                                    {"ranges": {"input": {"min": 0, "max": 1}}}])
+def test_damaged_quantization_is_refused(net: Residual, x: torch.Tensor, quantized, damage: dict) -> None:
+    with pytest.raises(UsageError, match=r"damaged|another network"):
+        restore_quantized(net, x[:1], {**quantization_json(quantized), **damage})
+
+
+def test_methods_clip_a_long_tail_and_keep_a_flat_range() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(200_000, generator=generator)
+    values[0] = 100.0
+    tailed = Observed(float(values.min()), 100.0)
+    tailed.counts += torch.histc(values, 2048, tailed.low, tailed.high).numpy()
+    assert choose_range(tailed, "minmax")[1] == 100
+    assert choose_range(tailed, "percentile")[1] < 6
+    assert choose_range(tailed, "mse")[1] < 90
+    assert choose_range(tailed, "entropy")[1] < 60
+    flat = Observed(0.0, 1.0)
+    flat.counts += 1
+    for method in ("minmax", "mse", "entropy"):
+        low, high = choose_range(flat, method)
+        assert low == 0
+        assert high > 0.98
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{"equalize": True}, {"bias_correction": False}, {"method": "percentile"}])
+def test_options_keep_the_function(net: Residual, x: torch.Tensor, options: dict) -> None:
+    made = quantize_model(net, x[:1], [x], **options)
+    assert float((made.model(x) - net(x)).abs().max()) < 0.1 * float(net(x).abs().max())
+
+
+@torch.no_grad()
+def test_equalisation_evens_channels_out_without_changing_the_network() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(),
+                        nn.Conv2d(8, 4, 1))
+    net[0].weight.mul_(torch.logspace(-1, 1, 8).reshape(-1, 1, 1, 1))
+    net[0].bias.mul_(torch.logspace(-1, 1, 8))
+    net.eval()
+    x = torch.randn(16, 3, 8, 8)
+    from edgepress.compress.quantize.equalize import equalize_layers
+
+    folded = fold(net, x[:1])
+    equal = equalize_layers(folded, [(x,)])
+    assert torch.allclose(equal.module(x), net(x), rtol=1e-4, atol=1e-5)
+    plain, even = (quantize_model(net, x[:1], [x], equalize=flag, bias_correction=False, method="minmax")
+                   for flag in (False, True))
+    errors = [float((made.model(x) - net(x)).square().mean()) for made in (plain, even)]
+    assert errors[1] < errors[0]
+
+
+def test_sensitivity_names_the_costliest_layer(x: torch.Tensor, quantized) -> None:
+    results = layer_sensitivity(quantized, [x[:8]])
+    assert results == sorted(results, key=lambda entry: -entry.error)
+    assert {"weights", "activations"} == {entry.kind for entry in results}
+    assert "stem.0/conv2d" in {entry.key for entry in results}
+    assert results[-1].error >= 0
+    assert figure(results, "net").startswith("<svg")
+    assert "stem.0/conv2d" in table(results)
+
+
+def test_a_module_that_is_used_twice_is_quantized_but_has_no_checkpoint() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(torch.relu(self.conv(x)))
+
+    torch.manual_seed(0)
+    net, x = Twice().eval(), torch.randn(4, 4, 8, 8)
+    made = quantize_model(net, x[:1], [x])
+    with torch.no_grad():
+        assert float((made.model(x) - net(x)).abs().max()) < 0.05
+    with pytest.raises(UsageError, match="shared with"):
+        unfold(made, net)

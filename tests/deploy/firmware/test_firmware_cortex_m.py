@@ -1,0 +1,135 @@
+"""Generated firmware on emulated cores: equal bits, memories as verdicts, exact counts; skipped without the tools."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from edgepress.deploy.firmware import arm64, cortex_m
+from edgepress.deploy.firmware.cortex_m import CortexM, DoesNotFit, missing_tools
+from edgepress.deploy.firmware.project import firmware
+from edgepress.deploy.runtimes.sessions import available_runtimes, open_session
+from edgepress.models.errors import RuntimeFailure
+
+from tests.deploy.integer_networks import random_network
+
+needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
+needs_arm64 = pytest.mark.skipif(arm64.missing_tools() is not None, reason=str(arm64.missing_tools()))
+needs_tflm = pytest.mark.skipif(find_spec("tflite_micro") is None, reason="needs TFLite Micro (Linux on x86-64)")
+
+
+@pytest.fixture
+def keyword_model(shared):
+    return shared / "data" / "reference_models" / "kws_ref_model.tflite"
+
+
+@needs_tools
+@needs_tflm
+def test_keyword_model_on_m4(keyword_model, shared):
+    with np.load(shared / "data" / "kws01.npz", allow_pickle=False) as data:
+        x = data["x"][:10].reshape(-1, 49, 10, 1)
+    with open_session(keyword_model, "tflm") as session:
+        expected, arena = session.run_integer(x), session.arena_bytes()
+    made = firmware(keyword_model)
+    with CortexM(made, "cortex-m4") as core:
+        done = core.run([x.reshape(-1, 1, 49, 10, 1)], count=True)
+        sizes = core.sizes
+    np.testing.assert_array_equal(done.outputs[0].reshape(np.shape(expected)), expected)
+    assert done.instructions is not None
+    assert done.instructions.total <= 5.0 * made.network.macs
+    parts = sum(layer.instructions for layer in done.instructions.layers)
+    assert 0 <= done.instructions.total - parts < 200  # the calls of the layers
+    assert sizes.ram <= arena["total"]
+    assert sizes.flash <= made.network.weight_bytes + 16_000
+    assert 0 < done.stack_bytes < cortex_m.STACK_BYTES
+
+
+@needs_tools
+@needs_tflm
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", cortex_m.RUNTIMES)
+def test_every_core_with_either_kernels(runtime, tmp_path):
+    path = tmp_path / "m.tflite"
+    for seed in (3, 4):
+        path.write_bytes(random_network(seed))
+        with open_session(path, "tflm") as session:
+            x = np.random.default_rng(0).integers(-128, 128, (4, *session.input.shape[1:]), dtype=np.int8)
+            expected = np.asarray(session.run_integer(x))
+        made = firmware(path)
+        for fast in (False, True):
+            with CortexM(made, runtime, fast=fast) as core:
+                given = core.run([x.reshape(4, *made.network.values[made.network.inputs[0]].shape)]).outputs[0]
+            np.testing.assert_array_equal(given.reshape(expected.shape), expected)
+
+
+@needs_tools
+def test_counts_repeat(tmp_path):
+    made = firmware(random_network(3))
+    x = [np.zeros((2, *made.network.values[made.network.inputs[0]].shape), np.int8)]
+    totals = set()
+    for _ in range(2):
+        with CortexM(made, "cortex-m4") as core:
+            counts = core.run(x, count=True).instructions
+        assert counts is not None
+        totals |= {counts.total, counts.smallest, counts.largest}
+    assert len(totals) == 1
+
+
+@needs_tools
+def test_too_large_is_a_verdict(keyword_model):
+    made = firmware(keyword_model)
+    with CortexM(made, "cortex-m4") as core:
+        ram, flash = core.sizes.ram, core.sizes.flash
+    with pytest.raises(DoesNotFit, match=r"RAM by [\d,]+ bytes") as small_ram:
+        CortexM(made, "cortex-m4", ram_bytes=ram)  # no room for the stack
+    assert small_ram.value.exit_code == 1
+    assert small_ram.value.ram_over_bytes > 0
+    with pytest.raises(DoesNotFit, match=r"flash by [\d,]+ bytes") as small_flash:
+        CortexM(made, "cortex-m4", flash_bytes=flash - 1000)
+    assert small_flash.value.flash_over_bytes >= 1000
+
+
+@needs_tools
+def test_figures_of_a_session(keyword_model):
+    with open_session(keyword_model, "cortex-m4") as session:
+        figures = session.firmware_figures()
+    assert figures["kernels"] == "fast"
+    assert len(figures["layers"]) == 12
+    assert figures["flash_bytes"] > figures["arena_bytes"] > 0
+
+
+def test_missing_tools_name_their_packages(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeFailure, match=r"apt-get install .*gcc-arm-none-eabi") as failure:
+        CortexM(firmware(random_network(3)), "cortex-m7")
+    assert failure.value.exit_code == 3
+    assert "qemu-user-static" in str(arm64.missing_tools())
+    monkeypatch.setattr(arm64.shutil, "which", lambda name: "/there")
+    monkeypatch.setenv("EDGEPRESS_ARM64", str(tmp_path))
+    assert "python -m edgepress.deploy.firmware.arm64" in str(arm64.missing_tools())
+
+
+def test_emulated_runtimes_are_listed_only_on_request():
+    assert "cortex-m4" not in available_runtimes("tflite")
+    assert {"host-c", "cortex-m3", "cortex-m55", "arm64"} <= set(available_runtimes("tflite", emulated=True))
+
+
+def test_self_test_finds_garbage():
+    class Garbage:
+        def run(self, arrays):
+            return [np.zeros((8, 16), np.int8)]
+
+        def close(self):
+            return
+
+    with pytest.raises(RuntimeFailure, match="self-test"):
+        arm64._self_test(lambda model: Garbage())
+
+
+@needs_arm64
+@pytest.mark.slow
+def test_arm64_gives_the_integers_of_this_machine(keyword_model):
+    x = np.random.default_rng(0).integers(-128, 128, (5, 49, 10, 1), dtype=np.int8)
+    with open_session(keyword_model, "arm64") as arm, open_session(keyword_model, "litert") as here:
+        np.testing.assert_array_equal(arm.run_integer(x), here.run_integer(x))
