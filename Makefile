@@ -37,11 +37,13 @@ test-fast: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 check: install
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: install
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # The generated pages; a test compares them with what the code says.
 docs: install

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from edgepress.models.errors import UsageError, run_command
+
+from edgepress.models.command_line import application, run_command
+from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
 
-app = typer.Typer(help="Measure a model, hold it against device classes, report.", no_args_is_help=True,
-                  pretty_exceptions_enable=False, add_completion=False)
+app = application("benchmarks", "Files, devices and limits go in, verdicts come out.")
 
 File = Annotated[Path | None, typer.Argument(help="A .tflite, an .onnx or a checkpoint; default: the run's newest.")]
 Run = Annotated[Path, typer.Option("--run", help="Run directory.")]
@@ -24,9 +25,14 @@ Trust = Annotated[bool, typer.Option("--trust", help="Allow a checkpoint or data
 
 
 @app.command("profile")
-def profile_command(file: File = None, run: Run = DEFAULT_RUN, form: Format = "text", arena: Annotated[
-        bool, typer.Option(help="Measure TFLite Micro's arena.")] = True, output: Output = None,
-        overwrite: Overwrite = False) -> None:
+def profile_command(
+    file: File = None,
+    run: Run = DEFAULT_RUN,
+    form: Format = "text",
+    arena: Annotated[bool, typer.Option(help="Measure TFLite Micro's arena.")] = True,
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Count a model under every rule: MACs, params, bytes, arena, layers."""
     from edgepress.benchmarks.gate.baseline import profile_of
     from edgepress.benchmarks.measure.profiling import format_profile
@@ -38,15 +44,19 @@ def profile_command(file: File = None, run: Run = DEFAULT_RUN, form: Format = "t
 
 @app.command("run")
 def run_accuracy(
-        file: File = None,
-        data: Annotated[str | None, typer.Option(help="Folder, .npz, synthetic, or package.module:factory.")] = None,
-        runtime: Annotated[str, typer.Option(help="Runtimes, separated by commas; default: every installed one.")] = "",
-        device: Annotated[list[str] | None, typer.Option(help="Device class: takes its runtime. Repeatable.")] = None,
-        split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-        limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
-        threads: Annotated[int, typer.Option(min=1, help="Threads of a runtime.")] = 1,
-        run: Run = DEFAULT_RUN, form: Format = "text", output: Output = None, overwrite: Overwrite = False,
-        trust: Trust = False) -> None:
+    file: File = None,
+    data: Annotated[str | None, typer.Option(help="Folder, .npz, synthetic, or package.module:factory.")] = None,
+    runtime: Annotated[str, typer.Option(help="Runtimes, separated by commas; default: every installed one.")] = "",
+    device: Annotated[list[str] | None, typer.Option(help="Device class: takes its runtime. Repeatable.")] = None,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N samples.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a runtime.")] = 1,
+    run: Run = DEFAULT_RUN,
+    form: Format = "text",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    trust: Trust = False,
+) -> None:
     """Accuracy on labelled data, on several runtimes at once."""
     from edgepress.benchmarks.measure.accuracy import measure_accuracy, records
     from edgepress.benchmarks.report.tables import accuracy_text
@@ -55,8 +65,17 @@ def run_accuracy(
     path = _model(file, run, [*_names(runtime), *_runtimes_of(device or (), None)])
     source = data or _task_of(path)
     quiet = not sys.stderr.isatty()
-    measured = measure_accuracy(path, source, _names(runtime), devices=device or (), split=split, limit=limit,
-                                threads=threads, trust=trust, progress=None if quiet else _progress)
+    measured = measure_accuracy(
+        path,
+        source,
+        _names(runtime),
+        devices=device or (),
+        split=split,
+        limit=limit,
+        threads=threads,
+        trust=trust,
+        progress=None if quiet else _progress,
+    )
     if not quiet:
         print(file=sys.stderr)
     # A sample of the data says nothing about the whole: it is shown, not kept.
@@ -68,22 +87,27 @@ def run_accuracy(
 
 @app.command("latency")
 def latency_command(
-        file: File = None,
-        runtime: Annotated[str, typer.Option(help="Runtimes to time here; default: every installed one.")] = "",
-        device: Annotated[list[str] | None, typer.Option(help="Device class to estimate for; default: all.")] = None,
-        threads: Annotated[int, typer.Option(min=1, help="Threads of a runtime.")] = 1,
-        runs: Annotated[int, typer.Option(min=1, help="At least this many inferences.")] = 50,
-        measure: Annotated[bool, typer.Option(help="Measure on this host.")] = True,
-        run: Run = DEFAULT_RUN, form: Format = "text", output: Output = None, overwrite: Overwrite = False,
-        trust: Trust = False) -> None:
+    file: File = None,
+    runtime: Annotated[str, typer.Option(help="Runtimes to time here; default: every installed one.")] = "",
+    device: Annotated[list[str] | None, typer.Option(help="Device class to estimate for; default: all.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a runtime.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="At least this many inferences.")] = 50,
+    measure: Annotated[bool, typer.Option(help="Measure on this host.")] = True,
+    run: Run = DEFAULT_RUN,
+    form: Format = "text",
+    output: Output = None,
+    overwrite: Overwrite = False,
+    trust: Trust = False,
+) -> None:
     """Latency: measured on this host, estimated for device classes."""
     from edgepress.benchmarks.estimate.latency import latency_overview
     from edgepress.benchmarks.report.tables import latency_text
 
     _one_of(form, ("text", "json"))
     runtimes = _names(runtime)
-    found = latency_overview(_model(file, run, runtimes), runtimes, device or (), threads=threads, runs=runs,
-                             measure=measure, trust=trust)
+    found = latency_overview(
+        _model(file, run, runtimes), runtimes, device or (), threads=threads, runs=runs, measure=measure, trust=trust
+    )
     _keep(run, found["measured"])
     _emit(_as_json(found) if form == "json" else latency_text(found), output, overwrite)
     _fail_late(found["failures"])
@@ -91,21 +115,25 @@ def latency_command(
 
 @app.command("gate")
 def gate_command(
-        file: File = None,
-        device: Annotated[list[str] | None, typer.Option(help="Device class. Repeatable.")] = None,
-        limit: Annotated[list[str] | None, typer.Option(help='METRIC=QUANTITY, as macs=20M or file=128kB.')] = None,
-        macs_rule: Annotated[str, typer.Option(help="Counting rule of --limit macs=...")] = "dcase",
-        budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
-        baseline: Annotated[str | None, typer.Option(help="A file, a JSON of --update-baseline, or git:REV.")] = None,
-        update_baseline: Annotated[Path | None, typer.Option(help="Write the figures here, as a baseline.")] = None,
-        results: Annotated[Path | None, typer.Option(help="Measured results; default: those of the run.")] = None,
-        data: Annotated[str | None, typer.Option(help="Measure accuracy on this data first.")] = None,
-        runtime: Annotated[str | None, typer.Option(
-            help="Emulated core, as cortex-m4: flash, RAM and accuracy are those of linked firmware.")] = None,
-        run: Run = DEFAULT_RUN,
-        form: Annotated[str, typer.Option("--format", help="text, markdown, json, junit or sarif.")] = "text",
-        fixes: Annotated[bool, typer.Option(help="Try on the file what would buy a failed size back.")] = True,
-        output: Output = None, overwrite: Overwrite = False) -> None:
+    file: File = None,
+    device: Annotated[list[str] | None, typer.Option(help="Device class. Repeatable.")] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="METRIC=QUANTITY, as macs=20M or file=128kB.")] = None,
+    macs_rule: Annotated[str, typer.Option(help="Counting rule of --limit macs=...")] = "dcase",
+    budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="A file, a JSON of --update-baseline, or git:REV.")] = None,
+    update_baseline: Annotated[Path | None, typer.Option(help="Write the figures here, as a baseline.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Measured results; default: those of the run.")] = None,
+    data: Annotated[str | None, typer.Option(help="Measure accuracy on this data first.")] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="Emulated core, as cortex-m4: flash, RAM and accuracy are those of linked firmware."),
+    ] = None,
+    run: Run = DEFAULT_RUN,
+    form: Annotated[str, typer.Option("--format", help="text, markdown, json, junit or sarif.")] = "text",
+    fixes: Annotated[bool, typer.Option(help="Try on the file what would buy a failed size back.")] = True,
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Hold a model against limits. Exit 0: passed or only warned; 1: over; 2: bad input; 3: a runtime failed."""
     from edgepress.benchmarks.gate.formats import FORMATS, render
     from edgepress.benchmarks.gate.gate import evaluate_gate, exit_code
@@ -120,13 +148,23 @@ def gate_command(
     if data is not None:
         from edgepress.benchmarks.measure.accuracy import measure_accuracy, records
 
-        measured = measure_accuracy(path, data, *([[runtime]] if runtime else []),
-                                    devices=() if runtime else device or ())
+        measured = measure_accuracy(
+            path, data, *([[runtime]] if runtime else []), devices=() if runtime else device or ()
+        )
         _fail_late(measured["failures"])
         _keep(run, records(measured))
         found += [{"schema": 1, **record} for record in records(measured)]
-    verdict = evaluate_gate(path, limits, device or (), budgets=budgets, baseline=baseline, results=found,
-                            rule=macs_rule, runtime=runtime, try_fixes=fixes)
+    verdict = evaluate_gate(
+        path,
+        limits,
+        device or (),
+        budgets=budgets,
+        baseline=baseline,
+        results=found,
+        rule=macs_rule,
+        runtime=runtime,
+        try_fixes=fixes,
+    )
     _emit(render(verdict, form), output, overwrite)
     if output is not None and form != "text":
         # The file is for a machine; who reads the log wants the verdict too.
@@ -140,10 +178,13 @@ def gate_command(
 
 
 @app.command("compare")
-def compare_command(a: Annotated[Path, typer.Argument(help="A model, or a file of results.")],
-                    b: Annotated[Path, typer.Argument(help="Another one of the same kind.")],
-                    form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
-                    output: Output = None, overwrite: Overwrite = False) -> None:
+def compare_command(
+    a: Annotated[Path, typer.Argument(help="A model, or a file of results.")],
+    b: Annotated[Path, typer.Argument(help="Another one of the same kind.")],
+    form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
     """Two models or two files of results, side by side."""
     from edgepress.benchmarks.gate.compare import compare_files
     from edgepress.benchmarks.report.tables import compare_markdown, compare_text
@@ -155,8 +196,10 @@ def compare_command(a: Annotated[Path, typer.Argument(help="A model, or a file o
 
 
 @app.command("devices")
-def devices_command(budgets: Annotated[Path | None, typer.Option(help="Add the classes of this budgets.toml.")] = None,
-                    form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text") -> None:
+def devices_command(
+    budgets: Annotated[Path | None, typer.Option(help="Add the classes of this budgets.toml.")] = None,
+    form: Annotated[str, typer.Option("--format", help="text, markdown or json.")] = "text",
+) -> None:
     """The device classes and their limits."""
     from edgepress.benchmarks.report.tables import devices_json, devices_text
     from edgepress.models.devices.classes import device_classes
@@ -173,12 +216,14 @@ def devices_command(budgets: Annotated[Path | None, typer.Option(help="Add the c
 
 @app.command("report")
 def report_command(
-        run: Run = DEFAULT_RUN,
-        output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/report.html.")] = None,
-        history: Annotated[list[Path] | None, typer.Option(help="Another run or file of results, to show what "
-                                                                "changed. Repeatable.")] = None,
-        budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
-        overwrite: Overwrite = False) -> None:
+    run: Run = DEFAULT_RUN,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/report.html.")] = None,
+    history: Annotated[
+        list[Path] | None, typer.Option(help="Another run or file of results, to show what changed. Repeatable.")
+    ] = None,
+    budgets: Annotated[Path | None, typer.Option(help="Default: budgets.toml, where there is one.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
     """The HTML report of a run: one page that needs no network. Tables of its teachers are printed as well."""
     from edgepress.benchmarks.report.page import write_report
     from edgepress.benchmarks.report.teacher_tables import as_text, model_table, run_tables
@@ -192,9 +237,11 @@ def report_command(
 
 
 @app.command("pareto")
-def pareto_command(runs: Annotated[list[Path], typer.Argument(help="Run directories, as those of a sweep.")],
-                   output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("pareto.html"),
-                   overwrite: Overwrite = False) -> None:
+def pareto_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, as those of a sweep.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("pareto.html"),
+    overwrite: Overwrite = False,
+) -> None:
     """The networks of many runs on one page, and which of them no other one beats."""
     from edgepress.benchmarks.report.pareto import COLUMNS, front_rows, write_pareto
     from edgepress.benchmarks.report.tables import aligned
@@ -206,9 +253,13 @@ def pareto_command(runs: Annotated[list[Path], typer.Argument(help="Run director
 
 
 @app.command("submission")
-def submission_command(run: Run = DEFAULT_RUN, output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A new folder; default: RUN/submission.")] = None,
-        trust: Trust = False) -> None:
+def submission_command(
+    run: Run = DEFAULT_RUN,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder; default: RUN/submission.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
     """The submission folder of a run: int8 files, complexity, predictions as DCASE wants them, results."""
     from edgepress.benchmarks.report.submission import write_submission
 
@@ -216,9 +267,12 @@ def submission_command(run: Run = DEFAULT_RUN, output: Annotated[
 
 
 @app.command("summarize")
-def summarize_command(runs: Annotated[list[Path], typer.Argument(help="Run directories that differ in their seed.")],
-                      output: Output = None, overwrite: Overwrite = False,
-                      form: Annotated[str, typer.Option("--format", help="json or markdown.")] = "json") -> None:
+def summarize_command(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories that differ in their seed.")],
+    output: Output = None,
+    overwrite: Overwrite = False,
+    form: Annotated[str, typer.Option("--format", help="json or markdown.")] = "json",
+) -> None:
     """Join the runs of several seeds: means, spread, and paired differences that respect recordings."""
     from edgepress.benchmarks.report.summary import as_markdown, summarize
 
@@ -240,12 +294,16 @@ def _model(file: Path | None, run: Path, runtimes: Sequence[str] = ()) -> Path:
 
     kinds = {f".{FILE_KINDS[name]}" for name in runtimes if name in FILE_KINDS} or {".tflite", ".onnx"}
     if runtimes and len(kinds) > 1:
-        raise UsageError(f"{', '.join(dict.fromkeys(runtimes))} take different files ({', '.join(sorted(kinds))}): "
-                         "name the file")
+        raise UsageError(
+            f"{', '.join(dict.fromkeys(runtimes))} take different files ({', '.join(sorted(kinds))}): name the file"
+        )
     wanted = " or ".join(sorted(kinds, reverse=True))
-    newest = RunDirectory(run).newest("artifact", lambda entry: entry["path"].suffix in kinds,
-                                      wanted=f"exported {wanted}",
-                                      first=f"deploy export --format {'onnx' if kinds == {'.onnx'} else 'tflite'}")
+    newest = RunDirectory(run).newest(
+        "artifact",
+        lambda entry: entry["path"].suffix in kinds,
+        wanted=f"exported {wanted}",
+        first=f"deploy export --format {'onnx' if kinds == {'.onnx'} else 'tflite'}",
+    )
     print(f"taking the newest artifact of {run}: {newest['path']}", file=sys.stderr)
     return newest["path"]
 

@@ -37,21 +37,36 @@ def data_facts(task: Any, source: str | None) -> dict[str, Any] | None:
     if task is None:
         return None
     clips = {split: len(task.split(split)) for split in ("train", "validation", "test") if task.has(split)}
-    return {"task": task.name, "source": source, "fingerprint": task.fingerprint, "clips": clips,
-            "classes": list(task.classes), "recording_devices": list(task.recording_devices),
-            "unseen_devices": list(task.unseen_devices)}
+    return {
+        "task": task.name,
+        "source": source,
+        "fingerprint": task.fingerprint,
+        "clips": clips,
+        "classes": list(task.classes),
+        "recording_devices": list(task.recording_devices),
+        "unseen_devices": list(task.unseen_devices),
+    }
 
 
 def cost_facts(cost: Any) -> dict[str, Any]:
     """The totals of a `Cost`, with their rule."""
-    return {"rule": cost.rule, "macs": cost.macs, "params": cost.params, "weight_bytes": cost.weight_bytes,
-            "peak_activation_bytes": cost.peak_activation_bytes, "uncounted": list(cost.uncounted)}
+    return {
+        "rule": cost.rule,
+        "macs": cost.macs,
+        "params": cost.params,
+        "weight_bytes": cost.weight_bytes,
+        "peak_activation_bytes": cost.peak_activation_bytes,
+        "uncounted": list(cost.uncounted),
+    }
 
 
 def layer_facts(cost: Any) -> list[dict[str, Any]]:
     """MACs and parameters of every layer of a `Cost`."""
-    return [{"name": layer.name, "operator": layer.operator, "macs": layer.macs, "params": layer.params}
-            for layer in cost.layers if layer.macs or layer.params]
+    return [
+        {"name": layer.name, "operator": layer.operator, "macs": layer.macs, "params": layer.params}
+        for layer in cost.layers
+        if layer.macs or layer.params
+    ]
 
 
 def identity(checkpoint: Path) -> str:
@@ -88,9 +103,13 @@ def budget_name(limits: Limits) -> str:
 
 def describe(limits: Limits) -> str:
     """A budget for people: "at most 20.00 M MACs (dcase), 128.0 kB of weights (w8a8)"."""
-    words = {"macs": ("macs", f"MACs ({limits.rule})"), "params": ("params", "parameters"),
-             "weight_bytes": ("bytes", f"of weights ({limits.scheme})"),
-             "peak_activation_bytes": ("bytes", "of activations at once")}
+    words = {
+        "macs": ("macs", f"MACs ({limits.rule})"),
+        "params": ("params", "parameters"),
+        "weight_bytes": ("bytes", f"of weights ({limits.scheme})"),
+        "peak_activation_bytes": ("bytes", "of activations at once"),
+    }
     assert set(words) <= {f.name for f in fields(limits)}
-    return "at most " + ", ".join(f"{format_quantity(value, words[metric][0])} {words[metric][1]}"
-                                  for metric, value in limits.budgets().items())
+    return "at most " + ", ".join(
+        f"{format_quantity(value, words[metric][0])} {words[metric][1]}" for metric, value in limits.budgets().items()
+    )

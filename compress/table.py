@@ -9,24 +9,41 @@ from typing import Any
 from edgepress.models.units import format_quantity
 
 
-def print_table(networks: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Path]],
-                results: Mapping[str, Mapping[str, Any]]) -> None:
+def print_table(
+    networks: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Mapping[str, Path]],
+    results: Mapping[str, Mapping[str, Any]],
+) -> None:
     """One row per network: MACs, parameters, TFLite bytes, accuracy in fp32 and in int8 per runtime, verdicts."""
     header, rows = table(networks, files, results)
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
-        print("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
-                        for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip())
+        print(
+            "  ".join(
+                cell.ljust(width) if column == 0 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+        )
 
 
-def table(networks: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Path]],
-          results: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def table(
+    networks: Sequence[Mapping[str, Any]],
+    files: Mapping[str, Mapping[str, Path]],
+    results: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows of cells; accuracies are those of the test split."""
     runtimes = list(dict.fromkeys(run["runtime"] for found in results.values() for run in found["runs"]))
     devices = list(dict.fromkeys(device for found in results.values() for device in found["gates"]))
     rule = networks[0]["float"]["rule"] if networks else "dcase"
-    header = ["network", f"MACs ({rule})", "parameters", "TFLite", "fp32", *(f"int8 {name}" for name in runtimes),
-              *devices]
+    header = [
+        "network",
+        f"MACs ({rule})",
+        "parameters",
+        "TFLite",
+        "fp32",
+        *(f"int8 {name}" for name in runtimes),
+        *devices,
+    ]
     rows = []
     for network in networks:
         entry, paths = network["float"], files.get(network["name"], {})
@@ -35,10 +52,17 @@ def table(networks: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str
         gates = {device: verdict for one in found for device, verdict in one["gates"].items()}
         size = paths["tflite"].stat().st_size if "tflite" in paths and paths["tflite"].exists() else None
         measured = entry.get("test_accuracy", entry.get("validation_accuracy"))
-        rows.append([network["name"], format_quantity(entry["macs"], "macs"), f"{entry['params']:,}",
-                     format_quantity(size, "bytes"), _percent(measured),
-                     *(_percent(accuracy.get(name)) for name in runtimes),
-                     *(_verdict(gates.get(device)) for device in devices)])
+        rows.append(
+            [
+                network["name"],
+                format_quantity(entry["macs"], "macs"),
+                f"{entry['params']:,}",
+                format_quantity(size, "bytes"),
+                _percent(measured),
+                *(_percent(accuracy.get(name)) for name in runtimes),
+                *(_verdict(gates.get(device)) for device in devices),
+            ]
+        )
     return header, rows
 
 

@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from edgepress.models.errors import UsageError, run_command
+
+from edgepress.models.command_line import application, run_command
+from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
 
-app = typer.Typer(
-    name="deploy",
-    help="A checkpoint goes in, a proven file for a device comes out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+app = application("deploy", "A checkpoint goes in, a proven file for a device comes out.")
 
 _Run = Annotated[Path, typer.Option("--run", help="run directory that collects what is made")]
 _Format = Annotated[str, typer.Option("--format", help="text or json (one object on stdout)")]
@@ -325,6 +320,7 @@ def _save(path: Path, outputs: Any) -> None:
     import io
 
     import numpy as np
+
     from edgepress.models.atomic import write_bytes
 
     buffer = io.BytesIO()

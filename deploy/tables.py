@@ -99,7 +99,7 @@ def layers_text(layers: dict[str, Any]) -> str:
 
 
 def _ending(name: str, characters: int = 48) -> str:
-    return name if len(name) <= characters else f"…{name[1 - characters:]}"
+    return name if len(name) <= characters else f"…{name[1 - characters :]}"
 
 
 def shrink_text(report: dict[str, Any]) -> str:

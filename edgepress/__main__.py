@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `edgepress`: `edgepress compress`, `edgepress deploy` and `edgepress benchmarks` are the three commands."""
+"""The command `edgepress`: `edgepress compress`, `deploy` and `benchmarks` are the three commands."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def main() -> None:
         import_module(f"edgepress.{arguments[0]}.cli").main()
         return
     if arguments == ["--version"]:
-        from edgepress.models.command_line import version_text
+        from edgepress import __version__
 
-        print(version_text())
+        print(f"edgepress {__version__}")
         return
     if arguments and arguments[0] not in ("-h", "--help"):
         print(

@@ -32,8 +32,9 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; "
-                         "choose a writable folder with enough space") from error
+        raise UsageError(
+            f"cannot write {path}: {error.strerror or error}; choose a writable folder with enough space"
+        ) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -64,8 +65,9 @@ def new_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; "
-                         "choose a writable folder with enough space") from error
+        raise UsageError(
+            f"cannot write {path}: {error.strerror or error}; choose a writable folder with enough space"
+        ) from error
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
@@ -77,8 +79,9 @@ def new_directory(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         if replaced is not None:
             shutil.rmtree(replaced.parent, ignore_errors=True)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; "
-                         "choose a writable folder with enough space") from error
+        raise UsageError(
+            f"cannot write {path}: {error.strerror or error}; choose a writable folder with enough space"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

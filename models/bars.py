@@ -27,12 +27,25 @@ def bars_svg(rows: Sequence[tuple[str, str, float]], title: str, axis: str) -> s
     except ImportError as error:
         raise RuntimeFailure(f"the figure needs vl-convert ({error}): pip install 'edgepress[report]'") from error
     values: list[dict[str, Any]] = [{"label": label, "group": group, "value": value} for label, group, value in rows]
-    return vl_convert.vegalite_to_svg({
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": values}, "width": 420,
-        "height": {"step": 11}, "title": title, "mark": {"type": "bar"},
-        "encoding": {
-            "y": {"field": "label", "type": "nominal", "title": None, "axis": {"labelLimit": 300},
-                  "sort": list(dict.fromkeys(label for label, _, _ in rows))},
-            "x": {"field": "value", "type": "quantitative", "title": axis},
-            "yOffset": {"field": "group", "type": "nominal"},
-            "color": {"field": "group", "type": "nominal", "title": None, "scale": {"range": list(_COLOURS)}}}})
+    return vl_convert.vegalite_to_svg(
+        {
+            "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+            "data": {"values": values},
+            "width": 420,
+            "height": {"step": 11},
+            "title": title,
+            "mark": {"type": "bar"},
+            "encoding": {
+                "y": {
+                    "field": "label",
+                    "type": "nominal",
+                    "title": None,
+                    "axis": {"labelLimit": 300},
+                    "sort": list(dict.fromkeys(label for label, _, _ in rows)),
+                },
+                "x": {"field": "value", "type": "quantitative", "title": axis},
+                "yOffset": {"field": "group", "type": "nominal"},
+                "color": {"field": "group", "type": "nominal", "title": None, "scale": {"range": list(_COLOURS)}},
+            },
+        }
+    )

@@ -8,9 +8,16 @@ from edgepress.models.errors import UsageError
 
 #: Metric -> the unit that `edgepress.models.units` reads and writes it in.
 METRIC_UNITS = {
-    "macs": "macs", "params": "params", "weight_bytes": "bytes", "peak_activation_bytes": "bytes",
-    "file_bytes": "bytes", "flash_bytes": "bytes", "arena_bytes": "bytes", "accuracy": "fraction",
-    "log_loss": "number", "latency_ms": "ms",
+    "macs": "macs",
+    "params": "params",
+    "weight_bytes": "bytes",
+    "peak_activation_bytes": "bytes",
+    "file_bytes": "bytes",
+    "flash_bytes": "bytes",
+    "arena_bytes": "bytes",
+    "accuracy": "fraction",
+    "log_loss": "number",
+    "latency_ms": "ms",
 }
 #: Metrics in which more is better; a limit on one of these is a minimum.
 MINIMUM_METRICS = frozenset({"accuracy"})
@@ -52,8 +59,11 @@ class Limits:
 
     def given(self) -> dict[str, float]:
         """The limits that are set, by metric."""
-        return {f.name: getattr(self, f.name) for f in fields(self)
-                if f.name in METRIC_UNITS and getattr(self, f.name) is not None}
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name in METRIC_UNITS and getattr(self, f.name) is not None
+        }
 
     def budgets(self) -> dict[str, float]:
         """Only the limits which pruning can hold."""
@@ -68,8 +78,10 @@ class Limits:
         for name, bound_by in (("rule", ("macs",)), ("scheme", ("weight_bytes", "peak_activation_bytes"))):
             both = any(getattr(self, metric) is not None and getattr(other, metric) is not None for metric in bound_by)
             if both and getattr(self, name) != getattr(other, name):
-                raise UsageError(f"limits of different {name}s are not comparable: {getattr(self, name)!r} and "
-                                 f"{getattr(other, name)!r}; give both under one {name}")
+                raise UsageError(
+                    f"limits of different {name}s are not comparable: {getattr(self, name)!r} and "
+                    f"{getattr(other, name)!r}; give both under one {name}"
+                )
         merged: dict[str, float | str] = {}
         for name in METRIC_UNITS:
             values = [value for value in (getattr(self, name), getattr(other, name)) if value is not None]

@@ -70,8 +70,9 @@ class RunDirectory:
         found = [{**line, "path": self.path / line["path"]} for line in self._lines() if line["kind"] == kind]
         return [entry for entry in found if entry["path"].exists()]
 
-    def newest(self, kind: str, fits: Callable[[dict[str, Any]], bool] = lambda entry: True, *,
-               wanted: str, first: str) -> dict[str, Any]:
+    def newest(
+        self, kind: str, fits: Callable[[dict[str, Any]], bool] = lambda entry: True, *, wanted: str, first: str
+    ) -> dict[str, Any]:
         """The newest entry that fits.
 
         Args:

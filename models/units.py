@@ -16,8 +16,15 @@ _SCALES: dict[str, dict[str, float]] = {
     "uJ": {"uJ": 1, "mJ": 1e3, "J": 1e6},
     "number": {"": 1},
 }
-_EXAMPLES = {"macs": '"20M" or "20e6"', "params": '"128k" or "61148"', "bytes": '"128 kB" (decimal) or "64 KiB"',
-             "ms": '"100 ms"', "fraction": '"0.9" or "90%"', "uJ": '"500 uJ"', "number": '"1.2"'}
+_EXAMPLES = {
+    "macs": '"20M" or "20e6"',
+    "params": '"128k" or "61148"',
+    "bytes": '"128 kB" (decimal) or "64 KiB"',
+    "ms": '"100 ms"',
+    "fraction": '"0.9" or "90%"',
+    "uJ": '"500 uJ"',
+    "number": '"1.2"',
+}
 _INTEGERS = {"macs", "params", "bytes"}
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*\Z")
 

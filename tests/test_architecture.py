@@ -34,7 +34,7 @@ HEAVY = (
 
 
 def imported_modules(source: Path) -> set[str]:
-    """Everything that a file imports, inside functions and for types, too, as dotted names; `from a import b` as a.b."""
+    """What a file imports, inside functions and for types, too, as dotted names; `from a import b` as a.b."""
     found = set()
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Import):
@@ -70,7 +70,7 @@ def test_folders_stay_small_and_say_what_they_are(folder: Path):
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small(source: Path):
     lines = len(source.read_text().splitlines())
-    assert lines <= 430, f"{source.relative_to(ROOT)} has {lines} lines: split it by what lives there"
+    assert lines <= 575, f"{source.relative_to(ROOT)} has {lines} lines: split it by what lives there"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

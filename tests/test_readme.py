@@ -24,13 +24,20 @@ def test_every_linked_file_exists():
 
 
 def test_every_named_command_exists():
+    from typer.main import get_command
+
     import edgepress.benchmarks.cli
     import edgepress.compress.cli
     import edgepress.deploy.cli
-    from typer.main import get_command
 
-    known = {name: set(get_command(module.app).commands) for name, module in (  # type: ignore[attr-defined]
-        ("compress", edgepress.compress.cli), ("deploy", edgepress.deploy.cli), ("benchmarks", edgepress.benchmarks.cli))}
+    known = {
+        name: set(get_command(module.app).commands)
+        for name, module in (  # type: ignore[attr-defined]
+            ("compress", edgepress.compress.cli),
+            ("deploy", edgepress.deploy.cli),
+            ("benchmarks", edgepress.benchmarks.cli),
+        )
+    }
     for group, command in re.findall(r"`?\b(compress|deploy|benchmarks) ([a-z]+)\b", README):
         if f"`{group} {command}" in README or f"\n{group} {command}" in README:
             assert command in known[group], f"{group} {command}"

@@ -19,8 +19,15 @@ from edgepress.models.errors import EdgepressError
 
 _SECONDS = 1800
 #: Input of the action -> option of `benchmarks gate`; several values stand on lines of their own.
-_OPTIONS = {"DEVICE": "--device", "LIMIT": "--limit", "BUDGETS": "--budgets", "BASELINE": "--baseline",
-            "RESULTS": "--results", "DATA": "--data", "MACS_RULE": "--macs-rule"}
+_OPTIONS = {
+    "DEVICE": "--device",
+    "LIMIT": "--limit",
+    "BUDGETS": "--budgets",
+    "BASELINE": "--baseline",
+    "RESULTS": "--results",
+    "DATA": "--data",
+    "MACS_RULE": "--macs-rule",
+}
 _SEVERAL = frozenset({"DEVICE", "LIMIT"})
 
 
@@ -62,18 +69,31 @@ def run(environment: Mapping[str, str]) -> int:
     if environment.get("INPUT_COMMENT", "true").strip().lower() == "true":
         _comment(text, name, environment)
     if code:
-        print("::error title=edgepress gate::" + {1: "a model is over its limit", 2: "bad configuration or file",
-                                                  3: "a runtime failed"}.get(code, f"exit {code}"))
+        print(
+            "::error title=edgepress gate::"
+            + {1: "a model is over its limit", 2: "bad configuration or file", 3: "a runtime failed"}.get(
+                code, f"exit {code}"
+            )
+        )
     return code
 
 
 def _gate(environment: Mapping[str, str], file: str | None) -> tuple[int, str]:
     """(exit code, Markdown) of one file; both streams go to the log."""
-    command = [sys.executable, "-P", "-m", "edgepress.benchmarks", "gate", "--format", "markdown",
-               *gate_arguments(environment, file)[1:]]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "edgepress.benchmarks",
+        "gate",
+        "--format",
+        "markdown",
+        *gate_arguments(environment, file)[1:],
+    ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False, encoding="utf-8",
-                              errors="replace")
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, check=False, encoding="utf-8", errors="replace"
+        )
         code, markdown, complaint = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired:
         code, markdown, complaint = 3, "", f"error: the gate did not end within {_SECONDS} s"
@@ -91,8 +111,10 @@ def _comment(text: str, name: str, environment: Mapping[str, str]) -> None:
         if number is None:
             return
         if post_comment(text, name, number, environment) == "forbidden":
-            print("::warning title=edgepress::this token may not comment (a pull request from a fork, or no "
-                  "`pull-requests: write`): see the job summary")
+            print(
+                "::warning title=edgepress::this token may not comment (a pull request from a fork, or no "
+                "`pull-requests: write`): see the job summary"
+            )
     except EdgepressError as error:
         print(f"::warning title=edgepress::{_escaped(str(error))}")
 

@@ -126,8 +126,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def _call(method: str, url: str, token: str, body: Any = None) -> Any:
-    headers = {"Authorization": f"Bearer {token}", "Accept": "application/vnd.github+json", "User-Agent": "edgepress",
-               "Content-Type": "application/json", "X-GitHub-Api-Version": "2022-11-28"}
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Accept": "application/vnd.github+json",
+        "User-Agent": "edgepress",
+        "Content-Type": "application/json",
+        "X-GitHub-Api-Version": "2022-11-28",
+    }
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, method=method, data=data, headers=headers)
     with urllib.request.build_opener(_NoRedirect).open(request, timeout=_SECONDS) as answer:

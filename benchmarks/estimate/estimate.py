@@ -1,6 +1,6 @@
 """Latency and energy on device classes, estimated from published systems, with an error bar; no data, no number.
 
-The coefficients are in latency_systems.json (`edgepress.benchmarks.estimate.fit_latency` made it, and says how and how well). For
+The coefficients are in latency_systems.json (`estimate.fit_latency` made it, and says how and how well). For
 Ethos-U the estimate is that of Arm's compiler Vela, with its version, system configuration and memory mode.
 """
 
@@ -58,7 +58,9 @@ class Estimate:
 @cache
 def systems_table() -> dict[str, Any]:
     """The content of latency_systems.json."""
-    return json.loads(files("edgepress.benchmarks.estimate").joinpath("latency_systems.json").read_text(encoding="utf-8"))
+    return json.loads(
+        files("edgepress.benchmarks.estimate").joinpath("latency_systems.json").read_text(encoding="utf-8")
+    )
 
 
 def work_of(profile: Mapping[str, Any]) -> tuple[dict[str, int], int, int]:
@@ -106,15 +108,19 @@ def estimate_latency(profile: Mapping[str, Any], device: DeviceClass) -> Estimat
     if not device.latency_systems:
         return Estimate(None, note="no published measurements stand for this class, so there is no number")
     if is_float(profile):
-        return Estimate(None, note="the published measurements are of int8 models and this one is float: export it in "
-                                   "int8")
+        return Estimate(
+            None, note="the published measurements are of int8 models and this one is float: export it in int8"
+        )
     macs, outputs, other = work_of(profile)
     total = sum(macs.values()) + other
     if not total:
         return Estimate(None, note="the profile has no layers with MACs to estimate from")
     if other > _UNCOVERED * total:
-        return Estimate(None, note=f"{other / total:.0%} of the MACs are of kinds that were never measured (neither "
-                                   "convolution nor dense), so there is no number")
+        return Estimate(
+            None,
+            note=f"{other / total:.0%} of the MACs are of kinds that were never measured (neither "
+            "convolution nor dense), so there is no number",
+        )
     table = systems_table()
     usable: list[tuple[str, float]] = []
     refused: list[str] = []
@@ -138,18 +144,28 @@ def estimate_latency(profile: Mapping[str, Any], device: DeviceClass) -> Estimat
     if not _SMALLEST_MACS <= total <= _LARGEST_MACS:
         notes.append(f"{format_quantity(total, 'macs')} MACs are far outside of what was measured (0.26 to 12.5 M)")
     if len(usable) > 1:
-        notes.append("other engines: " + ", ".join(f"{other_name} {format_quantity(ms, 'ms')}"
-                                                   for other_name, ms in usable[1:]))
-    return Estimate(latency_ms, latency_ms / factor, latency_ms * factor,
-                    None if energy is None else _apply(energy, macs, outputs, table["energy_uj"]["output_cost"]) / 1e3,
-                    f"published results of {name}", "; ".join(notes), tuple(usable[1:]))
+        notes.append(
+            "other engines: " + ", ".join(f"{other_name} {format_quantity(ms, 'ms')}" for other_name, ms in usable[1:])
+        )
+    return Estimate(
+        latency_ms,
+        latency_ms / factor,
+        latency_ms * factor,
+        None if energy is None else _apply(energy, macs, outputs, table["energy_uj"]["output_cost"]) / 1e3,
+        f"published results of {name}",
+        "; ".join(notes),
+        tuple(usable[1:]),
+    )
 
 
 def _apply(system: Mapping[str, Any], macs: Mapping[str, int], outputs: int, output_cost: float) -> float:
     """ns or nJ."""
     per_mac = system["per_mac"]
-    return (per_mac["conv"] * (macs["conv"] + output_cost * outputs) + per_mac["depthwise"] * macs["depthwise"]
-            + per_mac["dense"] * macs["dense"])
+    return (
+        per_mac["conv"] * (macs["conv"] + output_cost * outputs)
+        + per_mac["depthwise"] * macs["depthwise"]
+        + per_mac["dense"] * macs["dense"]
+    )
 
 
 def _interval(table: Mapping[str, Any], system: Mapping[str, Any], claim: float) -> tuple[float, str]:
@@ -157,8 +173,10 @@ def _interval(table: Mapping[str, Any], system: Mapping[str, Any], claim: float)
     group = table["validation"]["clean" if system["clean"] else "all"]
     own = max((abs(math.log1p(error)) for error in (system["held_out"] or {}).values()), default=0.0)
     factor = math.exp(max(group["log_factor"], own))
-    words = (f"{claim:.0%} interval, from held-out models on {group['systems']} systems "
-             f"(mean error {group['mean_abs']:.0%}, median {group['median_abs']:.0%})")
+    words = (
+        f"{claim:.0%} interval, from held-out models on {group['systems']} systems "
+        f"(mean error {group['mean_abs']:.0%}, median {group['median_abs']:.0%})"
+    )
     if system["held_out"] is None:
         words += "; this system itself could not be validated"
     return factor, words
@@ -180,9 +198,12 @@ def _vela_estimate(profile: Mapping[str, Any], device: DeviceClass) -> Estimate:
     seconds = figures.get("inference_time")
     if seconds is None or not math.isfinite(seconds) or seconds <= 0:
         return Estimate(None, source=words, note="Vela places no operator of this file on the NPU: there is no number")
-    return Estimate(seconds * 1e3, source=words,
-                    note="compiler estimate of the NPU alone, not measured; it depends on the system configuration "
-                         "more than on MACs")
+    return Estimate(
+        seconds * 1e3,
+        source=words,
+        note="compiler estimate of the NPU alone, not measured; it depends on the system configuration "
+        "more than on MACs",
+    )
 
 
 def run_vela(path: Path, accelerator: str, system_config: str, memory_mode: str) -> dict[str, float]:
@@ -192,12 +213,31 @@ def run_vela(path: Path, accelerator: str, system_config: str, memory_mode: str)
         RuntimeFailure: Vela failed, or did not end in time.
     """
     with tempfile.TemporaryDirectory(prefix="edgepress-vela-") as folder:
-        command = [sys.executable, "-c", "import sys; from ethosu.vela.vela import main; sys.exit(main(sys.argv[1:]))",
-                   str(path.resolve()), "--accelerator-config", accelerator, "--system-config", system_config,
-                   "--memory-mode", memory_mode, "--output-dir", folder]
+        command = [
+            sys.executable,
+            "-c",
+            "import sys; from ethosu.vela.vela import main; sys.exit(main(sys.argv[1:]))",
+            str(path.resolve()),
+            "--accelerator-config",
+            accelerator,
+            "--system-config",
+            system_config,
+            "--memory-mode",
+            memory_mode,
+            "--output-dir",
+            folder,
+        ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_VELA_SECONDS, check=False,
-                                  cwd=folder, errors="replace", env={**os.environ, "OMP_NUM_THREADS": "1"})
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=_VELA_SECONDS,
+                check=False,
+                cwd=folder,
+                errors="replace",
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(f"vela: no estimate of {path} within {_VELA_SECONDS} s") from None
         summaries = list(Path(folder).glob("*_summary_*.csv"))

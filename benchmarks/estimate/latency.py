@@ -1,4 +1,4 @@
-"""Latency measured on this host: warm-up, repeats, percentiles. For other devices see `edgepress.benchmarks.estimate.estimate`."""
+"""Latency measured on this host: warm-up, repeats, percentiles. For other devices see `estimate.estimate`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.errors import RuntimeFailure, UsageError
 
@@ -19,8 +20,15 @@ _MOST_SECONDS = 60.0
 _WARM_UP_RUNS = 5
 
 
-def measure_latency(path: str | Path, runtime: str, *, threads: int = 1, runs: int = LEAST_RUNS,
-                    seconds: float = LEAST_SECONDS, trust: bool = False) -> dict[str, Any]:
+def measure_latency(
+    path: str | Path,
+    runtime: str,
+    *,
+    threads: int = 1,
+    runs: int = LEAST_RUNS,
+    seconds: float = LEAST_SECONDS,
+    trust: bool = False,
+) -> dict[str, Any]:
     """Time single inferences on this host.
 
     The clock runs around one call with one prepared sample of zeros: no feature extraction, no quantization. TFLite
@@ -48,8 +56,9 @@ def measure_latency(path: str | Path, runtime: str, *, threads: int = 1, runs: i
         raise UsageError(f"runs = {runs} must be at least 1 and seconds = {seconds} not negative")
     path = Path(path)
     with open_session(path, runtime, threads=threads, trust=trust) as session:
-        sample = tuple(np.zeros([1 if size < 0 else size for size in details.shape], details.dtype)
-                       for details in session.inputs)
+        sample = tuple(
+            np.zeros([1 if size < 0 else size for size in details.shape], details.dtype) for details in session.inputs
+        )
         session.run_integer(*sample)
         alone = type(getattr(session, "_engine", None)).__name__ == "IsolatedEngine"
     if alone and runtime != "tflm":
@@ -72,14 +81,36 @@ def measure_latency(path: str | Path, runtime: str, *, threads: int = 1, runs: i
     ms = np.asarray(taken) / 1e6
     p50, p90, p99 = (float(value) for value in np.percentile(ms, [50, 90, 99]))
     surroundings = environment()
-    return {"schema": SCHEMA, "kind": "latency", "file": str(path), "sha256": model_sha256(path), "runtime": runtime,
-            "threads": threads, "runs": len(taken), "warm_up_runs": _WARM_UP_RUNS, "p50_ms": p50, "p90_ms": p90,
-            "p99_ms": p99, "min_ms": float(ms.min()), "mean_ms": float(ms.mean()), "round_trip": runtime == "tflm",
-            "cpu": surroundings["cpu"], "environment": surroundings}
+    return {
+        "schema": SCHEMA,
+        "kind": "latency",
+        "file": str(path),
+        "sha256": model_sha256(path),
+        "runtime": runtime,
+        "threads": threads,
+        "runs": len(taken),
+        "warm_up_runs": _WARM_UP_RUNS,
+        "p50_ms": p50,
+        "p90_ms": p90,
+        "p99_ms": p99,
+        "min_ms": float(ms.min()),
+        "mean_ms": float(ms.mean()),
+        "round_trip": runtime == "tflm",
+        "cpu": surroundings["cpu"],
+        "environment": surroundings,
+    }
 
 
-def latency_overview(path: str | Path, runtimes: Sequence[str] = (), devices: Sequence[str] = (), *, threads: int = 1,
-                     runs: int = LEAST_RUNS, measure: bool = True, trust: bool = False) -> dict[str, Any]:
+def latency_overview(
+    path: str | Path,
+    runtimes: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    *,
+    threads: int = 1,
+    runs: int = LEAST_RUNS,
+    measure: bool = True,
+    trust: bool = False,
+) -> dict[str, Any]:
     """Measured here and estimated for device classes.
 
     Args:
@@ -109,6 +140,11 @@ def latency_overview(path: str | Path, runtimes: Sequence[str] = (), devices: Se
         except RuntimeFailure as error:
             text = str(error) if runtime in str(error) else f"{runtime}: {error}"
             failures.append({"runtime": runtime, "error": text})
-    return {"schema": SCHEMA, "file": str(path), "sha256": model_sha256(path), "measured": measured,
-            "failures": failures,
-            "estimated": {device.name: asdict(estimate_latency(profile, device)) for device in classes}}
+    return {
+        "schema": SCHEMA,
+        "file": str(path),
+        "sha256": model_sha256(path),
+        "measured": measured,
+        "failures": failures,
+        "estimated": {device.name: asdict(estimate_latency(profile, device)) for device in classes},
+    }

@@ -1,6 +1,7 @@
 """The firmware table: flash, RAM, stack and exact instructions of generated C on every Cortex-M, by kernels.
 
-`python -m edgepress.benchmarks.experiments.firmware FILES --output benchmarks/results/firmware.json` measures; `--docs docs/firmware.md`
+`python -m edgepress.benchmarks.experiments.firmware FILES --output benchmarks/results/firmware.json` measures;
+`--docs docs/firmware.md`
 writes the page from the JSON. With random weights, sizes and instructions are shown; they hardly depend on training:
 the smallest and largest count over several inputs are given beside each other.
 """
@@ -18,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.atomic import write_json, write_text
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
@@ -178,6 +180,7 @@ def labelled(path: Path, data: Path) -> dict[str, Any]:
 def random_networks(folder: Path) -> list[Path]:
     """int8 files of CP-ResNet pruned to 30, 20, 10 and 5 MMACs and of CP-Mobile, with random weights."""
     import torch
+
     from edgepress.compress.prune.model import prune_model
     from edgepress.compress.quantize.model import quantize_model
     from edgepress.deploy.export.export import export_model
@@ -302,8 +305,9 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m edgepress.benchmarks.experiments.firmware`; the exit code is the project's."""
-    parser = argparse.ArgumentParser(prog="python -m edgepress.benchmarks.experiments.firmware",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edgepress.benchmarks.experiments.firmware", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument(
         "files", nargs="*", type=Path, help=".tflite files; CP-ResNet and CP-Mobile are added with --zoo"
     )

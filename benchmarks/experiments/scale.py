@@ -1,6 +1,7 @@
 """How time and memory grow: with clips, with the size of a network or a sweep; and a set larger than the memory.
 
-`python -m edgepress.benchmarks.experiments.scale --output benchmarks/results/scale.json` measures what that file does not hold yet, each size
+`python -m edgepress.benchmarks.experiments.scale --output benchmarks/results/scale.json` measures what that file does
+not hold yet, each size
 in a process of its own; `--docs docs/scale.md` writes the page from the JSON. CPU time is measured, since other work
 on the machine stretches the clock; the share of waiting for data is a ratio of clocks.
 """
@@ -21,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.atomic import write_json, write_text
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
@@ -29,10 +31,23 @@ SCHEMA = 1
 LARGEST_RSS_BYTES, LARGEST_WAIT_SHARE = 4 * 10**9, 0.10
 #: What is measured: name -> sizes, smallest first.
 SIZES: dict[str, tuple[int, ...]] = {
-    "features": (100, 1_000, 10_000), "input": (2_000, 20_000, 200_000), "layers": (5, 50, 500),
-    "params": (10**6, 10**7, 10**8), "sweep": (12, 120, 1_200), "full": (200_000,), "wait": (200_000,)}
-UNITS = {"features": "clips", "input": "clips", "layers": "convolutions", "params": "parameters", "sweep": "tasks",
-         "full": "clips", "wait": "clips"}
+    "features": (100, 1_000, 10_000),
+    "input": (2_000, 20_000, 200_000),
+    "layers": (5, 50, 500),
+    "params": (10**6, 10**7, 10**8),
+    "sweep": (12, 120, 1_200),
+    "full": (200_000,),
+    "wait": (200_000,),
+}
+UNITS = {
+    "features": "clips",
+    "input": "clips",
+    "layers": "convolutions",
+    "params": "parameters",
+    "sweep": "tasks",
+    "full": "clips",
+    "wait": "clips",
+}
 #: A clip of the published CP-ResNet: 1 x 256 x 44 float32.
 CLIP = (1, 256, 44)
 
@@ -43,9 +58,13 @@ def measure(part: str, size: int, folder: Path) -> dict[str, Any]:
 
     began, used = time.monotonic(), time.process_time()
     found = _PARTS[part](size, folder)
-    return {"size": size, "cpu_seconds": round(found.pop("cpu_seconds", time.process_time() - used), 3),
-            "seconds": round(time.monotonic() - began, 3),
-            "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, **found}
+    return {
+        "size": size,
+        "cpu_seconds": round(found.pop("cpu_seconds", time.process_time() - used), 3),
+        "seconds": round(time.monotonic() - began, 3),
+        "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        **found,
+    }
 
 
 def _features(clips: int, folder: Path) -> dict[str, Any]:
@@ -61,14 +80,18 @@ def _features(clips: int, folder: Path) -> dict[str, Any]:
 
     def compute(array: np.ndarray) -> None:
         for start in range(0, clips, 32):
-            array[start:start + 32] = log_mel(waveforms[start:start + 32], MEL22)
+            array[start : start + 32] = log_mel(waveforms[start : start + 32], MEL22)
 
     begin = time.process_time()
     waveforms = cached_array(folder, "waveforms", "0", (clips, 32_000), np.int16, write)
     between = time.process_time()
     features = cached_array(folder, "features", "0", (clips, *MEL22.shape(32_000)), "float32", compute)
-    return {"cpu_seconds": time.process_time() - between, "cache_cpu_seconds": round(between - begin, 3),
-            "waveform_bytes": waveforms.nbytes, "feature_bytes": features.nbytes}
+    return {
+        "cpu_seconds": time.process_time() - between,
+        "cache_cpu_seconds": round(between - begin, 3),
+        "waveform_bytes": waveforms.nbytes,
+        "feature_bytes": features.nbytes,
+    }
 
 
 def _input(clips: int, folder: Path) -> dict[str, Any]:
@@ -93,12 +116,13 @@ def _large_set(folder: Path, clips: int) -> tuple[np.ndarray, np.ndarray]:
         block = np.random.default_rng(0).normal(size=(1000, *CLIP)).astype(np.float32)
         partial = path.with_suffix(".partial")
         with open(partial, "wb") as file:
-            np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False,
-                                                        "shape": (clips, *CLIP)})
+            np.lib.format.write_array_header_2_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": (clips, *CLIP)}
+            )
             for start in range(0, clips, len(block)):
                 block += np.float32(1e-3)
                 block[0] += np.float32(0.1) * (start // len(block))
-                file.write(block[:clips - start].data)
+                file.write(block[: clips - start].data)
             file.flush()
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         os.replace(partial, path)
@@ -112,30 +136,38 @@ def _large_task(folder: Path, clips: int) -> Any:
     held = max(1000, clips // 100)
     parts = {"train": slice(0, clips - held), "validation": slice(clips - held, clips)}
     splits = {name: Split(tuple(map(str, range(len(labels[part])))), labels[part]) for name, part in parts.items()}
-    return Task("large", tuple(map(str, range(10))), CLIP, f"scale-{clips}", splits,
-                lambda name: features[parts[name]])
+    return Task("large", tuple(map(str, range(10))), CLIP, f"scale-{clips}", splits, lambda name: features[parts[name]])
 
 
 def _full(clips: int, folder: Path) -> dict[str, Any]:
     """A whole training epoch over the set, with a network so small that reading is most of the work."""
     import torch
+    from torch import nn
+
     from edgepress.compress.recipes.recipe import TrainSettings
     from edgepress.compress.training.train import Machine, train
-    from torch import nn
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.AvgPool2d(11), nn.Flatten(), nn.Linear(23 * 4, 10))
     task = _large_task(folder, clips)
-    result = train(network, task, TrainSettings(epochs=1, batch_size=64, precision="32-true"),
-                   machine=Machine("cpu", 1, progress=False))
-    return {"feature_bytes": task.features("train").nbytes + task.features("validation").nbytes,
-            "epochs": len(result.history), "train_loss": result.history[-1]["train_loss"]}
+    result = train(
+        network,
+        task,
+        TrainSettings(epochs=1, batch_size=64, precision="32-true"),
+        machine=Machine("cpu", 1, progress=False),
+    )
+    return {
+        "feature_bytes": task.features("train").nbytes + task.features("validation").nbytes,
+        "epochs": len(result.history),
+        "train_loss": result.history[-1]["train_loss"],
+    }
 
 
 def _wait(clips: int, folder: Path, steps: int = 40) -> dict[str, Any]:
     """Training steps of real networks on batches from the whole set: what share of the time is spent on the batch."""
     import torch
     import torch.nn.functional as F
+
     from edgepress.compress.training.batches import batches
     from edgepress.compress.training.train import channels_last
     from edgepress.models.checkpoints.registry import build
@@ -161,8 +193,14 @@ def _wait(clips: int, folder: Path, steps: int = 40) -> dict[str, Any]:
             optimizer.zero_grad()
             if step >= 3:  # the first steps allocate
                 waited, worked = waited + got - begin, worked + time.perf_counter() - got
-        shares.append({"network": f"cp_resnet {arguments}", "macs": macs, "wait_share": waited / (waited + worked),
-                       "step_ms": 1000 * (waited + worked) / (steps - 3)})
+        shares.append(
+            {
+                "network": f"cp_resnet {arguments}",
+                "macs": macs,
+                "wait_share": waited / (waited + worked),
+                "step_ms": 1000 * (waited + worked) / (steps - 3),
+            }
+        )
     return {"threads": threads, "batch_size": 64, "steps": steps - 3, "shares": shares}
 
 
@@ -177,15 +215,22 @@ def _network(layers: int, width: int, size: int) -> Any:
 
 def _pruned(layers: int, width: int) -> dict[str, Any]:
     import torch
+
     from edgepress.compress.prune.model import prune_model
 
     network, shape = _network(layers, width, 8)
     params = sum(p.numel() for p in network.parameters())
     begin = time.process_time()
     pruned = prune_model(network.eval(), (torch.zeros(shape),), macs="50%")
-    return {"cpu_seconds": time.process_time() - begin, "layers": layers, "params": params, "width": width,
-            "macs_after": pruned.after.macs, "macs_before": pruned.before.macs,
-            "proof_max_abs_diff": float(pruned.proof.max_abs_diff)}
+    return {
+        "cpu_seconds": time.process_time() - begin,
+        "layers": layers,
+        "params": params,
+        "width": width,
+        "macs_after": pruned.after.macs,
+        "macs_before": pruned.before.macs,
+        "proof_max_abs_diff": float(pruned.proof.max_abs_diff),
+    }
 
 
 def _layers(layers: int, folder: Path) -> dict[str, Any]:
@@ -203,8 +248,15 @@ def _sweep(tasks: int, folder: Path) -> dict[str, Any]:
     from edgepress.compress.commands.sweep import write_results
     from edgepress.compress.pipeline.sweep import make_grid, plan
 
-    grid = make_grid({"recipes": ["default"], "budgets": ["30M", "20M", "10M"], "seeds": list(range(tasks // 3)),
-                      "data": "synthetic"}, "scale")
+    grid = make_grid(
+        {
+            "recipes": ["default"],
+            "budgets": ["30M", "20M", "10M"],
+            "seeds": list(range(tasks // 3)),
+            "data": "synthetic",
+        },
+        "scale",
+    )
     planned, _ = plan(grid)
     results: dict[str, dict[str, Any]] = {}
     for task in planned:
@@ -215,8 +267,14 @@ def _sweep(tasks: int, folder: Path) -> dict[str, Any]:
 
 
 _PARTS: dict[str, Callable[[int, Path], dict[str, Any]]] = {
-    "features": _features, "input": _input, "layers": _layers, "params": _params, "sweep": _sweep, "full": _full,
-    "wait": _wait}
+    "features": _features,
+    "input": _input,
+    "layers": _layers,
+    "params": _params,
+    "sweep": _sweep,
+    "full": _full,
+    "wait": _wait,
+}
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
@@ -233,18 +291,23 @@ def violations(result: dict[str, Any]) -> list[str]:
         if record["peak_rss_bytes"] > LARGEST_RSS_BYTES:
             missed.append(f"training on {record['size']:,} clips took {record['peak_rss_bytes'] / 1e9:.1f} GB")
     for record in result["parts"].get("wait", []):
-        missed += [f"{share['network']} waits {share['wait_share']:.1%} of its time for data"
-                   for share in record["shares"] if share["wait_share"] > LARGEST_WAIT_SHARE]
+        missed += [
+            f"{share['network']} waits {share['wait_share']:.1%} of its time for data"
+            for share in record["shares"]
+            if share["wait_share"] > LARGEST_WAIT_SHARE
+        ]
     return missed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, write, judge: 0 all holds, 1 a figure is missed, 2 and 3 as everywhere."""
-    parser = argparse.ArgumentParser(prog="python -m edgepress.benchmarks.experiments.scale",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edgepress.benchmarks.experiments.scale", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--output", type=Path, help="JSON of results; what it holds already is kept")
-    parser.add_argument("--docs", type=Path,
-                        help="write the page from --output and the sweep.json beside it, without measuring")
+    parser.add_argument(
+        "--docs", type=Path, help="write the page from --output and the sweep.json beside it, without measuring"
+    )
     parser.add_argument("--parts", default=",".join(SIZES), help=f"some of {', '.join(SIZES)}")
     parser.add_argument("--work", type=Path, help="a folder on a disk with 20 GB; kept. Otherwise a temporary one")
     parser.add_argument("--one", nargs=2, metavar=("PART", "SIZE"), help=argparse.SUPPRESS)
@@ -259,8 +322,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from edgepress.benchmarks.experiments.scale_page import page
 
             overhead = options.output.with_name("sweep.json")
-            write_text(options.docs, page(json.loads(options.output.read_text()),
-                                          json.loads(overhead.read_text()) if overhead.is_file() else None))
+            write_text(
+                options.docs,
+                page(
+                    json.loads(options.output.read_text()),
+                    json.loads(overhead.read_text()) if overhead.is_file() else None,
+                ),
+            )
             return 0
         result = _measure_all(options)
     except EdgepressError as error:
@@ -281,8 +349,12 @@ def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"schema": SCHEMA, "kind": "scale", "parts": {}}
     if options.output is not None and options.output.is_file():
         result["parts"] = json.loads(options.output.read_text())["parts"]
-    result |= {"command": shlex.join(["python", "-m", "edgepress.benchmarks.experiments.scale", "--output", "benchmarks/results/scale.json"]),
-               "environment": environment()}
+    result |= {
+        "command": shlex.join(
+            ["python", "-m", "edgepress.benchmarks.experiments.scale", "--output", "benchmarks/results/scale.json"]
+        ),
+        "environment": environment(),
+    }
     with TemporaryDirectory(prefix="edgepress-scale-") as temporary:
         folder = options.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -302,8 +374,16 @@ def _in_child(part: str, size: int, folder: Path) -> dict[str, Any]:
     """Measure in a process of its own, so that its peak of memory is that of this size alone."""
     own = TemporaryDirectory(prefix="size-", dir=folder) if part == "features" else None
     try:
-        command = [sys.executable, "-m", "edgepress.benchmarks.experiments.scale", "--one", part, str(size), "--work",
-                   own.name if own else str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "edgepress.benchmarks.experiments.scale",
+            "--one",
+            part,
+            str(size),
+            "--work",
+            own.name if own else str(folder),
+        ]
         child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     finally:
         if own is not None:

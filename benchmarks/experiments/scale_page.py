@@ -16,7 +16,8 @@ _TITLES = {
     "input": "One epoch of batches of 64 in random order, 45 kB a clip",
     "layers": "`prune_model` to 50 % of the MACs, convolutions of 16 channels",
     "params": "`prune_model` to 50 % of the MACs, 12 wide convolutions",
-    "sweep": "Planning a sweep and writing its results file"}
+    "sweep": "Planning a sweep and writing its results file",
+}
 
 
 _SEVERAL = [
@@ -52,12 +53,15 @@ def page(result: dict[str, Any], overhead: dict[str, Any] | None = None) -> str:
     lines = [
         "# Scale",
         "",
-        f"Written by `python -m edgepress.benchmarks.experiments.scale --docs docs/scale.md` from `benchmarks/results/scale.json`, which "
+        "Written by `python -m edgepress.benchmarks.experiments.scale --docs docs/scale.md` from "
+        "`benchmarks/results/scale.json`, which "
         f"`{result['command']}` measured on {where['cpu']}, {where['cores']} cores, Python {where['python']}, {tools}. "
         "Times are CPU seconds of one process; memory is the peak resident size of a process of its own, its imports "
         "included. The exponent b of time is that of seconds = a * size^b over the rows.",
         "",
-        "## Growth", ""]
+        "## Growth",
+        "",
+    ]
     for part, title in _TITLES.items():
         records = parts.get(part)
         if records:
@@ -67,8 +71,12 @@ def page(result: dict[str, Any], overhead: dict[str, Any] | None = None) -> str:
 
 def _growth(part: str, records: Sequence[dict[str, Any]]) -> list[str]:
     sizes = [record["size"] for record in records]
-    keys = {"cpu_seconds": "CPU s", "cache_cpu_seconds": "CPU s of writing the waveforms",
-            "one_note_cpu_seconds": "CPU s of one write of results.json", "peak_rss_bytes": "peak memory"}
+    keys = {
+        "cpu_seconds": "CPU s",
+        "cache_cpu_seconds": "CPU s of writing the waveforms",
+        "one_note_cpu_seconds": "CPU s of one write of results.json",
+        "peak_rss_bytes": "peak memory",
+    }
     used = [key for key in keys if all(key in record for record in records)]
     rows = [[f"{record['size']:,}", *(_value(key, record[key]) for key in used)] for record in records]
     found = {key: exponent(sizes, [record[key] for record in records]) for key in used}
@@ -85,14 +93,27 @@ def _full(parts: dict[str, Any]) -> list[str]:
             f"{record['size']:,} clips, {record['feature_bytes'] / 1e9:.1f} GB of features: a whole epoch through "
             f"`edgepress.compress.training.train` with a network of one layer, where reading is most of the work: "
             f"{record['cpu_seconds']:,.0f} CPU s, peak memory {record['peak_rss_bytes'] / 1e9:.2f} GB "
-            f"(limit {LARGEST_RSS_BYTES / 1e9:.0f} GB).", ""]
+            f"(limit {LARGEST_RSS_BYTES / 1e9:.0f} GB).",
+            "",
+        ]
     for record in parts.get("wait", []):
-        rows = [[f"`{share['network']}`", f"{share['macs'] / 1e6:.1f} M", f"{share['step_ms']:,.0f} ms",
-                 f"{100 * share['wait_share']:.1f} %"] for share in record["shares"]]
+        rows = [
+            [
+                f"`{share['network']}`",
+                f"{share['macs'] / 1e6:.1f} M",
+                f"{share['step_ms']:,.0f} ms",
+                f"{100 * share['wait_share']:.1f} %",
+            ]
+            for share in record["shares"]
+        ]
         lines += [
             f"Waiting for data, {record['threads']} threads, batches of {record['batch_size']} drawn from all "
             f"{record['size']:,} clips, {record['steps']} steps, at a load of {record['load_average']:g} (limit "
-            f"{100 * LARGEST_WAIT_SHARE:.0f} %):", "", *_table(["network", "MACs", "step", "waiting"], rows), ""]
+            f"{100 * LARGEST_WAIT_SHARE:.0f} %):",
+            "",
+            *_table(["network", "MACs", "step", "waiting"], rows),
+            "",
+        ]
     return lines
 
 
@@ -107,7 +128,9 @@ def _memory() -> list[str]:
         "- An `.npz` is read whole, and refused above 4 GiB, since its parts can only be unpacked as a whole. Larger "
         "features: a folder of recordings, or `package.module:factory` with a memory-mapped array.",
         "- Names, labels, recording devices and recordings of all clips are lists in memory.",
-        "- `logits = \"cached\"` holds 4 bytes for each clip and class.", ""]
+        '- `logits = "cached"` holds 4 bytes for each clip and class.',
+        "",
+    ]
 
 
 def _plan(parts: dict[str, Any]) -> list[str]:
@@ -120,21 +143,39 @@ def _plan(parts: dict[str, Any]) -> list[str]:
     reading = full[0]["cpu_seconds"] / full[0]["size"] if full else None
     steps = parts.get("wait", [{"shares": []}])[0]["shares"]
     rows = []
-    for name, clips, seconds in (("TAU 2022 Mobile, all", TAU_CLIPS, 1), ("AudioSet-size", AUDIOSET_CLIPS,
-                                                                          AUDIOSET_SECONDS)):
+    for name, clips, seconds in (
+        ("TAU 2022 Mobile, all", TAU_CLIPS, 1),
+        ("AudioSet-size", AUDIOSET_CLIPS, AUDIOSET_SECONDS),
+    ):
         long = clips * seconds
-        rows.append([name, f"{clips:,} x {seconds} s", f"{long * waveform / 1e9:,.0f} GB",
-                     f"{long * feature / 1e9:,.0f} GB", f"{long * per_clip / 3600:,.1f} h",
-                     "-" if reading is None else f"{long * reading / 60:,.0f} min",
-                     *(f"{long / 64 * share['step_ms'] / 3.6e6:,.1f} h" for share in steps)])
-    heads = ["set", "clips", "waveforms on disk", "features on disk", "features, one core", "reading, an epoch",
-             *(f"an epoch, {share['macs'] / 1e6:.0f} M MACs" for share in steps)]
+        rows.append(
+            [
+                name,
+                f"{clips:,} x {seconds} s",
+                f"{long * waveform / 1e9:,.0f} GB",
+                f"{long * feature / 1e9:,.0f} GB",
+                f"{long * per_clip / 3600:,.1f} h",
+                "-" if reading is None else f"{long * reading / 60:,.0f} min",
+                *(f"{long / 64 * share['step_ms'] / 3.6e6:,.1f} h" for share in steps),
+            ]
+        )
+    heads = [
+        "set",
+        "clips",
+        "waveforms on disk",
+        "features on disk",
+        "features, one core",
+        "reading, an epoch",
+        *(f"an epoch, {share['macs'] / 1e6:.0f} M MACs" for share in steps),
+    ]
     return [
         "## Plan for large sets",
         "",
         "Computed from the largest sizes above, growth being linear in clips; an epoch is counted from the measured "
         "step and is too long where other work ran beside it.",
-        "", *_table(heads, rows), "",
+        "",
+        *_table(heads, rows),
+        "",
         "- All of TAU fits one machine: the features are computed once, on all cores, into the cache "
         "(`EDGEPRESS_CACHE` on a disk with the sum of both columns). Train on a GPU, or with `--devices` on several; "
         "prune and quantize from that checkpoint. The subsets of DCASE 2024 (`--data FOLDER@split25`) train in "
@@ -143,15 +184,19 @@ def _plan(parts: dict[str, Any]) -> list[str]:
         "many epochs of TAU are, so that budgets in epochs are small. `compress sweep --address` spreads budgets and "
         "seeds over machines; `--nodes` spreads one training.",
         "- Clips of 10 s in 1 s pieces are ten clips of one recording: `identifier` keeps them on one side of a split.",
-        ""]
+        "",
+    ]
 
 
 def _overhead(found: dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
-    return [f"`{found['command']}`: {found['tasks']} tasks, {found['slots']} at a time, took "
-            f"{found['hand_seconds']:.0f} s as commands started by hand and {found['sweep_seconds']:.0f} s as a sweep "
-            f"({100 * found['overhead']:+.1f} %), with the same weights.", ""]
+    return [
+        f"`{found['command']}`: {found['tasks']} tasks, {found['slots']} at a time, took "
+        f"{found['hand_seconds']:.0f} s as commands started by hand and {found['sweep_seconds']:.0f} s as a sweep "
+        f"({100 * found['overhead']:+.1f} %), with the same weights.",
+        "",
+    ]
 
 
 def _value(key: str, value: float) -> str:
@@ -161,5 +206,8 @@ def _value(key: str, value: float) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads),
-            *("| " + " | ".join(row) + " |" for row in rows)]
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]

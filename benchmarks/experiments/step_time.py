@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from edgepress.models.errors import UsageError, run_command
+
+from edgepress.models.command_line import run_command
+from edgepress.models.errors import UsageError
 
 
 def plain_epochs(network: Any, task: Any, settings: Any, epochs: int, channels_last: bool) -> list[float]:
@@ -44,19 +46,26 @@ def plain_epochs(network: Any, task: Any, settings: Any, epochs: int, channels_l
 
 
 def our_epochs(network: Any, task: Any, settings: Any, teacher: Any = None) -> list[float]:
-    """Milliseconds a step of each epoch of `edgepress.compress.training.train.train`, under cached logits where they are given."""
+    """Milliseconds a step of each epoch of `training.train.train`, under cached logits where they are given."""
     from edgepress.compress.recipes.recipe import Distill
     from edgepress.compress.training.train import Machine, train
 
     steps = len(task.split("train")) // settings.batch_size
-    result = train(network, task, settings, teacher=teacher, machine=Machine("cpu", progress=False),
-                   distill=None if teacher is None else Distill(logits="cached"))
+    result = train(
+        network,
+        task,
+        settings,
+        teacher=teacher,
+        machine=Machine("cpu", progress=False),
+        distill=None if teacher is None else Distill(logits="cached"),
+    )
     return [1e3 * record["seconds"] / steps for record in result.history]
 
 
 def compare(base_channels: int, steps: int, batch_size: int, rounds: int, precision: str) -> dict[str, Any]:
     """Median step times of both loops and their ratio, of every round and of all together."""
     import numpy as np
+
     from edgepress.benchmarks.measure.environment import environment
     from edgepress.compress.recipes.recipe import TrainSettings, validated
     from edgepress.models.checkpoints.registry import build
@@ -75,45 +84,66 @@ def compare(base_channels: int, steps: int, batch_size: int, rounds: int, precis
             times[name].append(min(found[1:]))
     medians = {name: float(np.median(found)) for name, found in times.items()}
     plain = min(medians["plain"], medians["plain_channels_last"])
-    return {"schema": 1, "network": f"cp_resnet, base_channels {base_channels}, n_blocks 2 1 1",
-            "batch_size": batch_size, "steps": steps, "rounds": rounds, "precision": precision,
-            "environment": environment(), "step_ms": times, "median_step_ms": medians,
-            "ratio": medians["ours"] / plain, "ratio_distilled": medians["ours_distilled"] / plain}
+    return {
+        "schema": 1,
+        "network": f"cp_resnet, base_channels {base_channels}, n_blocks 2 1 1",
+        "batch_size": batch_size,
+        "steps": steps,
+        "rounds": rounds,
+        "precision": precision,
+        "environment": environment(),
+        "step_ms": times,
+        "median_step_ms": medians,
+        "ratio": medians["ours"] / plain,
+        "ratio_distilled": medians["ours_distilled"] / plain,
+    }
 
 
 def random_task(clips: int) -> Any:
     """Noise of the size of CP-ResNet's input in memory: `clips` to train on and two to validate."""
     import numpy as np
+
     from edgepress.models.tasks import Split, Task
 
     rng = np.random.default_rng(0)
-    arrays = {"train": rng.normal(size=(clips, 1, 256, 44)).astype(np.float32),
-              "validation": np.zeros((2, 1, 256, 44), np.float32)}
-    splits = {name: Split(tuple(map(str, range(len(array)))), np.arange(len(array)) % 10)
-              for name, array in arrays.items()}
+    arrays = {
+        "train": rng.normal(size=(clips, 1, 256, 44)).astype(np.float32),
+        "validation": np.zeros((2, 1, 256, 44), np.float32),
+    }
+    splits = {
+        name: Split(tuple(map(str, range(len(array)))), np.arange(len(array)) % 10) for name, array in arrays.items()
+    }
     return Task("noise", tuple(map(str, range(10))), (1, 256, 44), "0", splits, arrays.__getitem__)
 
 
-def main(base_channels: Annotated[int, typer.Option(min=1, help="Width of the CP-ResNet.")] = 16,
-         steps: Annotated[int, typer.Option(min=2, help="Of an epoch.")] = 20,
-         batch_size: Annotated[int, typer.Option(min=2, help="Clips per step.")] = 32,
-         rounds: Annotated[int, typer.Option(min=1, help="Turns of each loop.")] = 5,
-         precision: Annotated[str, typer.Option(help="32-true or bf16-mixed, for both.")] = "32-true",
-         output: Annotated[Path | None, typer.Option(help="Results file; an older one is replaced.")] = None) -> None:
+def main(
+    base_channels: Annotated[int, typer.Option(min=1, help="Width of the CP-ResNet.")] = 16,
+    steps: Annotated[int, typer.Option(min=2, help="Of an epoch.")] = 20,
+    batch_size: Annotated[int, typer.Option(min=2, help="Clips per step.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each loop.")] = 5,
+    precision: Annotated[str, typer.Option(help="32-true or bf16-mixed, for both.")] = "32-true",
+    output: Annotated[Path | None, typer.Option(help="Results file; an older one is replaced.")] = None,
+) -> None:
     """Time both loops and write what was found."""
     from edgepress.models.atomic import write_json
 
     if precision not in ("32-true", "bf16-mixed"):
         raise UsageError(f"--precision = {precision!r} is unknown: allowed are 32-true, bf16-mixed")
     found = compare(base_channels, steps, batch_size, rounds, precision)
-    found = {"command": f"python -m edgepress.benchmarks.experiments.step_time --base-channels {base_channels} --steps {steps} --batch-size "
-                        f"{batch_size} --rounds {rounds} --precision {precision}", **found}
+    found = {
+        "command": "python -m edgepress.benchmarks.experiments.step_time "
+        f"--base-channels {base_channels} --steps {steps} --batch-size "
+        f"{batch_size} --rounds {rounds} --precision {precision}",
+        **found,
+    }
     if output is not None:
         write_json(output, found)
     medians = found["median_step_ms"]
-    print(f"plain PyTorch {medians['plain']:.1f} ms ({medians['plain_channels_last']:.1f} with channels_last), "
-          f"ours {medians['ours']:.1f} ms a step: {found['ratio']:.3f} times; "
-          f"distilled from cached logits {medians['ours_distilled']:.1f} ms: {found['ratio_distilled']:.3f} times")
+    print(
+        f"plain PyTorch {medians['plain']:.1f} ms ({medians['plain_channels_last']:.1f} with channels_last), "
+        f"ours {medians['ours']:.1f} ms a step: {found['ratio']:.3f} times; "
+        f"distilled from cached logits {medians['ours_distilled']:.1f} ms: {found['ratio_distilled']:.3f} times"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What `compress sweep` costs beside the same commands started by hand.
 
-`python -m edgepress.benchmarks.experiments.sweep_overhead --output benchmarks/results/sweep.json` runs the same 12 tasks twice: by Ray, and
+`python -m edgepress.benchmarks.experiments.sweep_overhead --output benchmarks/results/sweep.json` runs the same 12
+tasks twice: by Ray, and
 by a pool of as many processes. Both times are by the clock, so that the machine must have nothing else to do.
 """
 
@@ -19,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from edgepress.compress.pipeline.sweep import SweepTask, make_grid, plan
 from edgepress.compress.pipeline.sweep_task import networks
 from edgepress.models.atomic import write_json
@@ -65,25 +67,55 @@ def measure(folder: Path, epochs: int) -> dict[str, Any]:
     split = np.where(np.arange(len(y)) < 2000, "train", np.where(np.arange(len(y)) < 2500, "validation", "test"))
     np.savez(folder / "task.npz", x=x, y=y, split=split, layout=np.array("NCHW"))
     (folder / "tiny.toml").write_text(_RECIPE.format(epochs=epochs))
-    grid = {"recipes": [str(folder / "tiny.toml")], "budgets": ["70%", "60%", "50%", "40%", "30%", "20%"],
-            "seeds": [0, 1], "data": str(folder / "task.npz")}
+    grid = {
+        "recipes": [str(folder / "tiny.toml")],
+        "budgets": ["70%", "60%", "50%", "40%", "30%", "20%"],
+        "seeds": [0, 1],
+        "data": str(folder / "task.npz"),
+    }
     tasks, _ = plan(make_grid(grid, "the measurement"))
     slots = len(os.sched_getaffinity(0))
     begin = time.monotonic()
     _by_hand(tasks, folder / "hand", slots)
     between = time.monotonic()
-    options = [word for option, key in (("--recipe", "recipes"), ("--budget", "budgets"), ("--seed", "seeds"))
-               for value in grid[key] for word in (option, str(value))]
-    _run([sys.executable, "-m", "edgepress.compress", "sweep", *options, "--data", grid["data"], "--run", str(folder / "sweep"),
-          "--no-report", "--cpus", "1"], None)
+    options = [
+        word
+        for option, key in (("--recipe", "recipes"), ("--budget", "budgets"), ("--seed", "seeds"))
+        for value in grid[key]
+        for word in (option, str(value))
+    ]
+    _run(
+        [
+            sys.executable,
+            "-m",
+            "edgepress.compress",
+            "sweep",
+            *options,
+            "--data",
+            grid["data"],
+            "--run",
+            str(folder / "sweep"),
+            "--no-report",
+            "--cpus",
+            "1",
+        ],
+        None,
+    )
     end = time.monotonic()
     made = [[_weights(task.folder(folder / name)) for task in tasks] for name in ("hand", "sweep")]
     if made[0] != made[1]:
         raise RuntimeFailure("the sweep made other weights than the commands by hand")
     hand, sweep = between - begin, end - between
-    return {"tasks": len(tasks), "slots": slots, "epochs": epochs, "hand_seconds": round(hand, 2),
-            "sweep_seconds": round(sweep, 2), "overhead": round(sweep / hand - 1, 4), "equal_weights": True,
-            "load_average": [round(load, 1) for load in os.getloadavg()]}
+    return {
+        "tasks": len(tasks),
+        "slots": slots,
+        "epochs": epochs,
+        "hand_seconds": round(hand, 2),
+        "sweep_seconds": round(sweep, 2),
+        "overhead": round(sweep / hand - 1, 4),
+        "equal_weights": True,
+        "load_average": [round(load, 1) for load in os.getloadavg()],
+    }
 
 
 def _by_hand(tasks: Sequence[SweepTask], folder: Path, slots: int) -> None:
@@ -95,8 +127,19 @@ def _by_hand(tasks: Sequence[SweepTask], folder: Path, slots: int) -> None:
         run.mkdir(parents=True)
         if task.dense is not None:
             adopt_dense(RunDirectory(run), folder / "dense" / task.dense)
-        _run([sys.executable, "-m", "edgepress.compress", *task.arguments(run), "--accelerator", "cpu", "--devices", "1"],
-             run / "log.txt")
+        _run(
+            [
+                sys.executable,
+                "-m",
+                "edgepress.compress",
+                *task.arguments(run),
+                "--accelerator",
+                "cpu",
+                "--devices",
+                "1",
+            ],
+            run / "log.txt",
+        )
 
     for kind in ("dense", "run"):
         with ThreadPoolExecutor(slots) as pool:
@@ -133,12 +176,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgepressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    result = {"schema": 1, "kind": "sweep overhead", **found, "environment": environment(),
-              "command": "python -m edgepress.benchmarks.experiments.sweep_overhead --output benchmarks/results/sweep.json"}
+    result = {
+        "schema": 1,
+        "kind": "sweep overhead",
+        **found,
+        "environment": environment(),
+        "command": "python -m edgepress.benchmarks.experiments.sweep_overhead --output benchmarks/results/sweep.json",
+    }
     if options.output is not None:
         write_json(options.output, result)
-    print(f"{found['tasks']} tasks: {found['hand_seconds']:.0f} s by hand, {found['sweep_seconds']:.0f} s as a sweep, "
-          f"{100 * found['overhead']:+.1f} %")
+    print(
+        f"{found['tasks']} tasks: {found['hand_seconds']:.0f} s by hand, {found['sweep_seconds']:.0f} s as a sweep, "
+        f"{100 * found['overhead']:+.1f} %"
+    )
     return 1 if found["overhead"] > LARGEST_OVERHEAD else 0
 
 

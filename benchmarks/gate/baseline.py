@@ -73,8 +73,11 @@ def named(profile: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any
         known = name.startswith(NAMELESS) and index.isdecimal() and int(index) < len(names)
         return str(names[int(index)]) if known else name
 
-    return {**profile, "layers": [{**layer, "name": name_of(layer["name"])} for layer in profile["layers"]],
-            "memory": [{**step, "layer": name_of(step["layer"])} for step in profile["memory"]]}
+    return {
+        **profile,
+        "layers": [{**layer, "name": name_of(layer["name"])} for layer in profile["layers"]],
+        "memory": [{**step, "layer": name_of(step["layer"])} for step in profile["memory"]],
+    }
 
 
 def load_baseline(source: Any, *, current: Mapping[str, Any], arena: bool = True) -> Baseline:
@@ -119,13 +122,25 @@ def spec_beside(path: str | Path) -> dict[str, Any]:
     return spec if isinstance(spec, dict) else {}
 
 
-def as_json(profile: Mapping[str, Any], results: list[dict[str, Any]], environment: Mapping[str, Any],
-            manifest: Mapping[str, Any]) -> dict[str, Any]:
+def as_json(
+    profile: Mapping[str, Any],
+    results: list[dict[str, Any]],
+    environment: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
     """What `--update-baseline` writes: the profile, the newest results of this file, and the environment."""
-    newest = {(r.get("kind", "accuracy"), r.get("runtime"), r.get("device_class")): r for r in results
-              if r.get("sha256") == profile.get("sha256")}
-    return {"schema": 1, "profile": dict(profile), "results": list(newest.values()), "environment": dict(environment),
-            "manifest": {key: manifest[key] for key in ("sha256", "tools", "tool_versions") if key in manifest}}
+    newest = {
+        (r.get("kind", "accuracy"), r.get("runtime"), r.get("device_class")): r
+        for r in results
+        if r.get("sha256") == profile.get("sha256")
+    }
+    return {
+        "schema": 1,
+        "profile": dict(profile),
+        "results": list(newest.values()),
+        "environment": dict(environment),
+        "manifest": {key: manifest[key] for key in ("sha256", "tools", "tool_versions") if key in manifest},
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -145,12 +160,19 @@ def _from_json(value: dict[str, Any], source: str) -> Baseline:
         raise UsageError(f"{source}: schema = {value.get('schema')!r} is unknown, this version reads 1")
     profile = value.get("profile", value)
     if not isinstance(profile, dict) or not _usable(profile):
-        raise UsageError(f"{source} holds neither a profile nor a baseline: write one with "
-                         "`benchmarks gate --update-baseline FILE.json` or `benchmarks profile --format json`")
+        raise UsageError(
+            f"{source} holds neither a profile nor a baseline: write one with "
+            "`benchmarks gate --update-baseline FILE.json` or `benchmarks profile --format json`"
+        )
     results, environment, manifest = (value.get(key) for key in ("results", "environment", "manifest"))
     kept = tuple(r for r in results if isinstance(r, dict)) if isinstance(results, list) else ()
-    return Baseline(profile, source, kept, environment if isinstance(environment, dict) else {},
-                    manifest if isinstance(manifest, dict) else {})
+    return Baseline(
+        profile,
+        source,
+        kept,
+        environment if isinstance(environment, dict) else {},
+        manifest if isinstance(manifest, dict) else {},
+    )
 
 
 def _usable(profile: Mapping[str, Any]) -> bool:
@@ -158,8 +180,11 @@ def _usable(profile: Mapping[str, Any]) -> bool:
     macs, arena = profile.get("macs"), profile.get("arena_bytes") or {}
     if not isinstance(macs, dict) or not isinstance(arena, dict) or not isinstance(profile.get("layers", []), list):
         return False
-    figures = [*macs.values(), arena.get("tflm"), *(profile.get(key) for key in ("params", "weight_bytes", "file_bytes",
-                                                                               "peak_activation_bytes"))]
+    figures = [
+        *macs.values(),
+        arena.get("tflm"),
+        *(profile.get(key) for key in ("params", "weight_bytes", "file_bytes", "peak_activation_bytes")),
+    ]
     return all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in figures)
 
 
@@ -173,8 +198,9 @@ def _from_git(text: str, current: str, arena: bool) -> Baseline:
     data = _git_show(revision, path)
     if data is None:
         # A model that is new has no baseline; that must not keep it out.
-        return Baseline({}, text, note=f"{path} does not exist at {revision!r}: a new model, so there is nothing to "
-                                       "compare with")
+        return Baseline(
+            {}, text, note=f"{path} does not exist at {revision!r}: a new model, so there is nothing to compare with"
+        )
     if data.startswith(_LFS):
         raise UsageError(f"{path} at {revision!r} is a Git LFS pointer: run `git lfs fetch {revision}`, or use a file")
     beside = _git_show(revision, Path(f"{path}.manifest.json"))
@@ -186,8 +212,11 @@ def _from_git(text: str, current: str, arena: bool) -> Baseline:
         manifest = json.loads(beside) if beside else {}
     except (ValueError, RecursionError):
         manifest = {}
-    return Baseline({**profile, "file": f"{revision}:{path}", "sha256": hashlib.sha256(data).hexdigest()}, text,
-                    manifest=manifest if isinstance(manifest, dict) else {})
+    return Baseline(
+        {**profile, "file": f"{revision}:{path}", "sha256": hashlib.sha256(data).hexdigest()},
+        text,
+        manifest=manifest if isinstance(manifest, dict) else {},
+    )
 
 
 def _git_show(revision: str, path: Path) -> bytes | None:
@@ -197,8 +226,11 @@ def _git_show(revision: str, path: Path) -> bytes | None:
     known = _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if known.returncode:
         inside = _git(folder, "rev-parse", "--git-dir").returncode == 0
-        raise UsageError(f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)" if inside
-                         else f"{folder.resolve()} is in no git repository: name a baseline file instead of git:")
+        raise UsageError(
+            f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)"
+            if inside
+            else f"{folder.resolve()} is in no git repository: name a baseline file instead of git:"
+        )
     shown = _git(folder, "show", f"{revision}:./{name}")
     return shown.stdout if shown.returncode == 0 else None
 

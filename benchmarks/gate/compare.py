@@ -9,8 +9,12 @@ from typing import Any
 from edgepress.benchmarks.gate.explain import cause_of, versions_text
 from edgepress.models.errors import UsageError
 
-_FIGURES = (("params", "params", "params"), ("weights", "weight_bytes", "bytes"), ("file", "file_bytes", "bytes"),
-            ("peak activations", "peak_activation_bytes", "bytes"))
+_FIGURES = (
+    ("params", "params", "params"),
+    ("weights", "weight_bytes", "bytes"),
+    ("file", "file_bytes", "bytes"),
+    ("peak activations", "peak_activation_bytes", "bytes"),
+)
 
 
 def compare_files(a: str | Path, b: str | Path) -> dict[str, Any]:
@@ -38,10 +42,16 @@ def _models(a: str | Path, b: str | Path) -> dict[str, Any]:
     from edgepress.benchmarks.gate.baseline import Baseline, manifest_beside, profile_of
 
     first, second = profile_of(a), profile_of(b)
-    rows = [{"metric": f"macs ({rule})", "unit": "macs", "a": count, "b": second["macs"].get(rule)}
-            for rule, count in first["macs"].items() if count is not None or second["macs"].get(rule) is not None]
-    rows += [{"metric": name, "unit": unit, "a": first.get(key), "b": second.get(key)} for name, key, unit in _FIGURES
-             if first.get(key) is not None or second.get(key) is not None]
+    rows = [
+        {"metric": f"macs ({rule})", "unit": "macs", "a": count, "b": second["macs"].get(rule)}
+        for rule, count in first["macs"].items()
+        if count is not None or second["macs"].get(rule) is not None
+    ]
+    rows += [
+        {"metric": name, "unit": unit, "a": first.get(key), "b": second.get(key)}
+        for name, key, unit in _FIGURES
+        if first.get(key) is not None or second.get(key) is not None
+    ]
     arenas = [(found.get("arena_bytes") or {}).get("tflm") for found in (first, second)]
     if arenas != [None, None]:
         rows.append({"metric": "arena (tflm)", "unit": "bytes", "a": arenas[0], "b": arenas[1]})
@@ -65,8 +75,14 @@ def _results(a: str | Path, b: str | Path) -> dict[str, Any]:
             continue
         for metric, unit in (("accuracy", "fraction"), ("log_loss", "number"), ("p50_ms", "ms"), ("p99_ms", "ms")):
             if first.get(metric) is not None and second.get(metric) is not None:
-                rows.append({"metric": f"{metric.removesuffix('_ms')} ({first.get('runtime')})", "unit": unit,
-                             "a": first[metric], "b": second[metric]})
+                rows.append(
+                    {
+                        "metric": f"{metric.removesuffix('_ms')} ({first.get('runtime')})",
+                        "unit": unit,
+                        "a": first[metric],
+                        "b": second[metric],
+                    }
+                )
         notes.append(f"{first.get('runtime')}: {why_another(first, second)}")
     if not rows:
         raise UsageError(f"{a} and {b} have no result in common: " + ("; ".join(notes) or "no runtime is in both"))

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.benchmarks.measure.environment import changed_tools, environment
+from edgepress.models.command_line import import_path
 from edgepress.models.units import format_quantity
 
 _SHOWN = 3
 #: Metric -> the metric in which a layer's part of it is counted.
-_LAYER_KEY = {"macs": "macs", "latency": "macs", "params": "params", "weights": "weight_bytes", "file": "weight_bytes",
-              "flash": "weight_bytes", "arena": "live_bytes", "peak": "live_bytes"}
+_LAYER_KEY = {
+    "macs": "macs",
+    "latency": "macs",
+    "params": "params",
+    "weights": "weight_bytes",
+    "file": "weight_bytes",
+    "flash": "weight_bytes",
+    "arena": "live_bytes",
+    "peak": "live_bytes",
+}
 
 _UNIT = {"macs": "macs", "params": "params"}
 
@@ -44,13 +53,22 @@ def contributors(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
         size, weights = profile.get("file_bytes") or 0, profile.get("weight_bytes") or 0
         # Activations are alive one after the other: a layer's part is that of its own moment, not of a sum.
         whole = check["value"] if key == "live_bytes" else size if metric in ("file", "flash") else sum(values)
-        parts: list[tuple[int, str, str | None]] = [(values[i], str(layer.get("name", i)), layer.get("operator"))
-                                                    for i, layer in enumerate(layers) if values[i]]
+        parts: list[tuple[int, str, str | None]] = [
+            (values[i], str(layer.get("name", i)), layer.get("operator")) for i, layer in enumerate(layers) if values[i]
+        ]
         if metric in ("file", "flash") and size > weights:
             parts.append((size - weights, "everything that is not weights (names, structure, metadata)", None))
-        found += [{"metric": metric, "layer": name, "operator": operator, "value": value,
-                   "unit": _UNIT.get(key, "bytes"), "share": min(1.0, value / whole) if whole else None}
-                  for value, name, operator in sorted(parts, key=lambda part: -part[0])[:_SHOWN]]
+        found += [
+            {
+                "metric": metric,
+                "layer": name,
+                "operator": operator,
+                "value": value,
+                "unit": _UNIT.get(key, "bytes"),
+                "share": min(1.0, value / whole) if whole else None,
+            }
+            for value, name, operator in sorted(parts, key=lambda part: -part[0])[:_SHOWN]
+        ]
     return found
 
 
@@ -77,10 +95,23 @@ def fixes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], tried
             continue
         seen.add((check["metric"], check["limit"]))
         for fix, command, after, measured in _candidates(profile, check, path, shrunk):
-            within = None if after is None else (after >= check["limit"] if check["kind"] in ("min", "max_drop")
-                                                 else after <= check["limit"])
-            found.append({"device": check["device"], "metric": check["metric"], "fix": fix, "command": command,
-                          "after": after, "unit": check["unit"], "enough": within, "measured": measured})
+            within = (
+                None
+                if after is None
+                else (after >= check["limit"] if check["kind"] in ("min", "max_drop") else after <= check["limit"])
+            )
+            found.append(
+                {
+                    "device": check["device"],
+                    "metric": check["metric"],
+                    "fix": fix,
+                    "command": command,
+                    "after": after,
+                    "unit": check["unit"],
+                    "enough": within,
+                    "measured": measured,
+                }
+            )
     return found
 
 
@@ -94,8 +125,14 @@ def _candidates(profile: Mapping[str, Any], check: Mapping[str, Any], path: str,
         added = value - (profile.get("file_bytes") or value)
         size = shrunk.file_bytes()
         if size is not None and size + added < value:
-            found.append(("strip names, metadata and duplicate buffers (outputs stay bit-identical)",
-                          f"deploy shrink {path}", size + added, True))
+            found.append(
+                (
+                    "strip names, metadata and duplicate buffers (outputs stay bit-identical)",
+                    f"deploy shrink {path}",
+                    size + added,
+                    True,
+                )
+            )
     if metric == "arena":
         arena = shrunk.arena_bytes()
         if arena is not None and arena < value:
@@ -106,20 +143,44 @@ def _candidates(profile: Mapping[str, Any], check: Mapping[str, Any], path: str,
     if metric in ("macs", "params", "weights"):
         option = {"macs": "--target-macs", "params": "--target-params", "weights": "--target-bytes"}[metric]
         target = f"{int(limit)}" if metric != "weights" else f"{int(limit)}B"
-        found.append((f"prune to {format_quantity(limit, check['unit'])}: {_percent(value, limit)} less",
-                      f"compress prune {option} {target}", limit, False))
+        found.append(
+            (
+                f"prune to {format_quantity(limit, check['unit'])}: {_percent(value, limit)} less",
+                f"compress prune {option} {target}",
+                limit,
+                False,
+            )
+        )
     elif metric in ("arena", "peak"):
-        found.append((f"prune the layers around the peak: {_percent(value, limit)} less",
-                      f"compress prune --target-peak {int(limit)}B", limit, False))
+        found.append(
+            (
+                f"prune the layers around the peak: {_percent(value, limit)} less",
+                f"compress prune --target-peak {int(limit)}B",
+                limit,
+                False,
+            )
+        )
     elif metric in ("file", "flash"):
         weights = (profile.get("weight_bytes") or 0) - (value - limit)
         if weights > 0:
-            found.append((f"prune to {format_quantity(weights, 'bytes')} of weights",
-                          f"compress prune --target-bytes {int(weights)}B", limit, False))
+            found.append(
+                (
+                    f"prune to {format_quantity(weights, 'bytes')} of weights",
+                    f"compress prune --target-bytes {int(weights)}B",
+                    limit,
+                    False,
+                )
+            )
     elif metric == "latency" and profile.get("macs", {}).get("dcase"):
         macs = int(profile["macs"]["dcase"] * limit / value)
-        found.append((f"prune to {format_quantity(macs, 'macs')} MACs, if time follows MACs",
-                      f"compress prune --target-macs {macs}", None, False))
+        found.append(
+            (
+                f"prune to {format_quantity(macs, 'macs')} MACs, if time follows MACs",
+                f"compress prune --target-macs {macs}",
+                None,
+                False,
+            )
+        )
     elif metric in ("accuracy", "log_loss"):
         found.append(("fine-tune longer or quantization-aware, or prune less", "compress quantize --qat", None, False))
     return found
@@ -176,11 +237,16 @@ def _try_shrinking(path: Path, plan: bool) -> dict[str, Any]:
 
     It is tried in a child process, which may crash or hang.
     """
-    root = str(Path(__file__).resolve().parents[1])
+    root = import_path()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     try:
-        child = subprocess.run([sys.executable, "-P", "-c", _SHRINK, str(path.resolve()), "plan" if plan else ""],
-                               capture_output=True, timeout=_SHRINK_SECONDS, check=False, env=environment)
+        child = subprocess.run(
+            [sys.executable, "-P", "-c", _SHRINK, str(path.resolve()), "plan" if plan else ""],
+            capture_output=True,
+            timeout=_SHRINK_SECONDS,
+            check=False,
+            env=environment,
+        )
         return json.loads(child.stdout) if child.returncode == 0 else {}
     except (subprocess.TimeoutExpired, ValueError, OSError):
         return {}
@@ -220,8 +286,13 @@ def cause_of(before: Any, profile: Mapping[str, Any]) -> dict[str, Any]:
         parts.append("measured with other tools: " + versions_text(tools))
     elif model_changed is False:
         parts.append("no tool changed" if before.environment else "both were measured with the tools installed now")
-    return {"model_changed": model_changed, "tools": tools, "exporters": exporters, "operators": operators,
-            "summary": "; ".join(parts)}
+    return {
+        "model_changed": model_changed,
+        "tools": tools,
+        "exporters": exporters,
+        "operators": operators,
+        "summary": "; ".join(parts),
+    }
 
 
 def versions_text(changes: Mapping[str, Sequence[str | None]]) -> str:
@@ -232,9 +303,14 @@ def versions_text(changes: Mapping[str, Sequence[str | None]]) -> str:
 def _operator_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[int]]:
     from collections import Counter
 
-    counts = [Counter(str(layer.get("operator")) for layer in p.get("layers") or [] if isinstance(layer, Mapping))
-              for p in (before, after)]
+    counts = [
+        Counter(str(layer.get("operator")) for layer in p.get("layers") or [] if isinstance(layer, Mapping))
+        for p in (before, after)
+    ]
     if not counts[0]:
         return {}
-    return {name: [counts[0][name], counts[1][name]] for name in sorted({*counts[0], *counts[1]})
-            if counts[0][name] != counts[1][name]}
+    return {
+        name: [counts[0][name], counts[1][name]]
+        for name in sorted({*counts[0], *counts[1]})
+        if counts[0][name] != counts[1][name]
+    }

@@ -40,8 +40,15 @@ class Figure:
     source: str = ""
 
 
-def figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, *, results: Sequence[dict[str, Any]] = (),
-           macs_rule: str | None = None, runtime: str | None = None) -> Figure:
+def figure(
+    metric: str,
+    profile: dict[str, Any],
+    device: DeviceClass | None,
+    *,
+    results: Sequence[dict[str, Any]] = (),
+    macs_rule: str | None = None,
+    runtime: str | None = None,
+) -> Figure:
     """The figure of one metric.
 
     Args:
@@ -61,8 +68,14 @@ def figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, *, 
     return found
 
 
-def _figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, results: Sequence[dict[str, Any]],
-            macs_rule: str | None, runtime: str | None) -> Figure:
+def _figure(
+    metric: str,
+    profile: dict[str, Any],
+    device: DeviceClass | None,
+    results: Sequence[dict[str, Any]],
+    macs_rule: str | None,
+    runtime: str | None,
+) -> Figure:
     if metric == "macs":
         return _macs(profile, macs_rule or (device.macs_rule if device else "dcase"))
     if metric in ("accuracy", "log_loss"):
@@ -74,13 +87,18 @@ def _figure(metric: str, profile: dict[str, Any], device: DeviceClass | None, re
     if metric == "arena":
         arena = (profile.get("arena_bytes") or {}).get("tflm")
         why = _note(profile, "arena") or "TFLite Micro's arena could not be measured for this file"
-        return Figure(arena, "measured", note="64-bit host; a 32-bit device needs a little less") if arena is not None \
+        return (
+            Figure(arena, "measured", note="64-bit host; a 32-bit device needs a little less")
+            if arena is not None
             else Figure(None, "", note=why)
+        )
     if metric == "flash":
         runtime_bytes = device.flash_runtime_bytes if device else TFLM_RUNTIME_BYTES
         size = profile.get("file_bytes")
-        return Figure(None if size is None else size + runtime_bytes,
-                      note=f"model file and {format_quantity(runtime_bytes, 'bytes')} of runtime and kernels")
+        return Figure(
+            None if size is None else size + runtime_bytes,
+            note=f"model file and {format_quantity(runtime_bytes, 'bytes')} of runtime and kernels",
+        )
     key = {"params": "params", "weights": "weight_bytes", "file": "file_bytes", "peak": "peak_activation_bytes"}[metric]
     value = profile.get(key)
     if value is not None:
@@ -93,8 +111,12 @@ def _of_firmware(metric: str, linked: dict[str, Any]) -> Figure:
     if metric == "flash":
         note = linked["verdict"] or "code, weights and tables"
         return Figure(linked["flash_bytes"], "measured", note=note, source=what)
-    return Figure(linked["ram_bytes"], "measured", note=linked["verdict"] or
-                  f"static RAM; {linked['stack_bytes']} B of stack beside it", source=what)
+    return Figure(
+        linked["ram_bytes"],
+        "measured",
+        note=linked["verdict"] or f"static RAM; {linked['stack_bytes']} B of stack beside it",
+        source=what,
+    )
 
 
 def _note(profile: dict[str, Any], key: str) -> str:
@@ -107,12 +129,17 @@ def _macs(profile: dict[str, Any], rule: str) -> Figure:
     if counts.get(rule) is not None:
         return Figure(counts[rule], rule=rule)
     if rule in _TORCH_RULES and counts.get("dcase") is not None:
-        return Figure(counts["dcase"], rule="dcase",
-                      note=f"{rule} cannot be derived (no batch normalisation is left in this file): dcase is used")
+        return Figure(
+            counts["dcase"],
+            rule="dcase",
+            note=f"{rule} cannot be derived (no batch normalisation is left in this file): dcase is used",
+        )
     why = _note(profile, rule)
     known = ", ".join(name for name, value in counts.items() if value is not None)
-    raise UsageError(f"MACs under the rule {rule!r} are not known for this file{f' ({why})' if why else ''}, and "
-                     f"figures of different rules are never compared: known here are {known}")
+    raise UsageError(
+        f"MACs under the rule {rule!r} are not known for this file{f' ({why})' if why else ''}, and "
+        f"figures of different rules are never compared: known here are {known}"
+    )
 
 
 def _same_model(profile: dict[str, Any], results: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -120,37 +147,69 @@ def _same_model(profile: dict[str, Any], results: Sequence[dict[str, Any]], kind
     return [r for r in results if r.get("kind", "accuracy") == kind and sha256 and r.get("sha256") == sha256]
 
 
-def _measured(metric: str, profile: dict[str, Any], device: DeviceClass | None, results: Sequence[dict[str, Any]],
-              runtime: str | None) -> Figure:
+def _measured(
+    metric: str,
+    profile: dict[str, Any],
+    device: DeviceClass | None,
+    results: Sequence[dict[str, Any]],
+    runtime: str | None,
+) -> Figure:
     wanted = runtime or (device.runtime if device else None)
     path = profile.get("file", "FILE")
     how_to = f"measure it with `benchmarks run {path} --data DATA" + (f" --runtime {wanted}`" if wanted else "`")
-    fitting = [r for r in _same_model(profile, results, "accuracy")
-               if (wanted is None or r.get("runtime") == wanted) and r.get(metric) is not None]
+    fitting = [
+        r
+        for r in _same_model(profile, results, "accuracy")
+        if (wanted is None or r.get("runtime") == wanted) and r.get(metric) is not None
+    ]
     if not fitting:
         return Figure(None, "", note=f"not measured for this file: {how_to}")
     newest = fitting[-1]
     low, high = newest.get("interval") or (None, None) if metric == "accuracy" else (None, None)
     data = newest.get("data") or {}
-    return Figure(newest[metric], "measured", rule=newest.get("runtime"), low=low, high=high,
-                  source=f"{newest.get('total', '?')} samples of {data.get('name', 'data')} on {newest.get('runtime')}",
-                  note=str(data.get("fingerprint", "")))
+    return Figure(
+        newest[metric],
+        "measured",
+        rule=newest.get("runtime"),
+        low=low,
+        high=high,
+        source=f"{newest.get('total', '?')} samples of {data.get('name', 'data')} on {newest.get('runtime')}",
+        note=str(data.get("fingerprint", "")),
+    )
 
 
 def _latency(profile: dict[str, Any], device: DeviceClass | None, results: Sequence[dict[str, Any]]) -> Figure:
-    measured = [r for r in _same_model(profile, results, "latency")
-                if r.get("p50_ms") is not None and (r.get("device_class") == device.name if device else True)]
+    measured = [
+        r
+        for r in _same_model(profile, results, "latency")
+        if r.get("p50_ms") is not None and (r.get("device_class") == device.name if device else True)
+    ]
     if measured:
         newest = measured[-1]
-        return Figure(newest["p50_ms"], "measured", rule=newest.get("runtime"), low=newest.get("p50_ms"),
-                      high=newest.get("p99_ms"), source=f"{newest.get('runtime')} on {newest.get('cpu', 'this host')}")
+        return Figure(
+            newest["p50_ms"],
+            "measured",
+            rule=newest.get("runtime"),
+            low=newest.get("p50_ms"),
+            high=newest.get("p99_ms"),
+            source=f"{newest.get('runtime')} on {newest.get('cpu', 'this host')}",
+        )
     if device is None:
-        return Figure(None, "", note="not measured: `benchmarks latency FILE` measures on this host, "
-                                     "a device class gives an estimate")
+        return Figure(
+            None,
+            "",
+            note="not measured: `benchmarks latency FILE` measures on this host, a device class gives an estimate",
+        )
     from edgepress.benchmarks.estimate.estimate import estimate_latency
 
     estimate = estimate_latency(profile, device)
     if estimate.latency_ms is None:
         return Figure(None, "", note=estimate.note)
-    return Figure(estimate.latency_ms, "estimated", low=estimate.low_ms, high=estimate.high_ms, source=estimate.source,
-                  note=estimate.note)
+    return Figure(
+        estimate.latency_ms,
+        "estimated",
+        low=estimate.low_ms,
+        high=estimate.high_ms,
+        source=estimate.source,
+        note=estimate.note,
+    )

@@ -1,4 +1,4 @@
-"""A verdict as text, Markdown, JSON, JUnit or SARIF: five views of one shape (`edgepress.benchmarks.gate.gate.evaluate_gate`)."""
+"""A verdict as text, Markdown, JSON, JUnit or SARIF: five views of one shape (`gate.gate.evaluate_gate`)."""
 
 from __future__ import annotations
 
@@ -43,8 +43,15 @@ def _cells(check: Mapping[str, Any]) -> tuple[str, ...]:
     interval = check.get("interval")
     if interval and value is not None:
         now += f" [{format_quantity(interval[0], unit)}, {format_quantity(interval[1], unit)}]"
-    return (check["device"], metric, format_quantity(check["baseline"], unit), now,
-            _signed(check["change"], unit, check["baseline"]), bound, _signed(check["headroom"], unit, limit))
+    return (
+        check["device"],
+        metric,
+        format_quantity(check["baseline"], unit),
+        now,
+        _signed(check["change"], unit, check["baseline"]),
+        bound,
+        _signed(check["headroom"], unit, limit),
+    )
 
 
 def _signed(value: float | None, unit: str, base: float | None) -> str:
@@ -67,8 +74,12 @@ def headline(verdict: Mapping[str, Any]) -> str:
     failed, warned = len(verdict["violations"]), len(verdict["warnings"])
     count = len(verdict["checks"])
     unknown = sum(check["status"] == "not measured" for check in verdict["checks"])
-    parts = [f"{failed} over the limit" if failed else "", f"{warned} warned" if warned else "",
-             f"{unknown} not measured" if unknown else "", f"{count} check" if count == 1 else f"{count} checks"]
+    parts = [
+        f"{failed} over the limit" if failed else "",
+        f"{warned} warned" if warned else "",
+        f"{unknown} not measured" if unknown else "",
+        f"{count} check" if count == 1 else f"{count} checks",
+    ]
     return f"{'passed' if verdict['passed'] else 'FAILED'}: {', '.join(part for part in parts if part)}"
 
 
@@ -78,8 +89,10 @@ def _explanations(verdict: Mapping[str, Any]) -> list[str]:
     for item in verdict["contributors"]:
         share = "" if item["share"] is None else f", {item['share']:.0%}"
         operator = f" ({item['operator']})" if item["operator"] else ""
-        lines.append(f"largest in {item['metric']}: {short_name(item['layer'])}{operator}: "
-                     f"{format_quantity(item['value'], item['unit'])}{share}")
+        lines.append(
+            f"largest in {item['metric']}: {short_name(item['layer'])}{operator}: "
+            f"{format_quantity(item['value'], item['unit'])}{share}"
+        )
     for item in verdict["fixes"]:
         after = "" if item["after"] is None else f" -> {format_quantity(item['after'], item['unit'])}"
         certainty = "measured" if item["measured"] else "not tried"
@@ -87,8 +100,10 @@ def _explanations(verdict: Mapping[str, Any]) -> list[str]:
         lines.append(f"fix for {item['metric']}: {item['fix']}{after} ({certainty}{enough}): {item['command']}")
     for check in verdict["checks"]:
         if check["note"]:
-            lines.append(f"{check['device']}, {check['metric']}: {check['note']}"
-                         + (f" [{check['source']}]" if check["source"] else ""))
+            lines.append(
+                f"{check['device']}, {check['metric']}: {check['note']}"
+                + (f" [{check['source']}]" if check["source"] else "")
+            )
     if verdict["cause"]:
         lines.append(f"against {verdict['baseline']['source']}: {verdict['cause']['summary']}")
     return list(dict.fromkeys([*lines, *verdict["notes"]]))
@@ -97,7 +112,7 @@ def _explanations(verdict: Mapping[str, Any]) -> list[str]:
 def short_name(name: str, longest: int = 60) -> str:
     """A layer's name for people: converters join every operator that went into a layer by semicolons."""
     last = name.rpartition(";")[2] or name
-    return last if len(last) <= longest else f"{last[:longest // 2 - 2]}...{last[-(longest // 2 - 1):]}"
+    return last if len(last) <= longest else f"{last[: longest // 2 - 2]}...{last[-(longest // 2 - 1) :]}"
 
 
 def _text(verdict: Mapping[str, Any]) -> str:
@@ -111,8 +126,12 @@ def _text(verdict: Mapping[str, Any]) -> str:
 
 def _markdown(verdict: Mapping[str, Any]) -> str:
     state = "✅" if verdict["passed"] else "❌"
-    lines = [f"### {state} {_escape(verdict['file'])}: {headline(verdict)}", "",
-             "| | " + " | ".join(HEADINGS) + " |", "|---" * (len(HEADINGS) + 1) + "|"]
+    lines = [
+        f"### {state} {_escape(verdict['file'])}: {headline(verdict)}",
+        "",
+        "| | " + " | ".join(HEADINGS) + " |",
+        "|---" * (len(HEADINGS) + 1) + "|",
+    ]
     lines += [f"| {_EMOJI[status]} | " + " | ".join(map(_escape, cells)) + " |" for status, cells in rows(verdict)]
     notes = [f"- {_escape(line)}" for line in _explanations(verdict)]
     if notes and verdict["passed"]:
@@ -141,9 +160,15 @@ def _junit(verdict: Mapping[str, Any]) -> str:
     root = Element("testsuites", name="edgepress gate")
     for device in verdict["devices"]:
         checks = [check for check in verdict["checks"] if check["device"] == device]
-        suite = SubElement(root, "testsuite", name=device, tests=str(len(checks)),
-                           failures=str(sum(c["status"] == "failed" for c in checks)), errors="0",
-                           skipped=str(sum(c["status"] == "not measured" for c in checks)))
+        suite = SubElement(
+            root,
+            "testsuite",
+            name=device,
+            tests=str(len(checks)),
+            failures=str(sum(c["status"] == "failed" for c in checks)),
+            errors="0",
+            skipped=str(sum(c["status"] == "not measured" for c in checks)),
+        )
         for check in checks:
             case = SubElement(suite, "testcase", classname=device, name=f"{check['metric']} {check['kind']}", time="0")
             sentence = _printable(message(check))
@@ -164,18 +189,42 @@ def _sarif(verdict: Mapping[str, Any]) -> str:
     levels = {"failed": "error", "warned": "warning", "not measured": "note"}
     found = [check for check in verdict["checks"] if check["status"] in levels]
     location = {"physicalLocation": {"artifactLocation": {"uri": quote(verdict["file"].replace("\\", "/"))}}}
-    results = [{"ruleId": f"edgepress/{check['metric']}", "level": levels[check["status"]],
-                "message": {"text": message(check)}, "locations": [location],
-                "partialFingerprints": {"check": f"{check['device']}/{check['metric']}/{check['kind']}"},
-                "properties": {key: check[key] for key in ("device", "value", "limit", "baseline", "over")}}
-               for check in found]
+    results = [
+        {
+            "ruleId": f"edgepress/{check['metric']}",
+            "level": levels[check["status"]],
+            "message": {"text": message(check)},
+            "locations": [location],
+            "partialFingerprints": {"check": f"{check['device']}/{check['metric']}/{check['kind']}"},
+            "properties": {key: check[key] for key in ("device", "value", "limit", "baseline", "over")},
+        }
+        for check in found
+    ]
     metrics = sorted({check["metric"] for check in found})
-    driver = {"name": "edgepress", "version": verdict["environment"]["tools"].get("edgepress", "0"),
-              "rules": [{"id": f"edgepress/{metric}", "shortDescription": {"text": f"{metric} within its limit"},
-                         "defaultConfiguration": {"level": "warning" if metric in WALL_CLOCK else "error"}}
-                        for metric in metrics]}
-    return json.dumps({"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0",
-                       "runs": [{"tool": {"driver": driver}, "results": results}]}, indent=1, allow_nan=False) + "\n"
+    driver = {
+        "name": "edgepress",
+        "version": verdict["environment"]["tools"].get("edgepress", "0"),
+        "rules": [
+            {
+                "id": f"edgepress/{metric}",
+                "shortDescription": {"text": f"{metric} within its limit"},
+                "defaultConfiguration": {"level": "warning" if metric in WALL_CLOCK else "error"},
+            }
+            for metric in metrics
+        ],
+    }
+    return (
+        json.dumps(
+            {
+                "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+                "version": "2.1.0",
+                "runs": [{"tool": {"driver": driver}, "results": results}],
+            },
+            indent=1,
+            allow_nan=False,
+        )
+        + "\n"
+    )
 
 
 def message(check: Mapping[str, Any]) -> str:
@@ -187,9 +236,16 @@ def message(check: Mapping[str, Any]) -> str:
 
 def _printable(text: str) -> str:
     """Without the control characters that XML does not allow."""
-    return "".join(c if c in "\t\n" or (c >= " " and not "\ud800" <= c <= "\udfff" and c not in "\ufffe\uffff") else "?"
-                   for c in text)
+    return "".join(
+        c if c in "\t\n" or (c >= " " and not "\ud800" <= c <= "\udfff" and c not in "\ufffe\uffff") else "?"
+        for c in text
+    )
 
 
 FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "text": _text, "markdown": _markdown, "json": _json, "junit": _junit, "sarif": _sarif}
+    "text": _text,
+    "markdown": _markdown,
+    "json": _json,
+    "junit": _junit,
+    "sarif": _sarif,
+}

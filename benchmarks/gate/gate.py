@@ -21,10 +21,18 @@ NO_DEVICE = "limits"
 _ORDER = {"failed": 0, "warned": 1, "not measured": 2, "passed": 3}
 
 
-def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mapping[str, Any] | None = None,
-                  device: str | DeviceClass | Sequence[str | DeviceClass] = (), *, budgets: str | Path | None = None,
-                  baseline: Any = None, results: Any = None, rule: str | None = None,
-                  runtime: str | None = None, try_fixes: bool = True) -> dict[str, Any]:
+def evaluate_gate(
+    model: str | Path | Mapping[str, Any],
+    limits: Limits | Mapping[str, Any] | None = None,
+    device: str | DeviceClass | Sequence[str | DeviceClass] = (),
+    *,
+    budgets: str | Path | None = None,
+    baseline: Any = None,
+    results: Any = None,
+    rule: str | None = None,
+    runtime: str | None = None,
+    try_fixes: bool = True,
+) -> dict[str, Any]:
     """Hold a model against device classes and limits.
 
     Args:
@@ -75,19 +83,27 @@ def evaluate_gate(model: str | Path | Mapping[str, Any], limits: Limits | Mappin
     checks.sort(key=lambda check: _ORDER[check["status"]])
     violations = [_short(check) for check in checks if check["status"] == "failed"]
     return {
-        "schema": SCHEMA, "passed": not violations,
+        "schema": SCHEMA,
+        "passed": not violations,
         "file": str(profile.get("file", "")).encode("utf-8", "replace").decode(),
-        "sha256": profile.get("sha256"), "devices": list(targets), "checks": checks, "violations": violations,
+        "sha256": profile.get("sha256"),
+        "devices": list(targets),
+        "checks": checks,
+        "violations": violations,
         "warnings": [_short(check) for check in checks if check["status"] == "warned"],
-        "contributors": contributors(profile, checks), "fixes": fixes(profile, checks, tried=try_fixes),
+        "contributors": contributors(profile, checks),
+        "fixes": fixes(profile, checks, tried=try_fixes),
         "cause": None if before is None or before.note else cause_of(before, profile),
         "baseline": None if before is None else {"source": before.source, "sha256": before.profile.get("sha256")},
-        "figures": figures, "environment": environment(),
-        "notes": _notes(profile) + ([before.note] if before and before.note else [])}
+        "figures": figures,
+        "environment": environment(),
+        "notes": _notes(profile) + ([before.note] if before and before.note else []),
+    }
 
 
-def compare(limit: Rule, now: Figure, before: Figure | None = None, *, device: str = NO_DEVICE,
-            demanded: bool = False) -> list[dict[str, Any]]:
+def compare(
+    limit: Rule, now: Figure, before: Figure | None = None, *, device: str = NO_DEVICE, demanded: bool = False
+) -> list[dict[str, Any]]:
     """Hold one figure against one rule: a check for each of its bounds.
 
     Args:
@@ -124,14 +140,29 @@ def compare(limit: Rule, now: Figure, before: Figure | None = None, *, device: s
         if bound is None:
             why = "needs --baseline" if before is None else "the baseline has no comparable figure"
             note = "; ".join(part for part in (note, why) if part)
-        checks.append({
-            "device": device, "metric": limit.metric, "unit": limit.unit, "rule": now.rule, "kind": kind,
-            "value": now.value, "limit": bound, "baseline": base, "change": change,
-            "headroom": None if over is None else -over, "over": max(0, over) if over is not None else None,
-            "level": "warn" if limit.metric in WALL_CLOCK else limit.level, "status": status,
-            "passed": None if status == "not measured" else status != "failed", "how": now.how,
-            "interval": None if now.low is None else [now.low, now.high], "source": now.source,
-            "limit_source": limit.source, "note": note})
+        checks.append(
+            {
+                "device": device,
+                "metric": limit.metric,
+                "unit": limit.unit,
+                "rule": now.rule,
+                "kind": kind,
+                "value": now.value,
+                "limit": bound,
+                "baseline": base,
+                "change": change,
+                "headroom": None if over is None else -over,
+                "over": max(0, over) if over is not None else None,
+                "level": "warn" if limit.metric in WALL_CLOCK else limit.level,
+                "status": status,
+                "passed": None if status == "not measured" else status != "failed",
+                "how": now.how,
+                "interval": None if now.low is None else [now.low, now.high],
+                "source": now.source,
+                "limit_source": limit.source,
+                "note": note,
+            }
+        )
     return checks
 
 
@@ -149,8 +180,9 @@ def _status(over: float | None, dust: float, limit: Rule, demanded: bool) -> str
     return "warned" if only_warns else "failed"
 
 
-def _targets(limits: Limits | Mapping[str, Any] | None, device: Any, budgets: str | Path | None,
-             rule: str | None) -> dict[str, tuple[DeviceClass | None, dict[str, Rule], set[str]]]:
+def _targets(
+    limits: Limits | Mapping[str, Any] | None, device: Any, budgets: str | Path | None, rule: str | None
+) -> dict[str, tuple[DeviceClass | None, dict[str, Rule], set[str]]]:
     """Name -> (class, rules by metric, metrics whose figure must be there)."""
     from edgepress.models.devices.classes import device_classes
 
@@ -163,8 +195,11 @@ def _targets(limits: Limits | Mapping[str, Any] | None, device: Any, budgets: st
     targets: dict[str, tuple[DeviceClass | None, dict[str, Rule], set[str]]] = {}
     for name in names:
         found = name if isinstance(name, DeviceClass) else pick(name, known)
-        own = {metric for metric, limit in found.rules.items()
-               if book is not None and found.name in book.own and limit.level == "error" and metric == "accuracy"}
+        own = {
+            metric
+            for metric, limit in found.rules.items()
+            if book is not None and found.name in book.own and limit.level == "error" and metric == "accuracy"
+        }
         targets[found.name] = (found, dict(found.rules), own)
     if given:
         only = limits if isinstance(limits, Limits) else None
@@ -181,8 +216,12 @@ def _limit_rules(limits: Limits | Mapping[str, Any] | None) -> dict[str, Rule]:
         return {}
     if isinstance(limits, Limits):
         short = {long: name for name, long in METRICS.items()}
-        return {short[long]: Rule(short[long], minimum=value) if long in MINIMUM_METRICS
-                else Rule(short[long], maximum=value) for long, value in limits.given().items()}
+        return {
+            short[long]: Rule(short[long], minimum=value)
+            if long in MINIMUM_METRICS
+            else Rule(short[long], maximum=value)
+            for long, value in limits.given().items()
+        }
     return {metric: rule_from_text(metric, value) for metric, value in limits.items()}
 
 
@@ -199,9 +238,14 @@ def _linked(profile: Mapping[str, Any], runtime: str, target: DeviceClass | None
     return linked_firmware(path, runtime, None if target is None or target.name == NO_DEVICE else target)
 
 
-def _figures(profile: dict[str, Any], target: DeviceClass | None, rules: Mapping[str, Rule],
-             records: Sequence[dict[str, Any]], strict: bool = True,
-             accuracy_runtime: str | None = None) -> dict[str, Figure]:
+def _figures(
+    profile: dict[str, Any],
+    target: DeviceClass | None,
+    rules: Mapping[str, Rule],
+    records: Sequence[dict[str, Any]],
+    strict: bool = True,
+    accuracy_runtime: str | None = None,
+) -> dict[str, Figure]:
     frame = None if target is None or target.name == NO_DEVICE else target
     macs_rule = target.macs_rule if target else None
     found = {}
@@ -209,8 +253,9 @@ def _figures(profile: dict[str, Any], target: DeviceClass | None, rules: Mapping
         if rule.level == "off":
             continue
         try:
-            found[metric] = figure(metric, profile, frame, results=records, macs_rule=macs_rule,
-                                   runtime=rule.runtime or accuracy_runtime)
+            found[metric] = figure(
+                metric, profile, frame, results=records, macs_rule=macs_rule, runtime=rule.runtime or accuracy_runtime
+            )
         except UsageError:
             if strict:
                 raise
@@ -220,8 +265,13 @@ def _figures(profile: dict[str, Any], target: DeviceClass | None, rules: Mapping
 
 
 def _shown(found: Figure) -> dict[str, Any]:
-    return {"value": found.value, "how": found.how, "rule": found.rule, "note": found.note,
-            "interval": None if found.low is None else [found.low, found.high]}
+    return {
+        "value": found.value,
+        "how": found.how,
+        "rule": found.rule,
+        "note": found.note,
+        "interval": None if found.low is None else [found.low, found.high],
+    }
 
 
 def _short(check: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,5 +281,3 @@ def _short(check: Mapping[str, Any]) -> dict[str, Any]:
 def _notes(profile: Mapping[str, Any]) -> list[str]:
     uncounted = profile.get("uncounted") or []
     return [f"not counted: {', '.join(str(item) for item in uncounted)}"] if uncounted else []
-
-

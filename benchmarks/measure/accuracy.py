@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.errors import RuntimeFailure, UsageError
 
@@ -21,9 +22,19 @@ SCHEMA = 1
 _BATCH = 256
 
 
-def measure_accuracy(path: str | Path, data: str | Path | Task, runtimes: Sequence[str] = (), *,
-                     devices: Sequence[str] = (), split: str = "test", limit: int | None = None, threads: int = 1,
-                     trust: bool = False, cache: Path | None = None, progress: Any = None) -> dict[str, Any]:
+def measure_accuracy(
+    path: str | Path,
+    data: str | Path | Task,
+    runtimes: Sequence[str] = (),
+    *,
+    devices: Sequence[str] = (),
+    split: str = "test",
+    limit: int | None = None,
+    threads: int = 1,
+    trust: bool = False,
+    cache: Path | None = None,
+    progress: Any = None,
+) -> dict[str, Any]:
     """Run labelled data through a file on every runtime.
 
     Stored integers that are the file's own input are fed as they are; ties in argmax go to the first index.
@@ -53,8 +64,9 @@ def measure_accuracy(path: str | Path, data: str | Path | Task, runtimes: Sequen
 
     path = Path(path)
     wanted = wanted_runtimes(path, runtimes, devices)
-    task = data if isinstance(data, Task) else load_task(data, front_end=_front_end(path, data), cache=cache,
-                                                         trust=trust)
+    task = (
+        data if isinstance(data, Task) else load_task(data, front_end=_front_end(path, data), cache=cache, trust=trust)
+    )
     clips = task.split(split)
     if limit is not None and limit < len(clips):
         clips = clips.subset(range(limit))
@@ -63,16 +75,29 @@ def measure_accuracy(path: str | Path, data: str | Path | Task, runtimes: Sequen
     for runtime, classes in wanted.items():
         try:
             logits, firmware = _logits(path, task, split, len(clips), runtime, threads, trust, progress)
-            results.append({"runtime": runtime, "device_classes": classes, **_evaluate(logits, task, clips),
-                            **({"firmware": firmware} if firmware else {})})
+            results.append(
+                {
+                    "runtime": runtime,
+                    "device_classes": classes,
+                    **_evaluate(logits, task, clips),
+                    **({"firmware": firmware} if firmware else {}),
+                }
+            )
         except RuntimeFailure as error:
             failures.append({"runtime": runtime, "error": str(error)})
             continue
         answers[runtime] = logits.argmax(axis=1)
-    return {"schema": SCHEMA, "kind": "accuracy", "file": str(path), "sha256": model_sha256(path),
-            "data": {"name": task.name, "fingerprint": task.fingerprint, "split": split, "samples": len(clips)},
-            "results": results, "flips": _flips(answers, clips.labels), "failures": failures,
-            "environment": environment()}
+    return {
+        "schema": SCHEMA,
+        "kind": "accuracy",
+        "file": str(path),
+        "sha256": model_sha256(path),
+        "data": {"name": task.name, "fingerprint": task.fingerprint, "split": split, "samples": len(clips)},
+        "results": results,
+        "flips": _flips(answers, clips.labels),
+        "failures": failures,
+        "environment": environment(),
+    }
 
 
 def records(measured: dict[str, Any]) -> list[dict[str, Any]]:
@@ -136,8 +161,9 @@ def _front_end(path: Path, data: Any) -> Any:
     return LogMel.from_json(definition)
 
 
-def _logits(path: Path, task: Task, split: str, samples: int, runtime: str, threads: int, trust: bool,
-            progress: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def _logits(
+    path: Path, task: Task, split: str, samples: int, runtime: str, threads: int, trust: bool, progress: Any
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Outputs [N, K] as float32, and the figures of firmware on an emulated core."""
     from edgepress.deploy.runtimes.sessions import open_session
 
@@ -147,7 +173,7 @@ def _logits(path: Path, task: Task, split: str, samples: int, runtime: str, thre
             arrays = task.stored_inputs(split) if raw else task.features(split)
             parts = []
             for start in range(0, samples, _BATCH):
-                batch = np.asarray(arrays[start:min(start + _BATCH, samples)])
+                batch = np.asarray(arrays[start : min(start + _BATCH, samples)])
                 made = session.dequantize(*_tuple(session.run_integer(batch))) if raw else _tuple(session.run(batch))
                 parts.append(np.asarray(made[0], np.float32).reshape(len(batch), -1))
                 if progress is not None:
@@ -160,8 +186,10 @@ def _logits(path: Path, task: Task, split: str, samples: int, runtime: str, thre
         raise UsageError(f"{path} gives {logits.shape[1]} outputs, but {task.name} has {len(task.classes)} classes")
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        raise RuntimeFailure(f"{runtime}: {path} gives NaN or infinity for {bad} of {samples} samples; a verdict on "
-                             "them would mean nothing")
+        raise RuntimeFailure(
+            f"{runtime}: {path} gives NaN or infinity for {bad} of {samples} samples; a verdict on "
+            "them would mean nothing"
+        )
     return logits, firmware
 
 
@@ -174,9 +202,12 @@ def _fits_raw(session: Session, task: Task) -> bool:
     stored = task.stored
     if stored is None or not stored.quantized:
         return False
-    return (len(session.inputs) == 1 and stored.dtype == session.input.dtype
-            and len(session.input.shape) == len(stored.shape) + 1
-            and all(want in (-1, got) for got, want in zip(stored.shape, session.input.shape[1:], strict=True)))
+    return (
+        len(session.inputs) == 1
+        and stored.dtype == session.input.dtype
+        and len(session.input.shape) == len(stored.shape) + 1
+        and all(want in (-1, got) for got, want in zip(stored.shape, session.input.shape[1:], strict=True))
+    )
 
 
 def looks_like_probabilities(rows: np.ndarray) -> bool:
@@ -194,8 +225,15 @@ def _evaluate(logits: np.ndarray, task: Task, clips: Any) -> dict[str, Any]:
     if probabilities:
         # The steps of an int8 softmax leave sums such as 0.996; the order of the classes stays as it is.
         logits = logits.astype(np.float64) / logits.sum(axis=1, keepdims=True, dtype=np.float64)
-    found = evaluate(logits, clips.labels, devices=clips.devices, classes=task.classes, identifiers=clips.identifiers,
-                     unseen=task.unseen_devices, probabilities=probabilities)
+    found = evaluate(
+        logits,
+        clips.labels,
+        devices=clips.devices,
+        classes=task.classes,
+        identifiers=clips.identifiers,
+        unseen=task.unseen_devices,
+        probabilities=probabilities,
+    )
     return {**found, "outputs": "probabilities" if probabilities else "logits"}
 
 
@@ -203,7 +241,14 @@ def _flips(answers: dict[str, np.ndarray], labels: np.ndarray) -> list[dict[str,
     found = []
     for (a, first), (b, second) in combinations(answers.items(), 2):
         differ = first != second
-        found.append({"a": a, "b": b, "labels_differ": int(differ.sum()), "samples": len(labels),
-                      "only_a_correct": int((differ & (first == labels)).sum()),
-                      "only_b_correct": int((differ & (second == labels)).sum())})
+        found.append(
+            {
+                "a": a,
+                "b": b,
+                "labels_differ": int(differ.sum()),
+                "samples": len(labels),
+                "only_a_correct": int((differ & (first == labels)).sum()),
+                "only_b_correct": int((differ & (second == labels)).sum()),
+            }
+        )
     return found

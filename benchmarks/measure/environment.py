@@ -11,8 +11,19 @@ from pathlib import Path
 from typing import Any
 
 #: Packages whose version can move a figure.
-TOOLS = ("edgepress", "numpy", "scipy", "onnx", "onnxruntime", "ai-edge-litert", "tflite-micro", "ethos-u-vela",
-         "litert-torch", "ai-edge-quantizer", "torch")
+TOOLS = (
+    "edgepress",
+    "numpy",
+    "scipy",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "tflite-micro",
+    "ethos-u-vela",
+    "litert-torch",
+    "ai-edge-quantizer",
+    "torch",
+)
 
 
 @cache
@@ -34,15 +45,24 @@ def environment() -> dict[str, Any]:
         tools (version by package), python, system, machine, cpu (its name), cores (that this process may use),
         threads (OMP_NUM_THREADS where set).
     """
-    return {"tools": dict(tool_versions()), "python": platform.python_version(),
-            "system": f"{platform.system()} {platform.release()}", "machine": platform.machine(),
-            "cpu": cpu_name(), "cores": _cores(), "threads": os.environ.get("OMP_NUM_THREADS")}
+    return {
+        "tools": dict(tool_versions()),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cpu": cpu_name(),
+        "cores": _cores(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+    }
 
 
 def changed_tools(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[str | None]]:
     """Which tools differ between two sets of versions: name -> [version before, version after]."""
-    return {name: [before.get(name), after.get(name)] for name in sorted({*before, *after})
-            if before.get(name) != after.get(name)}
+    return {
+        name: [before.get(name), after.get(name)]
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    }
 
 
 @cache

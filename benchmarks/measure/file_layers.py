@@ -110,5 +110,7 @@ def uncounted_operators(content: FileContent, rules: tuple[str, ...] = RULES) ->
             without = tuple(rule for rule in rules if not macs(layer.op, rule))
             if without:
                 missing[layer.operator, without] = missing.get((layer.operator, without), 0) + 1
-    return [f"{operator} ({count}): not in {'any rule' if without == rules else ', '.join(without)}"
-            for (operator, without), count in missing.items()]
+    return [
+        f"{operator} ({count}): not in {'any rule' if without == rules else ', '.join(without)}"
+        for (operator, without), count in missing.items()
+    ]

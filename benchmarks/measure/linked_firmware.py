@@ -40,14 +40,26 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
     made = firmware(path)
     flash, ram = memory_limits(runtime, device)
     record: dict[str, Any] = {
-        "kind": KIND, "runtime": runtime, "sha256": model_sha256(path), "fits": True, "flash_bytes": None,
-        "ram_bytes": None, "stack_bytes": None, "instructions": None, "verdict": ""}
+        "kind": KIND,
+        "runtime": runtime,
+        "sha256": model_sha256(path),
+        "fits": True,
+        "flash_bytes": None,
+        "ram_bytes": None,
+        "stack_bytes": None,
+        "instructions": None,
+        "verdict": "",
+    }
     try:
         with CortexM(made, runtime, flash_bytes=flash, ram_bytes=ram) as core:
             done = core.run(random_sample(made.network), count=True)
             assert done.instructions is not None
-            record.update(flash_bytes=core.sizes.flash, ram_bytes=core.sizes.ram, stack_bytes=done.stack_bytes,
-                          instructions=done.instructions.total)
+            record.update(
+                flash_bytes=core.sizes.flash,
+                ram_bytes=core.sizes.ram,
+                stack_bytes=done.stack_bytes,
+                instructions=done.instructions.total,
+            )
     except DoesNotFit as verdict:
         record.update(fits=False, verdict=str(verdict))
         if verdict.flash_over_bytes:

@@ -10,29 +10,111 @@ from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, Fil
 from edgepress.deploy.onnx_files.reader import OnnxFile, attributes
 from edgepress.models.cost.op_costs import Op, convolution, einsum_products, transposed_convolution
 
-_MOVING = frozenset({
-    "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "GatherElements",
-    "GatherND", "Pad", "Expand", "Tile", "Cast", "CastLike", "Identity", "Shape", "Size", "Constant",
-    "ConstantOfShape", "Range", "DepthToSpace", "SpaceToDepth", "Dropout", "Where", "ScatterND", "Resize",
-    "ReverseSequence", "OneHot", "NonZero", "EyeLike", "Trilu", "ScatterElements", "Upsample", "ArgMax", "ArgMin",
-})
-_ACTIVATIONS = frozenset({
-    "Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "Gelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh",
-    "Softplus", "Softsign", "Clip", "Mish", "ThresholdedRelu", "Swish",
-})
+_MOVING = frozenset(
+    {
+        "Reshape",
+        "Transpose",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Concat",
+        "Split",
+        "Slice",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Pad",
+        "Expand",
+        "Tile",
+        "Cast",
+        "CastLike",
+        "Identity",
+        "Shape",
+        "Size",
+        "Constant",
+        "ConstantOfShape",
+        "Range",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Dropout",
+        "Where",
+        "ScatterND",
+        "Resize",
+        "ReverseSequence",
+        "OneHot",
+        "NonZero",
+        "EyeLike",
+        "Trilu",
+        "ScatterElements",
+        "Upsample",
+        "ArgMax",
+        "ArgMin",
+    }
+)
+_ACTIVATIONS = frozenset(
+    {
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Elu",
+        "Selu",
+        "Celu",
+        "Gelu",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Tanh",
+        "Softplus",
+        "Softsign",
+        "Clip",
+        "Mish",
+        "ThresholdedRelu",
+        "Swish",
+    }
+)
 #: Operators that pass a constant, or an activation without arithmetic of the network, on unchanged.
-_PASSING = frozenset({"DequantizeLinear", "QuantizeLinear", "Identity", "Cast", "Transpose", "Reshape", "Squeeze",
-                      "Unsqueeze", "Dropout", "Flatten"})
+_PASSING = frozenset(
+    {
+        "DequantizeLinear",
+        "QuantizeLinear",
+        "Identity",
+        "Cast",
+        "Transpose",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Dropout",
+        "Flatten",
+    }
+)
 _FUSED_ACTIVATIONS = frozenset({"Relu", "Clip"})
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "QLinearConv", "ConvInteger",
-                       "MatMulInteger"})
+_PRODUCTS = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "QLinearConv", "ConvInteger", "MatMulInteger"}
+)
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 #: Inputs that hold parameters, for operators which also read constants that are none.
 _PARAMETER_PLACES = {
-    "Conv": (1, 2), "ConvTranspose": (1, 2), "ConvInteger": (1,), "QLinearConv": (3, 8), "BatchNormalization": (1, 2),
-    "LSTM": (1, 2, 3, 7), "GRU": (1, 2, 3), "RNN": (1, 2, 3), "QLinearMatMul": (0, 3), "MatMulInteger": (0, 1),
-    "LayerNormalization": (1, 2), "GroupNormalization": (1, 2), "InstanceNormalization": (1, 2), "Gather": (0,),
-    "Clip": (), "Pad": (), "Resize": (), "Slice": (), "Pow": (), **dict.fromkeys(("ReduceMean", "ReduceSum"), ())}
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "ConvInteger": (1,),
+    "QLinearConv": (3, 8),
+    "BatchNormalization": (1, 2),
+    "LSTM": (1, 2, 3, 7),
+    "GRU": (1, 2, 3),
+    "RNN": (1, 2, 3),
+    "QLinearMatMul": (0, 3),
+    "MatMulInteger": (0, 1),
+    "LayerNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "Gather": (0,),
+    "Clip": (),
+    "Pad": (),
+    "Resize": (),
+    "Slice": (),
+    "Pow": (),
+    **dict.fromkeys(("ReduceMean", "ReduceSum"), ()),
+}
 #: Integer types other than int8/uint8/int16, by ONNX's number: sizes, axes and indices unless quantized biases.
 _INDEX_TYPES = frozenset({6, 7, 12, 13, 9, 8})
 
@@ -43,18 +125,29 @@ def onnx_content(file: OnnxFile) -> FileContent:
     layers = reader.layers()
     graph = file.model.graph
     initializers = {tensor.name for tensor in graph.initializer}
-    remarks = [f"{node.op_type} ({reader.title(node)}) has a graph of its own, which is not counted"
-               for node in graph.node if any(a.HasField("g") for a in node.attribute)]
+    remarks = [
+        f"{node.op_type} ({reader.title(node)}) has a graph of its own, which is not counted"
+        for node in graph.node
+        if any(a.HasField("g") for a in node.attribute)
+    ]
     local = {(function.domain, function.name) for function in file.model.functions}
-    remarks += [f"{node.op_type} ({reader.title(node)}) is a function of the file, which is not counted"
-                for node in graph.node if (node.domain, node.op_type) in local]
+    remarks += [
+        f"{node.op_type} ({reader.title(node)}) is a function of the file, which is not counted"
+        for node in graph.node
+        if (node.domain, node.op_type) in local
+    ]
     remarks += [f"batch normalisation {title} is not folded: {reason}" for title, reason in reader.unfolded]
     return FileContent(
-        "onnx", tuple(layers), tuple(reader.border(value) for value in graph.input if value.name not in initializers),
-        tuple(reader.border(value) for value in graph.output), reader.activation_bytes,
-        sum(reader.bytes_of(name) for name in reader.constants), tuple(remarks),
+        "onnx",
+        tuple(layers),
+        tuple(reader.border(value) for value in graph.input if value.name not in initializers),
+        tuple(reader.border(value) for value in graph.output),
+        reader.activation_bytes,
+        sum(reader.bytes_of(name) for name in reader.constants),
+        tuple(remarks),
         f"sizes that the file leaves open are counted as one: {', '.join(file.dynamic)}" if file.dynamic else "",
-        unfolded=any(node.op_type == "BatchNormalization" for node in graph.node))
+        unfolded=any(node.op_type == "BatchNormalization" for node in graph.node),
+    )
 
 
 class _Reader:
@@ -78,8 +171,9 @@ class _Reader:
         self.returned = {value.name for value in graph.output}
         self.origin = {name: name for name in self.constants}
         self.holder: dict[str, str] = {}  # activation -> the tensor that it is held in
-        self.activation_bytes: dict[str, int] = {value.name: self.bytes_of(value.name) for value in graph.input
-                                                 if value.name not in self.constants}
+        self.activation_bytes: dict[str, int] = {
+            value.name: self.bytes_of(value.name) for value in graph.input if value.name not in self.constants
+        }
         self.counted: set[tuple[str, str]] = set()
         self.unfolded: list[tuple[str, str]] = []
         self.bias_for: dict[int, int] = {}  # dense node -> bias elements that a following Add brings
@@ -89,8 +183,13 @@ class _Reader:
 
     def border(self, value: Any) -> FileTensor:
         name = self.held(value.name)
-        return FileTensor(name, self.shape(value.name), {1: "float32", 3: "int8", 2: "uint8", 7: "int64", 10: "float16"}
-                          .get(value.type.tensor_type.elem_type, "other"))
+        return FileTensor(
+            name,
+            self.shape(value.name),
+            {1: "float32", 3: "int8", 2: "uint8", 7: "int64", 10: "float16"}.get(
+                value.type.tensor_type.elem_type, "other"
+            ),
+        )
 
     def shape(self, name: str) -> Shape:
         return self.shapes.get(name, ())
@@ -155,8 +254,13 @@ class _Reader:
                 for data, bias in (node.input, reversed(node.input)):
                     producer = self.writer.get(data)
                     width = self.shape(data)[-1:]
-                    if (bias in self.constants and producer is not None and self.shape(bias) == width
-                            and self.nodes[producer].op_type == "MatMul" and self._only_reader(data, index)):
+                    if (
+                        bias in self.constants
+                        and producer is not None
+                        and self.shape(bias) == width
+                        and self.nodes[producer].op_type == "MatMul"
+                        and self._only_reader(data, index)
+                    ):
                         folds[index] = producer
                         self.bias_for[producer] = width[0]
         return folds
@@ -173,24 +277,47 @@ class _Reader:
                 params += prod(self.shape(name))
                 weight_bytes += self.bytes_of(name)
         op = Op("move") if index in folded else self._op(index, node)
-        norm = next((norm for norm, producer in folded.items() if producer == index
-                     and self.nodes[norm].op_type == "BatchNormalization"), None)
+        norm = next(
+            (
+                norm
+                for norm, producer in folded.items()
+                if producer == index and self.nodes[norm].op_type == "BatchNormalization"
+            ),
+            None,
+        )
         if norm is not None:
             channels = prod(self.shape(self.nodes[norm].input[1]))
             if not op.bias:  # folding makes one
                 params, weight_bytes = params + channels, weight_bytes + self.bytes_of(self.nodes[norm].input[2])
             seen = (op.seen_parameters or 0) * op.seen_positions + 2 * channels
-            op = replace(op, bias=channels, bias_positions=op.positions if op.kind != "transposed_conv" else
-                         op.output_elements // channels if channels else 0, seen_parameters=seen, seen_positions=1)
-        reads = tuple(dict.fromkeys(self.held(name) for name in node.input
-                                    if name and name not in self.origin))
+            op = replace(
+                op,
+                bias=channels,
+                bias_positions=op.positions
+                if op.kind != "transposed_conv"
+                else op.output_elements // channels
+                if channels
+                else 0,
+                seen_parameters=seen,
+                seen_positions=1,
+            )
+        reads = tuple(dict.fromkeys(self.held(name) for name in node.input if name and name not in self.origin))
         writes = tuple(dict.fromkeys(self.held(name) for name in node.output if name))
         for name in writes:
             self.activation_bytes.setdefault(name, self.bytes_of(name))
         active = [name for name in node.input if name and name not in self.origin]
-        return FileLayer(self.title(node), node.op_type, op, params, weight_bytes,
-                         self.shape(active[0]) if active else (), self.shape(node.output[0]) if node.output else (),
-                         reads, writes, sum(self.activation_bytes[name] for name in writes if name not in reads))
+        return FileLayer(
+            self.title(node),
+            node.op_type,
+            op,
+            params,
+            weight_bytes,
+            self.shape(active[0]) if active else (),
+            self.shape(node.output[0]) if node.output else (),
+            reads,
+            writes,
+            sum(self.activation_bytes[name] for name in writes if name not in reads),
+        )
 
     def _parameters(self, index: int, node: Any, folded: dict[int, int]) -> list[str]:
         if index in folded and node.op_type == "BatchNormalization":
@@ -201,8 +328,9 @@ class _Reader:
             origin = self.origin.get(name)
             if origin is None or (places is not None and place not in places):
                 continue
-            if places is None and (node.op_type in _MOVING or (self.constants[origin] in _INDEX_TYPES
-                                                               and not self._dequantized(name))):
+            if places is None and (
+                node.op_type in _MOVING or (self.constants[origin] in _INDEX_TYPES and not self._dequantized(name))
+            ):
                 continue
             found.append(origin)
         return found
@@ -235,16 +363,38 @@ class _Reader:
             return Op("pool", input_elements=read, output_elements=written, window=read // written if written else 0)
         if kind == "BatchNormalization":
             channels = prod(self.shape(node.input[1]))
-            return Op("batch_norm", weights=channels, bias=channels, input_elements=read, output_elements=written,
-                      seen_parameters=2 * channels)
+            return Op(
+                "batch_norm",
+                weights=channels,
+                bias=channels,
+                input_elements=read,
+                output_elements=written,
+                seen_parameters=2 * channels,
+            )
         if kind in ("LayerNormalization", "GroupNormalization", "InstanceNormalization"):
             sizes = [prod(self.shape(name)) if name else 0 for name in node.input[1:3]]
-            return Op("norm", weights=sum(sizes[:1]), bias=sum(sizes[1:]), input_elements=read, output_elements=written,
-                      seen_parameters=sum(sizes))
-        simple = {"GlobalAveragePool": "mean", "ReduceMean": "mean", "Add": "add", "Mul": "mul", "Div": "mul",
-                  "Softmax": "softmax", "LogSoftmax": "softmax"}
-        return Op(simple.get(kind, "activation" if kind in _ACTIVATIONS else "other"), input_elements=read,
-                  output_elements=written)
+            return Op(
+                "norm",
+                weights=sum(sizes[:1]),
+                bias=sum(sizes[1:]),
+                input_elements=read,
+                output_elements=written,
+                seen_parameters=sum(sizes),
+            )
+        simple = {
+            "GlobalAveragePool": "mean",
+            "ReduceMean": "mean",
+            "Add": "add",
+            "Mul": "mul",
+            "Div": "mul",
+            "Softmax": "softmax",
+            "LogSoftmax": "softmax",
+        }
+        return Op(
+            simple.get(kind, "activation" if kind in _ACTIVATIONS else "other"),
+            input_elements=read,
+            output_elements=written,
+        )
 
     def _convolution(self, node: Any, kind: str, options: dict[str, Any], written: int) -> Op:
         weight_place, bias_place = (3, 8) if kind == "QLinearConv" else (1, 2)
@@ -254,8 +404,11 @@ class _Reader:
         data, output = self.shape(node.input[0]), self.shape(node.output[0])
         if len(weight) < 3 or len(output) != len(weight) or len(data) != len(weight):
             return Op("other", output_elements=written)
-        op = (transposed_convolution(weight, data, output, groups=groups, bias=bias) if kind == "ConvTranspose"
-              else convolution(weight, output, groups=groups, bias=bias))
+        op = (
+            transposed_convolution(weight, data, output, groups=groups, bias=bias)
+            if kind == "ConvTranspose"
+            else convolution(weight, output, groups=groups, bias=bias)
+        )
         return replace(op, seen_parameters=op.weights + op.bias, seen_positions=op.bias_positions)
 
     def _dense(self, index: int, node: Any, options: dict[str, Any], written: int) -> Op:
@@ -272,9 +425,16 @@ class _Reader:
         if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
             bias = prod(self.shape(node.input[2]))
         # torchinfo counts a dense layer once per parameter, whatever the number of rows of one sample.
-        return Op("dense", weights=weights, positions=written * inner // weights, bias=bias,
-                  bias_positions=written // bias if bias else 0, output_elements=written,
-                  seen_parameters=weights + bias, seen_positions=(self.shape(node.output[0]) or (1,))[0])
+        return Op(
+            "dense",
+            weights=weights,
+            positions=written * inner // weights,
+            bias=bias,
+            bias_positions=written // bias if bias else 0,
+            output_elements=written,
+            seen_parameters=weights + bias,
+            seen_positions=(self.shape(node.output[0]) or (1,))[0],
+        )
 
     def _recurrent(self, node: Any, written: int) -> Op:
         """W [D, gates * hidden, in], R [D, gates * hidden, hidden], B [D, 2 * gates * hidden] for D directions."""
@@ -282,8 +442,16 @@ class _Reader:
         steps = prod(data[:2])
         weights = sum(prod(self.shape(name)) for name in node.input[1:3])
         bias = prod(self.shape(node.input[3])) if len(node.input) > 3 and node.input[3] else 0
-        return Op("recurrent", weights=weights, positions=steps, bias=bias, bias_positions=steps,
-                  output_elements=written, seen_parameters=weights + bias, seen_positions=steps)
+        return Op(
+            "recurrent",
+            weights=weights,
+            positions=steps,
+            bias=bias,
+            bias_positions=steps,
+            output_elements=written,
+            seen_parameters=weights + bias,
+            seen_positions=steps,
+        )
 
     def _attention(self, node: Any, options: dict[str, Any], written: int) -> Op:
         """[batch, heads, length, size], or [batch, length, heads * size] where the heads do not change the products."""
@@ -296,5 +464,6 @@ class _Reader:
         width = value[-1] * (shared if len(query) == 3 else 1)
         heads = int(options.get("q_num_heads", 1)) if len(query) == 3 else 1
         pairs = prod(query[:-1]) * key[-2]
-        return Op("attention", products=pairs * (query[-1] + width), output_elements=written,
-                  softmax_elements=pairs * heads)
+        return Op(
+            "attention", products=pairs * (query[-1] + width), output_elements=written, softmax_elements=pairs * heads
+        )

@@ -38,20 +38,27 @@ def _border(tensor: Mapping[str, Any]) -> str:
 
 def _counts(macs: Mapping[str, int | None], notes: Mapping[str, str]) -> str:
     rows = [("MACs by rule", "")]
-    rows += [(f"  {rule}", f"{count:,}" if count is not None else f"-  {notes.get(rule, '')}")
-             for rule, count in macs.items()]
+    rows += [
+        (f"  {rule}", f"{count:,}" if count is not None else f"-  {notes.get(rule, '')}")
+        for rule, count in macs.items()
+    ]
     return _pairs(rows)
 
 
 def _wrapped(text: str, indent: int = 0) -> str:
-    return textwrap.fill(text, _LINE_WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2),
-                         break_long_words=False)
+    return textwrap.fill(
+        text, _LINE_WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2), break_long_words=False
+    )
 
 
 def _sizes(profile: Mapping[str, Any], notes: Mapping[str, str]) -> str:
-    rows = [("params", _number(profile["params"])), ("weight bytes", _number(profile["weight_bytes"])),
-            ("constant bytes", _number(profile["constant_bytes"])), ("file bytes", _number(profile["file_bytes"])),
-            ("live tensors, bytes", _number(profile["peak_activation_bytes"]))]
+    rows = [
+        ("params", _number(profile["params"])),
+        ("weight bytes", _number(profile["weight_bytes"])),
+        ("constant bytes", _number(profile["constant_bytes"])),
+        ("file bytes", _number(profile["file_bytes"])),
+        ("live tensors, bytes", _number(profile["peak_activation_bytes"])),
+    ]
     arena = profile["arena_bytes"]
     if arena["tflm"] is None:
         rows.append(("TFLite Micro arena", f"-  {notes.get('arena', '')}"))
@@ -63,18 +70,31 @@ def _sizes(profile: Mapping[str, Any], notes: Mapping[str, str]) -> str:
 def _pairs(rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(key) for key, _ in rows)
     # A reason continues under itself.
-    return "\n".join(textwrap.fill(f"{key.ljust(width)}  {value}", _LINE_WIDTH, subsequent_indent=" " * (width + 5),
-                                   drop_whitespace=True).rstrip() for key, value in rows)
+    return "\n".join(
+        textwrap.fill(
+            f"{key.ljust(width)}  {value}", _LINE_WIDTH, subsequent_indent=" " * (width + 5), drop_whitespace=True
+        ).rstrip()
+        for key, value in rows
+    )
 
 
 def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
     header = ("#", "operator", "layer", "input", "output", "core MACs", "share", "params", "out bytes")
     rows: list[tuple[str, ...]] = [header]
     for index, layer in enumerate(layers):
-        rows.append((str(index), _printable(layer["operator"]), _short(layer["name"]), _shape(layer["input_shape"]),
-                     _shape(layer["output_shape"]), _number(layer["macs"]["core"]),
-                     f"{100 * layer['share']:.1f} %" if layer["share"] else "", _number(layer["params"] or None),
-                     _number(layer["activation_bytes"])))
+        rows.append(
+            (
+                str(index),
+                _printable(layer["operator"]),
+                _short(layer["name"]),
+                _shape(layer["input_shape"]),
+                _shape(layer["output_shape"]),
+                _number(layer["macs"]["core"]),
+                f"{100 * layer['share']:.1f} %" if layer["share"] else "",
+                _number(layer["params"] or None),
+                _number(layer["activation_bytes"]),
+            )
+        )
     return _table(rows, right=(0, 5, 6, 7, 8))
 
 
@@ -92,8 +112,10 @@ def _table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.rjust(width) if column in right else cell.ljust(width)
-                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        cells = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -109,7 +131,7 @@ def _shape(shape: Sequence[int]) -> str:
 def _short(name: str) -> str:
     """The end of a long name: the layer is there, the front is what all have in common."""
     name = _printable(name.split(";")[0])
-    return name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH:]
+    return name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH :]
 
 
 def _printable(text: str) -> str:

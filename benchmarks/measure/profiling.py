@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from edgepress.models.cost.cost import Cost
 
 SCHEMA = 1
-_WHY_LIVE = ("the largest sum of tensors alive at once, and so a lower bound: TFLite Micro's planner lays whole "
-             "tensors into one block and leaves gaps, and its arena also holds structures of tensors and operators, "
-             "quantization data of each channel, and scratch memory of kernels")
+_WHY_LIVE = (
+    "the largest sum of tensors alive at once, and so a lower bound: TFLite Micro's planner lays whole "
+    "tensors into one block and leaves gaps, and its arena also holds structures of tensors and operators, "
+    "quantization data of each channel, and scratch memory of kernels"
+)
 
 
 def profile(path: str | Path, *, arena: bool = False, trust: bool = False) -> dict[str, Any]:
@@ -60,9 +62,11 @@ def read_content(path: str | Path) -> FileContent:
     start = bytes(open_bytes(path, LARGEST_FILE_BYTES)[:8])
     if start[4:8] == b"TFL3" or Path(path).suffix != ".onnx":
         from edgepress.benchmarks.measure.tflite_layers import tflite_content
+
         return tflite_content(read_tflite(path))
     from edgepress.benchmarks.measure.onnx_layers import onnx_content
     from edgepress.deploy.onnx_files.reader import read_onnx
+
     return onnx_content(read_onnx(path))
 
 
@@ -80,31 +84,51 @@ def _of_file(content: FileContent) -> dict[str, Any]:
     core = counts["core"] or 0
     rules = tuple(rule for rule in RULES if counts[rule] is not None)
     return {
-        "schema": SCHEMA, "format": content.format, "macs": counts,
+        "schema": SCHEMA,
+        "format": content.format,
+        "macs": counts,
         "params": sum(layer.params for layer in content.layers),
-        "weight_bytes": sum(layer.weight_bytes for layer in content.layers), "constant_bytes": content.constant_bytes,
+        "weight_bytes": sum(layer.weight_bytes for layer in content.layers),
+        "constant_bytes": content.constant_bytes,
         "peak_activation_bytes": max(alive, default=0),
         "inputs": [_border(tensor) for tensor in content.inputs],
         "outputs": [_border(tensor) for tensor in content.outputs],
         "layers": [_layer(layer, rules, core, alive[step]) for step, layer in enumerate(content.layers)],
-        "memory": [{"step": step, "layer": layer.name, "operator": layer.operator, "live_bytes": alive[step]}
-                   for step, layer in enumerate(content.layers)],
-        "uncounted": [*uncounted_operators(content, rules), *content.remarks], "facts": dict(content.facts),
+        "memory": [
+            {"step": step, "layer": layer.name, "operator": layer.operator, "live_bytes": alive[step]}
+            for step, layer in enumerate(content.layers)
+        ],
+        "uncounted": [*uncounted_operators(content, rules), *content.remarks],
+        "facts": dict(content.facts),
         "notes": notes,
     }
 
 
 def _layer(layer: FileLayer, rules: tuple[str, ...], core: int, alive: int) -> dict[str, Any]:
     counts = {rule: macs(layer.op, rule) for rule in rules}
-    return {"name": layer.name, "operator": layer.operator, "kind": layer.op.kind, "macs": counts,
-            "params": layer.params, "weight_bytes": layer.weight_bytes, "input_shape": list(layer.input_shape),
-            "output_shape": list(layer.output_shape), "activation_bytes": layer.output_bytes, "live_bytes": alive,
-            "share": counts["core"] / core if core else 0.0}
+    return {
+        "name": layer.name,
+        "operator": layer.operator,
+        "kind": layer.op.kind,
+        "macs": counts,
+        "params": layer.params,
+        "weight_bytes": layer.weight_bytes,
+        "input_shape": list(layer.input_shape),
+        "output_shape": list(layer.output_shape),
+        "activation_bytes": layer.output_bytes,
+        "live_bytes": alive,
+        "share": counts["core"] / core if core else 0.0,
+    }
 
 
 def _border(tensor: FileTensor) -> dict[str, Any]:
-    return {"name": tensor.name.split(":", 1)[-1], "shape": list(tensor.shape), "dtype": tensor.dtype,
-            "scale": tensor.scale, "zero_point": tensor.zero_point}
+    return {
+        "name": tensor.name.split(":", 1)[-1],
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "scale": tensor.scale,
+        "zero_point": tensor.zero_point,
+    }
 
 
 def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], str]:
@@ -113,6 +137,7 @@ def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], 
     if not wanted:
         return {"tflm": None}, "not measured: it was not asked for"
     from edgepress.deploy.runtimes.sessions import open_session
+
     try:
         with open_session(path, "tflm") as session:
             measured = session.arena_bytes()
@@ -126,8 +151,10 @@ def _why_less(found: Mapping[str, Any]) -> str:
     if arena["tflm"] is None:
         return _WHY_LIVE
     gaps = arena["head"] - found["peak_activation_bytes"]
-    return (f"{_WHY_LIVE}. Here: {found['peak_activation_bytes']:,} alive + {gaps:,} gaps and scratch = "
-            f"{arena['head']:,} (head), + {arena['tail']:,} (tail) = {arena['tflm']:,}")
+    return (
+        f"{_WHY_LIVE}. Here: {found['peak_activation_bytes']:,} alive + {gaps:,} gaps and scratch = "
+        f"{arena['head']:,} (head), + {arena['tail']:,} (tail) = {arena['tflm']:,}"
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -142,8 +169,10 @@ def _profile_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"profiling the checkpoint {path} needs torch, which is not installed: "
-                         "pip install 'edgepress[train]', or profile an exported .tflite or .onnx file") from error
+        raise UsageError(
+            f"profiling the checkpoint {path} needs torch, which is not installed: "
+            "pip install 'edgepress[train]', or profile an exported .tflite or .onnx file"
+        ) from error
     from edgepress.models.checkpoints.checkpoint import WEIGHTS, load_checkpoint
     from edgepress.models.cost.activations import activation_plan
     from edgepress.models.cost.cost import cost_of_graph
@@ -157,27 +186,67 @@ def _profile_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
     at = {name: int(size) for name, size in zip(plan.steps, timeline, strict=True)}
     stored = path / WEIGHTS
     by_name = {rule: {layer.name: layer.macs for layer in cost.layers} for rule, cost in costs.items()}
-    layers = [{"name": layer.name, "operator": layer.operator, "kind": layer.operator,
-               "macs": {rule: by_name[rule].get(layer.name, 0) for rule in RULES}, "params": layer.params,
-               "weight_bytes": layer.weight_bytes, "input_shape": list(layer.input_shape),
-               "output_shape": list(layer.output_shape), "activation_bytes": layer.activation_bytes,
-               "live_bytes": None, "share": layer.macs / core.macs if core.macs else 0.0} for layer in core.layers]
+    layers = [
+        {
+            "name": layer.name,
+            "operator": layer.operator,
+            "kind": layer.operator,
+            "macs": {rule: by_name[rule].get(layer.name, 0) for rule in RULES},
+            "params": layer.params,
+            "weight_bytes": layer.weight_bytes,
+            "input_shape": list(layer.input_shape),
+            "output_shape": list(layer.output_shape),
+            "activation_bytes": layer.activation_bytes,
+            "live_bytes": None,
+            "share": layer.macs / core.macs if core.macs else 0.0,
+        }
+        for layer in core.layers
+    ]
     return {
-        "schema": SCHEMA, "format": "checkpoint", "macs": {rule: cost.macs for rule, cost in costs.items()},
-        "params": core.params, "params_unfolded": costs["torchinfo"].params, "weight_bytes": core.weight_bytes,
-        "constant_bytes": None, "file_bytes": stored.stat().st_size, "sha256": _sha256(stored),
-        "arena_bytes": {"tflm": None}, "peak_activation_bytes": core.peak_activation_bytes,
-        "inputs": [{"name": node.name, "shape": list(node.shape or ()), "dtype": node.dtype, "scale": None,
-                    "zero_point": None} for node in graph.nodes if node.kind == "input"],
-        "outputs": [{"name": name, "shape": list(graph.by_name[name].shape or ()),
-                     "dtype": graph.by_name[name].dtype, "scale": None, "zero_point": None} for name in graph.outputs],
+        "schema": SCHEMA,
+        "format": "checkpoint",
+        "macs": {rule: cost.macs for rule, cost in costs.items()},
+        "params": core.params,
+        "params_unfolded": costs["torchinfo"].params,
+        "weight_bytes": core.weight_bytes,
+        "constant_bytes": None,
+        "file_bytes": stored.stat().st_size,
+        "sha256": _sha256(stored),
+        "arena_bytes": {"tflm": None},
+        "peak_activation_bytes": core.peak_activation_bytes,
+        "inputs": [
+            {"name": node.name, "shape": list(node.shape or ()), "dtype": node.dtype, "scale": None, "zero_point": None}
+            for node in graph.nodes
+            if node.kind == "input"
+        ],
+        "outputs": [
+            {
+                "name": name,
+                "shape": list(graph.by_name[name].shape or ()),
+                "dtype": graph.by_name[name].dtype,
+                "scale": None,
+                "zero_point": None,
+            }
+            for name in graph.outputs
+        ],
         "layers": layers,
-        "memory": [{"step": step, "layer": name, "operator": graph.by_name[name].op if name in graph.by_name else "pad",
-                    "live_bytes": size} for step, (name, size) in enumerate(at.items())],
-        "uncounted": list(_uncounted(costs)), "facts": {"spec": spec.factory},
-        "notes": {"arena": "TFLite Micro runs .tflite files: export the checkpoint first",
-                  "weight_bytes": "under the scheme w8a8: int8 weights and int32 biases after folding",
-                  "constant_bytes": "a checkpoint is no file for a device", "peak_activation_bytes": _WHY_LIVE},
+        "memory": [
+            {
+                "step": step,
+                "layer": name,
+                "operator": graph.by_name[name].op if name in graph.by_name else "pad",
+                "live_bytes": size,
+            }
+            for step, (name, size) in enumerate(at.items())
+        ],
+        "uncounted": list(_uncounted(costs)),
+        "facts": {"spec": spec.factory},
+        "notes": {
+            "arena": "TFLite Micro runs .tflite files: export the checkpoint first",
+            "weight_bytes": "under the scheme w8a8: int8 weights and int32 biases after folding",
+            "constant_bytes": "a checkpoint is no file for a device",
+            "peak_activation_bytes": _WHY_LIVE,
+        },
     }
 
 
@@ -187,5 +256,6 @@ def _uncounted(costs: Mapping[str, Cost]) -> dict[str, None]:
     for rule, cost in costs.items():
         for entry in cost.uncounted:
             rules.setdefault(entry, []).append(rule)
-    return dict.fromkeys(entry if len(named) == len(costs) else f"{entry}: not in {', '.join(named)}"
-                         for entry, named in rules.items())
+    return dict.fromkeys(
+        entry if len(named) == len(costs) else f"{entry}: not in {', '.join(named)}" for entry, named in rules.items()
+    )

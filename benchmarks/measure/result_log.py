@@ -63,8 +63,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         raise UsageError(f"cannot read results from {path}: {reason}") from None
     whole = _json(text)
     if isinstance(whole, dict):
-        records = [{**{k: v for k, v in whole.items() if k != "results"}, **record}
-                   for record in whole["results"]] if isinstance(whole.get("results"), list) else [whole]
+        records = (
+            [{**{k: v for k, v in whole.items() if k != "results"}, **record} for record in whole["results"]]
+            if isinstance(whole.get("results"), list)
+            else [whole]
+        )
     else:
         records = []
         lines = text.splitlines(keepends=True)
@@ -86,11 +89,16 @@ def _parts(record: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(latency, dict) or not isinstance(device, dict):
         return [record]
     versions = {str(device.get("interpreter")): device.get("version"), "numpy": device.get("numpy")}
-    shared = {"environment": {**device, "tools": versions},
-              **{key: value for key, value in record.items() if key not in ("latency_ms", "device", "labels")}}
-    timed = {"kind": "latency", "cpu": f"{device.get('processor') or device.get('machine')}, {device.get('host')}",
-             "runs": latency.get("repeats"),
-             **{f"{name}_ms": latency.get(name) for name in ("p50", "p90", "p99", "mean")}}
+    shared = {
+        "environment": {**device, "tools": versions},
+        **{key: value for key, value in record.items() if key not in ("latency_ms", "device", "labels")},
+    }
+    timed = {
+        "kind": "latency",
+        "cpu": f"{device.get('processor') or device.get('machine')}, {device.get('host')}",
+        "runs": latency.get("repeats"),
+        **{f"{name}_ms": latency.get(name) for name in ("p50", "p90", "p99", "mean")},
+    }
     found = [{**shared, **timed}]
     _check(found[0], "the latency of a run on a device")
     return found + ([{**shared, "kind": "accuracy"}] if shared.get("accuracy") is not None else [])
@@ -109,8 +117,12 @@ def _check(record: Any, where: str) -> None:
         raise UsageError(f"{where}: schema = {found!r} is unknown, this version reads {SCHEMA}")
     for name in ("accuracy", "log_loss", "p50_ms"):
         value = record.get(name)
-        good = value is None or (isinstance(value, int | float) and not isinstance(value, bool)
-                                 and math.isfinite(value) and (name != "accuracy" or 0 <= value <= 1))
+        good = value is None or (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+            and (name != "accuracy" or 0 <= value <= 1)
+        )
         if not good:
             raise UsageError(f"{where}: {name} = {value!r} is no usable figure; measure again with `benchmarks run`")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
+
 from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, FileTensor
 from edgepress.deploy.tflite.reader import Operator, Subgraph, Tensor, TFLiteModel
 from edgepress.models.cost.op_costs import Op
@@ -12,25 +13,95 @@ from edgepress.models.cost.op_costs import Op
 #: How the name of a tensor without one begins; its index follows.
 NAMELESS = "tensor "
 #: Operators that move or name data; constants that they read are sizes and axes, never parameters.
-_MOVING = frozenset({
-    "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD", "CONCATENATION", "SPLIT", "SPLIT_V", "SLICE",
-    "STRIDED_SLICE", "SQUEEZE", "EXPAND_DIMS", "PACK", "UNPACK", "GATHER", "GATHER_ND", "TILE", "BROADCAST_TO",
-    "SHAPE", "RANK", "FILL", "CAST", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND",
-    "REVERSE_V2", "RESIZE_NEAREST_NEIGHBOR", "ARG_MAX", "ARG_MIN", "ZEROS_LIKE", "SELECT", "SELECT_V2", "WHERE",
-    "EMBEDDING_LOOKUP", "RANGE", "DYNAMIC_UPDATE_SLICE", "BROADCAST_ARGS", "READ_VARIABLE", "ASSIGN_VARIABLE",
-    "VAR_HANDLE", "CALL_ONCE", "SCATTER_ND", "ONE_HOT", "UNIQUE", "REVERSE_SEQUENCE", "MATRIX_DIAG",
-    "MATRIX_SET_DIAG", "BITCAST",
-})
-_RECURRENT = frozenset({"LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM", "RNN", "SVDF",
-                        "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN"})
-_ACTIVATIONS = frozenset({
-    "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "PRELU", "ELU", "GELU", "HARD_SWISH", "LOGISTIC",
-    "TANH",
-})
+_MOVING = frozenset(
+    {
+        "RESHAPE",
+        "TRANSPOSE",
+        "PAD",
+        "PADV2",
+        "MIRROR_PAD",
+        "CONCATENATION",
+        "SPLIT",
+        "SPLIT_V",
+        "SLICE",
+        "STRIDED_SLICE",
+        "SQUEEZE",
+        "EXPAND_DIMS",
+        "PACK",
+        "UNPACK",
+        "GATHER",
+        "GATHER_ND",
+        "TILE",
+        "BROADCAST_TO",
+        "SHAPE",
+        "RANK",
+        "FILL",
+        "CAST",
+        "SPACE_TO_DEPTH",
+        "DEPTH_TO_SPACE",
+        "SPACE_TO_BATCH_ND",
+        "BATCH_TO_SPACE_ND",
+        "REVERSE_V2",
+        "RESIZE_NEAREST_NEIGHBOR",
+        "ARG_MAX",
+        "ARG_MIN",
+        "ZEROS_LIKE",
+        "SELECT",
+        "SELECT_V2",
+        "WHERE",
+        "EMBEDDING_LOOKUP",
+        "RANGE",
+        "DYNAMIC_UPDATE_SLICE",
+        "BROADCAST_ARGS",
+        "READ_VARIABLE",
+        "ASSIGN_VARIABLE",
+        "VAR_HANDLE",
+        "CALL_ONCE",
+        "SCATTER_ND",
+        "ONE_HOT",
+        "UNIQUE",
+        "REVERSE_SEQUENCE",
+        "MATRIX_DIAG",
+        "MATRIX_SET_DIAG",
+        "BITCAST",
+    }
+)
+_RECURRENT = frozenset(
+    {
+        "LSTM",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+        "BIDIRECTIONAL_SEQUENCE_LSTM",
+        "RNN",
+        "SVDF",
+        "UNIDIRECTIONAL_SEQUENCE_RNN",
+        "BIDIRECTIONAL_SEQUENCE_RNN",
+    }
+)
+_ACTIVATIONS = frozenset(
+    {
+        "RELU",
+        "RELU6",
+        "RELU_N1_TO_1",
+        "RELU_0_TO_1",
+        "LEAKY_RELU",
+        "PRELU",
+        "ELU",
+        "GELU",
+        "HARD_SWISH",
+        "LOGISTIC",
+        "TANH",
+    }
+)
 _CONTROL_FLOW = frozenset({"IF", "WHILE", "CALL_ONCE", "STABLEHLO_COMPOSITE", "CALL"})
 #: Operator -> (input that holds the weights, input that holds the bias).
-_WEIGHT_INPUTS = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2), "FULLY_CONNECTED": (1, 2), "CONV_3D": (1, 2),
-                  "TRANSPOSE_CONV": (1, 3), "CONV_3D_TRANSPOSE": (1, 3)}
+_WEIGHT_INPUTS = {
+    "CONV_2D": (1, 2),
+    "DEPTHWISE_CONV_2D": (1, 2),
+    "FULLY_CONNECTED": (1, 2),
+    "CONV_3D": (1, 2),
+    "TRANSPOSE_CONV": (1, 3),
+    "CONV_3D_TRANSPOSE": (1, 3),
+}
 #: Operators which pass a constant on to the operator that uses it, e.g. float16 weights through DEQUANTIZE.
 _PASSING = frozenset({"DEQUANTIZE", "QUANTIZE", "RESHAPE", "TRANSPOSE", "CAST", "DENSIFY"})
 #: Element types of sizes, axes and indices; such a constant is a parameter only as a bias.
@@ -44,25 +115,41 @@ def tflite_content(model: TFLiteModel) -> FileContent:
     layers = tuple(reader.layer(operator) for operator in graph.operators)
     used = {tensor.buffer: tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if tensor.constant}
     remarks = [f"{len(model.subgraphs) - 1} further subgraph(s) are not counted"] if len(model.subgraphs) > 1 else []
-    remarks += [f"{operator.code} ({_title(graph, operator)}) runs another subgraph, which is not counted"
-                for operator in graph.operators if operator.code in _CONTROL_FLOW]
-    remarks += [f"CUSTOM operator {operator.custom_code!r} is not counted"
-                for operator in graph.operators if operator.code == "CUSTOM"]
+    remarks += [
+        f"{operator.code} ({_title(graph, operator)}) runs another subgraph, which is not counted"
+        for operator in graph.operators
+        if operator.code in _CONTROL_FLOW
+    ]
+    remarks += [
+        f"CUSTOM operator {operator.custom_code!r} is not counted"
+        for operator in graph.operators
+        if operator.code == "CUSTOM"
+    ]
     variables = [tensor for tensor in graph.tensors if tensor.variable]
     if variables:
-        remarks.append(f"{len(variables)} variable tensor(s), {sum(t.size_bytes for t in variables)} bytes, are kept "
-                       "between inferences and are not part of the live tensors")
+        remarks.append(
+            f"{len(variables)} variable tensor(s), {sum(t.size_bytes for t in variables)} bytes, are kept "
+            "between inferences and are not part of the live tensors"
+        )
     dynamic = [tensor for tensor in graph.tensors if -1 in tensor.shape_signature]
     return FileContent(
-        "tflite", layers, tuple(_tensor(tensor) for tensor in model.inputs),
+        "tflite",
+        layers,
+        tuple(_tensor(tensor) for tensor in model.inputs),
         tuple(_tensor(tensor) for tensor in model.outputs),
         {_key(tensor): tensor.size_bytes for tensor in graph.tensors if not tensor.constant and not tensor.variable},
-        sum(len(tensor.data or b"") for tensor in used.values()), tuple(remarks),
+        sum(len(tensor.data or b"") for tensor in used.values()),
+        tuple(remarks),
         f"{len(dynamic)} tensors have a size that the file leaves open (mostly the batch): counted with the stored "
-        f"one, e.g. {list(dynamic[0].shape)} for {list(dynamic[0].shape_signature)}" if dynamic else "",
-        facts={"metadata_bytes": sum(len(model.buffers[index]) for index in set(model.metadata.values())),
-               "name_bytes": sum(len(t.name.encode()) for s in model.subgraphs for t in s.tensors),
-               "signatures": [signature.key for signature in model.signatures]})
+        f"one, e.g. {list(dynamic[0].shape)} for {list(dynamic[0].shape_signature)}"
+        if dynamic
+        else "",
+        facts={
+            "metadata_bytes": sum(len(model.buffers[index]) for index in set(model.metadata.values())),
+            "name_bytes": sum(len(t.name.encode()) for s in model.subgraphs for t in s.tensors),
+            "signatures": [signature.key for signature in model.signatures],
+        },
+    )
 
 
 def _key(tensor: Tensor) -> str:
@@ -73,10 +160,15 @@ def _key(tensor: Tensor) -> str:
 def _tensor(tensor: Tensor) -> FileTensor:
     quantization = tensor.quantization
     single = quantization is not None and quantization.scale.size == 1
-    return FileTensor(_key(tensor), tensor.shape, tensor.dtype,
-                      float(quantization.scale[0]) if quantization is not None and single and np.isfinite(
-                          quantization.scale[0]) else None,
-                      int(quantization.zero_point[0]) if quantization is not None and single else None)
+    return FileTensor(
+        _key(tensor),
+        tensor.shape,
+        tensor.dtype,
+        float(quantization.scale[0])
+        if quantization is not None and single and np.isfinite(quantization.scale[0])
+        else None,
+        int(quantization.zero_point[0]) if quantization is not None and single else None,
+    )
 
 
 def _title(graph: Subgraph, operator: Operator) -> str:
@@ -120,10 +212,17 @@ class _Reader:
         active = [tensor for tensor in inputs if not tensor.constant and not tensor.variable]
         source = next((tensor for tensor in active if tensor.index not in self.origin), None)
         return FileLayer(
-            _title(self.graph, operator), operator.code if operator.code != "CUSTOM" else operator.custom_code,
-            self._op(operator), params, weight_bytes, source.shape if source is not None else (),
-            outputs[0].shape if outputs else (), tuple(dict.fromkeys(_key(tensor) for tensor in active)),
-            tuple(_key(tensor) for tensor in outputs), sum(tensor.size_bytes for tensor in outputs))
+            _title(self.graph, operator),
+            operator.code if operator.code != "CUSTOM" else operator.custom_code,
+            self._op(operator),
+            params,
+            weight_bytes,
+            source.shape if source is not None else (),
+            outputs[0].shape if outputs else (),
+            tuple(dict.fromkeys(_key(tensor) for tensor in active)),
+            tuple(_key(tensor) for tensor in outputs),
+            sum(tensor.size_bytes for tensor in outputs),
+        )
 
     def _parameters(self, operator: Operator) -> list[Tensor]:
         """Constants that are weights or biases; sizes and axes are none."""
@@ -158,8 +257,14 @@ class _Reader:
         if code in ("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"):
             window = int(operator.options["filter_h"]) * int(operator.options["filter_w"])  # type: ignore[arg-type]
             return Op("pool", input_elements=read, output_elements=written, window=window)
-        kind = {"MEAN": "mean", "ADD": "add", "MUL": "mul", "DIV": "mul", "SOFTMAX": "softmax",
-                "LOG_SOFTMAX": "softmax"}.get(code, "activation" if code in _ACTIVATIONS else "other")
+        kind = {
+            "MEAN": "mean",
+            "ADD": "add",
+            "MUL": "mul",
+            "DIV": "mul",
+            "SOFTMAX": "softmax",
+            "LOG_SOFTMAX": "softmax",
+        }.get(code, "activation" if code in _ACTIVATIONS else "other")
         return Op(kind, input_elements=read, output_elements=written)
 
     def _weighted(self, operator: Operator, written: int) -> Op:
@@ -173,14 +278,20 @@ class _Reader:
             data = self.tensor(operator, 2)
             channels = data.shape[-1] if data is not None and data.shape else 0
             out = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
-            return Op("transposed_conv", weights=weights,
-                      positions=data.elements // channels if data is not None and channels else 0, bias=biases,
-                      bias_positions=written // out[-1] if out and out[-1] else 0, output_elements=written)
+            return Op(
+                "transposed_conv",
+                weights=weights,
+                positions=data.elements // channels if data is not None and channels else 0,
+                bias=biases,
+                bias_positions=written // out[-1] if out and out[-1] else 0,
+                output_elements=written,
+            )
         # Output channels: the first dimension of CONV_2D and FULLY_CONNECTED, the last of the others.
         channels = (shape[0] if code in ("CONV_2D", "FULLY_CONNECTED") else shape[-1]) if shape else 0
         positions = written // channels if channels else 0
-        return Op(kind, weights=weights, positions=positions, bias=biases, bias_positions=positions,
-                  output_elements=written)
+        return Op(
+            kind, weights=weights, positions=positions, bias=biases, bias_positions=positions, output_elements=written
+        )
 
     def _matrix_product(self, operator: Operator, written: int) -> Op:
         left, right = self.tensor(operator, 0), self.tensor(operator, 1)
@@ -189,8 +300,12 @@ class _Reader:
         inner = left.shape[-2] if operator.options["adj_x"] else left.shape[-1]
         for constant, weight in ((left.index in self.origin, left), (right.index in self.origin, right)):
             if constant and weight.elements:
-                return Op("dense", weights=weight.elements, positions=written * inner // weight.elements,
-                          output_elements=written)
+                return Op(
+                    "dense",
+                    weights=weight.elements,
+                    positions=written * inner // weight.elements,
+                    output_elements=written,
+                )
         return Op("attention", products=written * inner, output_elements=written)
 
     def _recurrent(self, operator: Operator, written: int) -> Op:
@@ -201,5 +316,6 @@ class _Reader:
         constants = [self.origin[index] for index in operator.inputs[1:] if index in self.origin]
         weights = sum(tensor.elements for tensor in constants if len(tensor.shape) >= 2)
         biases = sum(tensor.elements for tensor in constants if len(tensor.shape) == 1)
-        return Op("recurrent", weights=weights, positions=steps, bias=biases, bias_positions=steps,
-                  output_elements=written)
+        return Op(
+            "recurrent", weights=weights, positions=steps, bias=biases, bias_positions=steps, output_elements=written
+        )

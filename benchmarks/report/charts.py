@@ -26,8 +26,16 @@ _CONFIG = {
         "titleFontWeight": "normal",
         "labelLimit": 220,
     },
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "orient": "bottom", "columns": 2, "labelLimit": 260,
-               "symbolOpacity": 1, "symbolStrokeWidth": 2.5, "layout": {"bottom": {"direction": "vertical"}}},
+    "legend": {
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "orient": "bottom",
+        "columns": 2,
+        "labelLimit": 260,
+        "symbolOpacity": 1,
+        "symbolStrokeWidth": 2.5,
+        "layout": {"bottom": {"direction": "vertical"}},
+    },
 }
 
 
@@ -76,8 +84,12 @@ def accuracy_against_cost(rows: Rows, title: str) -> Spec:
         _quantity("high", "to", format=".2%"),
         _name("front", "on the Pareto front"),
     ]
-    x = _quantity("cost", title, scale={"type": "log", "nice": False, "padding": 18}, axis={"format": "~s" if max(
-        row["cost"] for row in rows) >= 1000 else "~g", "tickCount": 5})
+    x = _quantity(
+        "cost",
+        title,
+        scale={"type": "log", "nice": False, "padding": 18},
+        axis={"format": "~s" if max(row["cost"] for row in rows) >= 1000 else "~g", "tickCount": 5},
+    )
     y = _quantity("accuracy", "accuracy", scale={"zero": False, "nice": True}, axis={"format": ".0%"})
     colour = _name("series", "precision, runtime")
     return _chart(
@@ -87,8 +99,13 @@ def accuracy_against_cost(rows: Rows, title: str) -> Spec:
             {
                 "mark": {"type": "rule", "strokeWidth": 1.5},
                 "params": [_one_of_the_legend("series")],
-                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour,
-                             "opacity": _faded(0.3)},
+                "encoding": {
+                    "x": x,
+                    "y": {**y, "field": "low"},
+                    "y2": {"field": "high"},
+                    "color": colour,
+                    "opacity": _faded(0.3),
+                },
             },
             {
                 "transform": [{"filter": "datum.front == 'yes'"}],
@@ -118,8 +135,11 @@ def pareto_front(rows: Rows) -> Spec:
     """
     x = _quantity("mmacs", "million MACs", scale={"type": "log", "nice": False, "padding": 18}, axis={"format": "~g"})
     y = _quantity("accuracy", "accuracy", scale={"zero": False, "nice": True}, axis={"format": ".0%"})
-    tooltip = [_name("network", "network"), _quantity("mmacs", "MMACs", format=".3f"),
-               _quantity("accuracy", "accuracy", format=".2%")]
+    tooltip = [
+        _name("network", "network"),
+        _quantity("mmacs", "MMACs", format=".3f"),
+        _quantity("accuracy", "accuracy", format=".2%"),
+    ]
     return _chart(
         rows,
         320,
@@ -353,18 +373,22 @@ def sweep(rows: Rows, parameter: str) -> Spec:
         parameter: what was swept, for the axis.
     """
     # A chart in rows cannot take its width from the page.
-    return {**_chart(
-        rows,
-        120,
-        mark={"type": "line", "point": True, "strokeWidth": 1.5},
-        encoding={
-            "x": _quantity("value", parameter),
-            "y": _quantity("figure", None, scale={"zero": False, "nice": True}),
-            "row": _name("measure", None),
-            "tooltip": [_quantity("value", parameter), _name("measure"), _quantity("figure", "is", format=".4f")],
-        },
-        resolve={"scale": {"y": "independent"}},
-    ), "width": 420, "autosize": "pad"}
+    return {
+        **_chart(
+            rows,
+            120,
+            mark={"type": "line", "point": True, "strokeWidth": 1.5},
+            encoding={
+                "x": _quantity("value", parameter),
+                "y": _quantity("figure", None, scale={"zero": False, "nice": True}),
+                "row": _name("measure", None),
+                "tooltip": [_quantity("value", parameter), _name("measure"), _quantity("figure", "is", format=".4f")],
+            },
+            resolve={"scale": {"y": "independent"}},
+        ),
+        "width": 420,
+        "autosize": "pad",
+    }
 
 
 def ensemble_weights(rows: Rows) -> Spec:

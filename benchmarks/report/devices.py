@@ -50,13 +50,20 @@ def devices_block(found: Sequence[dict[str, Any]]) -> Block | None:
     """Device classes against networks: fits, warns or over, with the share of the limit that is nearest."""
     cells = {(verdict["network"], verdict["device"]): verdict for verdict in found}
     networks, devices = (list(dict.fromkeys(verdict[key] for verdict in found)) for key in ("network", "device"))
-    rows = [[device, *(_state(cells[name, device]["checks"]) for name in networks),
-             "; ".join(_complaints(cells, networks, device)) or "-"] for device in devices]
+    rows = [
+        [
+            device,
+            *(_state(cells[name, device]["checks"]) for name in networks),
+            "; ".join(_complaints(cells, networks, device)) or "-",
+        ]
+        for device in devices
+    ]
     return table_block(
         "Every device class at a glance",
         table(["device class", *networks, "what is over"], rows, wrap=[len(networks) + 1]),
         "The int8 TFLite file of each network. The percentage is the figure nearest to its limit; estimated latency "
-        "only warns. Point at a cell for its figures.")
+        "only warns. Point at a cell for its figures.",
+    )
 
 
 def _state(checks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,29 +119,58 @@ def limits_block(found: Sequence[dict[str, Any]]) -> Block | None:
                 if share is None:
                     continue
                 value, limit = _texts(check)
-                rows.append({"network": network, "device": verdict["device"], "metric": check["metric"],
-                             "value": value, "limit": limit, "label": f"{verdict['device']}: {check['metric']}",
-                             "share": share, "verdict": _STATES[check["status"]]})
+                rows.append(
+                    {
+                        "network": network,
+                        "device": verdict["device"],
+                        "metric": check["metric"],
+                        "value": value,
+                        "limit": limit,
+                        "label": f"{verdict['device']}: {check['metric']}",
+                        "share": share,
+                        "verdict": _STATES[check["status"]],
+                    }
+                )
         if rows:
             choices.append({"name": network, "chart": charts.share_of_limits(rows)})
-    return choices_block("limits", "Figures against the limits", choices,
-                         "Each figure as a share of the limit of its device class; the dashed line is the limit.")
+    return choices_block(
+        "limits",
+        "Figures against the limits",
+        choices,
+        "Each figure as a share of the limit of its device class; the dashed line is the limit.",
+    )
 
 
 def estimates_block(found: Sequence[dict[str, Any]]) -> Block | None:
     """Estimated latency on every device class: a number only where there is data, else the reason."""
     choices = []
     for network in dict.fromkeys(estimate["network"] for estimate in found):
-        rows = [[own["device"], cell(format_quantity(own["latency_ms"], "ms"), own["latency_ms"]), _interval(own),
-                 cell(format_quantity(own["energy_uj"], "uJ"), own["energy_uj"]),
-                 "; ".join(part for part in (own["source"], own["note"]) if part)]
-                for own in found if own["network"] == network]
-        choices.append({"name": network, "table": table(
-            ["device class", "latency", "interval", "energy", "from, or why no number"], rows, [1, 2, 3], [4])})
+        rows = [
+            [
+                own["device"],
+                cell(format_quantity(own["latency_ms"], "ms"), own["latency_ms"]),
+                _interval(own),
+                cell(format_quantity(own["energy_uj"], "uJ"), own["energy_uj"]),
+                "; ".join(part for part in (own["source"], own["note"]) if part),
+            ]
+            for own in found
+            if own["network"] == network
+        ]
+        choices.append(
+            {
+                "name": network,
+                "table": table(
+                    ["device class", "latency", "interval", "energy", "from, or why no number"], rows, [1, 2, 3], [4]
+                ),
+            }
+        )
     return choices_block(
-        "estimates", "Estimated latency and energy", choices,
+        "estimates",
+        "Estimated latency and energy",
+        choices,
         "Of one inference of the int8 file: from published measurements, for Ethos-U by Arm's compiler Vela; energy "
-        "where it was published. Nothing here was measured on the device.")
+        "where it was published. Nothing here was measured on the device.",
+    )
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:

@@ -66,8 +66,9 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
     entries = run.entries("checkpoint")
     metrics = {entry["name"]: read_metrics(entry["path"]) or {} for entry in entries}
     integers = {entry["name"] for entry in entries if read_quantization(entry["path"]) is not None}
-    children = {entry["parent"]: entry["name"] for entry in entries
-                if entry["name"] in integers and entry.get("parent")}
+    children = {
+        entry["parent"]: entry["name"] for entry in entries if entry["name"] in integers and entry.get("parent")
+    }
     floats = [entry for entry in entries if entry["name"] not in integers and "cost" in metrics[entry["name"]]]
     if not floats:
         raise UsageError(f"{run.path} holds no trained network; run `compress run` or `compress train` first")

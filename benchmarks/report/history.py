@@ -55,20 +55,46 @@ def history_block(records: Sequence[Mapping[str, Any]]) -> Block | None:
         points = [point for key, found in repeated.items() for point in _points(key, found, figure)]
         if points:
             steps = [point["step"] for point in sorted(points, key=lambda point: point["time"])]
-            choices.append({"name": name, "chart": charts.over_measurements(points, list(dict.fromkeys(steps)), name,
-                                                                            unit)})
-            rows = [[point["series"], point["step"], _date(point["time"]), _shown(point["value"], unit),
-                     _change(point["change"], unit), point["why"]] for point in points]
-            choices.append({"name": f"{name}, table", "table": table(
-                ["file and runtime", "run", "measured", name, "change", "what changed"], rows, [3, 4], [5])})
-    return choices_block("history", "History", choices,
-                         "The same file name on the same data, measured again: #2 is the second measurement of a run.")
+            choices.append(
+                {"name": name, "chart": charts.over_measurements(points, list(dict.fromkeys(steps)), name, unit)}
+            )
+            rows = [
+                [
+                    point["series"],
+                    point["step"],
+                    _date(point["time"]),
+                    _shown(point["value"], unit),
+                    _change(point["change"], unit),
+                    point["why"],
+                ]
+                for point in points
+            ]
+            choices.append(
+                {
+                    "name": f"{name}, table",
+                    "table": table(
+                        ["file and runtime", "run", "measured", name, "change", "what changed"], rows, [3, 4], [5]
+                    ),
+                }
+            )
+    return choices_block(
+        "history",
+        "History",
+        choices,
+        "The same file name on the same data, measured again: #2 is the second measurement of a run.",
+    )
 
 
 def _series(record: Mapping[str, Any]) -> tuple[str, ...]:
     data = record.get("data") or {}
-    return (Path(str(record.get("file", "?"))).name, str(record.get("runtime")), str(record.get("device_class") or ""),
-            str(record.get("kind", "accuracy")), str(data.get("fingerprint")), str(data.get("split")))
+    return (
+        Path(str(record.get("file", "?"))).name,
+        str(record.get("runtime")),
+        str(record.get("device_class") or ""),
+        str(record.get("kind", "accuracy")),
+        str(data.get("fingerprint")),
+        str(data.get("split")),
+    )
 
 
 def _points(key: tuple[str, ...], found: Sequence[Mapping[str, Any]], figure: str) -> list[dict[str, Any]]:
@@ -81,12 +107,16 @@ def _points(key: tuple[str, ...], found: Sequence[Mapping[str, Any]], figure: st
             continue
         origin = str(record["origin"])
         taken[origin] = taken.get(origin, 0) + 1
-        points.append({
-            "series": " on ".join((key[0], key[1])), "step": origin + (f" #{taken[origin]}" if taken[origin] > 1
-                                                                       else ""),
-            "time": record.get("time") or 0, "value": record[figure],
-            "change": None if before is None else record[figure] - before[figure],
-            "why": "first" if before is None else why_another(before, record)})
+        points.append(
+            {
+                "series": " on ".join((key[0], key[1])),
+                "step": origin + (f" #{taken[origin]}" if taken[origin] > 1 else ""),
+                "time": record.get("time") or 0,
+                "value": record[figure],
+                "change": None if before is None else record[figure] - before[figure],
+                "why": "first" if before is None else why_another(before, record),
+            }
+        )
         before = record
     return points if len(points) > 1 else []
 

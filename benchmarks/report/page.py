@@ -34,8 +34,13 @@ from edgepress.models.units import format_quantity
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None, *,
-                 history: Sequence[str | Path] = (), budgets: str | Path | None = None) -> Path:
+def write_report(
+    run: str | Path = DEFAULT_RUN,
+    output: str | Path | None = None,
+    *,
+    history: Sequence[str | Path] = (),
+    budgets: str | Path | None = None,
+) -> Path:
     """Write the report of a run directory; an older report of the same run is replaced.
 
     Args:
@@ -57,9 +62,13 @@ def write_report(run: str | Path = DEFAULT_RUN, output: str | Path | None = None
     return write_text(page, render(networks, str(folder.path), measured, device_classes(budgets), blocks(folder)))
 
 
-def render(networks: Sequence[Network], run: str, measured: Sequence[Mapping[str, Any]] = (),
-           classes: Mapping[str, DeviceClass] | None = None,
-           teachers: Sequence[Sequence[Block | None]] = ()) -> str:
+def render(
+    networks: Sequence[Network],
+    run: str,
+    measured: Sequence[Mapping[str, Any]] = (),
+    classes: Mapping[str, DeviceClass] | None = None,
+    teachers: Sequence[Sequence[Block | None]] = (),
+) -> str:
     """The page as HTML, rows of blocks about its teachers included; every name in it is escaped."""
     known = device_classes() if classes is None else classes
     found = verdicts(networks, known)
@@ -83,8 +92,9 @@ def render(networks: Sequence[Network], run: str, measured: Sequence[Mapping[str
     return render_page(rows, title=title, subtitle=_subtitle(data, run), cards=_cards(networks, found))
 
 
-def render_page(rows: Sequence[Sequence[Block | None]], *, title: str, subtitle: str,
-                cards: list[dict[str, str]]) -> str:
+def render_page(
+    rows: Sequence[Sequence[Block | None]], *, title: str, subtitle: str, cards: list[dict[str, str]]
+) -> str:
     """Rows of blocks (None is left out) as one HTML page; every text in it is escaped."""
     import vl_convert
     from jinja2 import Environment, FileSystemLoader, select_autoescape

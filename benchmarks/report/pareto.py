@@ -67,14 +67,19 @@ def points_of(runs: Sequence[str | Path]) -> list[Point]:
             kind = (data.get("fingerprint"), measured["cost"]["rule"], "test" if measured.get("test") else "validation")
             first = first or kind
             if kind != first:
-                raise UsageError(f"{run} was measured on other data or by another rule than {runs[0]}: {kind} is not "
-                                 f"{first}; figures that do not compare are not joined")
+                raise UsageError(
+                    f"{run} was measured on other data or by another rule than {runs[0]}: {kind} is not "
+                    f"{first}; figures that do not compare are not joined"
+                )
             if measured.get("key", network.name) in seen:
                 continue
             seen.add(measured.get("key", network.name))
             name = f"{Path(run).name}/{network.name}"
-            points.append(Point(name, found["accuracy"], network.macs, measured["cost"]["weight_bytes"],
-                                replace(network, name=name)))
+            points.append(
+                Point(
+                    name, found["accuracy"], network.macs, measured["cost"]["weight_bytes"], replace(network, name=name)
+                )
+            )
     if not points:
         raise UsageError("none of these runs holds a network with a measured accuracy")
     return points
@@ -87,12 +92,21 @@ def write_pareto(runs: Sequence[str | Path], output: str | Path) -> tuple[Path, 
     networks = [point.network for point in sorted(points, key=lambda p: -p.macs)]
     data = points[0].network.metrics.get("data") or {}
     rows = [[_front_block(best), _chart_block(points, best)], [overview_block(networks)], [versions_block(networks)]]
-    cards = [{"label": "networks", "value": str(len(points))}, {"label": "on the front", "value": str(len(best))},
-             {"label": "runs", "value": str(len(runs))},
-             {"label": f"highest accuracy, {max(points, key=lambda p: p.accuracy).name}",
-              "value": format_quantity(max(p.accuracy for p in points), "fraction")}]
-    page = render_page(rows, title=f"edgepress sweep: {data.get('task', 'no task')}",
-                       subtitle=f"{len(runs)} runs; data {data.get('source') or data.get('task', '-')}", cards=cards)
+    cards = [
+        {"label": "networks", "value": str(len(points))},
+        {"label": "on the front", "value": str(len(best))},
+        {"label": "runs", "value": str(len(runs))},
+        {
+            "label": f"highest accuracy, {max(points, key=lambda p: p.accuracy).name}",
+            "value": format_quantity(max(p.accuracy for p in points), "fraction"),
+        },
+    ]
+    page = render_page(
+        rows,
+        title=f"edgepress sweep: {data.get('task', 'no task')}",
+        subtitle=f"{len(runs)} runs; data {data.get('source') or data.get('task', '-')}",
+        cards=cards,
+    )
     return write_text(output, page), best
 
 
@@ -101,9 +115,16 @@ def front_rows(best: Sequence[Point]) -> list[list[str]]:
     rows = []
     for point in best:
         file = point.network.tflite
-        rows.append([point.name, f"{point.macs / 1e6:.3f} M", format_quantity(point.weight_bytes, "bytes"),
-                     format_quantity(file.profile["file_bytes"] if file else None, "bytes"),
-                     format_quantity(point.accuracy, "fraction"), percent(int8_record(point.network))])
+        rows.append(
+            [
+                point.name,
+                f"{point.macs / 1e6:.3f} M",
+                format_quantity(point.weight_bytes, "bytes"),
+                format_quantity(file.profile["file_bytes"] if file else None, "bytes"),
+                format_quantity(point.accuracy, "fraction"),
+                percent(int8_record(point.network)),
+            ]
+        )
     return rows
 
 
@@ -111,15 +132,27 @@ COLUMNS = ["network", "MACs", "weights, int8", "TFLite file", "fp32", "int8"]
 
 
 def _front_block(best: Sequence[Point]) -> dict[str, Any]:
-    return {"title": "Pareto front",
-            "table": {"columns": COLUMNS, "rows": front_rows(best), "numbers": list(range(1, len(COLUMNS))),
-                      "wrap": [0]},
-            "text": "No other network is as good in accuracy, MACs and bytes of weights and better in one of them."}
+    return {
+        "title": "Pareto front",
+        "table": {"columns": COLUMNS, "rows": front_rows(best), "numbers": list(range(1, len(COLUMNS))), "wrap": [0]},
+        "text": "No other network is as good in accuracy, MACs and bytes of weights and better in one of them.",
+    }
 
 
 def _chart_block(points: Sequence[Point], best: Sequence[Point]) -> dict[str, Any]:
     names = {point.name for point in best}
-    rows = [{"network": point.name, "mmacs": point.macs / 1e6, "accuracy": point.accuracy,
-             "front": "on the front" if point.name in names else "beaten"} for point in points]
-    return {"id": "pareto", "title": "Accuracy against MACs", "chart": charts.pareto_front(rows),
-            "text": "fp32 accuracy; every point is one network."}
+    rows = [
+        {
+            "network": point.name,
+            "mmacs": point.macs / 1e6,
+            "accuracy": point.accuracy,
+            "front": "on the front" if point.name in names else "beaten",
+        }
+        for point in points
+    ]
+    return {
+        "id": "pareto",
+        "title": "Accuracy against MACs",
+        "chart": charts.pareto_front(rows),
+        "text": "fp32 accuracy; every point is one network.",
+    }

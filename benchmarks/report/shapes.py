@@ -20,11 +20,11 @@ def cell(text: str, value: float | None = None, kind: str = "", title: str = "")
     return {"text": text, "value": value, "kind": kind, "title": title}
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[int] = (),
-          wrap: Sequence[int] = ()) -> dict[str, Any]:
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[int] = (), wrap: Sequence[int] = ()
+) -> dict[str, Any]:
     """A table: rows of texts and `cell`s; the columns `numbers` are aligned right, those of `wrap` may break."""
-    return {"columns": list(columns), "rows": [list(row) for row in rows], "numbers": list(numbers),
-            "wrap": list(wrap)}
+    return {"columns": list(columns), "rows": [list(row) for row in rows], "numbers": list(numbers), "wrap": list(wrap)}
 
 
 def table_block(title: str, found: dict[str, Any], text: str = "") -> Block | None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.atomic import new_directory, write_json, write_text
 from edgepress.models.errors import UsageError
@@ -31,8 +32,9 @@ from edgepress.models.run_directory import RunDirectory
 _RUNTIME = "litert"
 
 
-def write_submission(run: str | Path, output: str | Path | None = None, *, split: str = "test",
-                     trust: bool = False) -> Path:
+def write_submission(
+    run: str | Path, output: str | Path | None = None, *, split: str = "test", trust: bool = False
+) -> Path:
     """Write the folder from the newest int8 TFLite file of every network of a run; an older folder is replaced.
 
     Args:
@@ -49,16 +51,24 @@ def write_submission(run: str | Path, output: str | Path | None = None, *, split
     directory = RunDirectory(run)
     networks = [network for network in gather(directory, arena=False) if network.tflite]
     if not networks:
-        raise UsageError(f"{run} holds no int8 TFLite file: run `compress quantize` and `deploy export --format "
-                         "tflite` first")
+        raise UsageError(
+            f"{run} holds no int8 TFLite file: run `compress quantize` and `deploy export --format tflite` first"
+        )
     folder = Path(output) if output else directory.path / "submission"
     made = []
     with new_directory(folder, overwrite=output is None) as temporary:
         for network in networks:
             made.append(_write_network(temporary / network.name, network, split, trust))
-        write_json(temporary / "submission.json", {
-            "schema": 1, "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "environment": environment(), "networks": made})
+        write_json(
+            temporary / "submission.json",
+            {
+                "schema": 1,
+                "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+                "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "environment": environment(),
+                "networks": made,
+            },
+        )
     return folder
 
 
@@ -77,8 +87,13 @@ def _write_network(folder: Path, network: Any, split: str, trust: bool) -> dict[
     split = split if task.has(split) else "validation"
     features, clips = task.features(split), task.split(split)
     with open_session(file.path, _RUNTIME) as session:
-        outputs = np.concatenate([np.asarray(session.run(np.array(features[start:start + 64])))
-                                  for start in range(0, len(clips), 64)]).reshape(len(clips), -1).astype(np.float64)
+        outputs = (
+            np.concatenate(
+                [np.asarray(session.run(np.array(features[start : start + 64]))) for start in range(0, len(clips), 64)]
+            )
+            .reshape(len(clips), -1)
+            .astype(np.float64)
+        )
     shifted = np.exp(outputs - outputs.max(1, keepdims=True))
     probabilities = shifted / shifted.sum(1, keepdims=True)
     found = evaluate(outputs, clips.labels, clips.devices, task.classes, clips.identifiers, task.unseen_devices)
@@ -88,13 +103,23 @@ def _write_network(folder: Path, network: Any, split: str, trust: bool) -> dict[
             shutil.copy2(source, folder / source.name)
     write_text(folder / "output.csv", output_csv(clips.names, probabilities, task.classes))
     profile, cost = file.profile, network.metrics["cost"]
-    complexity = {"rule": cost["rule"], "macs": cost["macs"], "params": cost["params"],
-                  "weight_bytes": cost["weight_bytes"], "file_bytes": profile["file_bytes"],
-                  "sha256": profile["sha256"]}
+    complexity = {
+        "rule": cost["rule"],
+        "macs": cost["macs"],
+        "params": cost["params"],
+        "weight_bytes": cost["weight_bytes"],
+        "file_bytes": profile["file_bytes"],
+        "sha256": profile["sha256"],
+    }
     write_json(folder / "complexity.json", complexity)
     write_json(folder / "results.json", {"split": split, "runtime": _RUNTIME, **found})
-    return {"name": network.name, "file": f"{network.name}/{file.path.name}", **complexity,
-            "accuracy": found["accuracy"], "log_loss": found["log_loss"]}
+    return {
+        "name": network.name,
+        "file": f"{network.name}/{file.path.name}",
+        **complexity,
+        "accuracy": found["accuracy"],
+        "log_loss": found["log_loss"],
+    }
 
 
 def output_csv(names: tuple[str, ...], probabilities: np.ndarray, classes: tuple[str, ...]) -> str:
@@ -110,6 +135,7 @@ def output_csv(names: tuple[str, ...], probabilities: np.ndarray, classes: tuple
     writer = csv.writer(buffer, delimiter="\t", lineterminator="\n")
     writer.writerow(["filename", "scene_label", *(classes[index] for index in order)])
     for name, row in zip(names, probabilities, strict=True):
-        writer.writerow([name.removeprefix("audio/"), classes[int(row.argmax())],
-                         *(f"{row[index]:.6f}" for index in order)])
+        writer.writerow(
+            [name.removeprefix("audio/"), classes[int(row.argmax())], *(f"{row[index]:.6f}" for index in order)]
+        )
     return buffer.getvalue()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.benchmarks.report.gather import Network, gather
 from edgepress.models.errors import UsageError

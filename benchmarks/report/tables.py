@@ -15,8 +15,12 @@ def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in columns as wide as their longest cell."""
     table = [list(headings), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-                     for row in table) + "\n"
+    return (
+        "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+        )
+        + "\n"
+    )
 
 
 def accuracy_text(measured: Mapping[str, Any]) -> str:
@@ -25,26 +29,56 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
     data = measured["data"]
     parts = [f"{measured['file']}: {data['samples']} samples of {data['name']} ({data['split']})\n"]
     if results:
-        parts.append(aligned(("Runtime", "Correct", "Accuracy", "95 % interval", "Log loss", "Stands for"), [
-            (r["runtime"], f"{r['correct']} of {r['total']}", _percent(r["accuracy"]),
-             f"{_percent(r['interval'][0])} to {_percent(r['interval'][1])}" if r.get("interval") else "-",
-             "-" if r.get("log_loss") is None else f"{r['log_loss']:.4f}", ", ".join(r["device_classes"]) or "-")
-            for r in results]))
+        parts.append(
+            aligned(
+                ("Runtime", "Correct", "Accuracy", "95 % interval", "Log loss", "Stands for"),
+                [
+                    (
+                        r["runtime"],
+                        f"{r['correct']} of {r['total']}",
+                        _percent(r["accuracy"]),
+                        f"{_percent(r['interval'][0])} to {_percent(r['interval'][1])}" if r.get("interval") else "-",
+                        "-" if r.get("log_loss") is None else f"{r['log_loss']:.4f}",
+                        ", ".join(r["device_classes"]) or "-",
+                    )
+                    for r in results
+                ],
+            )
+        )
     emulated = [(r["runtime"], r["firmware"]) for r in results if r.get("firmware")]
     if emulated:
-        parts.append(aligned(("Firmware", "Flash B", "RAM B", "Stack B", "Instructions per inference", "Kernels"), [
-            (name, f"{f['flash_bytes']:,}", f"{f['ram_bytes']:,}", f"{f['stack_bytes']:,}", f"{f['instructions']:,}",
-             f["kernels"]) for name, f in emulated]))
+        parts.append(
+            aligned(
+                ("Firmware", "Flash B", "RAM B", "Stack B", "Instructions per inference", "Kernels"),
+                [
+                    (
+                        name,
+                        f"{f['flash_bytes']:,}",
+                        f"{f['ram_bytes']:,}",
+                        f"{f['stack_bytes']:,}",
+                        f"{f['instructions']:,}",
+                        f["kernels"],
+                    )
+                    for name, f in emulated
+                ],
+            )
+        )
     for key, title in (("by_recording_device", "Recording device"), ("by_class", "Class")):
         names = list(dict.fromkeys(name for r in results for name in r.get(key) or {}))
         if names:
-            parts.append(aligned((title, *[r["runtime"] for r in results]),
-                                 [(name, *[_part((r.get(key) or {}).get(name)) for r in results]) for name in names]))
+            parts.append(
+                aligned(
+                    (title, *[r["runtime"] for r in results]),
+                    [(name, *[_part((r.get(key) or {}).get(name)) for r in results]) for name in names],
+                )
+            )
     flips = [f for f in measured["flips"] if f["labels_differ"]]
     for flip in flips:
-        parts.append(f"{flip['a']} and {flip['b']} name another label for {flip['labels_differ']} of {flip['samples']} "
-                     f"samples: {flip['only_a_correct']} right only on {flip['a']}, {flip['only_b_correct']} only on "
-                     f"{flip['b']}\n")
+        parts.append(
+            f"{flip['a']} and {flip['b']} name another label for {flip['labels_differ']} of {flip['samples']} "
+            f"samples: {flip['only_a_correct']} right only on {flip['a']}, {flip['only_b_correct']} only on "
+            f"{flip['b']}\n"
+        )
     if len(results) > 1 and not flips:
         parts.append("every runtime names the same labels\n")
     parts += [f"{failure['runtime']} failed: {failure['error']}\n" for failure in measured["failures"]]
@@ -67,18 +101,41 @@ def latency_text(found: Mapping[str, Any]) -> str:
     parts = [f"{found['file']}\n"]
     if found["measured"]:
         parts.append(f"measured on this host ({found['measured'][0]['cpu']}):\n")
-        parts.append(aligned(("Runtime", "p50", "p90", "p99", "Runs", "Threads", ""), [
-            (m["runtime"], *[format_quantity(m[key], "ms") for key in ("p50_ms", "p90_ms", "p99_ms")], str(m["runs"]),
-             str(m["threads"]), "with a pipe to a child process" if m["round_trip"] else "")
-            for m in found["measured"]]))
+        parts.append(
+            aligned(
+                ("Runtime", "p50", "p90", "p99", "Runs", "Threads", ""),
+                [
+                    (
+                        m["runtime"],
+                        *[format_quantity(m[key], "ms") for key in ("p50_ms", "p90_ms", "p99_ms")],
+                        str(m["runs"]),
+                        str(m["threads"]),
+                        "with a pipe to a child process" if m["round_trip"] else "",
+                    )
+                    for m in found["measured"]
+                ],
+            )
+        )
     parts += [f"{failure['runtime']} failed: {failure['error']}\n" for failure in found["failures"]]
     if found["estimated"]:
         parts.append("estimated for device classes:\n")
-        parts.append(aligned(("Device", "Latency", "Interval", "Energy", "From"), [
-            (name, format_quantity(e["latency_ms"], "ms"),
-             "-" if e["low_ms"] is None
-             else f"{format_quantity(e['low_ms'], 'ms')} to {format_quantity(e['high_ms'], 'ms')}",
-             format_quantity(e["energy_uj"], "uJ"), e["source"] or "-") for name, e in found["estimated"].items()]))
+        parts.append(
+            aligned(
+                ("Device", "Latency", "Interval", "Energy", "From"),
+                [
+                    (
+                        name,
+                        format_quantity(e["latency_ms"], "ms"),
+                        "-"
+                        if e["low_ms"] is None
+                        else f"{format_quantity(e['low_ms'], 'ms')} to {format_quantity(e['high_ms'], 'ms')}",
+                        format_quantity(e["energy_uj"], "uJ"),
+                        e["source"] or "-",
+                    )
+                    for name, e in found["estimated"].items()
+                ],
+            )
+        )
         names: dict[str, list[str]] = {}
         for name, e in found["estimated"].items():
             names.setdefault(e["note"], []).append(name)
@@ -111,8 +168,13 @@ def _compare_rows(found: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
             texts = format_against(a, b, row["unit"])
             difference = b - a
             sign = "+" if difference > 0 else "-"
-            change = "0" if not difference else sign + format_quantity(abs(difference), row["unit"]) + (
-                f" ({sign}{abs(difference) / a:.2%})" if a and row["unit"] != "fraction" else "")
+            change = (
+                "0"
+                if not difference
+                else sign
+                + format_quantity(abs(difference), row["unit"])
+                + (f" ({sign}{abs(difference) / a:.2%})" if a and row["unit"] != "fraction" else "")
+            )
         rows.append((row["metric"], *texts, change))
     return rows
 
@@ -131,7 +193,9 @@ def devices_text(known: Mapping[str, DeviceClass]) -> str:
         limits = ", ".join(
             f"{metric} {'at least' if rule.minimum is not None else 'at most'} "
             f"{format_quantity(rule.minimum if rule.minimum is not None else rule.maximum, rule.unit)}"
-            + (f" ({device.macs_rule})" if metric == "macs" else "") for metric, rule in device.rules.items()
-            if rule.level != "off")
+            + (f" ({device.macs_rule})" if metric == "macs" else "")
+            for metric, rule in device.rules.items()
+            if rule.level != "off"
+        )
         rows.append((device.name, device.runtime, limits or "-", device.summary))
     return aligned(("Device", "Runtime", "Limits", ""), rows)

@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.benchmarks.report import charts
 from edgepress.benchmarks.report.shapes import table as report_table
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
 #: With the contrastive term and without: arms of one row of networks each.
-_PAIRS = (("contrastive", "none", "the plain term"), ("contrastive-balanced", "none", "the balanced term"),
-          ("augmented-contrastive", "augmented", "the balanced term, on top of DIR and Freq-MixStyle"))
+_PAIRS = (
+    ("contrastive", "none", "the plain term"),
+    ("contrastive-balanced", "none", "the balanced term"),
+    ("augmented-contrastive", "augmented", "the balanced term, on top of DIR and Freq-MixStyle"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,24 +67,50 @@ def as_text(tables: Sequence[Table]) -> str:
     for table in tables:
         lines = [list(table.columns), *table.rows]
         widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-        parts.append("\n".join([table.title, *("  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)]))
+        parts.append(
+            "\n".join(
+                [
+                    table.title,
+                    *(
+                        "  ".join(
+                            cell.ljust(width) if i == 0 else cell.rjust(width)
+                            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+                        ).rstrip()
+                        for line in lines
+                    ),
+                ]
+            )
+        )
     return "\n\n".join(parts)
 
 
 def as_markdown(table: Table) -> str:
     """One table in Markdown, without its title."""
-    return "\n".join(["| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns),
-                      *("| " + " | ".join(row) + " |" for row in table.rows)]) + "\n"
+    return (
+        "\n".join(
+            [
+                "| " + " | ".join(table.columns) + " |",
+                "|" + "---|" * len(table.columns),
+                *("| " + " | ".join(row) + " |" for row in table.rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def blocks(directory: RunDirectory) -> list[list[dict[str, Any]]]:
     """Rows of blocks for the page of `benchmarks report`; none for a run without teachers."""
-    made = [{"title": table.title, "text": table.text, "id": f"teachers-{number}", "chart": table.chart,
-             "table": report_table(table.columns, table.rows, range(1, len(table.columns)))}
-            for number, table in enumerate(run_tables(directory))]
-    return [made[start:start + 2] for start in range(0, len(made), 2)]
+    made = [
+        {
+            "title": table.title,
+            "text": table.text,
+            "id": f"teachers-{number}",
+            "chart": table.chart,
+            "table": report_table(table.columns, table.rows, range(1, len(table.columns))),
+        }
+        for number, table in enumerate(run_tables(directory))
+    ]
+    return [made[start : start + 2] for start in range(0, len(made), 2)]
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -94,7 +124,9 @@ def read_results(path: Path) -> dict[str, Any]:
         if found["schema"] != 1 or not isinstance(found["arms"], dict):
             raise ValueError
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no results file of edgepress.benchmarks.experiments.teachers.trainings: write it again") from error
+        raise UsageError(
+            f"{path} is no results file of edgepress.benchmarks.experiments.teachers.trainings: write it again"
+        ) from error
     return found
 
 
@@ -115,10 +147,13 @@ def results_of_run(directory: RunDirectory) -> dict[str, Any]:
     ensembles = [read_ensemble(entry["path"])["metrics"] for entry in directory.entries("ensemble")]
     unseen = next((one["data"]["unseen_devices"] for one in metrics if one.get("data")), [])
     points = [(_term(one)["alpha"], _term(one)["weight"], one) for one in metrics if _term(one)]
-    return {"arms": {arm: _arm(found) for arm, found in arms.items()},
-            "ensembles": [{**one, "seed": number} for number, one in enumerate(ensembles, 1)],
-            "data": {"unseen_devices": unseen}, "comparisons": [],
-            "sweeps": {"alpha": _points(points, 0), "lambda": _points(points, 1)}}
+    return {
+        "arms": {arm: _arm(found) for arm, found in arms.items()},
+        "ensembles": [{**one, "seed": number} for number, one in enumerate(ensembles, 1)],
+        "data": {"unseen_devices": unseen},
+        "comparisons": [],
+        "sweeps": {"alpha": _points(points, 0), "lambda": _points(points, 1)},
+    }
 
 
 def _term(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -131,9 +166,16 @@ def _arm(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     tests = [one["test"] for one in found]
     devices = sorted(set.intersection(*(set(test.get("by_recording_device") or {}) for test in tests)))
-    return {"all": {name: spread([test[name] for test in tests]) for name in ("accuracy", "log_loss")},
-            "by_recording_device": {device: {name: spread([test["by_recording_device"][device][name] for test in tests])
-                                             for name in ("accuracy", "log_loss")} for device in devices}}
+    return {
+        "all": {name: spread([test[name] for test in tests]) for name in ("accuracy", "log_loss")},
+        "by_recording_device": {
+            device: {
+                name: spread([test["by_recording_device"][device][name] for test in tests])
+                for name in ("accuracy", "log_loss")
+            }
+            for device in devices
+        },
+    }
 
 
 def _points(points: Sequence[tuple[float, float, dict[str, Any]]], which: int) -> list[dict[str, Any]]:
@@ -142,8 +184,14 @@ def _points(points: Sequence[tuple[float, float, dict[str, Any]]], which: int) -
     for *parameters, entry in points:
         groups.setdefault(parameters[1 - which], {})[parameters[which]] = entry["test"]
     largest = max(groups.values(), key=len, default={})
-    return [{"value": value, "accuracy": test["accuracy"], "log_loss": test["log_loss"]}
-            for value, test in sorted(largest.items())] if len(largest) > 1 else []
+    return (
+        [
+            {"value": value, "accuracy": test["accuracy"], "log_loss": test["log_loss"]}
+            for value, test in sorted(largest.items())
+        ]
+        if len(largest) > 1
+        else []
+    )
 
 
 def percent(spread: dict[str, float] | None) -> str:
@@ -172,18 +220,34 @@ def _device_tables(results: dict[str, Any]) -> list[Table]:
         if not shown:
             continue
         devices = list(next(iter(shown.values()))["by_recording_device"])
-        rows = [[device + (" (unseen)" if device in unseen else ""),
-                 *(cell for arm in shown.values() for cell in _cells(arm["by_recording_device"][device]))]
-                for device in devices]
+        rows = [
+            [
+                device + (" (unseen)" if device in unseen else ""),
+                *(cell for arm in shown.values() for cell in _cells(arm["by_recording_device"][device])),
+            ]
+            for device in devices
+        ]
         rows.append(["all", *(cell for arm in shown.values() for cell in _cells(arm["all"]))])
-        drawn = [{"network": name, "device": device,
-                  "seen": "unseen" if device in unseen else "seen in training",
-                  "accuracy": arm["by_recording_device"][device]["accuracy"]["mean"]}
-                 for name, arm in shown.items() for device in devices]
+        drawn = [
+            {
+                "network": name,
+                "device": device,
+                "seen": "unseen" if device in unseen else "seen in training",
+                "accuracy": arm["by_recording_device"][device]["accuracy"]["mean"],
+            }
+            for name, arm in shown.items()
+            for device in devices
+        ]
         heads = [f"{head}, {name}" for name in shown for head in ("log loss", "accuracy, %")]
-        made.append(Table(f"Per recording device: {title}", ("recording device", *heads), rows,
-                          "As the report's Table 1: mean over the teachers, the smallest and the largest in brackets.",
-                          charts.accuracy_by_recording_device(drawn)))
+        made.append(
+            Table(
+                f"Per recording device: {title}",
+                ("recording device", *heads),
+                rows,
+                "As the report's Table 1: mean over the teachers, the smallest and the largest in brackets.",
+                charts.accuracy_by_recording_device(drawn),
+            )
+        )
     return made
 
 
@@ -197,14 +261,29 @@ def _sweep_tables(results: dict[str, Any]) -> list[Table]:
         if len(rows) < 2:
             continue
         probed = any(row.get("device_probe") is not None for row in rows)
-        cells = [[f"{row['value']:g}", f"{row['log_loss']:.3f}", f"{100 * row['accuracy']:.2f}",
-                  *([f"{100 * row['unseen_accuracy']:.2f}", f"{100 * row['device_probe']:.1f}"] if probed else [])]
-                 for row in rows]
-        drawn = [{"value": row["value"], "measure": measure, "figure": row[name] * scale} for row in rows
-                 for measure, name, scale in (("log loss", "log_loss", 1), ("accuracy, %", "accuracy", 100))]
-        made.append(Table(f"Sweep over {parameter}", (
-            parameter, "log loss", "accuracy, %", *(("unseen devices, %", "device probe, %") if probed else ())), cells,
-            "As the report's Figure 2, one seed a point.", charts.sweep(drawn, parameter)))
+        cells = [
+            [
+                f"{row['value']:g}",
+                f"{row['log_loss']:.3f}",
+                f"{100 * row['accuracy']:.2f}",
+                *([f"{100 * row['unseen_accuracy']:.2f}", f"{100 * row['device_probe']:.1f}"] if probed else []),
+            ]
+            for row in rows
+        ]
+        drawn = [
+            {"value": row["value"], "measure": measure, "figure": row[name] * scale}
+            for row in rows
+            for measure, name, scale in (("log loss", "log_loss", 1), ("accuracy, %", "accuracy", 100))
+        ]
+        made.append(
+            Table(
+                f"Sweep over {parameter}",
+                (parameter, "log loss", "accuracy, %", *(("unseen devices, %", "device probe, %") if probed else ())),
+                cells,
+                "As the report's Figure 2, one seed a point.",
+                charts.sweep(drawn, parameter),
+            )
+        )
     return made
 
 
@@ -213,10 +292,20 @@ def _weights(results: dict[str, Any]) -> Table | None:
     if not found:
         return None
     members = max(len(one["shares"]) for one in found)
-    rows = [[str(index + 1), *(f"{one['shares'][index]:.4f}" if index < len(one["shares"]) else "-" for one in found)]
-            for index in range(members)]
+    rows = [
+        [str(index + 1), *(f"{one['shares'][index]:.4f}" if index < len(one["shares"]) else "-" for one in found)]
+        for index in range(members)
+    ]
     rows.append(["effective models", *(f"{one['effective_models']:.2f}" for one in found)])
-    drawn = [{"model": str(index + 1), "ensemble": str(one["seed"]), "weight": share}
-             for one in found for index, share in enumerate(one["shares"])]
-    return Table("Weights of the ensemble", ("model", *(f"ensemble {one['seed']}" for one in found)), rows,
-                 "As the report's Figure 3, as shares of 1 (the report's sum to 0.69).", charts.ensemble_weights(drawn))
+    drawn = [
+        {"model": str(index + 1), "ensemble": str(one["seed"]), "weight": share}
+        for one in found
+        for index, share in enumerate(one["shares"])
+    ]
+    return Table(
+        "Weights of the ensemble",
+        ("model", *(f"ensemble {one['seed']}" for one in found)),
+        rows,
+        "As the report's Figure 3, as shares of 1 (the report's sum to 0.69).",
+        charts.ensemble_weights(drawn),
+    )

@@ -12,9 +12,21 @@ from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_distill(recipe: str | None, *, teacher: Path | None, student: Path | None, distill: dict[str, Any],
-                data: str | None, run: Path, seed: int | None, network: str | None, train: dict[str, Any],
-                restart: bool, trust: bool, machine: tuple[str, str, str, int]) -> None:
+def run_distill(
+    recipe: str | None,
+    *,
+    teacher: Path | None,
+    student: Path | None,
+    distill: dict[str, Any],
+    data: str | None,
+    run: Path,
+    seed: int | None,
+    network: str | None,
+    train: dict[str, Any],
+    restart: bool,
+    trust: bool,
+    machine: tuple[str, str, str, int],
+) -> None:
     """Train a recipe's network, or go on with a checkpoint, under a teacher; prints the new checkpoint's path.
 
     Raises:
@@ -31,28 +43,50 @@ def run_distill(recipe: str | None, *, teacher: Path | None, student: Path | Non
         followed = find_teacher(directory, teacher, trust)
         if student is None:
             changes = given({"task": data, "seed": seed})
-            checked = read_recipe(recipe or "default", changes, trust=trust, sections={
-                "train": given(train), **({"network": {"name": network, "arguments": {}}} if network else {})})
+            checked = read_recipe(
+                recipe or "default",
+                changes,
+                trust=trust,
+                sections={
+                    "train": given(train),
+                    **({"network": {"name": network, "arguments": {}}} if network else {}),
+                },
+            )
             base = checked.distill or Distill()
-            checked = checked.model_copy(update={"distill": validated(
-                Distill, {**base.model_dump(), **given(distill)}, "the settings of distill")})
+            checked = checked.model_copy(
+                update={
+                    "distill": validated(Distill, {**base.model_dump(), **given(distill)}, "the settings of distill")
+                }
+            )
             task = open_task(checked.task, checked.front_end, trust=True)
-            entry = train_stage(directory, checked, task, machine=options, name="distilled", resume=not restart,
-                                teacher=followed)
+            entry = train_stage(
+                directory, checked, task, machine=options, name="distilled", resume=not restart, teacher=followed
+            )
         else:
             found = recipe_of(student)
             base = (found.distill or found.prune.distill if found else None) or Distill()
-            settings = validated(TrainSettings, {**(found.train if found else TrainSettings()).model_dump(),
-                                                 **given(train)}, "the settings of the training")
+            settings = validated(
+                TrainSettings,
+                {**(found.train if found else TrainSettings()).model_dump(), **given(train)},
+                "the settings of the training",
+            )
             source = data or task_source(student)
             if source is None:
                 raise UsageError(f"{student} names no task: give --data")
             task = open_task(source, front_end_of(student), trust=trust or data is not None)
             check_fits(student, task)
-            entry = student_stage(directory, student, settings, validated(
-                Distill, {**base.model_dump(), **given(distill)}, "the settings of distill"), followed, task,
-                seed=seed if seed is not None else found.seed if found else 0, machine=options, trust=trust,
-                resume=not restart)
+            entry = student_stage(
+                directory,
+                student,
+                settings,
+                validated(Distill, {**base.model_dump(), **given(distill)}, "the settings of distill"),
+                followed,
+                task,
+                seed=seed if seed is not None else found.seed if found else 0,
+                machine=options,
+                trust=trust,
+                resume=not restart,
+            )
     print(entry["path"])
 
 

@@ -6,10 +6,12 @@ import tomllib
 
 from edgepress.models.errors import UsageError
 
-_TASKS = (("synthetic[:seed]", "scenes generated from a seed, ten classes, nine recording devices; the default"),
-          ("DIR", "a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile"),
-          ("FILE.npz", "arrays x and y, optionally device, names, labels"),
-          ("package.module:factory", "a function of yours that returns a Task"))
+_TASKS = (
+    ("synthetic[:seed]", "scenes generated from a seed, ten classes, nine recording devices; the default"),
+    ("DIR", "a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile"),
+    ("FILE.npz", "arrays x and y, optionally device, names, labels"),
+    ("package.module:factory", "a function of yours that returns a Task"),
+)
 
 
 def list_things(what: str) -> None:
@@ -34,8 +36,10 @@ def list_things(what: str) -> None:
 def _recipes() -> list[tuple[str, str]]:
     from edgepress.compress.recipes.recipe import shipped_recipes
 
-    return [(name, tomllib.loads(path.read_text(encoding="utf-8")).get("summary", ""))
-            for name, path in shipped_recipes().items()]
+    return [
+        (name, tomllib.loads(path.read_text(encoding="utf-8")).get("summary", ""))
+        for name, path in shipped_recipes().items()
+    ]
 
 
 def _networks() -> list[tuple[str, str]]:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def enter_own_network(run: RunDirectory, factory: str, weights: Path | None, inputs: tuple[str, ...],
-                      data: str | None) -> dict[str, Any]:
+def enter_own_network(
+    run: RunDirectory, factory: str, weights: Path | None, inputs: tuple[str, ...], data: str | None
+) -> dict[str, Any]:
     """Build it (its code is run: the user typed its name), load the weights, save it; returns the entry.
 
     Args:
@@ -29,6 +30,7 @@ def enter_own_network(run: RunDirectory, factory: str, weights: Path | None, inp
         UsageError: no such factory, weights that do not fit, or shapes that it does not take.
     """
     import torch
+
     from edgepress.models.checkpoints.checkpoint import save_checkpoint
     from edgepress.models.checkpoints.registry import build, resolve_factory, zoo
     from edgepress.models.checkpoints.spec import ModelSpec
@@ -48,19 +50,40 @@ def enter_own_network(run: RunDirectory, factory: str, weights: Path | None, inp
         with torch.no_grad():
             model(*spec.example_inputs())
     except Exception as error:
-        raise UsageError(f"{factory} does not take inputs of shape {list(shapes)} besides the batch: "
-                         f"{error}") from error
+        raise UsageError(
+            f"{factory} does not take inputs of shape {list(shapes)} besides the batch: {error}"
+        ) from error
     key = key_of("own", factory, shapes, spec.task, tensors_digest(model))
     if entry := finished(run, key, f"own network {factory}"):
         return entry
     cost = cost_of(model, spec.example_inputs())
     name = free_name(run, factory.replace(":", "."))
-    path = save_checkpoint(run.place("checkpoint", name), model, spec,
-                           {"stage": "own", "key": key, "command": command(), "cost": cost_facts(cost),
-                            "weights": str(weights), "versions": versions()})
-    facts = {"key": key, "stage": "own", "network": factory, "task": spec.task, "pruned": False, "scheme": "float32",
-             "rule": cost.rule, "macs": cost.macs, "params": cost.params, "weight_bytes": cost.weight_bytes,
-             "peak_activation_bytes": cost.peak_activation_bytes}
+    path = save_checkpoint(
+        run.place("checkpoint", name),
+        model,
+        spec,
+        {
+            "stage": "own",
+            "key": key,
+            "command": command(),
+            "cost": cost_facts(cost),
+            "weights": str(weights),
+            "versions": versions(),
+        },
+    )
+    facts = {
+        "key": key,
+        "stage": "own",
+        "network": factory,
+        "task": spec.task,
+        "pruned": False,
+        "scheme": "float32",
+        "rule": cost.rule,
+        "macs": cost.macs,
+        "params": cost.params,
+        "weight_bytes": cost.weight_bytes,
+        "peak_activation_bytes": cost.peak_activation_bytes,
+    }
     run.add("checkpoint", name, path, **facts)
     say(f"own network: {path}, {cost.macs:,} MACs ({cost.rule}), {cost.params:,} parameters")
     return {"kind": "checkpoint", "name": name, "path": path, **facts}
@@ -85,8 +108,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state) if isinstance(state, dict) else state
     except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise UsageError(f"{path} cannot be read as weights (tensors only, no pickled objects): "
-                         f"{str(error).splitlines()[0]}") from error
+        raise UsageError(
+            f"{path} cannot be read as weights (tensors only, no pickled objects): {str(error).splitlines()[0]}"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UsageError(f"{path} holds no state dict: a mapping of names to tensors is needed")
     try:

@@ -18,20 +18,42 @@ from edgepress.models.units import format_quantity, parse_quantity
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
 
-_OPTIONS = {"macs": "--target-macs", "params": "--target-params", "weight_bytes": "--target-bytes",
-            "peak_activation_bytes": "--target-peak"}
+_OPTIONS = {
+    "macs": "--target-macs",
+    "params": "--target-params",
+    "weight_bytes": "--target-bytes",
+    "peak_activation_bytes": "--target-peak",
+}
 
 
-def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], device: str | None, device_limits: bool,
-              settings: dict[str, Any], epochs: int | None, teacher: Path | None, protect: tuple[str, ...],
-              model: str | None, weights: Path | None, inputs: tuple[str, ...], state_dict: Path | None,
-              program: Path | None, data: str | None, run: Path, seed: int | None, trust: bool,
-              restart: bool, machine: tuple[str, str, str, int]) -> None:
+def run_prune(
+    checkpoint: Path | None,
+    *,
+    targets: Mapping[str, str | None],
+    device: str | None,
+    device_limits: bool,
+    settings: dict[str, Any],
+    epochs: int | None,
+    teacher: Path | None,
+    protect: tuple[str, ...],
+    model: str | None,
+    weights: Path | None,
+    inputs: tuple[str, ...],
+    state_dict: Path | None,
+    program: Path | None,
+    data: str | None,
+    run: Path,
+    seed: int | None,
+    trust: bool,
+    restart: bool,
+    machine: tuple[str, str, str, int],
+) -> None:
     """Prune a checkpoint of the run, or a user's own network; prints the new checkpoint's path."""
     wanted = given(dict(targets))
     if not wanted and device is None:
-        raise UsageError("prune needs a budget: --target-macs 20e6, --target-params, --target-bytes, --target-peak or "
-                         "--device NAME")
+        raise UsageError(
+            "prune needs a budget: --target-macs 20e6, --target-params, --target-bytes, --target-peak or --device NAME"
+        )
     for name, value in wanted.items():  # a mistyped number is said before anything else is looked at
         parse_quantity(value, METRIC_UNITS[name], name=_OPTIONS[name], relative_to=1)
     if model is not None and checkpoint is not None:
@@ -56,17 +78,29 @@ def run_prune(checkpoint: Path | None, *, targets: Mapping[str, str | None], dev
         task = None
         if source is None and changed.method != "one-shot":
             if settings.get("method") is not None or epochs:
-                raise UsageError(f"method = {changed.method!r} trains, and {parent} names no task: give --data, or "
-                                 "--method one-shot")
+                raise UsageError(
+                    f"method = {changed.method!r} trains, and {parent} names no task: give --data, or --method one-shot"
+                )
             changed = changed.model_copy(update={"method": "one-shot"})
             say("no task is known (--data): one-shot pruning without training")
         if source is not None:
             task = open_task(source, front_end_of(parent), trust=trusted)
             check_fits(parent, task)
         limits = _limits(entry, wanted, device, device_limits, recipe)
-        made = prune_stage(directory, parent, limits, changed, task, label=_label(entry, wanted, device),
-                           seed=_first(seed, recipe and recipe.seed, 0), protect=protect, trust=trust,
-                           resume=not restart, machine=_machine(machine), teacher=opened(teacher, trust))
+        made = prune_stage(
+            directory,
+            parent,
+            limits,
+            changed,
+            task,
+            label=_label(entry, wanted, device),
+            seed=_first(seed, recipe and recipe.seed, 0),
+            protect=protect,
+            trust=trust,
+            resume=not restart,
+            machine=_machine(machine),
+            teacher=opened(teacher, trust),
+        )
     _export(Path(made["path"]), state_dict, program, trust)
     print(made["path"])
 
@@ -111,11 +145,15 @@ def check_fits(checkpoint: Path, task: Any) -> None:
 
     spec = read_spec(checkpoint)
     if spec.input_shapes != (tuple(task.input_shape),):
-        raise UsageError(f"{checkpoint} takes inputs of shape {spec.input_shapes}, but the task {task.name} gives "
-                         f"{tuple(task.input_shape)}; choose the --data that it was trained on")
+        raise UsageError(
+            f"{checkpoint} takes inputs of shape {spec.input_shapes}, but the task {task.name} gives "
+            f"{tuple(task.input_shape)}; choose the --data that it was trained on"
+        )
     if spec.classes and spec.classes != tuple(task.classes):
-        raise UsageError(f"{checkpoint} knows the classes {', '.join(spec.classes)}, but the task {task.name} has "
-                         f"{', '.join(task.classes)}; choose the --data that it was trained on")
+        raise UsageError(
+            f"{checkpoint} knows the classes {', '.join(spec.classes)}, but the task {task.name} has "
+            f"{', '.join(task.classes)}; choose the --data that it was trained on"
+        )
 
 
 def find_entry(directory: RunDirectory, path: Path) -> dict[str, Any]:
@@ -126,8 +164,13 @@ def find_entry(directory: RunDirectory, path: Path) -> dict[str, Any]:
         if Path(entry["path"]).resolve() == path.resolve():
             return entry
     spec, cost = read_spec(path), read_metrics(path).get("cost", {})
-    return {"kind": "checkpoint", "name": path.name, "path": path, "pruned": spec.plan is not None,
-            **{name: cost.get(name) for name in (*_OPTIONS, "rule")}}
+    return {
+        "kind": "checkpoint",
+        "name": path.name,
+        "path": path,
+        "pruned": spec.plan is not None,
+        **{name: cost.get(name) for name in (*_OPTIONS, "rule")},
+    }
 
 
 def _entry(directory: RunDirectory, checkpoint: Path | None, wanted: Mapping[str, str]) -> dict[str, Any]:
@@ -138,14 +181,23 @@ def _entry(directory: RunDirectory, checkpoint: Path | None, wanted: Mapping[str
         return entry
 
     def fits(entry: dict[str, Any]) -> bool:
-        return is_float(entry) and not entry.get("pruned") and (
-            not wanted or any(entry.get(name, 0) > _absolute(entry, name, text) for name, text in wanted.items()))
+        return (
+            is_float(entry)
+            and not entry.get("pruned")
+            and (not wanted or any(entry.get(name, 0) > _absolute(entry, name, text) for name, text in wanted.items()))
+        )
 
     above = ", ".join(f"{text} {name}" for name, text in wanted.items())
-    entry = directory.newest("checkpoint", fits, first="compress train",
-                             wanted="unpruned float checkpoint" + (f" above {above}" if wanted else ""))
-    say(f"prune: the newest unpruned float checkpoint is {entry['path']} "
-        f"({format_quantity(entry['macs'], 'macs')} MACs)")
+    entry = directory.newest(
+        "checkpoint",
+        fits,
+        first="compress train",
+        wanted="unpruned float checkpoint" + (f" above {above}" if wanted else ""),
+    )
+    say(
+        f"prune: the newest unpruned float checkpoint is {entry['path']} "
+        f"({format_quantity(entry['macs'], 'macs')} MACs)"
+    )
     return entry
 
 
@@ -153,8 +205,9 @@ def _absolute(entry: dict[str, Any], name: str, text: str) -> float:
     return parse_quantity(text, METRIC_UNITS[name], name=_OPTIONS[name], relative_to=entry.get(name))
 
 
-def _limits(entry: dict[str, Any], wanted: Mapping[str, str], device: str | None, device_limits: bool,
-            recipe: Recipe | None) -> Limits:
+def _limits(
+    entry: dict[str, Any], wanted: Mapping[str, str], device: str | None, device_limits: bool, recipe: Recipe | None
+) -> Limits:
     """The targets and the limits of the device class, whichever is tighter."""
     from edgepress.models.devices.classes import device_class
 
@@ -166,8 +219,9 @@ def _limits(entry: dict[str, Any], wanted: Mapping[str, str], device: str | None
     return targets_within(entry, wanted, bound, name)
 
 
-def targets_within(entry: dict[str, Any], wanted: Mapping[str, str], bound: Limits, device: str | None, *,
-                   refuse: bool = True) -> Limits:
+def targets_within(
+    entry: dict[str, Any], wanted: Mapping[str, str], bound: Limits, device: str | None, *, refuse: bool = True
+) -> Limits:
     """Targets in the rule of a device class, and its limits.
 
     Raises:
@@ -175,9 +229,11 @@ def targets_within(entry: dict[str, Any], wanted: Mapping[str, str], bound: Limi
             that already.
     """
     if "%" in str(wanted.get("macs", "")) and entry.get("rule") != bound.rule:
-        raise UsageError(f"--target-macs = {wanted['macs']!r}: {entry['path']} was counted by the rule "
-                         f"{entry.get('rule')!r}, the device class {device!r} counts by {bound.rule!r}; give an "
-                         "absolute target, or --no-device-limits")
+        raise UsageError(
+            f"--target-macs = {wanted['macs']!r}: {entry['path']} was counted by the rule "
+            f"{entry.get('rule')!r}, the device class {device!r} counts by {bound.rule!r}; give an "
+            "absolute target, or --no-device-limits"
+        )
     own = {metric: _absolute(entry, metric, text) for metric, text in wanted.items()}
     for metric, value in own.items():
         if value <= 0:
@@ -186,11 +242,19 @@ def targets_within(entry: dict[str, Any], wanted: Mapping[str, str], bound: Limi
     limits = replace(limits, rule=bound.rule)
     if not limits.budgets():
         raise UsageError(f"device class {device!r} limits nothing that pruning can hold; give a target as well")
-    if refuse and all(isinstance(entry.get(metric), (int, float)) and entry[metric] <= value
-           for metric, value in limits.budgets().items()) and entry.get("rule") == limits.rule:
-        raise UsageError(f"{entry['path']} is within the budget already ("
-                         + ", ".join(f"{metric} {entry[metric]:,} <= {value:,}"
-                                     for metric, value in limits.budgets().items()) + "); nothing is to be pruned")
+    if (
+        refuse
+        and all(
+            isinstance(entry.get(metric), (int, float)) and entry[metric] <= value
+            for metric, value in limits.budgets().items()
+        )
+        and entry.get("rule") == limits.rule
+    ):
+        raise UsageError(
+            f"{entry['path']} is within the budget already ("
+            + ", ".join(f"{metric} {entry[metric]:,} <= {value:,}" for metric, value in limits.budgets().items())
+            + "); nothing is to be pruned"
+        )
     return limits
 
 
@@ -229,6 +293,7 @@ def _export(path: Path, state_dict: Path | None, program: Path | None, trust: bo
         import io
 
         import torch
+
         from edgepress.models.atomic import write_bytes
         from edgepress.models.checkpoints.checkpoint import load_checkpoint
 

@@ -18,9 +18,21 @@ QAT_EPOCHS = 5
 SENSITIVITY_CLIPS = 256
 
 
-def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool, epochs: int | None, sensitivity: bool,
-                 teacher: Path | None, data: str | None, run: Path, seed: int | None, trust: bool, restart: bool,
-                 machine: tuple[str, str, str, int]) -> None:
+def run_quantize(
+    checkpoint: Path | None,
+    *,
+    settings: dict[str, Any],
+    qat: bool,
+    epochs: int | None,
+    sensitivity: bool,
+    teacher: Path | None,
+    data: str | None,
+    run: Path,
+    seed: int | None,
+    trust: bool,
+    restart: bool,
+    machine: tuple[str, str, str, int],
+) -> None:
     """Quantize the newest float checkpoint, or a given one; prints the new checkpoint's path."""
     from edgepress.compress.training.train import Machine
 
@@ -33,8 +45,7 @@ def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool
             if not is_float(entry):
                 raise UsageError(f"{checkpoint} is quantized already; choose the float checkpoint that it came from")
         else:
-            entry = directory.newest("checkpoint", is_float,
-                                     wanted="float checkpoint", first="compress train")
+            entry = directory.newest("checkpoint", is_float, wanted="float checkpoint", first="compress train")
             say(f"quantize: the newest float checkpoint is {entry['path']}")
         parent = Path(entry["path"])
         recipe = recipe_of(parent)
@@ -43,9 +54,17 @@ def run_quantize(checkpoint: Path | None, *, settings: dict[str, Any], qat: bool
             raise UsageError(f"{parent} names no task to calibrate on: give --data")
         task = open_task(source, front_end_of(parent), trust=trust or data is not None)
         check_fits(parent, task)
-        made = quantize_stage(directory, parent, _settings(recipe, settings, qat, epochs), task, trust=trust,
-                              resume=not restart, machine=Machine(*machine), teacher=opened(teacher, trust),
-                              seed=seed if seed is not None else recipe.seed if recipe else 0)
+        made = quantize_stage(
+            directory,
+            parent,
+            _settings(recipe, settings, qat, epochs),
+            task,
+            trust=trust,
+            resume=not restart,
+            machine=Machine(*machine),
+            teacher=opened(teacher, trust),
+            seed=seed if seed is not None else recipe.seed if recipe else 0,
+        )
         if sensitivity:
             _sensitivity(directory, made, task, trust)
     print(made["path"])
@@ -67,9 +86,20 @@ def _sensitivity(directory: RunDirectory, made: dict[str, Any], task: Any, trust
     results = layer_sensitivity(quantized, inputs, score)
     path = directory.place("result", f"{made['name']}-sensitivity.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({"schema": 1, "kind": "sensitivity", "checkpoint": made["name"],
-                                 "clips": sum(len(x) for (x,) in inputs),
-                                 "layers": [asdict(entry) for entry in results]}, indent=1) + "\n")
+    write_text(
+        path,
+        json.dumps(
+            {
+                "schema": 1,
+                "kind": "sensitivity",
+                "checkpoint": made["name"],
+                "clips": sum(len(x) for (x,) in inputs),
+                "layers": [asdict(entry) for entry in results],
+            },
+            indent=1,
+        )
+        + "\n",
+    )
     say(table(results))
     drawing = path.with_suffix(".svg")
     write_text(drawing, figure(results, made["name"]))
@@ -84,8 +114,10 @@ def labelled_batches(task: Any, split: str, clips: int = SENSITIVITY_CLIPS) -> t
     labels, features = np.asarray(task.split(split).labels), task.features(split)
     chosen = np.unique(np.linspace(0, len(labels) - 1, min(clips, len(labels))).astype(int))
     parts = [part for part in np.array_split(chosen, -(-len(chosen) // 64)) if len(part)]
-    return ([(torch.from_numpy(np.ascontiguousarray(features[part])),) for part in parts],
-            lambda outputs, index: float((outputs.argmax(1).numpy() == labels[parts[index]]).mean()))
+    return (
+        [(torch.from_numpy(np.ascontiguousarray(features[part])),) for part in parts],
+        lambda outputs, index: float((outputs.argmax(1).numpy() == labels[parts[index]]).mean()),
+    )
 
 
 def _settings(recipe: Any, changes: dict[str, Any], qat: bool, epochs: int | None) -> Any:

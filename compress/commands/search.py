@@ -13,8 +13,20 @@ from edgepress.models.atomic import write_json, write_text
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_search(recipe: str, *, trials: int, epochs: int, weight_decay: bool, storage: str | None, name: str,
-               data: str | None, run: Path, seed: int | None, trust: bool, machine: tuple[str, str, str, int]) -> None:
+def run_search(
+    recipe: str,
+    *,
+    trials: int,
+    epochs: int,
+    weight_decay: bool,
+    storage: str | None,
+    name: str,
+    data: str | None,
+    run: Path,
+    seed: int | None,
+    trust: bool,
+    machine: tuple[str, str, str, int],
+) -> None:
     """Search until `trials` are finished; prints the best ones and the paths of the trials and their figure.
 
     Raises:
@@ -32,20 +44,34 @@ def run_search(recipe: str, *, trials: int, epochs: int, weight_decay: bool, sto
     place: str | Path = storage or folder / f"{name}.journal"
     with directory.lock():
         task = open_task(checked.task, checked.front_end, trust=True)
-        facts = {"schema": 1, "command": command(), "versions": versions(), "network": checked.network.model_dump(),
-                 "data": data_facts(task, source_of(checked.task or "")), "epochs": epochs}
+        facts = {
+            "schema": 1,
+            "command": command(),
+            "versions": versions(),
+            "network": checked.network.model_dump(),
+            "data": data_facts(task, source_of(checked.task or "")),
+            "epochs": epochs,
+        }
 
         def one(settings: Any, watch: Any) -> None:
-            train(build_for(checked.network, task, checked.seed)[0], task, settings, seed=checked.seed,
-                  machine=options, watch=watch)
+            train(
+                build_for(checked.network, task, checked.seed)[0],
+                task,
+                settings,
+                seed=checked.seed,
+                machine=options,
+                watch=watch,
+            )
 
         def note(study: Any) -> None:
             rows = rows_of(study)
             last = rows[-1]
             ended = [row for row in rows if row["state"] in ("complete", "pruned")]
             loss = "diverged" if last["log_loss"] is None else f"log loss {last['log_loss']:.4f}"
-            say(f"{len(ended)} of {trials}: {last['state']}, {loss}, learning rate {last['learning_rate']:.2g}, "
-                f"beta1 {last['beta1']:.4g}, beta2 {last['beta2']:.4g}, epsilon {last['epsilon']:.2g}")
+            say(
+                f"{len(ended)} of {trials}: {last['state']}, {loss}, learning rate {last['learning_rate']:.2g}, "
+                f"beta1 {last['beta1']:.4g}, beta2 {last['beta2']:.4g}, epsilon {last['epsilon']:.2g}"
+            )
             _write(folder / name, facts, rows)
 
         study = run_trials(search, checked.train, place, one, note)
@@ -54,9 +80,11 @@ def run_search(recipe: str, *, trials: int, epochs: int, weight_decay: bool, sto
     say(f"{time.monotonic() - began:.0f} s in this call")
     for row in sorted((row for row in rows if row["state"] == "complete"), key=lambda row: row["log_loss"])[:5]:
         betas = f"[{row['beta1']:.6g}, {row['beta2']:.6g}]"
-        print(f"log loss {row['log_loss']:.4f}, accuracy {100 * row['accuracy']:.1f} %: learning_rate = "
-              f"{row['learning_rate']:.3g}, betas = {betas}, epsilon = {row['epsilon']:.3g}"
-              + (f", weight_decay = {row['weight_decay']:.3g}" if "weight_decay" in row else ""))
+        print(
+            f"log loss {row['log_loss']:.4f}, accuracy {100 * row['accuracy']:.1f} %: learning_rate = "
+            f"{row['learning_rate']:.3g}, betas = {betas}, epsilon = {row['epsilon']:.3g}"
+            + (f", weight_decay = {row['weight_decay']:.3g}" if "weight_decay" in row else "")
+        )
     print(folder / f"{name}.json")
     if (folder / f"{name}.svg").exists():
         print(folder / f"{name}.svg")

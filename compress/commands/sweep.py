@@ -21,8 +21,9 @@ from edgepress.models.run_directory import RunDirectory
 from edgepress.models.units import parse_quantity
 
 if TYPE_CHECKING:
-    from edgepress.compress.recipes.recipe import Recipe
     from rich.table import Table
+
+    from edgepress.compress.recipes.recipe import Recipe
 
 RESULTS = "results.json"
 
@@ -46,8 +47,20 @@ class Resources:
     retries: int = 3
 
 
-def run_sweep(grid: Path | None, given: dict[str, Any], *, sweep: Path, trust: bool, dry_run: bool, report: bool,
-              address: str | None, cpus: int | None, gpus: float | None, memory: str, retries: int) -> None:
+def run_sweep(
+    grid: Path | None,
+    given: dict[str, Any],
+    *,
+    sweep: Path,
+    trust: bool,
+    dry_run: bool,
+    report: bool,
+    address: str | None,
+    cpus: int | None,
+    gpus: float | None,
+    memory: str,
+    retries: int,
+) -> None:
     """Plan a sweep, run what is not finished, report; results are in SWEEP/results.json at any time.
 
     Raises:
@@ -69,8 +82,10 @@ def run_sweep(grid: Path | None, given: dict[str, Any], *, sweep: Path, trust: b
         if report and len(failed) < len(runs):
             _report(sweep, [task for task in runs if task.name not in failed])
     if failed:
-        raise RuntimeFailure(f"{len(failed)} of {len(runs)} tasks failed: {', '.join(failed)}; their log.txt says why, "
-                             "and the same command tries them again")
+        raise RuntimeFailure(
+            f"{len(failed)} of {len(runs)} tasks failed: {', '.join(failed)}; their log.txt says why, "
+            "and the same command tries them again"
+        )
 
 
 def _grid(path: Path | None, given: dict[str, Any]) -> Grid:
@@ -136,12 +151,20 @@ def _options(there: dict[str, float], resources: Resources, tasks: int) -> dict[
     cores = int(there.get("CPU", 1))
     cpus = resources.cpus or max(1, cores // max(1, tasks))
     gpus = resources.gpus if resources.gpus is not None else min(1.0, there.get("GPU", 0.0))
-    for name, wanted, found in (("cpus", cpus, cores), ("gpus", gpus, there.get("GPU", 0.0)),
-                                ("memory", resources.memory_bytes, there.get("memory", 0.0))):
+    for name, wanted, found in (
+        ("cpus", cpus, cores),
+        ("gpus", gpus, there.get("GPU", 0.0)),
+        ("memory", resources.memory_bytes, there.get("memory", 0.0)),
+    ):
         if wanted > found:
             raise UsageError(f"--{name} = {wanted:g} for each task is more than all machines have, {found:g}")
-    return {"num_cpus": cpus, "num_gpus": gpus, "memory": resources.memory_bytes, "max_retries": resources.retries,
-            "retry_exceptions": True}
+    return {
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "memory": resources.memory_bytes,
+        "max_retries": resources.retries,
+        "retry_exceptions": True,
+    }
 
 
 @contextmanager
@@ -169,8 +192,10 @@ def _ray(address: str | None) -> Iterator[Any]:
 
 def write_results(sweep: Path, tasks: Sequence[SweepTask], results: dict[str, dict[str, Any]]) -> None:
     """All results so far in one file, whole at any time."""
-    write_json(sweep / RESULTS, {"schema": 1, "tasks": [results.get(_id(task)) or {**task.to_json(), "state": "open"}
-                                                        for task in tasks]})
+    write_json(
+        sweep / RESULTS,
+        {"schema": 1, "tasks": [results.get(_id(task)) or {**task.to_json(), "state": "open"} for task in tasks]},
+    )
 
 
 @contextmanager
@@ -206,8 +231,13 @@ def table(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, 
         folder = task.folder(sweep)
         state = results.get(_id(task)) or read_json(folder / STATE) or {"state": "waiting"}
         seconds = state.get("seconds", time.time() - state["started"] if "started" in state else None)
-        shown.add_row(_id(task), state["state"], str(state.get("attempts", "")),
-                      "" if seconds is None else f"{seconds / 60:.1f}", last_line(folder)[:80])
+        shown.add_row(
+            _id(task),
+            state["state"],
+            str(state.get("attempts", "")),
+            "" if seconds is None else f"{seconds / 60:.1f}",
+            last_line(folder)[:80],
+        )
     return shown
 
 
@@ -226,16 +256,23 @@ def print_plan(tasks: Sequence[SweepTask], recipes: dict[str, Recipe], sweep: Pa
         if task.recipe not in measured:
             data = open_task(recipe.task, recipe.front_end, trust=True)
             measured[task.recipe] = len(data.split("train")), seconds_per_clip(recipe, data)
-        seconds = task_seconds(recipe, *measured[task.recipe], dense=task.kind == "dense",
-                               dense_given=task.dense is not None) / cpus
+        seconds = (
+            task_seconds(recipe, *measured[task.recipe], dense=task.kind == "dense", dense_given=task.dense is not None)
+            / cpus
+        )
         done = finished(task.folder(sweep), task) is not None
         seconds = 0.0 if done else seconds
         before[_id(task)] = seconds
         total, chain = total + seconds, max(chain, seconds + before.get(f"dense/{task.dense}", 0.0))
-        print(f"{_id(task):40s} {'finished' if done else _duration(seconds):>10s}  compress "
-              + " ".join(task.arguments(task.folder(sweep))))
-    where = f"on the cluster {resources.address}: {_duration(total)} of one slot" if resources.address else \
-        f"{slots} at a time on this machine: about {_duration(max(chain, total / slots))}"
+        print(
+            f"{_id(task):40s} {'finished' if done else _duration(seconds):>10s}  compress "
+            + " ".join(task.arguments(task.folder(sweep)))
+        )
+    where = (
+        f"on the cluster {resources.address}: {_duration(total)} of one slot"
+        if resources.address
+        else f"{slots} at a time on this machine: about {_duration(max(chain, total / slots))}"
+    )
     print(f"{len(tasks)} tasks, {where} (three steps of each dense network were timed; pruned networks train faster)")
 
 
@@ -246,8 +283,16 @@ def _duration(seconds: float) -> str:
 def _report(sweep: Path, tasks: Sequence[SweepTask]) -> None:
     """The Pareto page over all tasks; benchmarks lies to the right of compress and is called as the command it is."""
     page = sweep / "pareto.html"
-    command = [sys.executable, "-m", "edgepress.benchmarks", "pareto", *(str(task.folder(sweep)) for task in tasks),
-               "--output", str(page), "--overwrite"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgepress.benchmarks",
+        "pareto",
+        *(str(task.folder(sweep)) for task in tasks),
+        "--output",
+        str(page),
+        "--overwrite",
+    ]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
         say(f"  no report: `{' '.join(command[1:4])} ...` failed; its message is above")
     else:

@@ -10,9 +10,24 @@ from edgepress.compress.pipeline.stages import open_task, say
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_teach(recipe: str, *, data: str | None, run: Path, seed: int | None, count: int | None, network: str | None,
-              weights: Path | None, front_end: str | None, train: dict[str, Any], contrastive: dict[str, Any],
-              term: bool | None, name: str, restart: bool, trust: bool, machine: tuple[str, str, str, int]) -> None:
+def run_teach(
+    recipe: str,
+    *,
+    data: str | None,
+    run: Path,
+    seed: int | None,
+    count: int | None,
+    network: str | None,
+    weights: Path | None,
+    front_end: str | None,
+    train: dict[str, Any],
+    contrastive: dict[str, Any],
+    term: bool | None,
+    name: str,
+    restart: bool,
+    trust: bool,
+    machine: tuple[str, str, str, int],
+) -> None:
     """Train teachers, run each once over all clips, probe them; prints the paths.
 
     Raises:
@@ -43,17 +58,30 @@ def run_teach(recipe: str, *, data: str | None, run: Path, seed: int | None, cou
         changed["contrastive"] = None
     elif term or given(contrastive):
         changed["contrastive"] = {**(changed.get("contrastive") or {}), **given(contrastive)}
-    settings = validated(TeacherSettings, {
-        **base.model_dump(), "train": validated(TrainSettings, changed, "the settings of the training").model_dump(),
-        **given({"count": count, "weights": str(weights) if weights else None, "front_end": front_end})},
-        "the settings of teach")
+    settings = validated(
+        TeacherSettings,
+        {
+            **base.model_dump(),
+            "train": validated(TrainSettings, changed, "the settings of the training").model_dump(),
+            **given({"count": count, "weights": str(weights) if weights else None, "front_end": front_end}),
+        },
+        "the settings of teach",
+    )
     directory = RunDirectory(run)
     with directory.lock():
         task = open_task(checked.task, settings.front_end, trust=True)
         for index in range(settings.count):
             title = name if settings.count == 1 else f"{name}-{index + 1}"
-            entry = teacher_stage(directory, settings, task, checked.task, seed=100 * checked.seed + index,
-                                  machine=Machine(*machine), name=title, resume=not restart)
+            entry = teacher_stage(
+                directory,
+                settings,
+                task,
+                checked.task,
+                seed=100 * checked.seed + index,
+                machine=Machine(*machine),
+                name=title,
+                resume=not restart,
+            )
             _say_probe(Path(entry["path"]))
             print(entry["path"])
 
@@ -63,5 +91,7 @@ def _say_probe(path: Path) -> None:
 
     probe = read_metrics(path).get("device_probe")
     if probe:
-        say(f"  recording device read from the latent of {probe['split']}: {100 * probe['balanced_accuracy']:.1f} % of "
-            f"the clips, {100 * probe['chance']:.1f} % by chance")
+        say(
+            f"  recording device read from the latent of {probe['split']}: {100 * probe['balanced_accuracy']:.1f} % of "
+            f"the clips, {100 * probe['chance']:.1f} % by chance"
+        )

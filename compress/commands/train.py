@@ -9,15 +9,29 @@ from edgepress.compress.pipeline.stages import open_task, train_stage
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_train(recipe: str, *, data: str | None, run: Path, seed: int | None, network: str | None, restart: bool,
-              train: dict[str, Any], trust: bool, machine: tuple[str, str, str, int]) -> None:
+def run_train(
+    recipe: str,
+    *,
+    data: str | None,
+    run: Path,
+    seed: int | None,
+    network: str | None,
+    restart: bool,
+    train: dict[str, Any],
+    trust: bool,
+    machine: tuple[str, str, str, int],
+) -> None:
     """Train the dense network of a recipe, with changes from the command line; prints the checkpoint's path."""
     from edgepress.compress.recipes.recipe import read_recipe
     from edgepress.compress.training.train import Machine
 
     changes: dict[str, Any] = given({"task": data, "seed": seed})
-    checked = read_recipe(recipe, changes, trust=trust, sections={
-        "train": given(train), **({"network": {"name": network, "arguments": {}}} if network else {})})
+    checked = read_recipe(
+        recipe,
+        changes,
+        trust=trust,
+        sections={"train": given(train), **({"network": {"name": network, "arguments": {}}} if network else {})},
+    )
     directory = RunDirectory(run)
     with directory.lock():
         task = open_task(checked.task, checked.front_end, trust=True)

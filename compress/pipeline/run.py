@@ -1,7 +1,7 @@
 """`compress run`: a whole recipe, stage after stage, each skipped where it is finished.
 
 Training, pruning and quantization happen in this process. Export, benchmarks, gate and report lie to the right of
-`compress` and are not imported: they are called as the public commands they are (`python -m edgepress.deploy export ...`), in
+`compress` and are not imported: they are called as the public commands they are (`edgepress deploy export ...`), in
 the same run directory, whose lock this process holds for them (`RunDirectory.environment_for_children`).
 """
 
@@ -28,9 +28,19 @@ if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
 
 
-def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, trust: bool,
-               machine: tuple[str, str, str, int], targets: tuple[str, ...] = (), device: str | None = None,
-               overrides: Sequence[str] = (), report: bool = True) -> None:
+def run_recipe(
+    source: str,
+    *,
+    data: str | None,
+    run: Path,
+    seed: int | None,
+    trust: bool,
+    machine: tuple[str, str, str, int],
+    targets: tuple[str, ...] = (),
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+    report: bool = True,
+) -> None:
     """Run a recipe to its end and print the table and the report's path.
 
     Args:
@@ -54,10 +64,10 @@ def run_recipe(source: str, *, data: str | None, run: Path, seed: int | None, tr
     from edgepress.compress.table import print_table
     from edgepress.compress.training.train import Machine
 
-    changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device))
-               if value is not None}
-    recipe = read_recipe(source, changes, sections={"prune": {"targets": targets}} if targets else {},
-                         overrides=overrides, trust=trust)
+    changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device)) if value is not None}
+    recipe = read_recipe(
+        source, changes, sections={"prune": {"targets": targets}} if targets else {}, overrides=overrides, trust=trust
+    )
     directory = RunDirectory(run)
     with directory.lock():
         say(f"recipe {recipe.name} in {run}")
@@ -92,11 +102,37 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
             continue
         settings = recipe.prune.model_copy(update={"targets": ()})
         label = budget_name(Limits(macs=_absolute(dense, target)))
-        entries.append(prune_stage(run, Path(dense["path"]), limits, settings, task, machine=machine,
-                                   seed=recipe.seed, trust=True, label=label, teacher=teacher))
-    return [{"name": entry["name"], "float": entry, "int8": quantize_stage(
-        run, Path(entry["path"]), recipe.quantize, task, machine=machine, seed=recipe.seed,
-        trust=True, teacher=teacher)} for entry in entries]
+        entries.append(
+            prune_stage(
+                run,
+                Path(dense["path"]),
+                limits,
+                settings,
+                task,
+                machine=machine,
+                seed=recipe.seed,
+                trust=True,
+                label=label,
+                teacher=teacher,
+            )
+        )
+    return [
+        {
+            "name": entry["name"],
+            "float": entry,
+            "int8": quantize_stage(
+                run,
+                Path(entry["path"]),
+                recipe.quantize,
+                task,
+                machine=machine,
+                seed=recipe.seed,
+                trust=True,
+                teacher=teacher,
+            ),
+        }
+        for entry in entries
+    ]
 
 
 def _absolute(dense: dict[str, Any], target: str) -> int:
@@ -125,10 +161,24 @@ def export_stages(run: RunDirectory, recipe: Recipe, networks: Sequence[dict[str
             done = _done(run, key)
             if done is None:
                 say(f"export: {checkpoint['name']} as {form}")
-                _child(run, ["deploy", "export", str(checkpoint["path"]), "--format", form, "--run", str(run.path),
-                             *_trusted(recipe)])
-                made = [entry for entry in run.entries("artifact")
-                        if entry.get("checkpoint") == checkpoint["name"] and entry.get("format") == form]
+                _child(
+                    run,
+                    [
+                        "deploy",
+                        "export",
+                        str(checkpoint["path"]),
+                        "--format",
+                        form,
+                        "--run",
+                        str(run.path),
+                        *_trusted(recipe),
+                    ],
+                )
+                made = [
+                    entry
+                    for entry in run.entries("artifact")
+                    if entry.get("checkpoint") == checkpoint["name"] and entry.get("format") == form
+                ]
                 if not made:
                     raise RuntimeFailure(f"deploy export left no {form} file of {checkpoint['name']} in {run.path}")
                 done = {"artifact": made[-1]["name"]}
@@ -150,13 +200,22 @@ def benchmark_stages(run: RunDirectory, recipe: Recipe, files: dict[str, dict[st
             fits = [name for name in recipe.measure.runtimes if (name == "onnxruntime") == (form == "onnx")]
             found: dict[str, Any] = {"runs": [], "gates": {}}
             if fits:
-                command = ["benchmarks", "run", str(path), "--data", source_of(recipe.task or ""), "--runtime",
-                           ",".join(fits), *_trusted(recipe)]
+                command = [
+                    "benchmarks",
+                    "run",
+                    str(path),
+                    "--data",
+                    source_of(recipe.task or ""),
+                    "--runtime",
+                    ",".join(fits),
+                    *_trusted(recipe),
+                ]
                 found["runs"] = _measured(run, path, command)["results"]
             if form == "tflite":
                 for device in devices:
-                    found["gates"][device] = _measured(run, path, ["benchmarks", "gate", str(path), "--device", device,
-                                                                   "--no-fixes"], verdict=True)
+                    found["gates"][device] = _measured(
+                        run, path, ["benchmarks", "gate", str(path), "--device", device, "--no-fixes"], verdict=True
+                    )
             results[path.name] = found
     return results
 
@@ -204,8 +263,9 @@ def _child(run: RunDirectory, command: list[str], capture: bool = False, verdict
         KeyboardInterrupt: it was interrupted.
     """
     arguments = [sys.executable, "-m", "edgepress", *command]
-    process = subprocess.Popen(arguments, env=run.environment_for_children(),
-                               stdout=subprocess.PIPE if capture else sys.stderr, text=True)
+    process = subprocess.Popen(
+        arguments, env=run.environment_for_children(), stdout=subprocess.PIPE if capture else sys.stderr, text=True
+    )
     try:
         printed, _ = process.communicate()
     except BaseException:

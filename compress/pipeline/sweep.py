@@ -118,7 +118,7 @@ def make_grid(written: Mapping[str, Any], subject: str) -> Grid:
         else:
             values[key] = tuple(given)
     if not errors and not values["recipes"]:
-        errors.append("recipes is missing: name at least one, such as recipes = [\"default\"]")
+        errors.append('recipes is missing: name at least one, such as recipes = ["default"]')
     if not isinstance(written.get("data"), str | None):
         errors.append(f"data = {written['data']!r} must be text")
     if errors:
@@ -140,9 +140,11 @@ def plan(grid: Grid, *, trust: bool = False) -> tuple[list[SweepTask], dict[str,
     runs: list[SweepTask] = []
     recipes: dict[str, Recipe] = {}
     for source, budget, seed, device in itertools.product(
-            grid.recipes, grid.budgets or (None,), grid.seeds or (None,), grid.devices or (None,)):
-        changes = {key: value for key, value in (("task", grid.data), ("seed", seed), ("device", device))
-                   if value is not None}
+        grid.recipes, grid.budgets or (None,), grid.seeds or (None,), grid.devices or (None,)
+    ):
+        changes = {
+            key: value for key, value in (("task", grid.data), ("seed", seed), ("device", device)) if value is not None
+        }
         sections = {"prune": {"targets": [budget]}} if budget is not None else {}
         try:
             recipe = read_recipe(source, changes, sections=sections, trust=trust)
@@ -150,15 +152,24 @@ def plan(grid: Grid, *, trust: bool = False) -> tuple[list[SweepTask], dict[str,
             errors += [text for text in (getattr(error, "errors", None) or [str(error)]) if text not in errors]
             continue
         if recipe.task is None:
-            errors.append(f"recipe {source} names no data: give data = \"...\"")
+            errors.append(f'recipe {source} names no data: give data = "..."')
             continue
         parts = [Path(source).stem, budget, device, f"seed{recipe.seed}"]
         name = "-".join(_NAME.sub("-", part.replace("%", "pct")) for part in parts if part)
         if name in recipes:
             errors.append(f"two recipes are called {Path(source).stem!r}: rename one of the files")
         code = trust and (is_code(recipe.network.name) or is_code(recipe.task))
-        runs.append(SweepTask(name, str(Path(source).resolve()) if Path(source).is_file() else source, budget,
-                              recipe.seed, device, source_of(recipe.task), trust=code))
+        runs.append(
+            SweepTask(
+                name,
+                str(Path(source).resolve()) if Path(source).is_file() else source,
+                budget,
+                recipe.seed,
+                device,
+                source_of(recipe.task),
+                trust=code,
+            )
+        )
         recipes[name] = recipe
     if errors:
         raise ConfigError(list(dict.fromkeys(errors)), "the sweep")
@@ -174,8 +185,16 @@ def _with_dense(runs: list[SweepTask], recipes: dict[str, Recipe]) -> list[Sweep
     for (recipe, seed), group in groups.items():
         shared = None
         if len(group) > 1:
-            shared = SweepTask(_NAME.sub("-", f"{Path(recipe).stem}-seed{seed}"), recipe, None, seed, None,
-                               group[0].data, kind="dense", trust=group[0].trust)
+            shared = SweepTask(
+                _NAME.sub("-", f"{Path(recipe).stem}-seed{seed}"),
+                recipe,
+                None,
+                seed,
+                None,
+                group[0].data,
+                kind="dense",
+                trust=group[0].trust,
+            )
             first.append(shared)
             recipes[f"dense/{shared.name}"] = recipes[group[0].name]
         then += [SweepTask(**{**asdict(task), "dense": shared.name if shared else None}) for task in group]

@@ -18,6 +18,7 @@ def seconds_per_clip(recipe: Recipe, task: Any, batch: int = 16) -> float:
     """Training time of the recipe's dense network for one clip, on this machine with the threads of this process."""
     import torch
     import torch.nn.functional as F
+
     from edgepress.compress.pipeline.stages import build_for
     from edgepress.compress.training.train import channels_last
 

@@ -57,18 +57,38 @@ def run_task(task: dict[str, Any], sweep: str, threads: int, accelerator: str) -
         if found.dense is not None:
             adopt_dense(run, Path(sweep) / "dense" / found.dense)
     attempts = int(read_json(folder / STATE).get("attempts", 0)) + 1
-    state = {**task, "state": "running", "attempts": attempts, "host": socket.gethostname(), "pid": os.getpid(),
-             "started": time.time()}
+    state = {
+        **task,
+        "state": "running",
+        "attempts": attempts,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": time.time(),
+    }
     write_json(folder / STATE, state)
-    command = [sys.executable, "-m", "edgepress.compress", *found.arguments(folder), "--accelerator", accelerator,
-               "--devices", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgepress.compress",
+        *found.arguments(folder),
+        "--accelerator",
+        accelerator,
+        "--devices",
+        "1",
+    ]
     began = time.monotonic()
     code = _child(command, folder / LOG, threads)
     if code != 0 and code not in FINAL_CODES:
         write_json(folder / STATE, {**state, "state": "retry", "exit_code": code})
         raise TaskFailed(f"{found.name} ended with exit code {code}; see {folder / LOG}")
-    result = {**state, "state": "failed" if code else "done", "exit_code": code,
-              "seconds": round(time.monotonic() - began, 3), "networks": networks(run), "message": last_line(folder)}
+    result = {
+        **state,
+        "state": "failed" if code else "done",
+        "exit_code": code,
+        "seconds": round(time.monotonic() - began, 3),
+        "networks": networks(run),
+        "message": last_line(folder),
+    }
     if code == 0:
         write_json(folder / RESULT, result)
     write_json(folder / STATE, {key: value for key, value in result.items() if key != "networks"})
@@ -84,11 +104,14 @@ def finished(folder: Path, task: SweepTask) -> dict[str, Any] | None:
 
 def networks(run: RunDirectory) -> list[dict[str, Any]]:
     """What a run made: name, cost, accuracy and the SHA-256 of the weights of each checkpoint."""
-    keys = ("name", "stage", "scheme", "rule", "macs", "params", "weight_bytes", "validation_accuracy",
-            "test_accuracy")
-    return [{**{key: entry[key] for key in keys if key in entry},
-             "weights_sha256": read_json(entry["path"] / "model.json").get("weights", {}).get("sha256")}
-            for entry in run.entries("checkpoint")]
+    keys = ("name", "stage", "scheme", "rule", "macs", "params", "weight_bytes", "validation_accuracy", "test_accuracy")
+    return [
+        {
+            **{key: entry[key] for key in keys if key in entry},
+            "weights_sha256": read_json(entry["path"] / "model.json").get("weights", {}).get("sha256"),
+        }
+        for entry in run.entries("checkpoint")
+    ]
 
 
 def adopt_dense(run: RunDirectory, other: Path) -> None:
@@ -125,8 +148,14 @@ def _child(command: list[str], log: Path, threads: int) -> int:
             library.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
     with open(log, "ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                   env={**os.environ, **limits}, preexec_fn=die_with_parent)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **limits},
+            preexec_fn=die_with_parent,
+        )
         try:
             return process.wait()
         except BaseException:

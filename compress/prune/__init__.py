@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 #: Public name -> the module that defines it; imported when first used, so that light commands stay light.
 _HOME = {
-    "ChannelGraph": "edgepress.compress.prune.coupling.channels", "find_groups": "edgepress.compress.prune.coupling.channels",
-    "Pruned": "edgepress.compress.prune.model", "prune_model": "edgepress.compress.prune.model",
-    "projection": "edgepress.compress.prune.budget.project", "remove": "edgepress.compress.prune.removal.proof",
+    "ChannelGraph": "edgepress.compress.prune.coupling.channels",
+    "find_groups": "edgepress.compress.prune.coupling.channels",
+    "Pruned": "edgepress.compress.prune.model",
+    "prune_model": "edgepress.compress.prune.model",
+    "projection": "edgepress.compress.prune.budget.project",
+    "remove": "edgepress.compress.prune.removal.proof",
 }
 
 

@@ -47,13 +47,25 @@ class Pruned:
     graph: ChannelGraph
 
 
-def prune_model(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
-                macs: float | str | None = None, params: float | str | None = None,
-                weight_bytes: float | str | None = None, peak_activation_bytes: float | str | None = None, *,
-                scheme: str = "w8a8", importance: str | tuple[np.ndarray, ...] = "l2", projection: str = "threshold",
-                protect: Iterable[str] = (), divisor: int = 1, min_channels: int = 1, rule: str = "dcase",
-                floor: float | None = None, batches: Iterable[Any] | None = None,
-                loss: Callable[[nn.Module, Any], torch.Tensor] | None = None) -> Pruned:
+def prune_model(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
+    macs: float | str | None = None,
+    params: float | str | None = None,
+    weight_bytes: float | str | None = None,
+    peak_activation_bytes: float | str | None = None,
+    *,
+    scheme: str = "w8a8",
+    importance: str | tuple[np.ndarray, ...] = "l2",
+    projection: str = "threshold",
+    protect: Iterable[str] = (),
+    divisor: int = 1,
+    min_channels: int = 1,
+    rule: str = "dcase",
+    floor: float | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+) -> Pruned:
     """Prune a network to hard budgets: the result is never above any of them.
 
     Args:
@@ -78,8 +90,12 @@ def prune_model(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | tor
     """
     graph = find_groups(model, example_inputs, protect, rule, scheme)
     before = cost_of_graph(graph.graph, rule, scheme)
-    limits = _limits(before, rule, scheme, {"macs": macs, "params": params, "weight_bytes": weight_bytes,
-                                            "peak_activation_bytes": peak_activation_bytes})
+    limits = _limits(
+        before,
+        rule,
+        scheme,
+        {"macs": macs, "params": params, "weight_bytes": weight_bytes, "peak_activation_bytes": peak_activation_bytes},
+    )
     scores = score(model, graph, importance, batches=batches, loss=loss) if isinstance(importance, str) else importance
     chosen = _projection(graph, scores, limits, projection, divisor, min_channels, floor)
     smaller, plan, proof = remove_with_proof(model, graph, chosen.selection, example_inputs)
@@ -116,5 +132,7 @@ def _check_count(after: Cost, expected: Any, limits: Limits) -> None:
     for metric in ("macs", "params", "weight_bytes", "peak_activation_bytes"):
         limit = limits.budgets().get(metric)
         if limit is not None and getattr(after, metric) > limit:
-            raise VerdictError(f"the pruned network has {metric} = {getattr(after, metric):,}, above the limit "
-                               f"{limit:,} (predicted {expected.get(metric):,}); this is a defect of edgepress")
+            raise VerdictError(
+                f"the pruned network has {metric} = {getattr(after, metric):,}, above the limit "
+                f"{limit:,} (predicted {expected.get(metric):,}); this is a defect of edgepress"
+            )

@@ -25,8 +25,13 @@ _HOME = {
     "layer_sensitivity": "edgepress.compress.quantize.sensitivity",
 }
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
-    'Quantized', 'layer_sensitivity', 'prepare_qat', 'quantization_json', 'quantize_model', 'restore_quantized',
-    'unfold',
+    "Quantized",
+    "layer_sensitivity",
+    "prepare_qat",
+    "quantization_json",
+    "quantize_model",
+    "restore_quantized",
+    "unfold",
 ]
 
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
+
 from edgepress.compress.quantize.fold import LAYERS, Folded, aten, fetch, weight_and_bias
 from edgepress.compress.quantize.points import clipping_of
-from torch import fx
 
 if TYPE_CHECKING:
     from edgepress.compress.quantize.model import Quantized
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
 #: A channel is scaled by at most this much either way: beyond it, what was seen of the channel is noise.
 _LARGEST_FACTOR = 16.0
 #: Operators that commute with a positive factor per channel.
-_HOMOGENEOUS = {aten.relu.default, aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default,
-                aten.constant_pad_nd.default}
+_HOMOGENEOUS = {
+    aten.relu.default,
+    aten.max_pool2d.default,
+    aten.avg_pool2d.default,
+    aten.adaptive_avg_pool2d.default,
+    aten.constant_pad_nd.default,
+}
 
 
 def equalize_layers(folded: Folded, batches: Iterable[tuple[torch.Tensor, ...]]) -> Folded:
@@ -68,8 +74,11 @@ def correct_biases(quantized: Quantized, batches: Iterable[tuple[torch.Tensor, .
     """
     batches = list(batches)
     reference = quantized.float_module()
-    names = [name for name in quantized.origins
-             if weight_and_bias(next(n for n in reference.graph.nodes if n.name == name))[1] is not None]
+    names = [
+        name
+        for name in quantized.origins
+        if weight_and_bias(next(n for n in reference.graph.nodes if n.name == name))[1] is not None
+    ]
     wanted = _means(reference, names, batches)
     for name in names:
         node = next(n for n in reference.graph.nodes if n.name == name)
@@ -91,8 +100,9 @@ def _pairs(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node, fx.Node]]:
                 if _can_follow(first, user):
                     pairs.append((first, end, user))
                 break
-            homogeneous = user.target in _HOMOGENEOUS and not (user.target is aten.constant_pad_nd.default
-                                                               and any(user.args[2:]))
+            homogeneous = user.target in _HOMOGENEOUS and not (
+                user.target is aten.constant_pad_nd.default and any(user.args[2:])
+            )
             clipped = user.target is not aten.relu.default and clipping_of(user) is not None
             if not homogeneous or (end is first and clipped):
                 break
@@ -129,8 +139,9 @@ def _factors(activations: torch.Tensor, weight: torch.Tensor, groups: int) -> to
     return torch.where(alive, factor, torch.ones_like(factor))
 
 
-def _largest_by_channel(module: fx.GraphModule, names: set[str],
-                        batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
+def _largest_by_channel(
+    module: fx.GraphModule, names: set[str], batches: Iterable[tuple[torch.Tensor, ...]]
+) -> dict[str, torch.Tensor]:
     largest: dict[str, torch.Tensor] = {}
 
     def see(name: str, value: torch.Tensor) -> None:
@@ -141,8 +152,9 @@ def _largest_by_channel(module: fx.GraphModule, names: set[str],
     return largest
 
 
-def _means(module: fx.GraphModule, names: list[str],
-           batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, torch.Tensor]:
+def _means(
+    module: fx.GraphModule, names: list[str], batches: Iterable[tuple[torch.Tensor, ...]]
+) -> dict[str, torch.Tensor]:
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 

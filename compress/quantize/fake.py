@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+
 from edgepress.compress.quantize.scheme import (
     BIAS_LIMIT,
     NARROWEST_RANGE,
@@ -13,7 +15,6 @@ from edgepress.compress.quantize.scheme import (
     Integers,
     integers_of_range,
 )
-from torch import nn
 
 #: How a range moves in training mode; in evaluation mode it never moves.
 FROZEN, LEARNED, AVERAGED = "frozen", "learned", "averaged"
@@ -30,8 +31,17 @@ class _RoundToRange(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, scale: torch.Tensor,
-                zero_point: torch.Tensor, lowest: int, highest: int, away: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        low: torch.Tensor,
+        high: torch.Tensor,
+        scale: torch.Tensor,
+        zero_point: torch.Tensor,
+        lowest: int,
+        highest: int,
+        away: bool,
+    ) -> torch.Tensor:
         steps = x / scale
         if away:
             integers = steps + zero_point
@@ -186,8 +196,9 @@ class WeightQuantizer(nn.Module):
             scales = torch.maximum(scales, floor if self.axis is not None else floor.max())
         return scales
 
-    def forward(self, weight: torch.Tensor,
-                bias: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         with torch.no_grad():
             scales = self.scales(weight, bias)
             shape = [1] * weight.ndim

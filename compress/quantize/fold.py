@@ -17,19 +17,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import fx, nn
+
 from edgepress.compress.quantize.rewrite import DECOMPOSITIONS, pool_instead_of_mean, rewrite_response_norm
 from edgepress.models.errors import UsageError
-from torch import fx, nn
 
 aten = torch.ops.aten
 #: Operators with weights: target -> (axis of the output channels, index of the weight, index of the bias).
 LAYERS: dict[Any, int] = {
-    aten.conv2d.default: 0, aten.conv2d.padding: 0, aten.conv1d.default: 0, aten.conv1d.padding: 0,
-    aten.conv_transpose2d.input: 1, aten.linear.default: 0,
+    aten.conv2d.default: 0,
+    aten.conv2d.padding: 0,
+    aten.conv1d.default: 0,
+    aten.conv1d.padding: 0,
+    aten.conv_transpose2d.input: 1,
+    aten.linear.default: 0,
 }
 #: Operators which do nothing in inference.
-_IDENTITIES = {aten.clone.default, aten.alias.default, aten.detach.default, aten.contiguous.default,
-               aten.dropout.default, aten.lift_fresh_copy.default}
+_IDENTITIES = {
+    aten.clone.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten.contiguous.default,
+    aten.dropout.default,
+    aten.lift_fresh_copy.default,
+}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 
 
@@ -183,8 +194,10 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[fx.Graph
             return fx.GraphModule(traced, traced.graph), shapes is not None
         except Exception as error:
             first = first or error
-    raise UsageError(f"torch.export cannot trace {type(model).__name__}: "
-                     f"{type(first).__name__}: {str(first).strip().splitlines()[0]}") from first
+    raise UsageError(
+        f"torch.export cannot trace {type(model).__name__}: "
+        f"{type(first).__name__}: {str(first).strip().splitlines()[0]}"
+    ) from first
 
 
 def _fold_constants(module: fx.GraphModule) -> None:
@@ -195,8 +208,9 @@ def _fold_constants(module: fx.GraphModule) -> None:
             constants[node] = fetch(module, str(node.target))
         elif node.op == "call_function" and node.all_input_nodes and all(n in constants for n in node.all_input_nodes):
             with torch.no_grad():
-                value = node.target(*fx.map_arg(node.args, constants.__getitem__),
-                                    **fx.map_arg(node.kwargs, constants.__getitem__))
+                value = node.target(
+                    *fx.map_arg(node.args, constants.__getitem__), **fx.map_arg(node.kwargs, constants.__getitem__)
+                )
             if not isinstance(value, torch.Tensor):
                 continue
             name = f"folded_{node.name}"
@@ -252,9 +266,13 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node, origins: dict[str, O
     # which was written back into these tensors folds to itself.
     factor = gamma / torch.sqrt(var + eps)
     outputs = [user for user in node.users if user.target is operator.getitem] or [node]
-    foldable = (isinstance(source, fx.Node) and source.name in origins and len(source.users) == 1
-                and not (source.target is aten.linear.default and _dimensions(source) not in (2, None))
-                and not (source.target is aten.conv_transpose2d.input and len(source.args) > 6 and source.args[6] != 1))
+    foldable = (
+        isinstance(source, fx.Node)
+        and source.name in origins
+        and len(source.users) == 1
+        and not (source.target is aten.linear.default and _dimensions(source) not in (2, None))
+        and not (source.target is aten.conv_transpose2d.input and len(source.args) > 6 and source.args[6] != 1)
+    )
     with module.graph.inserting_before(node):
         if foldable:
             _scale_layer(module, source, factor, beta - mean * factor, origins, path, gamma_node is not None)
@@ -269,8 +287,15 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node, origins: dict[str, O
     module.graph.erase_node(node)
 
 
-def _scale_layer(module: fx.GraphModule, layer: fx.Node, factor: torch.Tensor, shift: torch.Tensor,
-                 origins: dict[str, Origin], path: str, affine: bool) -> None:
+def _scale_layer(
+    module: fx.GraphModule,
+    layer: fx.Node,
+    factor: torch.Tensor,
+    shift: torch.Tensor,
+    origins: dict[str, Origin],
+    path: str,
+    affine: bool,
+) -> None:
     weight_node, bias_node = weight_and_bias(layer)
     weight = fetch(module, str(weight_node.target)).detach()
     shape = [1] * weight.ndim
@@ -289,12 +314,21 @@ def _scale_layer(module: fx.GraphModule, layer: fx.Node, factor: torch.Tensor, s
         arguments[2] = bias
         layer.args = tuple(arguments)
     origin = origins[layer.name]
-    origins[layer.name] = Origin(origin.weight, origin.bias, path,
-                                 writable=origin.writable and origin.batch_norm is None and affine)
+    origins[layer.name] = Origin(
+        origin.weight, origin.bias, path, writable=origin.writable and origin.batch_norm is None and affine
+    )
 
 
-def _affine(module: fx.GraphModule, node: fx.Node, source: Any, factor: torch.Tensor, shift: torch.Tensor,
-            origins: dict[str, Origin], path: str, gamma_is_own: bool) -> fx.Node:
+def _affine(
+    module: fx.GraphModule,
+    node: fx.Node,
+    source: Any,
+    factor: torch.Tensor,
+    shift: torch.Tensor,
+    origins: dict[str, Origin],
+    path: str,
+    gamma_is_own: bool,
+) -> fx.Node:
     rank, channels = _dimensions(source), factor.numel()
     weight_name, bias_name = f"{path}.affine_weight", f"{path}.affine_bias"
     if _exists(module, weight_name):
@@ -303,8 +337,7 @@ def _affine(module: fx.GraphModule, node: fx.Node, source: Any, factor: torch.Te
         store(module, weight_name, factor.reshape(-1, 1, 1, 1))
         store(module, bias_name, shift)
         weight, bias = module.graph.get_attr(weight_name), module.graph.get_attr(bias_name)
-        made = module.graph.call_function(aten.conv2d.default,
-                                          (source, weight, bias, [1, 1], [0, 0], [1, 1], channels))
+        made = module.graph.call_function(aten.conv2d.default, (source, weight, bias, [1, 1], [0, 0], [1, 1], channels))
         origins[made.name] = Origin(weight_name, bias_name, path, gamma_is_own, affine=True)
     else:
         shape = [1, -1, *([1] * ((rank or 2) - 2))]

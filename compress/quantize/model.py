@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import fx, nn
+
 from edgepress.compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer, inverse_root
 from edgepress.compress.quantize.fold import LAYERS, Folded, Origin, as_inputs, aten, fold, quiet, weight_and_bias
 from edgepress.compress.quantize.observe import METHODS, choose_range, observe
@@ -24,7 +26,6 @@ from edgepress.compress.quantize.points import (
 )
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES, Integers, activation_bits
 from edgepress.models.errors import UsageError
-from torch import fx, nn
 
 #: Means settle with fewer inputs than extremes, and each layer needs a pass of its own.
 CORRECTION_SAMPLES = 64
@@ -108,9 +109,19 @@ class Quantized:
         return strip(self.model)
 
 
-def quantize_model(model: nn.Module, example_inputs: Any, calibration: Iterable[Any], scheme: str = "w8a8",
-                   method: str = "mse", *, exceptions: Mapping[str, str] | None = None, per_tensor_dense: bool = False,
-                   equalize: bool = False, bias_correction: bool = True, ranges: str = "frozen") -> Quantized:
+def quantize_model(
+    model: nn.Module,
+    example_inputs: Any,
+    calibration: Iterable[Any],
+    scheme: str = "w8a8",
+    method: str = "mse",
+    *,
+    exceptions: Mapping[str, str] | None = None,
+    per_tensor_dense: bool = False,
+    equalize: bool = False,
+    bias_correction: bool = True,
+    ranges: str = "frozen",
+) -> Quantized:
     """Post-training quantization; also the start of quantization-aware training.
 
     Args:
@@ -138,8 +149,10 @@ def quantize_model(model: nn.Module, example_inputs: Any, calibration: Iterable[
     batches = [as_inputs(batch) for batch in calibration]
     for batch in batches:
         if len(batch) != len(inputs) or any(a.shape[1:] != b.shape[1:] for a, b in zip(batch, inputs, strict=True)):
-            raise UsageError(f"a calibration batch has the shapes {[list(x.shape) for x in batch]}, the example "
-                             f"inputs have {[list(x.shape) for x in inputs]}; they may differ in the batch size only")
+            raise UsageError(
+                f"a calibration batch has the shapes {[list(x.shape) for x in batch]}, the example "
+                f"inputs have {[list(x.shape) for x in inputs]}; they may differ in the batch size only"
+            )
     folded = fold(model, inputs)
     if equalize:
         from edgepress.compress.quantize.equalize import equalize_layers
@@ -224,8 +237,16 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
             node.target = inverse_root
     graph.lint()
     module.recompile()
-    return Quantized(fx.GraphModule(module, graph, class_name="FakeQuantized").eval(), scheme, points,
-                     dict(folded.origins), dict(exceptions), per_tensor_dense, folded.dynamic_batch, method)
+    return Quantized(
+        fx.GraphModule(module, graph, class_name="FakeQuantized").eval(),
+        scheme,
+        points,
+        dict(folded.origins),
+        dict(exceptions),
+        per_tensor_dense,
+        folded.dynamic_batch,
+        method,
+    )
 
 
 def strip(model: fx.GraphModule) -> fx.GraphModule:
@@ -293,11 +314,13 @@ def _check_exceptions(graph: fx.Graph, exceptions: Mapping[str, str]) -> None:
     known = known_names(graph)
     for name, wanted in exceptions.items():
         if name not in known:
-            raise UsageError(f"exceptions name {name!r}, which the network does not have; known are "
-                             f"{', '.join(sorted(known))}")
+            raise UsageError(
+                f"exceptions name {name!r}, which the network does not have; known are {', '.join(sorted(known))}"
+            )
         if wanted not in (*SCHEMES, FLOAT):
-            raise UsageError(f"exceptions[{name!r}] = {wanted!r} is no scheme; known are "
-                             f"{', '.join(map(repr, (*SCHEMES, FLOAT)))}")
+            raise UsageError(
+                f"exceptions[{name!r}] = {wanted!r} is no scheme; known are {', '.join(map(repr, (*SCHEMES, FLOAT)))}"
+            )
 
 
 def limited(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list[tuple[torch.Tensor, ...]]:

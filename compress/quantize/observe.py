@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgepress.models.errors import UsageError
 from torch import fx
+
+from edgepress.models.errors import UsageError
 
 BINS = 2048
 #: Share of values left outside by "percentile", both ends together.
@@ -51,8 +52,9 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def observe(module: fx.GraphModule, nodes: Mapping[str, str],
-            batches: Iterable[tuple[torch.Tensor, ...]]) -> dict[str, Observed]:
+def observe(
+    module: fx.GraphModule, nodes: Mapping[str, str], batches: Iterable[tuple[torch.Tensor, ...]]
+) -> dict[str, Observed]:
     """Run calibration batches through the float graph twice: for the extremes, then for histograms between them.
 
     Args:
@@ -72,8 +74,9 @@ def observe(module: fx.GraphModule, nodes: Mapping[str, str],
         if value.numel():
             low, high = (float(v) for v in torch.aminmax(value))
             if not (np.isfinite(low) and np.isfinite(high)):
-                raise UsageError(f"calibration gives NaN or infinite values at {key!r}; "
-                                 "look at the data and the weights")
+                raise UsageError(
+                    f"calibration gives NaN or infinite values at {key!r}; look at the data and the weights"
+                )
             seen[key].low, seen[key].high = min(seen[key].low, low), max(seen[key].high, high)
 
     def histogram(key: str, value: torch.Tensor) -> None:
@@ -120,8 +123,10 @@ def _percentile(seen: Observed, low: float, high: float) -> tuple[float, float]:
     width = (seen.high - seen.low) / BINS
     first = int(np.searchsorted(share, _OUTSIDE / 2))
     last = int(np.searchsorted(share, 1 - _OUTSIDE / 2))
-    return (min(0.0, max(low, seen.low + width * first)),
-            max(0.0, min(high, seen.low + width * (min(last, BINS - 1) + 1))))
+    return (
+        min(0.0, max(low, seen.low + width * first)),
+        max(0.0, min(high, seen.low + width * (min(last, BINS - 1) + 1))),
+    )
 
 
 def _search(low: float, high: float, loss: Callable[[float, float], float]) -> tuple[float, float]:
@@ -182,5 +187,8 @@ def _entropy(seen: Observed, low: float, high: float) -> tuple[float, float]:
 
 
 METHODS: dict[str, Callable[[Observed, float, float], tuple[float, float]]] = {
-    "mse": _mse, "minmax": _minmax, "percentile": _percentile, "entropy": _entropy,
+    "mse": _mse,
+    "minmax": _minmax,
+    "percentile": _percentile,
+    "entropy": _entropy,
 }

@@ -12,23 +12,54 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import fx
+
 from edgepress.compress.quantize.fold import LAYERS, aten, module_path
 from edgepress.compress.quantize.rewrite import WANTED_SCHEME
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES
-from torch import fx
 
 #: Operators whose output has the scale of their input.
 SAME_RANGE = {
-    aten.max_pool2d.default, aten.avg_pool2d.default, aten.cat.default, aten.view.default, aten.reshape.default,
-    aten._unsafe_view.default, aten.flatten.using_ints, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims,
-    aten.unsqueeze.default, aten.permute.default, aten.transpose.int, aten.t.default, aten.slice.Tensor,
+    aten.max_pool2d.default,
+    aten.avg_pool2d.default,
+    aten.cat.default,
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.slice.Tensor,
     aten.select.int,
-    aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, operator.getitem,
-    aten.constant_pad_nd.default, aten.pad.default, aten.expand.default, aten.upsample_nearest2d.vec,
-    aten.upsample_nearest2d.default, aten.upsample_bilinear2d.vec, aten.upsample_bilinear2d.default, aten.stack.default,
-    aten.pixel_shuffle.default, aten.repeat.default, aten.flip.default, aten.roll.default, aten.amax.default,
-    aten.max_pool1d.default, aten.avg_pool1d.default, aten.channel_shuffle.default, aten.maximum.default,
-    aten.minimum.default, aten.index_select.default,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.unbind.int,
+    operator.getitem,
+    aten.constant_pad_nd.default,
+    aten.pad.default,
+    aten.expand.default,
+    aten.upsample_nearest2d.vec,
+    aten.upsample_nearest2d.default,
+    aten.upsample_bilinear2d.vec,
+    aten.upsample_bilinear2d.default,
+    aten.stack.default,
+    aten.pixel_shuffle.default,
+    aten.repeat.default,
+    aten.flip.default,
+    aten.roll.default,
+    aten.amax.default,
+    aten.max_pool1d.default,
+    aten.avg_pool1d.default,
+    aten.channel_shuffle.default,
+    aten.maximum.default,
+    aten.minimum.default,
+    aten.index_select.default,
 }
 #: Pooling that computes new values; these are rounded again, to the same range.
 AVERAGES = {aten.avg_pool2d.default, aten.avg_pool1d.default}
@@ -41,9 +72,17 @@ FIXED: dict[Any, dict[int, tuple[float, float]]] = {
 }
 #: Operators with integer kernels and an output range of their own.
 COMPUTED = {
-    aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mean.dim, aten.adaptive_avg_pool2d.default,
-    aten.adaptive_avg_pool1d.default, aten.hardswish.default, aten.leaky_relu.default, aten.rsqrt.default,
-    aten.sum.dim_IntList, *LAYERS,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.mean.dim,
+    aten.adaptive_avg_pool2d.default,
+    aten.adaptive_avg_pool1d.default,
+    aten.hardswish.default,
+    aten.leaky_relu.default,
+    aten.rsqrt.default,
+    aten.sum.dim_IntList,
+    *LAYERS,
 }
 RELUS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}
 #: What a ReLU melts into.

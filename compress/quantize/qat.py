@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
+
 from edgepress.compress.quantize.fake import AVERAGED, FROZEN, LEARNED, ActivationQuantizer
 from edgepress.compress.quantize.fold import fetch, quiet
 from edgepress.compress.quantize.model import Quantized
 from edgepress.models.errors import UsageError
-from torch import nn
 
 #: Rate of the ranges over that of the weights: Adam moves either by about the rate, and a range is some ten times as
 #: wide as a weight.
@@ -38,8 +39,11 @@ def prepare_qat(quantized: Quantized, ranges: str = LEARNED) -> Quantized:
     prepared.set_range_mode(ranges)
     for node in prepared.model.graph.nodes:
         # What the tracer computed from several tensors has no place in a checkpoint, unless it is a layer's own.
-        if node.op == "get_attr" and str(node.target).startswith("folded_") \
-                and not any(str(user.target).startswith("weight_quantizers.") for user in node.users):
+        if (
+            node.op == "get_attr"
+            and str(node.target).startswith("folded_")
+            and not any(str(user.target).startswith("weight_quantizers.") for user in node.users)
+        ):
             fetch(prepared.model, str(node.target)).requires_grad_(False)
     prepared.model.train()
     return prepared
@@ -53,17 +57,25 @@ def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, A
         learning_rate: of the weights.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    ends = {id(end) for module in model.modules() if isinstance(module, ActivationQuantizer)
-            for end in (module.low, module.high)}
+    ends = {
+        id(end)
+        for module in model.modules()
+        if isinstance(module, ActivationQuantizer)
+        for end in (module.low, module.high)
+    }
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained.values() if id(p) not in ends]},
-        {"params": [p for p in trained.values() if id(p) in ends], "weight_decay": 0.0,
-         "lr": RANGE_RATE * learning_rate}]
+        {
+            "params": [p for p in trained.values() if id(p) in ends],
+            "weight_decay": 0.0,
+            "lr": RANGE_RATE * learning_rate,
+        },
+    ]
     return [group for group in groups if group["params"]]
 
 
 class RangeSchedule:
-    """Lets the ranges move for a share of all steps and holds them from then on (see `edgepress.compress.training.loop.Shaping`).
+    """Lets the ranges move for a share of all steps and holds them from then on (see `training.loop.Shaping`).
 
     Held ranges are put back behind every step, so that neither an optimiser's momentum moves them nor several devices
     disagree about which parameters have gradients.

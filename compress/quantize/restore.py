@@ -12,19 +12,26 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from torch import nn
+
 from edgepress.compress.quantize.fold import Origin, fetch, fold, weight_and_bias
 from edgepress.compress.quantize.model import Quantized, assemble
 from edgepress.compress.quantize.scheme import FLOAT
 from edgepress.models.errors import UsageError
-from torch import nn
 
 SCHEMA = 1
 
 
 def quantization_json(quantized: Quantized) -> dict[str, Any]:
     """What `restore_quantized` needs beside the tensors: scheme, ranges by value and options; JSON-able."""
-    return {"schema": SCHEMA, "scheme": quantized.scheme, "method": quantized.method, "ranges": quantized.ranges,
-            "exceptions": dict(quantized.exceptions), "per_tensor_dense": quantized.per_tensor_dense}
+    return {
+        "schema": SCHEMA,
+        "scheme": quantized.scheme,
+        "method": quantized.method,
+        "ranges": quantized.ranges,
+        "exceptions": dict(quantized.exceptions),
+        "per_tensor_dense": quantized.per_tensor_dense,
+    }
 
 
 def restore_quantized(model: nn.Module, example_inputs: Any, quantization: Mapping[str, Any]) -> Quantized:
@@ -43,13 +50,20 @@ def restore_quantized(model: nn.Module, example_inputs: Any, quantization: Mappi
     """
     _check(quantization)
     folded = fold(model, example_inputs)
-    quantized = assemble(folded, quantization["scheme"], dict(quantization.get("exceptions", {})),
-                         bool(quantization.get("per_tensor_dense", False)), str(quantization.get("method", "mse")))
+    quantized = assemble(
+        folded,
+        quantization["scheme"],
+        dict(quantization.get("exceptions", {})),
+        bool(quantization.get("per_tensor_dense", False)),
+        str(quantization.get("method", "mse")),
+    )
     ranges = quantization["ranges"]
     wanted = {point.key: point for point in quantized.points.points if point.scheme != FLOAT}
     if missing := sorted(set(wanted) ^ set(ranges)):
-        raise UsageError(f"the quantization was made for another network: {len(missing)} of {len(wanted)} values have "
-                         f"no counterpart, such as {missing[0]!r}; quantize this network anew")
+        raise UsageError(
+            f"the quantization was made for another network: {len(missing)} of {len(wanted)} values have "
+            f"no counterpart, such as {missing[0]!r}; quantize this network anew"
+        )
     for key, point in wanted.items():
         quantized.quantizer(point).set_range(ranges[key]["min"], ranges[key]["max"])
     return quantized
@@ -78,9 +92,11 @@ def unfold(quantized: Quantized, model: nn.Module) -> nn.Module:
             weight = fetch(quantized.model, str(weight_node.target)).detach()
             bias = fetch(quantized.model, str(bias_node.target)).detach() if bias_node is not None else None
             if not origin.writable:
-                raise UsageError(f"layer {name!r} cannot be written back to {origin.weight!r}: its tensors are shared "
-                                 "with another layer or computed from others; such a network has no int8 checkpoint, "
-                                 "but it exports directly")
+                raise UsageError(
+                    f"layer {name!r} cannot be written back to {origin.weight!r}: its tensors are shared "
+                    "with another layer or computed from others; such a network has no int8 checkpoint, "
+                    "but it exports directly"
+                )
             _write(result, state, origin, weight, bias)
             changed |= {origin.weight, origin.bias or ""}
         for key, value in quantized.model.named_parameters():
@@ -89,8 +105,9 @@ def unfold(quantized: Quantized, model: nn.Module) -> nn.Module:
     return result
 
 
-def _write(model: nn.Module, state: dict[str, torch.Tensor], origin: Origin, weight: torch.Tensor,
-           bias: torch.Tensor | None) -> None:
+def _write(
+    model: nn.Module, state: dict[str, torch.Tensor], origin: Origin, weight: torch.Tensor, bias: torch.Tensor | None
+) -> None:
     if origin.affine:
         norm = model.get_submodule(origin.batch_norm or "")
         _identity_norm(norm, bias, unit_root=True)
@@ -127,8 +144,9 @@ def _identity_norm(norm: Any, bias: Any, unit_root: bool = False) -> None:
 
 
 def _constants(quantized: Quantized) -> set[str]:
-    return {key for key, _ in quantized.model.named_parameters()
-            if key.startswith(("activation_quantizers.", "folded_"))}
+    return {
+        key for key, _ in quantized.model.named_parameters() if key.startswith(("activation_quantizers.", "folded_"))
+    }
 
 
 def _check(quantization: Any) -> None:

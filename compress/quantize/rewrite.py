@@ -60,8 +60,12 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
             power = build(aten.view.default, pooled, [-1, channels])
             guarded = build(aten.add.Tensor, power, _TINY, wide=True)
             size = build(aten.mul.Tensor, power, build(aten.rsqrt.default, guarded, wide=True), wide=True)
-            average = build(aten.add.Tensor, build(aten.mean.dim, size, [1], True, wide=True),
-                            eps / (height * width) ** 0.5, wide=True)
+            average = build(
+                aten.add.Tensor,
+                build(aten.mean.dim, size, [1], True, wide=True),
+                eps / (height * width) ** 0.5,
+                wide=True,
+            )
             inverse = build(aten.rsqrt.default, build(aten.mul.Tensor, average, average, wide=True), wide=True)
             flat = build(aten.mul.Tensor, size, inverse, wide=True)
         tail = _residual(division, x)
@@ -90,8 +94,13 @@ def pool_instead_of_mean(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         x = node.args[0] if node.target is aten.mean.dim else None
         value = x.meta.get("val") if isinstance(x, fx.Node) else None
-        if not isinstance(value, torch.Tensor) or value.dim() != 4 or node.args[1] is None \
-                or sorted(axis % 4 for axis in node.args[1]) != [2, 3] or not isinstance(value.shape[1], int):
+        if (
+            not isinstance(value, torch.Tensor)
+            or value.dim() != 4
+            or node.args[1] is None
+            or sorted(axis % 4 for axis in node.args[1]) != [2, 3]
+            or not isinstance(value.shape[1], int)
+        ):
             continue
         with graph.inserting_before(node):
             build = _Builder(graph, node)
@@ -129,8 +138,12 @@ def _response_norm(division: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node, float]
     mean = plus
     if plus.target is aten.add.Tensor and isinstance(plus.args[1], float):
         mean, eps = plus.args
-    if (norm.target is not aten.linalg_vector_norm.default or mean.target is not aten.mean.dim
-            or mean.args[0] is not norm or list(mean.args[1]) not in ([1], [-3])):
+    if (
+        norm.target is not aten.linalg_vector_norm.default
+        or mean.target is not aten.mean.dim
+        or mean.args[0] is not norm
+        or list(mean.args[1]) not in ([1], [-3])
+    ):
         return None
     order = norm.args[1] if len(norm.args) > 1 else 2
     axes = sorted(axis % 4 for axis in norm.args[2]) if len(norm.args) > 2 and norm.args[2] is not None else []
@@ -172,4 +185,3 @@ def _is_scalar(value: Any) -> bool:
         tensor = value.meta.get("val")
         return value.op == "get_attr" and isinstance(tensor, torch.Tensor) and tensor.numel() == 1
     return isinstance(value, (int, float))
-

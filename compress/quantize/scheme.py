@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.errors import UsageError
 
 #: Name of a scheme -> bits of its activations; weights are int8 in all of them. "float" leaves a layer as it is.
@@ -71,8 +72,10 @@ def integers_of_range(minimum: float, maximum: float, bits: int = 8) -> Integers
     """
     low, high = np.float32(minimum), np.float32(maximum)
     if not (np.isfinite(low) and np.isfinite(high)) or low > high:
-        raise UsageError(f"an activation range must be finite with min <= max, not [{minimum}, {maximum}]; "
-                         "look for NaN or infinite values in the calibration data and the network")
+        raise UsageError(
+            f"an activation range must be finite with min <= max, not [{minimum}, {maximum}]; "
+            "look for NaN or infinite values in the calibration data and the network"
+        )
     low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
     if bits == 16:
         return Integers(np.maximum(np.maximum(-low, high), NARROWEST_RANGE) / np.float32(32767), 0, 16)
@@ -81,8 +84,9 @@ def integers_of_range(minimum: float, maximum: float, bits: int = 8) -> Integers
     return Integers(scale, zero_point)
 
 
-def weight_scales(weight: np.ndarray, axis: int | None, bias: np.ndarray | None = None,
-                  input_scale: np.float32 | None = None) -> np.ndarray:
+def weight_scales(
+    weight: np.ndarray, axis: int | None, bias: np.ndarray | None = None, input_scale: np.float32 | None = None
+) -> np.ndarray:
     """Symmetric scales of a weight tensor, float32, one per index of `axis` (or one in all for None).
 
     A scale is max |w| / 127 with a floor: pruning and folded batch norms leave channels whose weights are all but
@@ -132,8 +136,10 @@ def quantize_bias(bias: np.ndarray, scales: np.ndarray, bits: int = 8, *, name: 
     """
     steps = np.rint(np.asarray(bias, np.float32) / scales).astype(np.float64)
     if not np.isfinite(steps).all() or (bits == 8 and np.abs(steps).max(initial=0) > 2**31 - 1):
-        raise UsageError(f"{name} does not fit int32 with scale {float(np.min(scales)):.3g}; the layer's weights "
-                         "are not finite, or its scales were not made with its bias")
+        raise UsageError(
+            f"{name} does not fit int32 with scale {float(np.min(scales)):.3g}; the layer's weights "
+            "are not finite, or its scales were not made with its bias"
+        )
     return steps.astype(np.int32 if bits == 8 else np.int64)
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import fx
+
 from edgepress.compress.quantize.model import Quantized
 from edgepress.models.bars import bars_svg
-from torch import fx
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class LayerSensitivity:
     score: float | None = None
 
 
-def layer_sensitivity(quantized: Quantized, batches: Iterable[Any],
-                      score: Callable[[torch.Tensor, int], float] | None = None) -> list[LayerSensitivity]:
+def layer_sensitivity(
+    quantized: Quantized, batches: Iterable[Any], score: Callable[[torch.Tensor, int], float] | None = None
+) -> list[LayerSensitivity]:
     """Measure every layer and value by itself.
 
     Args:
@@ -47,8 +49,11 @@ def layer_sensitivity(quantized: Quantized, batches: Iterable[Any],
 
     inputs = [as_inputs(batch) for batch in batches]
     model = quantized.model.eval()
-    rounding = [node for node in model.graph.nodes if node.op == "call_module"
-                and str(node.target).startswith(("activation_quantizers.", "weight_quantizers."))]
+    rounding = [
+        node
+        for node in model.graph.nodes
+        if node.op == "call_module" and str(node.target).startswith(("activation_quantizers.", "weight_quantizers."))
+    ]
     targets = list(dict.fromkeys(str(node.target) for node in rounding))
     float_outputs, float_score = _outputs(model, set(), inputs, score)
     largest = float(torch.cat([y.reshape(-1) for y in float_outputs]).square().mean().sqrt()) or 1.0
@@ -57,12 +62,19 @@ def layer_sensitivity(quantized: Quantized, batches: Iterable[Any],
     for target in targets:
         kind, _, node = target.partition(".")
         outputs, value = _outputs(model, {target}, inputs, score)
-        error = float(torch.cat([(a - b).reshape(-1) for a, b in zip(outputs, float_outputs, strict=True)]).square()
-                      .mean().sqrt())
+        error = float(
+            torch.cat([(a - b).reshape(-1) for a, b in zip(outputs, float_outputs, strict=True)]).square().mean().sqrt()
+        )
         weights = kind == "weight_quantizers"
-        results.append(LayerSensitivity(quantized.points.layers.get(node, node) if weights else keys.get(node, node),
-                                        "weights" if weights else "activations", error, error / largest,
-                                        None if value is None or float_score is None else value - float_score))
+        results.append(
+            LayerSensitivity(
+                quantized.points.layers.get(node, node) if weights else keys.get(node, node),
+                "weights" if weights else "activations",
+                error,
+                error / largest,
+                None if value is None or float_score is None else value - float_score,
+            )
+        )
     return sorted(results, key=lambda entry: -entry.error)
 
 
@@ -70,21 +82,32 @@ def table(results: list[LayerSensitivity]) -> str:
     """The results as aligned text; accuracy in points, where it was measured."""
     width = max((len(entry.key) for entry in results), default=5)
     scored = any(entry.score is not None for entry in results)
-    lines = [f"{'layer':<{width}}  {'kind':<11}  {'error':>10}  {'of output':>9}"
-             + (f"  {'accuracy':>11}" if scored else "")]
-    lines += [f"{e.key:<{width}}  {e.kind:<11}  {e.error:>10.3g}  {100 * e.share:>7.2f} %"
-              + (f"  {100 * e.score:>+7.2f} pts" if e.score is not None else "") for e in results]
+    lines = [
+        f"{'layer':<{width}}  {'kind':<11}  {'error':>10}  {'of output':>9}" + (f"  {'accuracy':>11}" if scored else "")
+    ]
+    lines += [
+        f"{e.key:<{width}}  {e.kind:<11}  {e.error:>10.3g}  {100 * e.share:>7.2f} %"
+        + (f"  {100 * e.score:>+7.2f} pts" if e.score is not None else "")
+        for e in results
+    ]
     return "\n".join(lines)
 
 
 def figure(results: list[LayerSensitivity], title: str) -> str:
     """The results as an SVG, the costliest at the top, weights and activations apart; raises as `bars_svg`."""
-    return bars_svg([(e.key, e.kind, 100 * e.share) for e in results],
-                    f"What rounding each layer of {title} alone does to the outputs", "error, % of the outputs (rms)")
+    return bars_svg(
+        [(e.key, e.kind, 100 * e.share) for e in results],
+        f"What rounding each layer of {title} alone does to the outputs",
+        "error, % of the outputs (rms)",
+    )
 
 
-def _outputs(model: fx.GraphModule, active: set[str], inputs: list[tuple[torch.Tensor, ...]],
-             score: Callable[[torch.Tensor, int], float] | None) -> tuple[list[torch.Tensor], float | None]:
+def _outputs(
+    model: fx.GraphModule,
+    active: set[str],
+    inputs: list[tuple[torch.Tensor, ...]],
+    score: Callable[[torch.Tensor, int], float] | None,
+) -> tuple[list[torch.Tensor], float | None]:
     class Selective(fx.Interpreter):
         def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if str(target) in active:

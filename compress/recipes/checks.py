@@ -33,11 +33,17 @@ def network_errors(network: Any, trust: bool) -> list[str]:
         return []
     if name not in zoo():
         near = difflib.get_close_matches(name, zoo(), 1)
-        return [f"network.name = {name!r} is unknown" + (f" (did you mean {near[0]!r}?)" if near else "")
-                + f": known are {', '.join(zoo())}, or package.module:factory"]
+        return [
+            f"network.name = {name!r} is unknown"
+            + (f" (did you mean {near[0]!r}?)" if near else "")
+            + f": known are {', '.join(zoo())}, or package.module:factory"
+        ]
     known = arguments_of(name)
-    return [f"network.arguments.{argument} is unknown: {name} takes {', '.join(known)}"
-            for argument in (arguments if isinstance(arguments, Mapping) else ()) if argument not in known]
+    return [
+        f"network.arguments.{argument} is unknown: {name} takes {', '.join(known)}"
+        for argument in (arguments if isinstance(arguments, Mapping) else ())
+        if argument not in known
+    ]
 
 
 def task_errors(task: Any, trust: bool) -> list[str]:
@@ -47,14 +53,16 @@ def task_errors(task: Any, trust: bool) -> list[str]:
     kind, _, rest = task.partition(":")
     if kind == "synthetic":
         if rest and not rest.isdigit():
-            return [f"task = {task!r}: the seed {rest!r} is not a number; write \"synthetic\" or \"synthetic:1\""]
+            return [f'task = {task!r}: the seed {rest!r} is not a number; write "synthetic" or "synthetic:1"']
         return []
     if Path(task).exists() or Path(task.rpartition("@")[0] or task).is_dir():
         return []
     if is_code(task):
         return [] if trust else [f"task = {task!r} is code outside edgepress: read it, then allow it with --trust"]
-    return [f"task = {task!r} does not exist; allowed are \"synthetic[:seed]\", a folder in the layout of TAU Urban "
-            "Acoustic Scenes 2022 Mobile, a file .npz with x and y, or package.module:factory"]
+    return [
+        f'task = {task!r} does not exist; allowed are "synthetic[:seed]", a folder in the layout of TAU Urban '
+        "Acoustic Scenes 2022 Mobile, a file .npz with x and y, or package.module:factory"
+    ]
 
 
 def device_errors(names: Iterable[Any]) -> list[str]:
@@ -97,8 +105,10 @@ def teacher_errors(teacher: Any, trust: bool) -> list[str]:
     errors = [f"teacher.{error}" for error in network_errors(teacher.get("network"), trust)]
     weights = teacher.get("weights")
     if isinstance(weights, str) and not Path(weights).is_file():
-        errors.append(f"teacher.weights = {weights!r} does not exist: give the path of a file of published weights, or "
-                      "leave it out to train from the beginning")
+        errors.append(
+            f"teacher.weights = {weights!r} does not exist: give the path of a file of published weights, or "
+            "leave it out to train from the beginning"
+        )
     return errors + front_end_errors(teacher.get("front_end"))
 
 
@@ -115,7 +125,9 @@ def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> Any:
     if isinstance(front_end, str):
         presets = features.PRESETS
         if front_end not in presets:
-            raise UsageError(f"front_end = {front_end!r} is unknown: known are {', '.join(presets)}, or a table of the "
-                             "fields of LogMel")
+            raise UsageError(
+                f"front_end = {front_end!r} is unknown: known are {', '.join(presets)}, or a table of the "
+                "fields of LogMel"
+            )
         return presets[front_end]
     return features.LogMel.from_json(dict(front_end))

@@ -23,8 +23,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from edgepress.models.errors import ConfigError, EdgepressError, UsageError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+
+from edgepress.models.errors import ConfigError, EdgepressError, UsageError
 
 SHIPPED = Path(__file__).parent
 METHODS = ("admm", "gradual", "one-shot", "from-scratch")
@@ -130,8 +131,11 @@ class TrainSettings(_Section):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, write: Any) -> dict[str, Any]:
-        return {name: value for name, value in write(self).items()
-                if name not in _LATER or getattr(self, name) != _LATER[name]}
+        return {
+            name: value
+            for name, value in write(self).items()
+            if name not in _LATER or getattr(self, name) != _LATER[name]
+        }
 
     @model_validator(mode="after")
     def _one_device_a_clip(self) -> TrainSettings:
@@ -142,8 +146,9 @@ class TrainSettings(_Section):
     @model_validator(mode="after")
     def _ordered(self) -> TrainSettings:
         if not self.ramp_up <= self.decay_from <= self.decay_to:
-            raise ValueError(f"ramp_up <= decay_from <= decay_to must hold, not {self.ramp_up}, {self.decay_from}, "
-                             f"{self.decay_to}")
+            raise ValueError(
+                f"ramp_up <= decay_from <= decay_to must hold, not {self.ramp_up}, {self.decay_from}, {self.decay_to}"
+            )
         return self
 
 
@@ -189,8 +194,17 @@ class QuantizeSettings(_Section):
     ranges: Literal["learned", "averaged", "frozen"] = "learned"
     freeze_from: float = Field(default=0.6, ge=0, le=1)
     distill: Distill | None = Distill(weight=1.0)
-    train: TrainSettings = TrainSettings(epochs=0, learning_rate=5e-5, weight_decay=1e-4, ramp_up=0, decay_from=0.05,
-                                         decay_to=0.85, last_rate=0.1, precision="32-true", select="log_loss")
+    train: TrainSettings = TrainSettings(
+        epochs=0,
+        learning_rate=5e-5,
+        weight_decay=1e-4,
+        ramp_up=0,
+        decay_from=0.05,
+        decay_to=0.85,
+        last_rate=0.1,
+        precision="32-true",
+        select="log_loss",
+    )
 
 
 class NetworkSettings(_Section):
@@ -250,9 +264,14 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
 
 
-def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
-                sections: Mapping[str, Mapping[str, Any]] | None = None, overrides: Sequence[str] = (),
-                trust: bool = False) -> Recipe:
+def read_recipe(
+    source: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
+) -> Recipe:
     """A recipe by its shipped name or by its file, with changes from the command line, fully checked.
 
     Args:
@@ -269,8 +288,9 @@ def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
     shipped = shipped_recipes()
     path = shipped.get(str(source), Path(source))
     if not path.is_file():
-        raise UsageError(f"recipe = {str(source)!r} is neither a file nor a shipped recipe; shipped are "
-                         f"{', '.join(shipped)}")
+        raise UsageError(
+            f"recipe = {str(source)!r} is neither a file nor a shipped recipe; shipped are {', '.join(shipped)}"
+        )
     subject = f"recipe {path}"
     try:
         written = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -282,8 +302,7 @@ def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None, *,
         written[section] = {**(before if isinstance(before, dict) else {}), **values}
     for text in overrides:
         _override(written, text)
-    return parse_recipe({**written, **(changes or {})}, subject,
-                        trusted=("network", "task") if trust else tuple(typed))
+    return parse_recipe({**written, **(changes or {})}, subject, trusted=("network", "task") if trust else tuple(typed))
 
 
 def _override(written: dict[str, Any], text: str) -> None:
@@ -304,8 +323,9 @@ def _override(written: dict[str, Any], text: str) -> None:
     written[names[-1]] = parsed
 
 
-def parse_recipe(written: Mapping[str, Any], subject: str = "the recipe", *, deep: bool = True,
-                 trusted: tuple[str, ...] = ()) -> Recipe:
+def parse_recipe(
+    written: Mapping[str, Any], subject: str = "the recipe", *, deep: bool = True, trusted: tuple[str, ...] = ()
+) -> Recipe:
     """A recipe from a mapping.
 
     Args:

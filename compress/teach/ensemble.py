@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from edgepress.models.errors import RuntimeFailure, UsageError
 from torch import Tensor
 from torch.nn import functional
+
+from edgepress.models.errors import RuntimeFailure, UsageError
 
 SCHEMA = 1
 MODES = ("stable", "paper")
@@ -63,8 +64,9 @@ class GeneralizedMean:
                 raise UsageError(f"{name} = {values!r:.200} must be a list of finite numbers")
             object.__setattr__(self, name, tuple(map(float, values)))
         if len(self.exponents) != len(self.biases):
-            raise UsageError(f"{len(self.exponents)} exponents and {len(self.biases)} biases: there must be one of "
-                             "each per class")
+            raise UsageError(
+                f"{len(self.exponents)} exponents and {len(self.biases)} biases: there must be one of each per class"
+            )
         if min(self.weights) <= 0:
             raise UsageError(f"weights = {self.weights!r:.200} must be positive")
         if not _is_number(self.temperature) or self.temperature <= 0:
@@ -93,15 +95,25 @@ class GeneralizedMean:
         """
         _check_logits(logits, len(self.weights), len(self.exponents))
         double = {"dtype": torch.float64, "device": logits.device}
-        mean = generalized_mean(functional.log_softmax(logits.double(), 2), torch.tensor(self.weights, **double).log(),
-                                torch.tensor(self.exponents, **double))
+        mean = generalized_mean(
+            functional.log_softmax(logits.double(), 2),
+            torch.tensor(self.weights, **double).log(),
+            torch.tensor(self.exponents, **double),
+        )
         biased = mean + torch.tensor(self.biases, **double)
         return functional.log_softmax(biased / self.temperature, 1).to(logits.dtype)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; `from_json` turns it back."""
-        return {"schema": SCHEMA, "kind": "generalized mean", "mode": self.mode, "weights": list(self.weights),
-                "exponents": list(self.exponents), "biases": list(self.biases), "temperature": self.temperature}
+        return {
+            "schema": SCHEMA,
+            "kind": "generalized mean",
+            "mode": self.mode,
+            "weights": list(self.weights),
+            "exponents": list(self.exponents),
+            "biases": list(self.biases),
+            "temperature": self.temperature,
+        }
 
     @classmethod
     def from_json(cls, value: Any) -> GeneralizedMean:
@@ -167,8 +179,15 @@ def probability_mean(logits: Tensor) -> Tensor:
     return torch.logsumexp(functional.log_softmax(logits, 2), 0) - math.log(len(logits))
 
 
-def fit_ensemble(logits: Tensor, labels: Tensor, mode: Literal["stable", "paper"] = "stable", *,
-                 shared_exponent: bool = False, ridge: float = 1e-3, max_steps: int = 200) -> Fit:
+def fit_ensemble(
+    logits: Tensor,
+    labels: Tensor,
+    mode: Literal["stable", "paper"] = "stable",
+    *,
+    shared_exponent: bool = False,
+    ridge: float = 1e-3,
+    max_steps: int = 200,
+) -> Fit:
     """Learn weights and exponents on held-out clips, the models fixed, by LBFGS on the cross-entropy.
 
     The clips must be ones that no model was trained on, and not the test's.
@@ -214,13 +233,15 @@ def fit_ensemble(logits: Tensor, labels: Tensor, mode: Literal["stable", "paper"
     with torch.no_grad():
         before, after = float(log_loss(start)), float(log_loss(best))
         if not math.isfinite(before):
-            raise RuntimeFailure("the ensemble's log loss is not finite at its start: a model gives a true class "
-                                 "a probability of zero")
+            raise RuntimeFailure(
+                "the ensemble's log loss is not finite at its start: a model gives a true class a probability of zero"
+            )
         if not after <= before:
             best, after = start, before
         log_weights, exponents, biases, temperature = unpack(best, classes)
-    ensemble = GeneralizedMean(tuple(log_weights.exp().tolist()), tuple(exponents.tolist()), tuple(biases.tolist()),
-                               float(temperature), mode)
+    ensemble = GeneralizedMean(
+        tuple(log_weights.exp().tolist()), tuple(exponents.tolist()), tuple(biases.tolist()), float(temperature), mode
+    )
     return Fit(ensemble, before, after)
 
 
@@ -245,8 +266,9 @@ def _unpack_paper(parameters: Sequence[Tensor], classes: int) -> tuple[Tensor, T
 
 def _minimise(objective: Callable[[Sequence[Tensor]], Tensor], start: Sequence[Tensor], max_steps: int) -> list[Tensor]:
     parameters = [p.clone().requires_grad_() for p in start]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=max_steps, tolerance_grad=1e-9, tolerance_change=1e-12,
-                                  line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=max_steps, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -263,8 +285,9 @@ def _check_logits(logits: Tensor, models: int | None = None, classes: int | None
     if logits.ndim != 3 or not logits.is_floating_point() or 0 in logits.shape:
         raise UsageError(f"logits {tuple(logits.shape)} must be floating numbers [models, clips, classes]")
     if models not in (None, len(logits)) or classes not in (None, logits.shape[2]):
-        raise UsageError(f"the ensemble has {models} models and {classes} classes, the logits {len(logits)} and "
-                         f"{logits.shape[2]}")
+        raise UsageError(
+            f"the ensemble has {models} models and {classes} classes, the logits {len(logits)} and {logits.shape[2]}"
+        )
     if not bool(torch.isfinite(logits).all()):
         raise UsageError("logits hold numbers that are not finite")
 

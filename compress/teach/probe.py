@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.errors import UsageError
 
 #: Below this a feature counts as constant: dividing by it would blow up rounding errors.
@@ -48,8 +49,16 @@ class Probe:
         return {**asdict(self), "interval": list(self.interval)}
 
 
-def probe_latents(latents: np.ndarray, targets: Sequence[str] | np.ndarray, identifiers: Sequence[str] | np.ndarray, *,
-                  folds: int = 5, ridge: float = 1e-3, seed: int = 0, resamples: int = 1000) -> Probe:
+def probe_latents(
+    latents: np.ndarray,
+    targets: Sequence[str] | np.ndarray,
+    identifiers: Sequence[str] | np.ndarray,
+    *,
+    folds: int = 5,
+    ridge: float = 1e-3,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Probe:
     """Measure how well `targets` can be read from `latents` by a linear classifier.
 
     Args:
@@ -70,13 +79,27 @@ def probe_latents(latents: np.ndarray, targets: Sequence[str] | np.ndarray, iden
     hits, totals = _by_group(y, right, groups, len(names))
     recall = hits.sum(0) / totals.sum(0)
     accuracy, chance = float(recall.mean()), 1 / len(names)
-    return Probe(accuracy, _interval(hits, totals, resamples, np.random.default_rng(seed + 1)), chance,
-                 (accuracy - chance) / (1 - chance), dict(zip(names, recall.tolist(), strict=True)), len(y),
-                 len(hits), folds)
+    return Probe(
+        accuracy,
+        _interval(hits, totals, resamples, np.random.default_rng(seed + 1)),
+        chance,
+        (accuracy - chance) / (1 - chance),
+        dict(zip(names, recall.tolist(), strict=True)),
+        len(y),
+        len(hits),
+        folds,
+    )
 
 
-def recognised(latents: np.ndarray, targets: Sequence[str] | np.ndarray, identifiers: Sequence[str] | np.ndarray, *,
-               folds: int = 5, ridge: float = 1e-3, seed: int = 0) -> np.ndarray:
+def recognised(
+    latents: np.ndarray,
+    targets: Sequence[str] | np.ndarray,
+    identifiers: Sequence[str] | np.ndarray,
+    *,
+    folds: int = 5,
+    ridge: float = 1e-3,
+    seed: int = 0,
+) -> np.ndarray:
     """Bool [N]: whether the probe of the other folds recognises each clip's target; for paired comparisons of networks.
 
     Arguments and errors are those of `probe_latents`.
@@ -85,8 +108,9 @@ def recognised(latents: np.ndarray, targets: Sequence[str] | np.ndarray, identif
     return _recognised(x, names, y, groups, folds, ridge, seed)
 
 
-def logistic_regression(x: np.ndarray, y: np.ndarray, classes: int, *, ridge: float = 1e-3,
-                        max_steps: int = 500) -> tuple[np.ndarray, np.ndarray]:
+def logistic_regression(
+    x: np.ndarray, y: np.ndarray, classes: int, *, ridge: float = 1e-3, max_steps: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial logistic regression by LBFGS, every class weighing the same; convex, so the start does not matter.
 
     Minimises the class-balanced mean cross-entropy + ridge / 2 * |weights|^2; the bias is not penalized.
@@ -107,8 +131,9 @@ def logistic_regression(x: np.ndarray, y: np.ndarray, classes: int, *, ridge: fl
     balance = len(y) / (classes * torch.bincount(labels, minlength=classes).double())
     weights = torch.zeros(classes, x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=max_steps, tolerance_grad=1e-7, tolerance_change=1e-12,
-                                  line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [weights, bias], max_iter=max_steps, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -122,8 +147,9 @@ def logistic_regression(x: np.ndarray, y: np.ndarray, classes: int, *, ridge: fl
     return weights.detach().numpy(), bias.detach().numpy()
 
 
-def _recognised(x: np.ndarray, names: Sequence[str], y: np.ndarray, groups: np.ndarray, folds: int, ridge: float,
-                seed: int) -> np.ndarray:
+def _recognised(
+    x: np.ndarray, names: Sequence[str], y: np.ndarray, groups: np.ndarray, folds: int, ridge: float, seed: int
+) -> np.ndarray:
     fold_of = _folds(groups, folds, np.random.default_rng(seed))
     _check_every_fold_trains(y, fold_of, names, folds)
     predicted = np.empty_like(y)
@@ -136,13 +162,16 @@ def _recognised(x: np.ndarray, names: Sequence[str], y: np.ndarray, groups: np.n
     return predicted == y
 
 
-def _checked(latents: np.ndarray, targets: Sequence[str] | np.ndarray, identifiers: Sequence[str] | np.ndarray,
-             folds: int) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
+def _checked(
+    latents: np.ndarray, targets: Sequence[str] | np.ndarray, identifiers: Sequence[str] | np.ndarray, folds: int
+) -> tuple[np.ndarray, list[str], np.ndarray, np.ndarray]:
     """Latents as float64 [N, D], names of the targets, targets [N] and identifiers [N] as numbers from 0."""
     x = np.asarray(latents, np.float64)
     if x.ndim != 2 or not len(x) == len(targets) == len(identifiers):
-        raise UsageError(f"latents {x.shape}, {len(targets)} targets and {len(identifiers)} identifiers must belong to "
-                         "the same clips: [N, D], N, N")
+        raise UsageError(
+            f"latents {x.shape}, {len(targets)} targets and {len(identifiers)} identifiers must belong to "
+            "the same clips: [N, D], N, N"
+        )
     if not np.isfinite(x).all():
         raise UsageError("latents hold numbers that are not finite; the network they are from has diverged")
     names, y = np.unique(np.asarray(targets), return_inverse=True)
@@ -170,8 +199,10 @@ def _check_every_fold_trains(y: np.ndarray, fold_of: np.ndarray, names: Sequence
     for fold in range(folds):
         absent = np.flatnonzero(np.bincount(y[fold_of != fold], minlength=len(names)) == 0)
         if len(absent):
-            raise UsageError(f"{names[absent[0]]!r} occurs only within one fold, so that no probe can learn it: it "
-                             "needs clips of more identifiers, or leave it out")
+            raise UsageError(
+                f"{names[absent[0]]!r} occurs only within one fold, so that no probe can learn it: it "
+                "needs clips of more identifiers, or leave it out"
+            )
 
 
 def _by_group(y: np.ndarray, correct: np.ndarray, groups: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -20,11 +20,16 @@ from edgepress.models.errors import RuntimeFailure, UsageError
 
 if TYPE_CHECKING:
     import optuna
+
     from edgepress.compress.recipes.recipe import TrainSettings
 
 #: Parameter of a trial -> the range that is searched, on a logarithmic scale.
-RANGES = {"learning_rate": (1e-5, 1e-1), "one_minus_beta1": (1e-4, 1.0), "one_minus_beta2": (1e-4, 1.0),
-          "epsilon": (1e-10, 1e3)}
+RANGES = {
+    "learning_rate": (1e-5, 1e-1),
+    "one_minus_beta1": (1e-4, 1.0),
+    "one_minus_beta2": (1e-4, 1.0),
+    "epsilon": (1e-10, 1e3),
+}
 _WEIGHT_DECAY = (1e-5, 1e-1)
 #: Of a database: a machine that was silent for so long is given up, and its trial is drawn again.
 _HEARTBEAT_S, _GRACE_S = 60, 300
@@ -49,9 +54,13 @@ class Search:
     seed: int = 0
 
 
-def run_trials(search: Search, settings: TrainSettings, storage: str | Path,
-               trial_of: Callable[[TrainSettings, Callable[[dict[str, float]], None]], Any],
-               after_each: Callable[[optuna.Study], None]) -> optuna.Study:
+def run_trials(
+    search: Search,
+    settings: TrainSettings,
+    storage: str | Path,
+    trial_of: Callable[[TrainSettings, Callable[[dict[str, float]], None]], Any],
+    after_each: Callable[[optuna.Study], None],
+) -> optuna.Study:
     """Draw and train until enough trials are finished.
 
     Args:
@@ -102,9 +111,14 @@ def settings_of(parameters: dict[str, float], settings: TrainSettings, epochs: i
     """The settings of a training with a trial's parameters."""
     from edgepress.compress.recipes.recipe import TrainSettings, validated
 
-    changed = {"optimizer": "adam", "epochs": epochs, "select": "log_loss",
-               "learning_rate": parameters["learning_rate"], "epsilon": parameters["epsilon"],
-               "betas": (1 - parameters["one_minus_beta1"], 1 - parameters["one_minus_beta2"])}
+    changed = {
+        "optimizer": "adam",
+        "epochs": epochs,
+        "select": "log_loss",
+        "learning_rate": parameters["learning_rate"],
+        "epsilon": parameters["epsilon"],
+        "betas": (1 - parameters["one_minus_beta1"], 1 - parameters["one_minus_beta2"]),
+    }
     if "weight_decay" in parameters:
         changed["weight_decay"] = parameters["weight_decay"]
     return validated(TrainSettings, {**settings.model_dump(), **changed}, "the settings of a trial")
@@ -119,28 +133,71 @@ def rows_of(study: optuna.Study) -> list[dict[str, Any]]:
         values = dict(trial.params)
         betas = [1 - values.pop(f"one_minus_beta{number}") for number in (1, 2)]
         losses = list(trial.intermediate_values.values())
-        rows.append({"trial": trial.number, "state": trial.state.name.lower(), **values, "beta1": betas[0],
-                     "beta2": betas[1], "log_loss": min(losses) if losses else None,
-                     "accuracy": trial.user_attrs.get("accuracy"), "epochs": len(losses),
-                     "diverged": bool(trial.user_attrs.get("diverged"))})
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                **values,
+                "beta1": betas[0],
+                "beta2": betas[1],
+                "log_loss": min(losses) if losses else None,
+                "accuracy": trial.user_attrs.get("accuracy"),
+                "epochs": len(losses),
+                "diverged": bool(trial.user_attrs.get("diverged")),
+            }
+        )
     return rows
 
 
 def figure_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """A Vega-Lite figure like the report's Figure 1: log loss over each parameter, a point a trial."""
-    names = {"learning_rate": "learning rate λ", "beta1": "1 − β₁", "beta2": "1 − β₂", "epsilon": "ε",
-             "weight_decay": "weight decay"}
-    shown = [{**row, "beta1": 1 - row["beta1"], "beta2": 1 - row["beta2"]} for row in rows
-             if row["log_loss"] is not None]
-    colour = {"field": "state", "type": "nominal", "title": "trial",
-              "scale": {"domain": ["complete", "pruned"], "range": ["#0072B2", "#D55E00"]}}
-    panels = [{"width": 220, "height": 200, "mark": {"type": "point", "filled": True, "size": 50}, "encoding": {
-        "x": {"field": name, "type": "quantitative", "title": title, "scale": {"type": "log"},
-              "axis": {"format": "~e", "tickCount": 4}},
-        "y": {"field": "log_loss", "type": "quantitative", "title": "validation log loss", "scale": {"zero": False}},
-        "color": colour}} for name, title in names.items() if any(name in row for row in shown)]
-    return {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": shown},
-            "hconcat": panels, "config": {"background": "white", "view": {"stroke": "#dddddd"}}}
+    names = {
+        "learning_rate": "learning rate λ",
+        "beta1": "1 − β₁",
+        "beta2": "1 − β₂",
+        "epsilon": "ε",
+        "weight_decay": "weight decay",
+    }
+    shown = [
+        {**row, "beta1": 1 - row["beta1"], "beta2": 1 - row["beta2"]} for row in rows if row["log_loss"] is not None
+    ]
+    colour = {
+        "field": "state",
+        "type": "nominal",
+        "title": "trial",
+        "scale": {"domain": ["complete", "pruned"], "range": ["#0072B2", "#D55E00"]},
+    }
+    panels = [
+        {
+            "width": 220,
+            "height": 200,
+            "mark": {"type": "point", "filled": True, "size": 50},
+            "encoding": {
+                "x": {
+                    "field": name,
+                    "type": "quantitative",
+                    "title": title,
+                    "scale": {"type": "log"},
+                    "axis": {"format": "~e", "tickCount": 4},
+                },
+                "y": {
+                    "field": "log_loss",
+                    "type": "quantitative",
+                    "title": "validation log loss",
+                    "scale": {"zero": False},
+                },
+                "color": colour,
+            },
+        }
+        for name, title in names.items()
+        if any(name in row for row in shown)
+    ]
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "data": {"values": shown},
+        "hconcat": panels,
+        "config": {"background": "white", "view": {"stroke": "#dddddd"}},
+    }
 
 
 def _draw(trial: optuna.Trial, search: Search) -> dict[str, float]:
@@ -165,14 +222,23 @@ def _open(search: Search, settings: TrainSettings, storage: str | Path) -> optun
                 opened = optuna.storages.JournalStorage(JournalFileBackend(str(storage)))
             else:
                 opened = optuna.storages.RDBStorage(
-                    storage, heartbeat_interval=_HEARTBEAT_S, grace_period=_GRACE_S,
-                    heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2))
+                    storage,
+                    heartbeat_interval=_HEARTBEAT_S,
+                    grace_period=_GRACE_S,
+                    heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
+                )
             study = optuna.create_study(
-                storage=opened, study_name=search.name, direction="minimize", load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, search.epochs // 4)))
+                storage=opened,
+                study_name=search.name,
+                direction="minimize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, search.epochs // 4)),
+            )
     except Exception as error:  # drivers and databases raise many kinds
-        raise UsageError(f"--storage {str(storage)!r} cannot be opened: {str(error).splitlines()[0]:.200}; give a URL "
-                         "such as sqlite:///search.db, or leave it out for a file in the run") from error
+        raise UsageError(
+            f"--storage {str(storage)!r} cannot be opened: {str(error).splitlines()[0]:.200}; give a URL "
+            "such as sqlite:///search.db, or leave it out for a file in the run"
+        ) from error
     made = json.dumps([search.epochs, search.weight_decay, settings.model_dump(mode="json")], sort_keys=True)
     if study.user_attrs.setdefault("made", made) != made:
         raise UsageError(f"the search {search.name!r} was begun with other epochs or settings; choose another --name")

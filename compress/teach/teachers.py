@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from edgepress.compress.provenance import identity, tensors_digest
 from edgepress.compress.teach.ensemble import GeneralizedMean
 from edgepress.compress.training.batches import batches
@@ -22,7 +24,6 @@ from edgepress.models.atomic import new_directory, write_json
 from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_quantization, read_spec
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Distill
@@ -101,7 +102,7 @@ class Teacher:
         return self.mean(torch.from_numpy(np.stack(found))).numpy()
 
     def guide(self, task: Any, source: str | None, distill: Distill, device: str = "cpu") -> nn.Module | np.ndarray:
-        """What `edgepress.compress.training.train.train` takes as its teacher: a network for "online", logits for "cached".
+        """What `training.train.train` takes as its teacher: a network for "online", logits for "cached".
 
         Raises:
             UsageError: the teacher runs online on the student's inputs, but takes others.
@@ -112,9 +113,11 @@ class Teacher:
             spec = read_spec(member)
             _check_classes(spec, member, task)
             if spec.input_shapes != (tuple(task.input_shape),) or not _same_front_end(spec, task):
-                raise UsageError(f"{member} takes inputs of shape {spec.input_shapes} of its own front end, the "
-                                 f"student {tuple(task.input_shape)}: distil with logits = \"cached\" (--logits "
-                                 "cached), for which the teacher is run on its own features")
+                raise UsageError(
+                    f"{member} takes inputs of shape {spec.input_shapes} of its own front end, the "
+                    f'student {tuple(task.input_shape)}: distil with logits = "cached" (--logits '
+                    "cached), for which the teacher is run on its own features"
+                )
         return self.network()
 
 
@@ -134,11 +137,14 @@ def open_teacher(path: str | Path, *, trust: bool = False) -> Teacher:
     for member in found["members"]:
         place = path / member["path"]
         if not (place / "model.json").is_file():
-            raise UsageError(f"{path} was made of {member['path']}, which is not there any more; make the ensemble "
-                             "again with `compress ensemble`")
+            raise UsageError(
+                f"{path} was made of {member['path']}, which is not there any more; make the ensemble "
+                "again with `compress ensemble`"
+            )
         if identity(place) != member["identity"]:
-            raise UsageError(f"{place} has changed since {path} was fitted; make the ensemble again with "
-                             "`compress ensemble`")
+            raise UsageError(
+                f"{place} has changed since {path} was fitted; make the ensemble again with `compress ensemble`"
+            )
         members.append(place)
     mean = GeneralizedMean.from_json(found["mean"])
     if len(mean.weights) != len(members):
@@ -153,11 +159,14 @@ def save_ensemble(path: Path, members: Sequence[Path], mean: GeneralizedMean, me
     Raises:
         UsageError: it exists, or cannot be written.
     """
-    listed = [{"path": os.path.relpath(member.resolve(), path.resolve()), "identity": identity(member)}
-              for member in members]
+    listed = [
+        {"path": os.path.relpath(member.resolve(), path.resolve()), "identity": identity(member)} for member in members
+    ]
     with new_directory(path) as folder:
-        write_json(folder / ENSEMBLE, {"schema": SCHEMA, "kind": KIND, "members": listed, "mean": mean.to_json(),
-                                       "metrics": metrics})
+        write_json(
+            folder / ENSEMBLE,
+            {"schema": SCHEMA, "kind": KIND, "members": listed, "mean": mean.to_json(), "metrics": metrics},
+        )
     return path
 
 
@@ -170,8 +179,11 @@ def read_ensemble(path: Path) -> dict[str, Any]:
     file = path / ENSEMBLE
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        valid = (found["kind"], found["schema"]) == (KIND, SCHEMA) and bool(found["members"]) and all(
-            isinstance(member[key], str) for member in found["members"] for key in ("path", "identity"))
+        valid = (
+            (found["kind"], found["schema"]) == (KIND, SCHEMA)
+            and bool(found["members"])
+            and all(isinstance(member[key], str) for member in found["members"] for key in ("path", "identity"))
+        )
     except (OSError, ValueError, KeyError, TypeError):
         valid = False
     if not valid:
@@ -195,8 +207,9 @@ def cached_outputs(model: nn.Module, spec: ModelSpec, task: Any, split: str, dev
     with torch.inference_mode():
         logits, latent = both(torch.from_numpy(np.array(features[:1])))
     classes, width = logits.shape[1], latent.shape[1]
-    key = digest(tensors_digest(model), spec.factory, spec.arguments, spec.plan, task.fingerprint, spec.front_end,
-                 split)
+    key = digest(
+        tensors_digest(model), spec.factory, spec.arguments, spec.plan, task.fingerprint, spec.front_end, split
+    )
 
     def fill(array: np.ndarray) -> None:
         model.to(device)
@@ -246,5 +259,7 @@ def _same_front_end(spec: ModelSpec, task: Any) -> bool:
 
 def _check_classes(spec: ModelSpec, path: Path, task: Any) -> None:
     if spec.classes and tuple(spec.classes) != tuple(task.classes):
-        raise UsageError(f"the teacher {path} knows the classes {', '.join(spec.classes)}, but the task {task.name} "
-                         f"has {', '.join(task.classes)}; train it on this task first (`compress teach`)")
+        raise UsageError(
+            f"the teacher {path} knows the classes {', '.join(spec.classes)}, but the task {task.name} "
+            f"has {', '.join(task.classes)}; train it on this task first (`compress teach`)"
+        )

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgepress.models.errors import UsageError
 from torch import Tensor, nn
+
+from edgepress.models.errors import UsageError
 
 Generator = torch.Generator | None
 _LONGEST_RESPONSE_S = 1.0
@@ -96,8 +97,10 @@ def mask(x: Tensor, width: int, dimension: int, *, fill: float = 0.9, generator:
     """
     size = x.shape[dimension]
     if not 0 <= width <= size:
-        raise UsageError(f"mask width = {width} must lie between 0 and {size}, the number of "
-                         f"{'bands' if dimension == 2 else 'frames'}")
+        raise UsageError(
+            f"mask width = {width} must lie between 0 and {size}, the number of "
+            f"{'bands' if dimension == 2 else 'frames'}"
+        )
     draws = torch.rand((2, len(x)), generator=generator, device=x.device)
     widths = (draws[0] * (width + 1)).floor().clamp(max=width)
     begins = (draws[1] * (size - widths + 1)).floor()
@@ -141,8 +144,12 @@ def impulse_responses(folder: str | Path, sample_rate_hz: int, exclude: Sequence
         if path.name in exclude:
             continue
         try:
-            samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True,
-                                           frames=int(_LONGEST_RESPONSE_S * soundfile.info(str(path)).samplerate))
+            samples, rate = soundfile.read(
+                str(path),
+                dtype="float32",
+                always_2d=True,
+                frames=int(_LONGEST_RESPONSE_S * soundfile.info(str(path)).samplerate),
+            )
         except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
             raise UsageError(f"impulse responses: {path} is no audio file that can be read") from error
         response = samples[:, 0]
@@ -152,13 +159,20 @@ def impulse_responses(folder: str | Path, sample_rate_hz: int, exclude: Sequence
             response = soxr.resample(response, rate, sample_rate_hz, quality="HQ") * (rate / sample_rate_hz)
         responses.append(torch.from_numpy(np.ascontiguousarray(response, np.float32)))
     if not responses:
-        raise UsageError(f"impulse responses: {folder} holds no .wav or .flac file" +
-                         (" that is not excluded" if exclude else ""))
+        raise UsageError(
+            f"impulse responses: {folder} holds no .wav or .flac file" + (" that is not excluded" if exclude else "")
+        )
     return nn.utils.rnn.pad_sequence(responses, batch_first=True)
 
 
-def device_impulse_response(waveforms: Tensor, responses: Tensor, probability: float = 0.6, *,
-                            eligible: Tensor | None = None, generator: Generator = None) -> Tensor:
+def device_impulse_response(
+    waveforms: Tensor,
+    responses: Tensor,
+    probability: float = 0.6,
+    *,
+    eligible: Tensor | None = None,
+    generator: Generator = None,
+) -> Tensor:
     """DIR augmentation: let another microphone hear a clip, x' = (x * h) cut to the length of x.
 
     Each eligible clip is convolved, with the given probability, with an impulse response drawn evenly. The level is
@@ -211,8 +225,15 @@ class Augmentation(nn.Module):
     reference: Tensor
     responses: Tensor
 
-    def __init__(self, settings: Any, front_end: nn.Module | None, responses: Tensor | None, reference: Tensor | None,
-                 fill: float, generator: Generator = None):
+    def __init__(
+        self,
+        settings: Any,
+        front_end: nn.Module | None,
+        responses: Tensor | None,
+        reference: Tensor | None,
+        fill: float,
+        generator: Generator = None,
+    ):
         super().__init__()
         self.settings, self.front_end, self.fill, self.generator = settings, front_end, fill, generator
         self.register_buffer("responses", responses, persistent=False)
@@ -220,8 +241,9 @@ class Augmentation(nn.Module):
         self._device = torch.device("cpu")
 
     @torch.no_grad()
-    def forward(self, inputs: Tensor, labels: Tensor,
-                indices: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(
+        self, inputs: Tensor, labels: Tensor, indices: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Waveforms [B, samples] or features [B, C, bands, frames] to augmented features."""
         if self._device != inputs.device:
             self.to(inputs.device)
@@ -232,8 +254,9 @@ class Augmentation(nn.Module):
             x = inputs.float() / 32768.0 if inputs.dtype == torch.int16 else inputs.float()
             if settings.impulse_probability:
                 eligible = self.reference[indices] if indices is not None and self.reference is not None else None
-                x = device_impulse_response(x, self.responses, settings.impulse_probability, eligible=eligible,
-                                            generator=generator)
+                x = device_impulse_response(
+                    x, self.responses, settings.impulse_probability, eligible=eligible, generator=generator
+                )
             if settings.roll_samples:
                 x = roll(x, settings.roll_samples, generator=generator)
             x = self.front_end(x)
@@ -254,7 +277,7 @@ def make_augmentation(settings: Any, task: Any, generator: Generator = None) -> 
     """The augmentation of a recipe's `[train.augment]` for a task.
 
     Args:
-        settings: see `edgepress.compress.recipes.recipe.Augment`; `impulse_exclude` (file names) and `time_mask` may be missing.
+        settings: see `recipes.recipe.Augment`; `impulse_exclude` (file names) and `time_mask` may be missing.
         task: gives the front end, and the recording devices for DIR.
         generator: None takes torch's own, seeded by the training loop.
 
@@ -263,28 +286,38 @@ def make_augmentation(settings: Any, task: Any, generator: Generator = None) -> 
             that do not fit the features.
     """
     waves = bool(settings.roll_samples or settings.impulse_probability)
-    spectral = {"roll_frames": settings.roll_frames, "frequency_mask": settings.frequency_mask,
-                "time_mask": getattr(settings, "time_mask", 0), "mixstyle_probability": settings.mixstyle_probability}
+    spectral = {
+        "roll_frames": settings.roll_frames,
+        "frequency_mask": settings.frequency_mask,
+        "time_mask": getattr(settings, "time_mask", 0),
+        "mixstyle_probability": settings.mixstyle_probability,
+    }
     used = [name for name, value in spectral.items() if value]
     if used and len(task.input_shape) != 3:
-        raise UsageError(f"augment: {used[0]} needs features of [channels, bands, frames]; task {task.name} has inputs "
-                         f"of shape {tuple(task.input_shape)}")
+        raise UsageError(
+            f"augment: {used[0]} needs features of [channels, bands, frames]; task {task.name} has inputs "
+            f"of shape {tuple(task.input_shape)}"
+        )
     for name, size in (("frequency_mask", -2), ("time_mask", -1)):
         if spectral[name] and spectral[name] > task.input_shape[size]:
-            raise UsageError(f"augment: {name} = {spectral[name]} is larger than the features, which have "
-                             f"{task.input_shape[size]}")
+            raise UsageError(
+                f"augment: {name} = {spectral[name]} is larger than the features, which have {task.input_shape[size]}"
+            )
     fill = task.front_end.shift / task.front_end.scale if task.front_end is not None else 0.0
     if not waves:
         return Augmentation(settings, None, None, None, fill, generator)
     if task.front_end is None or task.read_waveforms is None:
-        raise UsageError(f"augment: roll_samples and impulse_probability need audio, which task {task.name} does not "
-                         "hold; set both to 0")
+        raise UsageError(
+            f"augment: roll_samples and impulse_probability need audio, which task {task.name} does not "
+            "hold; set both to 0"
+        )
     from edgepress.models.tasks.front_ends.log_mel import log_mel_torch
 
     responses = reference = None
     if settings.impulse_probability:
-        responses = impulse_responses(settings.impulse_folder, task.front_end.sample_rate_hz,
-                                      getattr(settings, "impulse_exclude", ()))
+        responses = impulse_responses(
+            settings.impulse_folder, task.front_end.sample_rate_hz, getattr(settings, "impulse_exclude", ())
+        )
         reference = reference_clips(task.split("train").devices)
     return Augmentation(settings, log_mel_torch(task.front_end), responses, reference, fill, generator)
 

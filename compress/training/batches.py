@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgepress.models.errors import UsageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from edgepress.models.errors import UsageError
 
 #: Smaller arrays are left to the mapping: they fit, and a gather of them is one call.
 _LARGE_BYTES = 2**28
@@ -25,7 +26,7 @@ def seed_of(*numbers: int) -> int:
 
 @dataclass(frozen=True)
 class Strata:
-    """Batches in which every recording device has its share (`edgepress.compress.training.contrastive.stratified_order`).
+    """Batches in which every recording device has its share (`training.contrastive.stratified_order`).
 
     Attributes:
         devices: the recording device of each clip.
@@ -43,8 +44,17 @@ class BatchOrder:
     of steps, does not depend on how many there are.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, *, shuffle: bool, rank: int = 0, ranks: int = 1,
-                 strata: Strata | None = None):
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        *,
+        shuffle: bool,
+        rank: int = 0,
+        ranks: int = 1,
+        strata: Strata | None = None,
+    ):
         self._count, self._batch_size, self._seed, self._shuffle = count, min(batch_size, count), seed, shuffle
         self._rank, self._ranks, self._epoch, self._strata = rank, ranks, 0, strata
 
@@ -60,14 +70,15 @@ class BatchOrder:
         if self._shuffle and self._strata is not None:
             from edgepress.compress.training.contrastive import stratified_order
 
-            order = stratified_order(self._strata.devices, balance=self._strata.balance, seed=self._seed,
-                                     epoch=self._epoch)
+            order = stratified_order(
+                self._strata.devices, balance=self._strata.balance, seed=self._seed, epoch=self._epoch
+            )
         elif self._shuffle:
             order = np.random.default_rng([self._seed, self._epoch]).permutation(self._count)
         for step in range(len(self)):
-            batch = order[step * self._batch_size:(step + 1) * self._batch_size]
+            batch = order[step * self._batch_size : (step + 1) * self._batch_size]
             # In rising order a memory-mapped file is read forwards; the order inside a batch has no meaning.
-            yield np.sort(batch)[self._rank::self._ranks]
+            yield np.sort(batch)[self._rank :: self._ranks]
 
 
 @dataclass(frozen=True)
@@ -142,8 +153,10 @@ class GatheredArrays(Dataset[tuple[Tensor, ...]]):
         return any(file is not None for file in self._files)
 
     def __getitem__(self, indices: Any) -> tuple[Tensor, ...]:
-        rows = (np.ascontiguousarray(np.asarray(array[indices])) if file is None else file.read(indices)
-                for array, file in zip(self._arrays, self._files, strict=True))
+        rows = (
+            np.ascontiguousarray(np.asarray(array[indices])) if file is None else file.read(indices)
+            for array, file in zip(self._arrays, self._files, strict=True)
+        )
         return (*(torch.from_numpy(found) for found in rows), torch.from_numpy(np.asarray(indices)))
 
     def __len__(self) -> int:
@@ -162,8 +175,17 @@ class AheadLoader(DataLoader[tuple[Tensor, ...]]):
                 yield batch
 
 
-def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, shuffle: bool = False, rank: int = 0,
-            ranks: int = 1, pin_memory: bool = False, strata: Strata | None = None) -> DataLoader[tuple[Tensor, ...]]:
+def batches(
+    arrays: tuple[np.ndarray, ...],
+    batch_size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
+    pin_memory: bool = False,
+    strata: Strata | None = None,
+) -> DataLoader[tuple[Tensor, ...]]:
     """A loader whose batches are gathered in the main process, from large files one batch ahead.
 
     Args:
@@ -178,8 +200,7 @@ def batches(arrays: tuple[np.ndarray, ...], batch_size: int, *, seed: int = 0, s
     Returns:
         A loader of tuples: one tensor for each array, then the indices [B].
     """
-    order = BatchOrder(len(arrays[0]), batch_size, seed, shuffle=shuffle, rank=rank, ranks=ranks,
-                       strata=strata)
+    order = BatchOrder(len(arrays[0]), batch_size, seed, shuffle=shuffle, rank=rank, ranks=ranks, strata=strata)
     gathered = GatheredArrays(*arrays)
     # Gathering from memory takes no time; reading rows from a disk does.
     loader = AheadLoader if gathered.reads_files else DataLoader

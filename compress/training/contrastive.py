@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from edgepress.models.errors import UsageError
 from torch import Tensor, nn
+
+from edgepress.models.errors import UsageError
 
 MODES = ("plain", "balanced")
 DISTANCES = ("normalized", "rms", "euclidean")
@@ -120,11 +121,15 @@ def contrastive_of(settings: Any, network: nn.Module, devices: Tensor | None) ->
     if wanted is None:
         return None
     if devices is None:
-        raise UsageError("train.contrastive needs the recording device of every clip, which this task does not say; "
-                         "leave the section out")
+        raise UsageError(
+            "train.contrastive needs the recording device of every clip, which this task does not say; "
+            "leave the section out"
+        )
     if not callable(getattr(network, "forward_with_latent", None)):
-        raise UsageError(f"train.contrastive needs the latent before the head: {type(network).__name__} has no method "
-                         "forward_with_latent(x) -> (logits, latent); leave the section out")
+        raise UsageError(
+            f"train.contrastive needs the latent before the head: {type(network).__name__} has no method "
+            "forward_with_latent(x) -> (logits, latent); leave the section out"
+        )
     return InverseContrastive(wanted.alpha, wanted.weight, wanted.beta, wanted.mode, wanted.distance)
 
 
@@ -165,8 +170,9 @@ def _mean_distances(d: Tensor, same: Tensor) -> dict[str, Tensor]:
     return means
 
 
-def stratified_order(devices: Sequence[str] | np.ndarray, *, balance: float = 0.0, seed: int = 0,
-                     epoch: int = 0) -> np.ndarray:
+def stratified_order(
+    devices: Sequence[str] | np.ndarray, *, balance: float = 0.0, seed: int = 0, epoch: int = 0
+) -> np.ndarray:
     """An order of the clips in which every stretch holds each device in its share, give or take one clip or two.
 
     A random batch of 64 from TAU misses a rare device (5 %) now and then, and has too few of its pairs; cut into
@@ -206,6 +212,6 @@ def _shares(counts: np.ndarray, balance: float) -> np.ndarray:
     exact = counts ** (1 - balance)
     exact = exact * counts.sum() / exact.sum()
     whole = np.floor(exact + 1e-9).astype(np.int64)
-    largest = np.argsort(whole - exact, kind="stable")[:counts.sum() - whole.sum()]
+    largest = np.argsort(whole - exact, kind="stable")[: counts.sum() - whole.sum()]
     whole[largest] += 1
     return whole

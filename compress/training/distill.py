@@ -24,8 +24,12 @@ def mean_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Ten
         A scalar, in nats. PyTorch's `batchmean` of the same is K times larger.
     """
     # Not kl_div(reduction="mean"), whose meaning PyTorch announces to change to `batchmean`.
-    return F.kl_div(F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1),
-                    reduction="none", log_target=True).mean()
+    return F.kl_div(
+        F.log_softmax(student / temperature, 1),
+        F.log_softmax(teacher / temperature, 1),
+        reduction="none",
+        log_target=True,
+    ).mean()
 
 
 def distillation_loss(hard: Tensor, student: Tensor, teacher: Tensor, settings: Distill) -> Tensor:

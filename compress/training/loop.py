@@ -1,4 +1,4 @@
-"""The Lightning module and callbacks behind `edgepress.compress.training.train`: one loop for everything that trains."""
+"""The Lightning module and callbacks behind `training.train`: one loop for everything that trains."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from typing import Any, Protocol
 import lightning.pytorch as lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor, nn
+
 from edgepress.compress.quantize.qat import parameter_groups
 from edgepress.compress.recipes.recipe import Distill, TrainSettings
 from edgepress.compress.training.average import WeightAverage
@@ -21,9 +25,6 @@ from edgepress.compress.training.contrastive import contrastive_of, inverse_cont
 from edgepress.compress.training.distill import distillation_loss, mixed_logits
 from edgepress.models.atomic import write_bytes, write_text
 from edgepress.models.errors import RuntimeFailure, UsageError
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.plugins.io import CheckpointIO
-from torch import Tensor, nn
 
 #: Under which key of a Lightning checkpoint our own state lies.
 STATE = "edgepress"
@@ -96,10 +97,20 @@ class TrainingLoop(lightning.LightningModule):
         watch: called with each epoch's record; what it raises ends the training.
     """
 
-    def __init__(self, network: nn.Module, settings: TrainSettings, loaders: Callable[[int, int], tuple[Any, Any]],
-                 augment: Callable[..., Any] | None, steps: int, seed: int, distill: Distill | None = None,
-                 teacher: nn.Module | Tensor | None = None, shaping: Shaping | None = None,
-                 devices: Tensor | None = None, watch: Callable[[dict[str, float]], None] | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: TrainSettings,
+        loaders: Callable[[int, int], tuple[Any, Any]],
+        augment: Callable[..., Any] | None,
+        steps: int,
+        seed: int,
+        distill: Distill | None = None,
+        teacher: nn.Module | Tensor | None = None,
+        shaping: Shaping | None = None,
+        devices: Tensor | None = None,
+        watch: Callable[[dict[str, float]], None] | None = None,
+    ):
         super().__init__()
         self.network = network
         self._settings, self._loaders, self._augment, self._seed = settings, loaders, augment, seed
@@ -122,13 +133,21 @@ class TrainingLoop(lightning.LightningModule):
         trained = parameter_groups(self.network, settings.learning_rate)
         if settings.optimizer == "sgd":
             optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                trained, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay)
+                trained, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+            )
         else:
             kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-            optimizer = kind(trained, settings.learning_rate, settings.betas, settings.epsilon,
-                             weight_decay=settings.weight_decay, fused=True)
+            optimizer = kind(
+                trained,
+                settings.learning_rate,
+                settings.betas,
+                settings.epsilon,
+                weight_decay=settings.weight_decay,
+                fused=True,
+            )
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate_at(step / max(1, self._steps), settings))
+            optimizer, lambda step: rate_at(step / max(1, self._steps), settings)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
@@ -208,8 +227,9 @@ class TrainingLoop(lightning.LightningModule):
         smoothing = self._settings.label_smoothing
         if other is None or share is None:
             return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        both = [F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
-                for target in (labels, other)]
+        both = [
+            F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing) for target in (labels, other)
+        ]
         return (share * both[0] + (1 - share) * both[1]).mean()
 
     def _with_contrastive(self, loss: Tensor, latent: Tensor, indices: Tensor) -> Tensor:
@@ -247,33 +267,49 @@ class TrainingLoop(lightning.LightningModule):
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         logits = self.network(inputs).float()
-        self._validation.append((float(F.cross_entropy(logits, labels, reduction="sum")),
-                                 int((logits.argmax(1) == labels).sum()), len(labels)))
+        self._validation.append(
+            (
+                float(F.cross_entropy(logits, labels, reduction="sum")),
+                int((logits.argmax(1) == labels).sum()),
+                len(labels),
+            )
+        )
 
     def on_validation_epoch_end(self) -> None:
         # The last thing in an epoch, before the callbacks that report and save it.
         self._agree()
         loss = float(self._loss_sum) / max(1, self._loss_count)
         if not math.isfinite(loss):
-            raise RuntimeFailure(f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}; lower "
-                                 f"learning_rate = {self._settings.learning_rate}, or set precision = \"32-true\"")
+            raise RuntimeFailure(
+                f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}; lower "
+                f'learning_rate = {self._settings.learning_rate}, or set precision = "32-true"'
+            )
         total = max(1, sum(part[2] for part in self._validation))
-        record = {"epoch": self.current_epoch + 1, "train_loss": loss,
-                  "validation_loss": sum(part[0] for part in self._validation) / total,
-                  "validation_accuracy": sum(part[1] for part in self._validation) / total,
-                  "learning_rate": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
-                  "seconds": round(time.perf_counter() - self._began, 3),
-                  **{name: float(total) / count for name, (total, count) in self._contrastive_sums.items()},
-                  **(self._shaping.figures() if self._shaping is not None else {})}
+        record = {
+            "epoch": self.current_epoch + 1,
+            "train_loss": loss,
+            "validation_loss": sum(part[0] for part in self._validation) / total,
+            "validation_accuracy": sum(part[1] for part in self._validation) / total,
+            "learning_rate": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
+            "seconds": round(time.perf_counter() - self._began, 3),
+            **{name: float(total) / count for name, (total, count) in self._contrastive_sums.items()},
+            **(self._shaping.figures() if self._shaping is not None else {}),
+        }
         self._validation.clear()
         self.history.append(record)
         if self.logger is not None:
             self.logger.log_metrics({k: v for k, v in record.items() if k != "epoch"}, step=self.current_epoch)
-        score = {"accuracy": (record["validation_accuracy"], -record["validation_loss"]),
-                 "log_loss": (-record["validation_loss"],), "last": (float(self.current_epoch),)}[self._settings.select]
+        score = {
+            "accuracy": (record["validation_accuracy"], -record["validation_loss"]),
+            "log_loss": (-record["validation_loss"],),
+            "last": (float(self.current_epoch),),
+        }[self._settings.select]
         if not self.best or score > tuple(self.best["score"]):
-            self.best = {"epoch": self.current_epoch + 1, "score": list(score), "state": {
-                name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}}
+            self.best = {
+                "epoch": self.current_epoch + 1,
+                "score": list(score),
+                "state": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
+            }
         if self._average is not None:
             self._average.swap_out()
         if self._shaping is not None and self._shaping.finished():
@@ -295,9 +331,13 @@ class TrainingLoop(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done = bool(self.trainer.should_stop or self.current_epoch + 1 >= self._settings.epochs)
-        checkpoint[STATE] = {"history": self.history, "best": self.best, "done": done,
-                             "shaping": self._shaping.state_dict() if self._shaping is not None else None,
-                             "average": self._average.state_dict() if self._average is not None else None}
+        checkpoint[STATE] = {
+            "history": self.history,
+            "best": self.best,
+            "done": done,
+            "shaping": self._shaping.state_dict() if self._shaping is not None else None,
+            "average": self._average.state_dict() if self._average is not None else None,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint[STATE]
@@ -320,8 +360,11 @@ class AtomicCheckpoints(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         # Also called for the weights that a spawned process hands back, which are no training state.
-        return read_state(Path(path)) if Path(path).name == LAST else torch.load(path, map_location="cpu",
-                                                                                 weights_only=True)
+        return (
+            read_state(Path(path))
+            if Path(path).name == LAST
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -339,8 +382,9 @@ def read_state(path: Path) -> dict[str, Any]:
             raise TypeError("history")
         return state
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UsageError(f"{path} is damaged or not a training state of edgepress; remove it to train from the "
-                         "beginning") from error
+        raise UsageError(
+            f"{path} is damaged or not a training state of edgepress; remove it to train from the beginning"
+        ) from error
 
 
 class SaveEveryEpoch(Checkpoint):
@@ -368,11 +412,19 @@ class ProgressLine(Callback):
         if trainer.is_global_zero and sys.stderr.isatty() and self._bar is None:
             from tqdm import tqdm
 
-            self._bar: Any = tqdm(total=self._epochs * int(trainer.num_training_batches), desc=self._name, unit="step",
-                                  initial=trainer.global_step, file=sys.stderr, leave=False, dynamic_ncols=True)
+            self._bar: Any = tqdm(
+                total=self._epochs * int(trainer.num_training_batches),
+                desc=self._name,
+                unit="step",
+                initial=trainer.global_step,
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+            )
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any,
-                           batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self._bar is not None:
             self._bar.update(1)
 
@@ -380,8 +432,10 @@ class ProgressLine(Callback):
         if not trainer.is_global_zero or not isinstance(pl_module, TrainingLoop):
             return
         record = pl_module.history[-1]
-        text = (f"epoch {record['epoch']}/{self._epochs}: loss {record['train_loss']:.3f}, "
-                f"validation accuracy {100 * record['validation_accuracy']:.1f} %")
+        text = (
+            f"epoch {record['epoch']}/{self._epochs}: loss {record['train_loss']:.3f}, "
+            f"validation accuracy {100 * record['validation_accuracy']:.1f} %"
+        )
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         elif time.monotonic() - self._last > self._seconds or record["epoch"] == self._epochs:

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from edgepress.models.errors import RuntimeFailure
 from torch import Tensor, nn
+
+from edgepress.models.errors import RuntimeFailure
 
 
 class _Sum(torch.autograd.Function):
@@ -51,7 +52,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         # Two passes, as in the local kernel: the mean of squares minus the square of the mean loses digits.
         mean = _total(x.sum(dimensions)) / count
         centred = x - mean.view(shape)
-        variance = _total((centred ** 2).sum(dimensions)) / count
+        variance = _total((centred**2).sum(dimensions)) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
             with torch.no_grad():
@@ -87,14 +88,21 @@ class Dropout(nn.Dropout):
         rank, ranks = dist.get_rank(), dist.get_world_size()
         if not self.training or not self.p or len(range(rank, self.batch, ranks)) != len(input):
             return super().forward(input)
-        form = (torch.channels_last if input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
-                else torch.contiguous_format)
+        form = (
+            torch.channels_last
+            if input.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
         drawn = torch.empty((self.batch, *input.shape[1:]), dtype=input.dtype, device=input.device, memory_format=form)
         return input * drawn.bernoulli_(1 - self.p)[rank::ranks].div_(1 - self.p)
 
 
 _SHARED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: BatchNorm1d, nn.BatchNorm2d: BatchNorm2d, nn.BatchNorm3d: BatchNorm3d, nn.Dropout: Dropout}
+    nn.BatchNorm1d: BatchNorm1d,
+    nn.BatchNorm2d: BatchNorm2d,
+    nn.BatchNorm3d: BatchNorm3d,
+    nn.Dropout: Dropout,
+}
 
 
 def share_over_ranks(model: nn.Module, batch: int) -> None:
@@ -120,13 +128,18 @@ def check_agreement(state: Iterable[tuple[str, Any]], what: str) -> None:
     digest = hashlib.sha256()
     for name, value in state:
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                      if isinstance(value, Tensor) and value.numel() else repr(value).encode())
+        digest.update(
+            value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            if isinstance(value, Tensor) and value.numel()
+            else repr(value).encode()
+        )
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, digest.hexdigest())
     if len(set(found)) > 1:
-        raise RuntimeFailure(f"{what} differ between the {len(found)} processes of this training; use machines of one "
-                             "kind with equal versions, or one device")
+        raise RuntimeFailure(
+            f"{what} differ between the {len(found)} processes of this training; use machines of one "
+            "kind with equal versions, or one device"
+        )
 
 
 def flat(state: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from edgepress.compress.recipes.recipe import Distill, TrainSettings
 from edgepress.compress.training.batches import Strata, batches, named, opened, seed_of
 from edgepress.models.atomic import write_text
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import follows, launched
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from edgepress.compress.training.loop import Shaping
@@ -67,10 +68,21 @@ class TrainResult:
     shaping: dict[str, Any] | None = field(default=None, repr=False)
 
 
-def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.Module | np.ndarray | None = None,
-          distill: Distill | None = None, penalty: Shaping | None = None, run: Path | None = None,
-          resume: bool = True, seed: int = 0, machine: Machine = Machine(), name: str = "train",
-          watch: Callable[[dict[str, float]], None] | None = None) -> TrainResult:
+def train(
+    model: nn.Module,
+    task: Any,
+    settings: TrainSettings,
+    *,
+    teacher: nn.Module | np.ndarray | None = None,
+    distill: Distill | None = None,
+    penalty: Shaping | None = None,
+    run: Path | None = None,
+    resume: bool = True,
+    seed: int = 0,
+    machine: Machine = Machine(),
+    name: str = "train",
+    watch: Callable[[dict[str, float]], None] | None = None,
+) -> TrainResult:
     """Train a copy of `model` on the task's training split; the epoch is chosen on its validation split.
 
     Args:
@@ -112,14 +124,30 @@ def train(model: nn.Module, task: Any, settings: TrainSettings, *, teacher: nn.M
                 # The leader drops the state as soon as it has a checkpoint: not before every rank has read it.
                 torch.distributed.barrier()
         model.load_state_dict(state["best"]["state"])
-        return TrainResult(model.cpu().eval(), state["history"], state["best"]["epoch"],
-                           sum(record["seconds"] for record in state["history"]), state["shaping"])
+        return TrainResult(
+            model.cpu().eval(),
+            state["history"],
+            state["best"]["epoch"],
+            sum(record["seconds"] for record in state["history"]),
+            state["shaping"],
+        )
 
 
-def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Module | np.ndarray | None,
-         distill: Distill | None, penalty: Shaping | None, folder: Path, seed: int, machine: Machine, name: str,
-         watch: Callable[[dict[str, float]], None] | None) -> None:
+def _fit(
+    model: nn.Module,
+    task: Any,
+    settings: TrainSettings,
+    teacher: nn.Module | np.ndarray | None,
+    distill: Distill | None,
+    penalty: Shaping | None,
+    folder: Path,
+    seed: int,
+    machine: Machine,
+    name: str,
+    watch: Callable[[dict[str, float]], None] | None,
+) -> None:
     import lightning.pytorch as lightning
+
     from edgepress.compress.training.distill import teacher_of
     from edgepress.compress.training.loop import AtomicCheckpoints, ProgressLine, SaveEveryEpoch, TrainingLoop
 
@@ -127,8 +155,9 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
     labels = {split: np.asarray(found.labels, np.int64) for split, found in splits.items()}
     for split, found in labels.items():
         if len(found) < 2:
-            raise UsageError(f"the task {task.name!r} has {len(found)} clips in its {split} split: at least 2 are "
-                             "needed to train")
+            raise UsageError(
+                f"the task {task.name!r} has {len(found)} clips in its {split} split: at least 2 are needed to train"
+            )
     augment, waveforms = None, False
     if settings.augment != type(settings.augment)():
         from edgepress.compress.training.augment import make_augmentation
@@ -141,8 +170,10 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
     if isinstance(teacher, np.ndarray) and distill is not None:
         guide = torch.from_numpy(np.array(teacher, np.float32))
         if guide.shape != (len(labels["train"]), len(task.classes)):
-            raise UsageError(f"the teacher's logits {tuple(guide.shape)} must be of the {len(labels['train'])} clips "
-                             f"to train on and {len(task.classes)} classes of {task.name}")
+            raise UsageError(
+                f"the teacher's logits {tuple(guide.shape)} must be of the {len(labels['train'])} clips "
+                f"to train on and {len(task.classes)} classes of {task.name}"
+            )
     elif teacher is not None and not isinstance(teacher, np.ndarray) and distill is not None:
         guide = teacher_of(copy.deepcopy(teacher))
         if distill.logits == "cached":
@@ -161,12 +192,23 @@ def _fit(model: nn.Module, task: Any, settings: TrainSettings, teacher: nn.Modul
         callbacks.append(ProgressLine(name, settings.epochs))
     with _quiet():
         trainer = lightning.Trainer(
-            accelerator=machine.accelerator, devices=machine.devices, num_nodes=machine.nodes,
-            strategy=_strategy(machine), precision=precision_for(settings, machine),  # type: ignore[arg-type]
-            max_epochs=settings.epochs, callbacks=callbacks, plugins=[AtomicCheckpoints()],
-            logger=_tensorboard(folder), enable_checkpointing=True, enable_progress_bar=False,
-            enable_model_summary=False, num_sanity_val_steps=0, use_distributed_sampler=False,
-            default_root_dir=str(folder), log_every_n_steps=steps // settings.epochs)
+            accelerator=machine.accelerator,
+            devices=machine.devices,
+            num_nodes=machine.nodes,
+            strategy=_strategy(machine),
+            precision=precision_for(settings, machine),  # type: ignore[arg-type]
+            max_epochs=settings.epochs,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpoints()],
+            logger=_tensorboard(folder),
+            enable_checkpointing=True,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=str(folder),
+            log_every_n_steps=steps // settings.epochs,
+        )
         last = folder / "last.ckpt"
         torch.manual_seed(seed_of(seed, 0))
         try:
@@ -192,17 +234,33 @@ class _Loaders:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mapped file travels as its name: to pickle it would read all of it into every process.
-        return _loaders_again, (*([named(array) for array in pair] for pair in (self.training, self.validation)),
-                                self.batch_size, self.seed, self.strata)
+        return _loaders_again, (
+            *([named(array) for array in pair] for pair in (self.training, self.validation)),
+            self.batch_size,
+            self.seed,
+            self.strata,
+        )
 
     def __call__(self, rank: int, ranks: int) -> tuple[Any, Any]:
         pin = torch.cuda.is_available()
-        return (batches(self.training, self.batch_size, seed=self.seed, shuffle=True, rank=rank, ranks=ranks,
-                        pin_memory=pin, strata=self.strata), batches(self.validation, 256, pin_memory=pin))
+        return (
+            batches(
+                self.training,
+                self.batch_size,
+                seed=self.seed,
+                shuffle=True,
+                rank=rank,
+                ranks=ranks,
+                pin_memory=pin,
+                strata=self.strata,
+            ),
+            batches(self.validation, 256, pin_memory=pin),
+        )
 
 
-def _loaders_again(training: list[Any], validation: list[Any], batch_size: int, seed: int,
-                   strata: Strata | None) -> _Loaders:
+def _loaders_again(
+    training: list[Any], validation: list[Any], batch_size: int, seed: int, strata: Strata | None
+) -> _Loaders:
     both = [tuple(opened(array) for array in pair) for pair in (training, validation)]
     return _Loaders(both[0], both[1], batch_size, seed, strata)  # type: ignore[arg-type]
 
@@ -221,8 +279,9 @@ def logits_of(model: nn.Module, features: np.ndarray, batch_size: int = 256) -> 
     model.eval()
     try:
         with torch.inference_mode():
-            return np.concatenate([model(inputs).float().cpu().numpy()
-                                   for inputs, _ in batches((features,), batch_size)])
+            return np.concatenate(
+                [model(inputs).float().cpu().numpy() for inputs, _ in batches((features,), batch_size)]
+            )
     finally:
         model.train(was_training)
 
@@ -237,8 +296,9 @@ def evaluate_logits(logits: np.ndarray, task: Any, split: str) -> dict[str, Any]
     from edgepress.models.tasks.metrics import evaluate
 
     found = task.split(split)
-    return evaluate(logits, np.asarray(found.labels), found.devices, task.classes, found.identifiers,
-                    task.unseen_devices)
+    return evaluate(
+        logits, np.asarray(found.labels), found.devices, task.classes, found.identifiers, task.unseen_devices
+    )
 
 
 def inference_device(machine: Machine) -> str:
@@ -327,8 +387,10 @@ def _claim(folder: Path, key: str, resume: bool) -> None:
             found = None
         if found == key:
             return
-        raise UsageError(f"{folder} holds a training with other inputs (settings, data, seed or network); choose "
-                         "another folder, or remove it")
+        raise UsageError(
+            f"{folder} holds a training with other inputs (settings, data, seed or network); choose "
+            "another folder, or remove it"
+        )
     for old in ("last.ckpt", "history.csv"):
         (folder / old).unlink(missing_ok=True)
     shutil.rmtree(folder / "tensorboard", ignore_errors=True)
@@ -344,11 +406,28 @@ def _finished(last: Path) -> dict[str, Any] | None:
     return state if state["done"] else None
 
 
-def _fingerprint(model: nn.Module, task: Any, settings: TrainSettings, distill: Distill | None,
-                 teacher: nn.Module | np.ndarray | None, penalty: Any, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([settings.model_dump(), distill.model_dump() if distill else None, seed,
-                                        str(task.fingerprint), type(penalty).__name__,
-                                        getattr(penalty, "description", None)], sort_keys=True).encode())
+def _fingerprint(
+    model: nn.Module,
+    task: Any,
+    settings: TrainSettings,
+    distill: Distill | None,
+    teacher: nn.Module | np.ndarray | None,
+    penalty: Any,
+    seed: int,
+) -> str:
+    digest = hashlib.sha256(
+        json.dumps(
+            [
+                settings.model_dump(),
+                distill.model_dump() if distill else None,
+                seed,
+                str(task.fingerprint),
+                type(penalty).__name__,
+                getattr(penalty, "description", None),
+            ],
+            sort_keys=True,
+        ).encode()
+    )
     if distill is None:
         teacher = None
     if isinstance(teacher, np.ndarray):
@@ -357,6 +436,9 @@ def _fingerprint(model: nn.Module, task: Any, settings: TrainSettings, distill: 
     for network in (model, teacher):
         for name, value in (network.state_dict() if network is not None else {}).items():
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                          if value.numel() else b"")
+            digest.update(
+                value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                if value.numel()
+                else b""
+            )
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.artifact import find_manifest, sha256_of
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.verify.inputs import Inputs, load_inputs

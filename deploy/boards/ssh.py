@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.boards.agent import MARKER
 from edgepress.models.errors import RuntimeFailure, UsageError
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.artifact import FORMATS, Artifact, manifest_path, write_manifest
 from edgepress.deploy.verify.parity import Thresholds, compare, violations
 from edgepress.models.atomic import write_bytes
@@ -20,10 +21,21 @@ _THRESHOLDS = Thresholds(label_agreement=None)
 _RUNTIMES = {"tflite": ("litert-reference", "litert", "tflm"), "onnx": ("onnxruntime",)}
 
 
-def export_model(model: Any, example_inputs: Any, path: str | Path, format: str = "tflite", overwrite: bool = False, *,
-                 float_io: bool = False, per_tensor_dense: bool | None = None, unsigned: bool = False,
-                 samples: Any = None, runtimes: Sequence[str] | None = None, verify: bool = True,
-                 spec: Any = None) -> Artifact:
+def export_model(
+    model: Any,
+    example_inputs: Any,
+    path: str | Path,
+    format: str = "tflite",
+    overwrite: bool = False,
+    *,
+    float_io: bool = False,
+    per_tensor_dense: bool | None = None,
+    unsigned: bool = False,
+    samples: Any = None,
+    runtimes: Sequence[str] | None = None,
+    verify: bool = True,
+    spec: Any = None,
+) -> Artifact:
     """Write a network as a file for devices, with its manifest beside it.
 
     Args:
@@ -57,29 +69,58 @@ def export_model(model: Any, example_inputs: Any, path: str | Path, format: str 
         raise UsageError(f"{path} exists already; choose another name or allow overwriting")
     inputs = as_inputs(example_inputs)
     if format == "c":
-        return _export_c(model, inputs, path, overwrite, per_tensor_dense=per_tensor_dense, samples=samples,
-                         runtimes=runtimes, verify=verify, spec=spec)
+        return _export_c(
+            model,
+            inputs,
+            path,
+            overwrite,
+            per_tensor_dense=per_tensor_dense,
+            samples=samples,
+            runtimes=runtimes,
+            verify=verify,
+            spec=spec,
+        )
     one = tuple(x[:1] for x in inputs)
     reference, original, made, scheme, scales = _convert(model, one, format, float_io, per_tensor_dense, unsigned)
-    manifest = {"format": format, "scheme": scheme, "ranges": made.ranges, "float_islands": made.islands,
-                "layouts": made.layouts, "spec": spec.to_json() if hasattr(spec, "to_json") else spec}
+    manifest = {
+        "format": format,
+        "scheme": scheme,
+        "ranges": made.ranges,
+        "float_islands": made.islands,
+        "layouts": made.layouts,
+        "spec": spec.to_json() if hasattr(spec, "to_json") else spec,
+    }
     with TemporaryDirectory(prefix="edgepress-") as folder:
         draft = Path(folder) / (path.name if path.suffix else f"{path.name}.{format}")
         draft.write_bytes(made.data)
         write_manifest(draft, manifest)
         if verify:
             batch = as_inputs(samples) if samples is not None else _noise(one)
-            manifest["parity"] = compare_with_torch(draft, reference, batch, runtimes or _RUNTIMES[format], original,
-                                                    scales=scales, required=runtimes is not None)
+            manifest["parity"] = compare_with_torch(
+                draft,
+                reference,
+                batch,
+                runtimes or _RUNTIMES[format],
+                original,
+                scales=scales,
+                required=runtimes is not None,
+            )
     if path.exists():
         manifest_path(path).unlink(missing_ok=True)
     write_bytes(path, made.data)
     return Artifact(path, format, write_manifest(path, manifest))
 
 
-def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runtimes: Sequence[str],
-                       original: Any = None, *, scales: Sequence[float | None] = (),
-                       required: bool = False) -> dict[str, Any]:
+def compare_with_torch(
+    path: Path,
+    reference: Any,
+    batch: tuple[Any, ...],
+    runtimes: Sequence[str],
+    original: Any = None,
+    *,
+    scales: Sequence[float | None] = (),
+    required: bool = False,
+) -> dict[str, Any]:
     """Run a file and its network on the same inputs.
 
     Some kernels round twice where they scale a sum (docs/integers.md): about one value in 500 of each layer comes out
@@ -104,6 +145,7 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
         ParityError: a runtime departs too far. RuntimeFailure: none of the runtimes could run the file.
     """
     import torch
+
     from edgepress.deploy.runtimes.sessions import open_session
 
     with torch.no_grad():
@@ -131,8 +173,9 @@ def compare_with_torch(path: Path, reference: Any, batch: tuple[Any, ...], runti
         else:
             departed += missed
     if departed:
-        reasons = "; ".join(f"{v['b']} by {v['metric']} {v['value']:.3g} (allowed are {v['limit']:g})"
-                            for v in departed)
+        reasons = "; ".join(
+            f"{v['b']} by {v['metric']} {v['value']:.3g} (allowed are {v['limit']:g})" for v in departed
+        )
         raise ParityError(f"{path.name} departs from the network: {reasons}; it was not written")
     if not ran:
         reasons = "; ".join(f"{name}: {entry['skipped']}" for name, entry in figures.items())
@@ -144,8 +187,14 @@ def _arrays(outputs: Any) -> list[np.ndarray]:
     return [y.cpu().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else [outputs])]
 
 
-def _convert(model: Any, inputs: tuple[Any, ...], format: str, float_io: bool,
-             per_tensor_dense: bool | None, unsigned: bool = False) -> tuple[Any, Any, Any, str, list[float | None]]:
+def _convert(
+    model: Any,
+    inputs: tuple[Any, ...],
+    format: str,
+    float_io: bool,
+    per_tensor_dense: bool | None,
+    unsigned: bool = False,
+) -> tuple[Any, Any, Any, str, list[float | None]]:
     """(reference module, the float network behind it or None, file in memory, scheme, steps of the outputs)."""
     from edgepress.compress.quantize.fold import fold
     from edgepress.compress.quantize.model import Quantized
@@ -156,8 +205,9 @@ def _convert(model: Any, inputs: tuple[Any, ...], format: str, float_io: bool,
         if per_tensor_dense is not None and per_tensor_dense != model.per_tensor_dense:
             model = model.with_dense(per_tensor_dense)
         reference = model.model.eval()
-        made: Any = integer_tflite(model, inputs, float_io) if format == "tflite" else \
-            integer_onnx(model, inputs, unsigned)
+        made: Any = (
+            integer_tflite(model, inputs, float_io) if format == "tflite" else integer_onnx(model, inputs, unsigned)
+        )
         return reference, model.float_module(), made, model.scheme, _output_scales(model)
     folded = fold(model, inputs)
     if format == "tflite":
@@ -174,9 +224,17 @@ def _export_c(model: Any, inputs: tuple[Any, ...], path: Path, overwrite: bool, 
         inner = export_model(model, inputs, Path(folder) / f"{path.stem}.tflite", format="tflite", **options)
         data = inner.path.read_bytes()
         source, header, made = write_c(data, path, overwrite=overwrite)
-        manifest = {**inner.manifest, "format": "c", "files": {header.name: sha256_of(header)},
-                    "c": {"operators": list(made.operators), "arena_bytes": made.arena_bytes,
-                          "model_sha256": sha256_of(inner.path), "model_bytes": len(data)}}
+        manifest = {
+            **inner.manifest,
+            "format": "c",
+            "files": {header.name: sha256_of(header)},
+            "c": {
+                "operators": list(made.operators),
+                "arena_bytes": made.arena_bytes,
+                "model_sha256": sha256_of(inner.path),
+                "model_bytes": len(data),
+            },
+        }
     return Artifact(source, "c", write_manifest(source, manifest))
 
 
@@ -207,12 +265,14 @@ def _output_scales(quantized: Any) -> list[float | None]:
 
 def _figures(got: list[np.ndarray], expected: list[np.ndarray], scales: Sequence[float | None]) -> dict[str, Any]:
     """`parity.compare` of the output that departs farthest."""
-    pairs = [compare(b, np.asarray(a).reshape(b.shape), scale)
-             for a, b, scale in zip(got, expected, scales, strict=True)]
+    pairs = [
+        compare(b, np.asarray(a).reshape(b.shape), scale) for a, b, scale in zip(got, expected, scales, strict=True)
+    ]
     return max(pairs, key=lambda pair: pair["max_abs"] if pair["max_lsb"] is None else pair["max_lsb"])
 
 
 def _rms(values: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    squares = [np.square(np.asarray(a, np.float64).reshape(b.shape) - b).ravel()
-               for a, b in zip(values, expected, strict=True)]
+    squares = [
+        np.square(np.asarray(a, np.float64).reshape(b.shape) - b).ravel() for a, b in zip(values, expected, strict=True)
+    ]
     return float(np.sqrt(np.concatenate(squares).mean()))

@@ -195,6 +195,7 @@ def _integers(
 def _calibration(spec: Any, options: ExportOptions) -> tuple[list[tuple[Any, ...]], str, int]:
     import numpy as np
     import torch
+
     from edgepress.models.tasks import load_task
     from edgepress.models.tasks.front_ends.log_mel import LogMel
 

@@ -27,7 +27,10 @@ def probe_around(example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     generator = torch.Generator().manual_seed(0)
     return tuple(
         x.cpu() + torch.randn(x.shape, generator=generator) * (0.5 * x.float().std(correction=0).cpu() + 1e-3)
-        if x.is_floating_point() else x.cpu() for x in example_inputs)
+        if x.is_floating_point()
+        else x.cpu()
+        for x in example_inputs
+    )
 
 
 def record_values(module: Any, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]:
@@ -61,8 +64,9 @@ def layouts(value: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
     return fitting or ([value.reshape(shape)] if value.size == np.prod(shape) else [])
 
 
-def match_values(ours: Mapping[str, np.ndarray],
-                 theirs: Iterable[tuple[int | str, np.ndarray]]) -> dict[Any, list[str]]:
+def match_values(
+    ours: Mapping[str, np.ndarray], theirs: Iterable[tuple[int | str, np.ndarray]]
+) -> dict[Any, list[str]]:
     """Find our value for each tensor of a file.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from edgepress.compress.quantize.scheme import (
     Integers,
     bias_scales,
@@ -28,8 +29,26 @@ from edgepress.models.errors import UsageError
 OPSET = 21
 #: Operator with weights -> axis of the output channels of its weight ("Gemm" with transB=1).
 _LAYERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 1}
-_SAME = {"MaxPool", "AveragePool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Slice",
-         "Split", "Gather", "Resize", "Expand", "DepthToSpace", "SpaceToDepth", "Max", "Min"}
+_SAME = {
+    "MaxPool",
+    "AveragePool",
+    "Concat",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Pad",
+    "Slice",
+    "Split",
+    "Gather",
+    "Resize",
+    "Expand",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Max",
+    "Min",
+}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _CLIPPING = {"Relu", "Clip"}
 #: Operators before which no integers stand where they are the only reader: with that one, they are one operator.
@@ -78,18 +97,27 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: b
         shapes = None
     with silenced() as said:
         try:
-            program = torch.onnx.export(module, example_inputs, dynamo=True, opset_version=OPSET, verbose=False,
-                                        dynamic_shapes=shapes, external_data=False)
+            program = torch.onnx.export(
+                module,
+                example_inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                dynamic_shapes=shapes,
+                external_data=False,
+            )
             if program is None:
                 raise RuntimeError("the exporter gave nothing")
             model = program.model_proto
         except ImportError as error:
-            raise UsageError(f"ONNX export needs onnx and onnxscript ({error}): "
-                             "pip install 'edgepress[export]'") from error
+            raise UsageError(
+                f"ONNX export needs onnx and onnxscript ({error}): pip install 'edgepress[export]'"
+            ) from error
         except Exception as error:
             reason = str(error).strip().splitlines() or said() or ["no reason given"]
-            raise UsageError(f"torch cannot export {type(module).__name__} to ONNX: {type(error).__name__}: "
-                             f"{reason[0][:300]}") from error
+            raise UsageError(
+                f"torch cannot export {type(module).__name__} to ONNX: {type(error).__name__}: {reason[0][:300]}"
+            ) from error
     tidy(model)
     pool_globally(model)
     return model
@@ -172,9 +200,15 @@ class _Writer:
         for node in list(self.graph.node):
             integers = self.integers.get(node.output[0])
             producer = producers.get(node.input[0]) if node.op_type in _CLIPPING else None
-            if integers is None or producer is None or node.input[0] in self.integers or node.input[0] in self.outputs \
-                    or len(self.readers[node.input[0]]) != 1 \
-                    or integers.bits != 8 or integers.zero_point != integers.lowest:
+            if (
+                integers is None
+                or producer is None
+                or node.input[0] in self.integers
+                or node.input[0] in self.outputs
+                or len(self.readers[node.input[0]]) != 1
+                or integers.bits != 8
+                or integers.zero_point != integers.lowest
+            ):
                 continue
             if node.op_type == "Clip":
                 low, high = (self.constants.get(name) for name in node.input[1:3])
@@ -199,9 +233,12 @@ class _Writer:
                     sources = [name for name in node.input if name and name not in self.constants]
                     for a, b in [(a, b) for a in sources[:1] for b in node.output]:
                         for given, target in ((a, b), (b, a)):
-                            if given in self.integers and target not in self.integers \
-                                    and not self._stays_float(target) \
-                                    and (target in self.names or self._is_computed(target)):
+                            if (
+                                given in self.integers
+                                and target not in self.integers
+                                and not self._stays_float(target)
+                                and (target in self.names or self._is_computed(target))
+                            ):
                                 self.integers[target] = self.integers[given]
             if len(self.integers) == before:
                 return
@@ -212,12 +249,17 @@ class _Writer:
     def _node(self, node: Any) -> None:
         own = self._own(node)
         inputs = list(node.input)
-        if own is None and node.op_type not in ("Shape", "Constant", "Gather", "Concat", "Cast", "ConstantOfShape") \
-                and any(name in self.integers for name in inputs):
+        if (
+            own is None
+            and node.op_type not in ("Shape", "Constant", "Gather", "Concat", "Cast", "ConstantOfShape")
+            and any(name in self.integers for name in inputs)
+        ):
             if not self.quantized.points.islands:
-                raise UsageError(f"{node.op_type} of the ONNX file would stay in float (value {node.output[0]!r}): no "
-                                 "value of the network equals it; name its layer in exceptions as 'float' to "
-                                 "accept this")
+                raise UsageError(
+                    f"{node.op_type} of the ONNX file would stay in float (value {node.output[0]!r}): no "
+                    "value of the network equals it; name its layer in exceptions as 'float' to "
+                    "accept this"
+                )
             self.islands.append(f"{node.op_type} ({self._name(node.output[0])})")
         for position, name in enumerate(inputs):
             if name in self.integers:
@@ -235,8 +277,13 @@ class _Writer:
                 if values is not None and values.dtype == np.float32:
                     integers = constant_integers(values, own.bits)
                     stored = self._as_stored(integers.quantize(values))
-                    inputs[position] = self._constant(f"{node.output[0]}_operand{position}", stored,
-                                                      np.asarray(integers.scale), self._zero_point(integers), None)
+                    inputs[position] = self._constant(
+                        f"{node.output[0]}_operand{position}",
+                        stored,
+                        np.asarray(integers.scale),
+                        self._zero_point(integers),
+                        None,
+                    )
         del node.input[:]
         node.input.extend(inputs)
         outputs = list(node.output)
@@ -246,8 +293,9 @@ class _Writer:
         del node.output[:]
         node.output.extend(outputs)
         self.nodes.append(node)
-        for name, given in zip(outputs, [n.removesuffix("_float") if n not in self.integers else n for n in outputs],
-                               strict=True):
+        for name, given in zip(
+            outputs, [n.removesuffix("_float") if n not in self.integers else n for n in outputs], strict=True
+        ):
             if given in self.integers:
                 self._pair(given, name, self.integers[given])
 
@@ -283,13 +331,15 @@ class _Writer:
         later = self._bias_after(node) if node.op_type == "MatMul" else None
         scales = weight_scales(weight, axis, bias if later is None else later, given.scale)
         name = node.output[0]
-        inputs[1] = self._constant(f"{name}_weight", quantize_weight(weight, scales, axis),
-                                   scales if axis is not None else scales[0], 0, axis)
+        inputs[1] = self._constant(
+            f"{name}_weight", quantize_weight(weight, scales, axis), scales if axis is not None else scales[0], 0, axis
+        )
         if bias is not None:
             steps = bias_scales(given.scale, scales)
             integers = quantize_bias(bias, steps, 8, name=f"bias of {name}")
-            inputs[2] = self._constant(f"{name}_bias", integers, steps if axis is not None else steps[0], 0,
-                                       0 if axis is not None else None)
+            inputs[2] = self._constant(
+                f"{name}_bias", integers, steps if axis is not None else steps[0], 0, 0 if axis is not None else None
+            )
 
     def _bias_after(self, node: Any) -> np.ndarray | None:
         readers = self.readers.get(node.output[0], [])
@@ -338,8 +388,11 @@ class _Writer:
         scale_name = self._store(f"{name}_scale", np.asarray(scale, np.float32))
         zero = self._store(f"{name}_zero_point", np.full(np.shape(scale), zero_point, integers.dtype))
         attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
-        self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale_name, zero], [f"{name}_dequantized"],
-                                           f"{name}_node", **attributes))
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [stored, scale_name, zero], [f"{name}_dequantized"], f"{name}_node", **attributes
+            )
+        )
         return f"{name}_dequantized"
 
     def _store(self, name: str, values: np.ndarray) -> str:
@@ -357,8 +410,10 @@ def _layouts(model: Any) -> dict[str, list[str | None]]:
     def layout(value: Any) -> str | None:
         return "NCHW" if len(value.type.tensor_type.shape.dim) == 4 else None
 
-    return {"inputs": [layout(value) for value in model.graph.input],
-            "outputs": [layout(value) for value in model.graph.output]}
+    return {
+        "inputs": [layout(value) for value in model.graph.input],
+        "outputs": [layout(value) for value in model.graph.output],
+    }
 
 
 def _checked(model: Any) -> bytes:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.export.converted import ConvertedFile
 from edgepress.deploy.export.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
@@ -49,8 +50,11 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, 
         try:
             import litert_torch
 
-            wrapped = litert_torch.to_channel_last_io(module, args=inputs_last, outputs=outputs_last) \
-                if inputs_last or outputs_last else module
+            wrapped = (
+                litert_torch.to_channel_last_io(module, args=inputs_last, outputs=outputs_last)
+                if inputs_last or outputs_last
+                else module
+            )
             path = Path(folder) / "float.tflite"
             litert_torch.convert(wrapped.eval(), examples).export(str(path))
             data = path.read_bytes()
@@ -58,11 +62,13 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, 
             raise UsageError(f"TFLite export needs LiteRT-Torch ({error}): pip install 'edgepress[export]'") from error
         except Exception as error:
             reason = str(error).strip().splitlines() or said() or ["no reason given"]
-            raise UsageError(f"LiteRT-Torch cannot convert {type(module).__name__}: {type(error).__name__}: "
-                             f"{reason[0][:300]}") from error
+            raise UsageError(
+                f"LiteRT-Torch cannot convert {type(module).__name__}: {type(error).__name__}: {reason[0][:300]}"
+            ) from error
     layouts: dict[str, list[str | None]] = {
         "inputs": ["NHWC" if i in inputs_last else None for i in range(len(example_inputs))],
-        "outputs": ["NHWC" if i in outputs_last else None for i in range(len(outputs))]}
+        "outputs": ["NHWC" if i in outputs_last else None for i in range(len(outputs))],
+    }
     return _tidied(data), layouts
 
 
@@ -120,10 +126,14 @@ def run_all(data: bytes, inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray
         inputs: in torch's layout.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
     from edgepress.deploy.tflite.objects import read_objects
 
-    interpreter = Interpreter(model_content=data, experimental_preserve_all_tensors=True,
-                              experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    interpreter = Interpreter(
+        model_content=data,
+        experimental_preserve_all_tensors=True,
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     interpreter.allocate_tensors()
     graph = read_objects(data).subgraphs[0]
     for index, value in zip(graph.inputs, inputs, strict=True):

@@ -4,7 +4,7 @@ Two traps, both met here (QEMU 7.2): LiteRT reads the host's /proc/cpuinfo and c
 prefix; and the default CPU computes garbage in XNNPACK's integer kernels without a word, so a CPU is named and a
 self-test runs before every session. Emulated time says nothing about a board.
 
-`python -m edgepress.deploy.firmware.arm64` installs the emulated system (about 80 MB of downloads) into the cache folder.
+`python -m edgepress.deploy.firmware.arm64` installs the emulated system (80 MB of downloads) into the cache folder.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure
@@ -49,7 +50,9 @@ def missing_tools() -> str | None:
         return f"{_EMULATORS[0]} is not installed; Debian: apt-get install {PACKAGES} (or make install-firmware-tools)"
     python = prefix() / "root" / "usr" / "bin" / "python3.11"
     if not python.exists():
-        return f"there is no emulated arm64 system in {prefix()}: `python -m edgepress.deploy.firmware.arm64` downloads it"
+        return (
+            f"there is no emulated arm64 system in {prefix()}: `python -m edgepress.deploy.firmware.arm64` downloads it"
+        )
     return None
 
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.deploy.firmware.emit import layer_name, write_sources
 from edgepress.deploy.firmware.host import (
     CompilerFailure,

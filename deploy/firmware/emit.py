@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+
 from edgepress.deploy.firmware.layout import Layout
 from edgepress.deploy.firmware.lowering.context import described
 from edgepress.deploy.firmware.lowering.steps import FieldValue, Network, Step, Value

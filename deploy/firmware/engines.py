@@ -8,7 +8,7 @@ from edgepress.models.errors import RuntimeFailure
 
 
 def firmware_engine(runtime: str, model: bytes, *, threads: int = 1) -> Any:
-    """An engine (see `edgepress.deploy.runtimes.engines.Engine`) of one of `edgepress.deploy.runtimes.engines.EMULATED`.
+    """An engine (see `runtimes.engines.Engine`) of one of `runtimes.engines.EMULATED`.
 
     Raises:
         UsageError: the file has no exact C. VerdictError: it does not fit the device class's memories.

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
+
 from edgepress.deploy.firmware.emit import write_sources
 from edgepress.deploy.firmware.lowering.steps import Value
 from edgepress.deploy.firmware.project import (

@@ -10,6 +10,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+
 from edgepress.deploy.firmware import emit
 from edgepress.deploy.firmware.layout import Layout, lay_out
 from edgepress.deploy.firmware.lowering.lower import lower
@@ -91,7 +92,7 @@ def substituted(file: str, made: Firmware, **more: str) -> str:
 
 
 def template(file: str) -> str:
-    """The text of a file of deploy/firmware/templates, by its name: kernels, the project around them, emulated cores."""
+    """The text of a file of deploy/firmware/templates, by its name."""
     folders = (files("edgepress.deploy.firmware") / "templates" / name for name in ("kernels", "project", "cores"))
     return next(folder / file for folder in folders if (folder / file).is_file()).read_text(encoding="utf-8")
 

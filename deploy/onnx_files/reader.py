@@ -96,8 +96,10 @@ def attributes(node: Any) -> dict[str, Any]:
 def _refuse_external_data(name: str, model: Any) -> None:
     for tensor in _all_tensors(model.graph, 0):
         if tensor.data_location == 1 or tensor.external_data:
-            raise UsageError(f"{name} keeps tensor {tensor.name!r} in another file, which is not followed; "
-                             "save the model with its data inside")
+            raise UsageError(
+                f"{name} keeps tensor {tensor.name!r} in another file, which is not followed; "
+                "save the model with its data inside"
+            )
 
 
 def _all_tensors(graph: Any, depth: int) -> Iterable[Any]:
@@ -134,11 +136,15 @@ def _fix_dynamic_sizes(model: Any) -> tuple[str, ...]:
 
 
 def _has_all_shapes(model: Any) -> bool:
-    known = {value.name for value in (*model.graph.value_info, *model.graph.output, *model.graph.input)
-             if value.type.tensor_type.HasField("shape")}
+    known = {
+        value.name
+        for value in (*model.graph.value_info, *model.graph.output, *model.graph.input)
+        if value.type.tensor_type.HasField("shape")
+    }
     known.update(tensor.name for tensor in model.graph.initializer)
-    return all(not name or name in known for node in model.graph.node if node.op_type != "Constant"
-               for name in node.output)
+    return all(
+        not name or name in known for node in model.graph.node if node.op_type != "Constant" for name in node.output
+    )
 
 
 def _shapes(name: str, model: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
@@ -159,8 +165,11 @@ def _shapes(name: str, model: Any) -> tuple[dict[str, tuple[int, ...]], dict[str
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = value.type.tensor_type
         if kind.HasField("shape"):
-            put(value.name, tuple(size.dim_value if size.WhichOneof("value") == "dim_value" else 1
-                                  for size in kind.shape.dim), kind.elem_type)
+            put(
+                value.name,
+                tuple(size.dim_value if size.WhichOneof("value") == "dim_value" else 1 for size in kind.shape.dim),
+                kind.elem_type,
+            )
     for node in model.graph.node:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value" and node.output:
@@ -171,8 +180,30 @@ def _shapes(name: str, model: Any) -> tuple[dict[str, tuple[int, ...]], dict[str
 
 
 #: ONNX's element types by their bytes; those of four bits take half of one.
-_WIDTHS = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2, 17: 1,
-           18: 1, 19: 1, 20: 1, 21: 0.5, 22: 0.5, 23: 0.5}
+_WIDTHS = {
+    1: 4,
+    2: 1,
+    3: 1,
+    4: 2,
+    5: 2,
+    6: 4,
+    7: 8,
+    9: 1,
+    10: 2,
+    11: 8,
+    12: 4,
+    13: 8,
+    14: 8,
+    15: 16,
+    16: 2,
+    17: 1,
+    18: 1,
+    19: 1,
+    20: 1,
+    21: 0.5,
+    22: 0.5,
+    23: 0.5,
+}
 
 
 def _width(element_type: int) -> float:

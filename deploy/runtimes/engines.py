@@ -1,6 +1,6 @@
 """The runtimes behind a session: each runs raw arrays in the layout of the file, one class per runtime.
 
-An engine is built from the bytes of a file. It lives in the caller's process, or in a child (`edgepress.deploy.runtimes.worker`), where a
+An engine is built from the bytes of a file. It lives in the caller's process, or in a child (`worker.py`), where a
 crash of native code ends the child only. The packages are imported when an engine is built.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure, UsageError
 
@@ -128,7 +129,7 @@ class LiteRTEngine:
 
 
 class TFLMEngine:
-    """TFLite Micro with its reference kernels. It may abort its process: use it behind `edgepress.deploy.runtimes.isolated`."""
+    """TFLite Micro with its reference kernels. It may abort its process: use it behind `runtimes.isolated`."""
 
     def __init__(self, model: bytes, *, arena_bytes: int, stateful: bool = False):
         try:

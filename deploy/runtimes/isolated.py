@@ -11,12 +11,13 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.deploy.runtimes.worker import receive, send
+from edgepress.models.command_line import import_path
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 #: Samples cross in pieces of about this size: few round trips for small networks, and a timeout for each piece.
@@ -35,7 +36,7 @@ _REASON = re.compile(
 
 
 class IsolatedEngine:
-    """See `edgepress.deploy.runtimes.engines.Engine`; the work happens in `python -m edgepress.deploy.runtimes.worker`."""
+    """See `runtimes.engines.Engine`; the work happens in `python -m edgepress.deploy.runtimes.worker`."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class IsolatedEngine:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.get("threads", 1))}
         # The child must find this very project, installed or not; -P keeps files of the working directory out.
-        root = str(Path(__file__).resolve().parents[1])
+        root = import_path()
         inherited = () if packages else (os.environ.get("PYTHONPATH"),)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (*packages, root, *inherited) if p)
         self._process = subprocess.Popen(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.runtimes.engines import Engine
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import UsageError

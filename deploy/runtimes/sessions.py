@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.runtimes.engines import EMULATED, FILE_KINDS, PACKAGES, RUNTIMES, Engine, build_engine
 from edgepress.deploy.runtimes.tensor_details import TensorDetails, from_file_layout, to_file_layout
 from edgepress.models.errors import RuntimeFailure, UsageError

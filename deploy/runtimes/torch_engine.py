@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.runtimes.engines import missing_package
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure

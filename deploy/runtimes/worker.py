@@ -1,4 +1,6 @@
-"""The child process in which a runtime may crash: `python -m edgepress.deploy.runtimes.worker RUNTIME`, spoken to over pipes.
+"""The child process in which a runtime may crash, spoken to over pipes.
+
+`python -m edgepress.deploy.runtimes.worker RUNTIME`.
 
 A message is a line of JSON with the shapes and types of its arrays, then their raw bytes; nothing is ever unpickled.
 Requests: open, run, arena. Answers: {"ok": ...} or {"error": sentence, "exit_code": n}.

@@ -10,8 +10,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_FORMATS = {"int8": "b", "uint8": "B", "bool": "?", "int16": "h", "uint16": "H", "int32": "i", "uint32": "I",
-            "int64": "q", "uint64": "Q", "float32": "f", "float64": "d"}
+_FORMATS = {
+    "int8": "b",
+    "uint8": "B",
+    "bool": "?",
+    "int16": "h",
+    "uint16": "H",
+    "int32": "i",
+    "uint32": "I",
+    "int64": "q",
+    "uint64": "Q",
+    "float32": "f",
+    "float64": "d",
+}
 _STRUCTS = {name: struct.Struct("<" + letter) for name, letter in _FORMATS.items()}
 
 
@@ -155,4 +166,4 @@ class Table:
         """A string; bytes that are no UTF-8 are shown as such."""
         start, count = self._vector(number, 1)
         self.buffer.copied(count)
-        return bytes(self.buffer.data[start:start + count]).decode("utf-8", errors="replace")
+        return bytes(self.buffer.data[start : start + count]).decode("utf-8", errors="replace")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from edgepress.compress.quantize.scheme import (
     Integers,
     bias_scales,
@@ -19,26 +20,102 @@ from edgepress.deploy.tflite.writer import pack, schema
 from edgepress.models.errors import UsageError
 
 #: Operator with weights -> positions of input, weight and bias, and the axis of the output channels.
-_LAYERS = {"CONV_2D": (0, 1, 2, 0), "DEPTHWISE_CONV_2D": (0, 1, 2, 3), "FULLY_CONNECTED": (0, 1, 2, 0),
-           "TRANSPOSE_CONV": (2, 1, 3, 0)}
+_LAYERS = {
+    "CONV_2D": (0, 1, 2, 0),
+    "DEPTHWISE_CONV_2D": (0, 1, 2, 3),
+    "FULLY_CONNECTED": (0, 1, 2, 0),
+    "TRANSPOSE_CONV": (2, 1, 3, 0),
+}
 #: Operators whose kernels demand equal parameters of input and output.
-_SAME = {"MAX_POOL_2D", "AVERAGE_POOL_2D", "CONCATENATION", "RESHAPE", "TRANSPOSE", "PAD", "PADV2", "MIRROR_PAD",
-         "SLICE", "STRIDED_SLICE", "SQUEEZE", "EXPAND_DIMS", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SPLIT",
-         "SPLIT_V", "GATHER", "PACK", "UNPACK", "BROADCAST_TO", "TILE",
-         "DEPTH_TO_SPACE", "SPACE_TO_DEPTH", "MAXIMUM", "MINIMUM",
-         "REDUCE_MAX", "REDUCE_MIN", "REVERSE_V2"}
+_SAME = {
+    "MAX_POOL_2D",
+    "AVERAGE_POOL_2D",
+    "CONCATENATION",
+    "RESHAPE",
+    "TRANSPOSE",
+    "PAD",
+    "PADV2",
+    "MIRROR_PAD",
+    "SLICE",
+    "STRIDED_SLICE",
+    "SQUEEZE",
+    "EXPAND_DIMS",
+    "RESIZE_BILINEAR",
+    "RESIZE_NEAREST_NEIGHBOR",
+    "SPLIT",
+    "SPLIT_V",
+    "GATHER",
+    "PACK",
+    "UNPACK",
+    "BROADCAST_TO",
+    "TILE",
+    "DEPTH_TO_SPACE",
+    "SPACE_TO_DEPTH",
+    "MAXIMUM",
+    "MINIMUM",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
+    "REVERSE_V2",
+}
 #: Operators with integer kernels and output parameters of their own.
-_COMPUTED = {"ADD", "SUB", "MUL", "MEAN", "SUM", "RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "TANH", "SOFTMAX",
-             "HARD_SWISH", "LEAKY_RELU", "RSQRT", "PRELU", "SQUARED_DIFFERENCE", "BATCH_MATMUL"}
+_COMPUTED = {
+    "ADD",
+    "SUB",
+    "MUL",
+    "MEAN",
+    "SUM",
+    "RELU",
+    "RELU6",
+    "RELU_N1_TO_1",
+    "LOGISTIC",
+    "TANH",
+    "SOFTMAX",
+    "HARD_SWISH",
+    "LEAKY_RELU",
+    "RSQRT",
+    "PRELU",
+    "SQUARED_DIFFERENCE",
+    "BATCH_MATMUL",
+}
 _RELUS = {"RELU", "RELU6", "RELU_N1_TO_1"}
 #: First version of each operator's definition with int8 tensors, where it isn't 1; int16 in the second place.
-_VERSIONS = {"CONV_2D": (3, 4), "DEPTHWISE_CONV_2D": (3, 5), "FULLY_CONNECTED": (4, 7), "ADD": (2, 4), "SUB": (2, 5),
-             "MUL": (2, 4), "AVERAGE_POOL_2D": (2, 3), "MAX_POOL_2D": (2, 3), "CONCATENATION": (2, 3), "PAD": (2, 3),
-             "PADV2": (2, 3), "MEAN": (2, 3), "SOFTMAX": (2, 3), "LOGISTIC": (2, 3), "TANH": (2, 3), "RELU": (2, 3),
-             "RELU6": (2, 3), "TRANSPOSE": (2, 4), "SLICE": (2, 4), "STRIDED_SLICE": (2, 4), "QUANTIZE": (1, 2),
-             "DEQUANTIZE": (2, 3), "LEAKY_RELU": (2, 2), "RSQRT": (2, 2), "SPLIT": (2, 4), "GATHER": (2, 4),
-             "MAXIMUM": (2, 4), "MINIMUM": (2, 4), "TRANSPOSE_CONV": (3, 4), "RESIZE_BILINEAR": (2, 3),
-             "RESIZE_NEAREST_NEIGHBOR": (2, 3), "PACK": (2, 3), "UNPACK": (2, 4), "SUM": (2, 2), "BATCH_MATMUL": (2, 3)}
+_VERSIONS = {
+    "CONV_2D": (3, 4),
+    "DEPTHWISE_CONV_2D": (3, 5),
+    "FULLY_CONNECTED": (4, 7),
+    "ADD": (2, 4),
+    "SUB": (2, 5),
+    "MUL": (2, 4),
+    "AVERAGE_POOL_2D": (2, 3),
+    "MAX_POOL_2D": (2, 3),
+    "CONCATENATION": (2, 3),
+    "PAD": (2, 3),
+    "PADV2": (2, 3),
+    "MEAN": (2, 3),
+    "SOFTMAX": (2, 3),
+    "LOGISTIC": (2, 3),
+    "TANH": (2, 3),
+    "RELU": (2, 3),
+    "RELU6": (2, 3),
+    "TRANSPOSE": (2, 4),
+    "SLICE": (2, 4),
+    "STRIDED_SLICE": (2, 4),
+    "QUANTIZE": (1, 2),
+    "DEQUANTIZE": (2, 3),
+    "LEAKY_RELU": (2, 2),
+    "RSQRT": (2, 2),
+    "SPLIT": (2, 4),
+    "GATHER": (2, 4),
+    "MAXIMUM": (2, 4),
+    "MINIMUM": (2, 4),
+    "TRANSPOSE_CONV": (3, 4),
+    "RESIZE_BILINEAR": (2, 3),
+    "RESIZE_NEAREST_NEIGHBOR": (2, 3),
+    "PACK": (2, 3),
+    "UNPACK": (2, 4),
+    "SUM": (2, 2),
+    "BATCH_MATMUL": (2, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -158,9 +235,11 @@ class _Rewriter:
 
     def _island(self, kind: str, index: int) -> None:
         if not self.quantized.points.islands:
-            raise UsageError(f"{kind} of the converted file would stay in float (value {self._name(index)!r}): no "
-                             "value of the network equals it, or no integer kernel covers it; name its layer in "
-                             "exceptions as 'float' to accept this, or write the network with other operators")
+            raise UsageError(
+                f"{kind} of the converted file would stay in float (value {self._name(index)!r}): no "
+                "value of the network equals it, or no integer kernel covers it; name its layer in "
+                "exceptions as 'float' to accept this, or write the network with other operators"
+            )
         self.islands.append(f"{kind} ({self._name(index)})")
 
     def _layer_inputs(self, kind: str, operator: Any, own: Integers) -> list[int]:
@@ -174,8 +253,10 @@ class _Rewriter:
         inputs[at_input] = self._need(indices[at_input], given)
         weight = constant(self.old, self.graph.tensors[indices[at_weight]])
         if weight is None:
-            raise UsageError(f"{kind} {self._name(int(operator.outputs[0]))!r} computes its weights; only constant "
-                             "weights have integer scales")
+            raise UsageError(
+                f"{kind} {self._name(int(operator.outputs[0]))!r} computes its weights; only constant "
+                "weights have integer scales"
+            )
         bias_index = indices[at_bias] if len(indices) > at_bias else -1
         bias = constant(self.old, self.graph.tensors[bias_index]) if bias_index >= 0 else None
         channels: int | None = axis
@@ -183,13 +264,24 @@ class _Rewriter:
             channels = None
         scales = weight_scales(weight, channels, bias, given.scale)
         name = self._name(int(operator.outputs[0]))
-        inputs[at_weight] = self._add_constant(f"{name}.weight", quantize_weight(weight, scales, channels),
-                                               self.types.INT8, scales, np.zeros(len(scales), np.int64), axis)
+        inputs[at_weight] = self._add_constant(
+            f"{name}.weight",
+            quantize_weight(weight, scales, channels),
+            self.types.INT8,
+            scales,
+            np.zeros(len(scales), np.int64),
+            axis,
+        )
         if bias is not None:
             steps = bias_scales(given.scale, scales)
             inputs[at_bias] = self._add_constant(
-                f"{name}.bias", quantize_bias(bias, steps, own.bits, name=f"bias of {name}"),
-                self.types.INT32 if own.bits == 8 else self.types.INT64, steps, np.zeros(len(steps), np.int64), 0)
+                f"{name}.bias",
+                quantize_bias(bias, steps, own.bits, name=f"bias of {name}"),
+                self.types.INT32 if own.bits == 8 else self.types.INT64,
+                steps,
+                np.zeros(len(steps), np.int64),
+                0,
+            )
         return inputs
 
     def _operand(self, kind: str, index: int, own: Integers) -> int:
@@ -199,8 +291,14 @@ class _Rewriter:
         values = constant(self.old, tensor)
         if values is not None and tensor.type == self.types.FLOAT32:
             integers = own if kind in _SAME else constant_integers(values, own.bits)
-            return self._add_constant(self._name(index), integers.quantize(values), self._type_of(integers),
-                                      np.array([integers.scale], np.float32), np.array([integers.zero_point]), 0)
+            return self._add_constant(
+                self._name(index),
+                integers.quantize(values),
+                self._type_of(integers),
+                np.array([integers.scale], np.float32),
+                np.array([integers.zero_point]),
+                0,
+            )
         if index not in self.integers:
             return self._need(index, None)
         return self._need(index, own if kind in _SAME else self._as(self.integers[index], index, own.bits))
@@ -226,8 +324,13 @@ class _Rewriter:
         given = next((form for form in present if form is not None), None)
         source = self.made[index, given]
         result = self._activation(index, wanted)
-        self._emit("DEQUANTIZE" if wanted is None else "QUANTIZE", [source], [result], None,
-                   max((form.bits for form in (given, wanted) if form is not None), default=8))
+        self._emit(
+            "DEQUANTIZE" if wanted is None else "QUANTIZE",
+            [source],
+            [result],
+            None,
+            max((form.bits for form in (given, wanted) if form is not None), default=8),
+        )
         return result
 
     def _activation(self, index: int, integers: Integers | None) -> int:
@@ -236,8 +339,14 @@ class _Rewriter:
             return self._copy(index)
         own = self.integers.get(index)
         name = self._name(index) if own == integers else f"{self._name(index)}.int{integers.bits}"
-        tensor = self._new_tensor(name, old.shape, self._type_of(integers),
-                                  np.array([integers.scale], np.float32), np.array([integers.zero_point], np.int64), 0)
+        tensor = self._new_tensor(
+            name,
+            old.shape,
+            self._type_of(integers),
+            np.array([integers.scale], np.float32),
+            np.array([integers.zero_point], np.int64),
+            0,
+        )
         self.made[index, integers] = len(self.tensors) - 1
         return tensor
 
@@ -260,14 +369,16 @@ class _Rewriter:
             return self.keys.get(name, name)
         return f"tensor_{index}"
 
-    def _add_constant(self, name: str, values: np.ndarray, kind: int, scales: np.ndarray, zeros: np.ndarray,
-                      axis: int) -> int:
+    def _add_constant(
+        self, name: str, values: np.ndarray, kind: int, scales: np.ndarray, zeros: np.ndarray, axis: int
+    ) -> int:
         position = self._new_tensor(name, values.shape, kind, scales, zeros, axis)
         self.tensors[position].buffer = self._new_buffer(values)
         return position
 
-    def _new_tensor(self, name: str, shape: Any, kind: int, scales: np.ndarray | None, zeros: np.ndarray | None,
-                    axis: int) -> int:
+    def _new_tensor(
+        self, name: str, shape: Any, kind: int, scales: np.ndarray | None, zeros: np.ndarray | None, axis: int
+    ) -> int:
         tensor = schema().TensorT()
         tensor.name, tensor.type, tensor.buffer = name.encode(), kind, 0
         tensor.shape = np.asarray(shape if shape is not None else [], np.int32)
@@ -327,8 +438,11 @@ class _Rewriter:
         return pack(model)
 
     def _ranges(self) -> dict[str, dict[str, float]]:
-        return {tensor.name.decode(): {"scale": float(tensor.quantization.scale[0]),
-                                       "zero_point": int(tensor.quantization.zeroPoint[0])}
-                for tensor in self.tensors if tensor.quantization is not None and tensor.buffer == 0}
-
-
+        return {
+            tensor.name.decode(): {
+                "scale": float(tensor.quantization.scale[0]),
+                "zero_point": int(tensor.quantization.zeroPoint[0]),
+            }
+            for tensor in self.tensors
+            if tensor.quantization is not None and tensor.buffer == 0
+        }

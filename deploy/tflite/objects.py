@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.tflite.writer import schema
 
 
@@ -27,8 +28,15 @@ def constant(model: Any, tensor: Any) -> np.ndarray | None:
     if data is None or len(data) == 0:
         return None
     types = schema().TensorType
-    dtype = {types.FLOAT32: np.float32, types.INT32: np.int32, types.INT64: np.int64, types.INT8: np.int8,
-             types.INT16: np.int16, types.BOOL: np.bool_, types.UINT8: np.uint8}.get(tensor.type)
+    dtype = {
+        types.FLOAT32: np.float32,
+        types.INT32: np.int32,
+        types.INT64: np.int64,
+        types.INT8: np.int8,
+        types.INT16: np.int16,
+        types.BOOL: np.bool_,
+        types.UINT8: np.uint8,
+    }.get(tensor.type)
     if dtype is None:
         return None
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtype).reshape(_shape(tensor))

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+
 from edgepress.deploy.tflite.flatbuffer import DamagedFlatbuffer, Flatbuffer, Table
 from edgepress.deploy.tflite.names import BUILTIN_OPERATORS, ELEMENT_TYPES, FUSED_ACTIVATIONS, OPTIONS, PADDINGS
 from edgepress.models.errors import UsageError
@@ -220,10 +221,16 @@ def open_bytes(path: str | Path, largest_bytes: int) -> memoryview:
 
 
 def _looks_like(data: memoryview) -> str:
-    known = {b"PK\x03\x04": "it is a zip archive", b"\x1f\x8b": "it is a gzip archive",
-             b"\x89HDF": "it is an HDF5 file", b"\x93NUM": "it is a NumPy file",
-             b"\x80\x02": "it is a pickle, which is never opened",
-             b"\x08": "it looks like an ONNX file", b"GGUF": "it is a GGUF file", b"\x7fELF": "it is a program"}
+    known = {
+        b"PK\x03\x04": "it is a zip archive",
+        b"\x1f\x8b": "it is a gzip archive",
+        b"\x89HDF": "it is an HDF5 file",
+        b"\x93NUM": "it is a NumPy file",
+        b"\x80\x02": "it is a pickle, which is never opened",
+        b"\x08": "it looks like an ONNX file",
+        b"GGUF": "it is a GGUF file",
+        b"\x7fELF": "it is a program",
+    }
     start = bytes(data[:4])
     for prefix, meaning in known.items():
         if start.startswith(prefix):
@@ -255,8 +262,16 @@ class _Reader:
             buffer = table.integer(1, "uint32")
             self._check("metadata", buffer, len(self.buffers), "buffers")
             metadata[table.text(0)] = buffer
-        return TFLiteModel(self.name, len(self.data), version, root.text(3), subgraphs, tuple(self.buffers), metadata,
-                           tuple(self._signature(table, subgraphs) for table in root.tables(7)))
+        return TFLiteModel(
+            self.name,
+            len(self.data),
+            version,
+            root.text(3),
+            subgraphs,
+            tuple(self.buffers),
+            metadata,
+            tuple(self._signature(table, subgraphs) for table in root.tables(7)),
+        )
 
     def _check(self, what: str, index: int, count: int, of: str) -> None:
         if not 0 <= index < count:
@@ -278,7 +293,7 @@ class _Reader:
             start, length = offset, size
             if start + length > len(self.data):
                 raise DamagedFlatbuffer(f"buffer {index} lies outside the file: {length} bytes at byte {start}")
-        return self.data[start:start + length]
+        return self.data[start : start + length]
 
     def _subgraph(self, table: Table) -> Subgraph:
         tensors = tuple(self._tensor(index, entry) for index, entry in enumerate(table.tables(0)))
@@ -305,10 +320,22 @@ class _Reader:
         data = self.buffers[buffer] if self.buffers else memoryview(b"")
         size_bytes = -(-prod(shape) * bits // 8) if bits else 0
         if len(data) and bits and not sparse and len(data) != size_bytes:
-            raise DamagedFlatbuffer(f"tensor {index} {name!r} has {len(data)} bytes where {list(shape)} of {dtype} "
-                                    f"take {size_bytes}")
-        return Tensor(index, name, shape, signature or shape, dtype, buffer, self._quantization(index, table),
-                      table.flag(5), sparse, size_bytes, data if len(data) else None)
+            raise DamagedFlatbuffer(
+                f"tensor {index} {name!r} has {len(data)} bytes where {list(shape)} of {dtype} take {size_bytes}"
+            )
+        return Tensor(
+            index,
+            name,
+            shape,
+            signature or shape,
+            dtype,
+            buffer,
+            self._quantization(index, table),
+            table.flag(5),
+            sparse,
+            size_bytes,
+            data if len(data) else None,
+        )
 
     def _quantization(self, index: int, tensor: Table) -> Quantization | None:
         table = tensor.table(4)
@@ -335,8 +362,16 @@ class _Reader:
                 self._check(f"operator {index} ({code})", tensor, tensors, "tensors")
         for tensor in (*outputs, *intermediates):
             self._check(f"operator {index} ({code})", tensor, tensors, "tensors")
-        return Operator(index, code, custom, version, inputs, outputs, intermediates,
-                        self._options(code, table.table(4) if code in OPTIONS else None))
+        return Operator(
+            index,
+            code,
+            custom,
+            version,
+            inputs,
+            outputs,
+            intermediates,
+            self._options(code, table.table(4) if code in OPTIONS else None),
+        )
 
     def _options(self, code: str, table: Table | None) -> dict[str, int | float | bool | str | tuple[int, ...]]:
         options: dict[str, int | float | bool | str | tuple[int, ...]] = {}

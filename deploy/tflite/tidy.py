@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.tflite.objects import constant, operator_name
 from edgepress.deploy.tflite.writer import schema
 from edgepress.models.cost.activations import same_amounts
@@ -79,10 +80,17 @@ class _Tidy:
         shape, weight = self.graph.tensors[source].shape, self.graph.tensors[int(operator.inputs[1])].shape
         if len(shape) != 4 or amounts[[0, 3]].any():
             return
-        geometry = zip((1, 2), _WEIGHT_AXES[kind], (options.strideH, options.strideW),
-                       (options.dilationHFactor, options.dilationWFactor), strict=True)
-        if all(tuple(amounts[axis]) == same_amounts(int(shape[axis]), int(weight[kernel]), stride, dilation)
-               for axis, kernel, stride, dilation in geometry):
+        geometry = zip(
+            (1, 2),
+            _WEIGHT_AXES[kind],
+            (options.strideH, options.strideW),
+            (options.dilationHFactor, options.dilationWFactor),
+            strict=True,
+        )
+        if all(
+            tuple(amounts[axis]) == same_amounts(int(shape[axis]), int(weight[kernel]), stride, dilation)
+            for axis, kernel, stride, dilation in geometry
+        ):
             options.padding = schema().Padding.SAME
             operator.inputs = np.array([source, *operator.inputs[1:]], np.int32)
 
@@ -127,4 +135,3 @@ class _Tidy:
                 read.update(map(int, operator.inputs))
                 kept.append(operator)
         self.graph.operators = kept[::-1]
-

@@ -9,6 +9,7 @@ import struct
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 #: TFLite Micro reads constants in place and expects them at multiples of 16 (`force_align` in the schema).

@@ -7,12 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgepress.deploy.export.match import layouts
 from torch import fx
 
+from edgepress.deploy.export.match import layouts
 
-def compared(quantized: Any, samples: Sequence[np.ndarray], layers: Sequence[dict[str, Any]],
-             values: Sequence[np.ndarray], *, fed: bool) -> dict[int, dict[str, Any]]:
+
+def compared(
+    quantized: Any,
+    samples: Sequence[np.ndarray],
+    layers: Sequence[dict[str, Any]],
+    values: Sequence[np.ndarray],
+    *,
+    fed: bool,
+) -> dict[int, dict[str, Any]]:
     """Compare the values which fake quantization rounds with those of a runtime.
 
     Args:
@@ -62,6 +69,9 @@ class _Walk(fx.Interpreter):
             return value
         error, position, form = best
         difference = np.abs(form - ours)
-        self.found[position] = {"max_lsb": float(difference.max(initial=0)), "mean_lsb": error,
-                                "equal": float((difference == 0).mean())}
+        self.found[position] = {
+            "max_lsb": float(difference.max(initial=0)),
+            "mean_lsb": error,
+            "equal": float((difference == 0).mean()),
+        }
         return torch.from_numpy(integers.dequantize(np.ascontiguousarray(form))) if self.fed else value

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.runtimes.sessions import Session
 from edgepress.models.errors import UsageError
 

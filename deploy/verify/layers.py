@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.tflite.names import ELEMENT_TYPES
 from edgepress.deploy.tflite.objects import operator_name
@@ -202,8 +203,7 @@ def _report(
 ) -> dict[str, Any]:
     departing = {runtime: next((row for row in table if row[runtime]["max_lsb"] > 0), None) for runtime in runtimes}
     first = {
-        runtime: {key: row[key] for key in _PLACE} | row[runtime] if row else None
-        for runtime, row in departing.items()
+        runtime: {key: row[key] for key in _PLACE} | row[runtime] if row else None for runtime, row in departing.items()
     }
     reasons = {runtime: str(error) for runtime, error in not_run.items()}
     return {"reference": reference, "samples": samples, "layers": table, "first": first, "not_run": reasons}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.artifact import find_manifest, sha256_of
 from edgepress.deploy.runtimes.engines import EMULATED
 from edgepress.deploy.runtimes.sessions import Session, available_runtimes, open_session
@@ -88,7 +89,7 @@ def verify(
 
     Args:
         path: a .tflite or .onnx file.
-        data: real inputs (`edgepress.deploy.verify.inputs.load_inputs`); None takes the task that the manifest names, if it is there.
+        data: real inputs (`verify.inputs.load_inputs`); None takes the task that the manifest names, if it is there.
         runtimes: some of `edgepress.deploy.runtimes.sessions.RUNTIMES`; None takes all that are installed and apply.
         also: further files of the same network (the ONNX beside the TFLite). A file of the other format beside it, made
             from the same checkpoint, is taken by itself.

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.tflite.memory_plan import ALIGNMENT_BYTES, Block, aligned, encode, search
 from edgepress.deploy.tflite.writer import KEPT_METADATA, PLAN_NAME, pack, schema, unpack
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError

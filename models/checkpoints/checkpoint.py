@@ -29,8 +29,15 @@ MAX_JSON_BYTES = 64 * 10**6
 MAX_PARAMS = 1_000_000_000
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec, metrics: dict[str, Any] | None = None, *,
-                    quantization: dict[str, Any] | None = None, overwrite: bool = False) -> Path:
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    spec: ModelSpec,
+    metrics: dict[str, Any] | None = None,
+    *,
+    quantization: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write a checkpoint, whole or not at all.
 
     Args:
@@ -57,8 +64,9 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec, metrics
         data = save(state)
         write_bytes(folder / WEIGHTS, data)
         weights = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "tensors": len(state)}
-        write_bytes(folder / MODEL, _dump({"schema": SCHEMA, "kind": KIND, "weights": weights,
-                                           "spec": spec.to_json()}, MODEL))
+        write_bytes(
+            folder / MODEL, _dump({"schema": SCHEMA, "kind": KIND, "weights": weights, "spec": spec.to_json()}, MODEL)
+        )
         write_bytes(folder / METRICS, _dump({"schema": SCHEMA, "metrics": metrics or {}}, "metrics"))
         if quantization is not None:
             write_bytes(folder / QUANTIZATION, _dump({"schema": SCHEMA, "quantization": quantization}, "quantization"))
@@ -79,8 +87,9 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> tuple[nn.Module
     path = Path(path)
     description, spec = _read_model_json(path)
     if ":" in spec.factory and not trust:
-        raise UsageError(f"{path} needs code outside edgepress, {spec.factory}: read that code, "
-                         "then allow it (trust=True, --trust)")
+        raise UsageError(
+            f"{path} needs code outside edgepress, {spec.factory}: read that code, then allow it (trust=True, --trust)"
+        )
     state = _read_weights(path, description["weights"])
     try:
         model = _rebuild(spec)
@@ -146,8 +155,9 @@ def _plain_state(model: nn.Module) -> dict[str, torch.Tensor]:
     state = {}
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
-            raise UsageError(f"{name} in the model's state dict is a {type(value).__name__}; "
-                             "a checkpoint holds tensors only")
+            raise UsageError(
+                f"{name} in the model's state dict is a {type(value).__name__}; a checkpoint holds tensors only"
+            )
         # A copy: safetensors refuses tensors that share memory, which tied weights do.
         state[name] = value.detach().to("cpu", copy=True).contiguous()
     return state
@@ -193,8 +203,10 @@ def _check_state(state: dict[str, torch.Tensor], model: nn.Module, problem: str,
         return
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
-            raise UsageError(f"{problem}: {name} has shape {wanted.get(name, 'none')} by {MODEL} and "
-                             f"{found.get(name, 'none')} in the weights; save it again with the spec that built it")
+            raise UsageError(
+                f"{problem}: {name} has shape {wanted.get(name, 'none')} by {MODEL} and "
+                f"{found.get(name, 'none')} in the weights; save it again with the spec that built it"
+            )
 
 
 def _read_model_json(path: Path) -> tuple[dict[str, Any], ModelSpec]:
@@ -206,8 +218,9 @@ def _read_model_json(path: Path) -> tuple[dict[str, Any], ModelSpec]:
         raise UsageError(f"{path} is no checkpoint: it has no {MODEL}")
     description = _read_json(file)
     if description.get("kind") != KIND:
-        raise UsageError(f"{file} is no checkpoint of edgepress: its kind is {description.get('kind')!r:.100}, "
-                         f"not {KIND!r}")
+        raise UsageError(
+            f"{file} is no checkpoint of edgepress: its kind is {description.get('kind')!r:.100}, not {KIND!r}"
+        )
     _check_schema(file, description)
     weights = description.get("weights")
     if not isinstance(weights, dict) or not isinstance(weights.get("sha256"), str):
@@ -238,8 +251,10 @@ def _check_schema(file: Path, content: dict[str, Any]) -> None:
     schema = content.get("schema")
     if schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
-        raise UsageError(f"{file} has schema {schema!r:.40}, this edgepress reads {SCHEMA}; "
-                         + ("update edgepress" if newer else "save the checkpoint again"))
+        raise UsageError(
+            f"{file} has schema {schema!r:.40}, this edgepress reads {SCHEMA}; "
+            + ("update edgepress" if newer else "save the checkpoint again")
+        )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -272,8 +287,9 @@ def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tenso
         if _sha256(file) != expected["sha256"]:
             size, wanted = file.stat().st_size, expected.get("bytes")
             detail = "altered" if size == wanted else f"{size:,} bytes instead of {wanted!r:.20}"
-            raise UsageError(f"{file} is damaged ({detail}): its sha256 is not the one in {MODEL}; restore the file "
-                             "or train again")
+            raise UsageError(
+                f"{file} is damaged ({detail}): its sha256 is not the one in {MODEL}; restore the file or train again"
+            )
         return load_file(file)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error

@@ -20,10 +20,24 @@ if TYPE_CHECKING:
 SCHEMA = 1
 KINDS = ("modules", "graph")
 #: What a plan may set on a module: sizes, nothing else.
-SIZE_ATTRIBUTES = frozenset([
-    "in_channels", "out_channels", "groups", "num_features", "in_features", "out_features", "normalized_shape",
-    "num_channels", "num_groups", "num_parameters", "input_size", "hidden_size", "embedding_dim", "embed_dim"
-])
+SIZE_ATTRIBUTES = frozenset(
+    [
+        "in_channels",
+        "out_channels",
+        "groups",
+        "num_features",
+        "in_features",
+        "out_features",
+        "normalized_shape",
+        "num_channels",
+        "num_groups",
+        "num_parameters",
+        "input_size",
+        "hidden_size",
+        "embedding_dim",
+        "embed_dim",
+    ]
+)
 
 
 def empty_plan() -> dict[str, Any]:
@@ -43,8 +57,10 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     """
     check_plan(plan)
     smaller = copied(model)
-    cut_tensors(smaller, {name: {int(axis): list(kept) for axis, kept in axes.items()}
-                          for name, axes in plan["tensors"].items()})
+    cut_tensors(
+        smaller,
+        {name: {int(axis): list(kept) for axis, kept in axes.items()} for name, axes in plan["tensors"].items()},
+    )
     if plan["kind"] == "graph":
         from edgepress.models.checkpoints.rebuild import rebuild
 
@@ -52,12 +68,15 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     modules = dict(smaller.named_modules(remove_duplicate=False))
     for path, attributes in plan["attributes"].items():
         if path not in modules:
-            raise UsageError(f"the plan changes module {path!r}, which the model does not have; "
-                             "it was made for another network")
+            raise UsageError(
+                f"the plan changes module {path!r}, which the model does not have; it was made for another network"
+            )
         for name, value in attributes.items():
             if not hasattr(modules[path], name):
-                raise UsageError(f"the plan sets {name} of module {path!r}, a {type(modules[path]).__name__}, which "
-                                 "has none; it was made for another network")
+                raise UsageError(
+                    f"the plan sets {name} of module {path!r}, a {type(modules[path]).__name__}, which "
+                    "has none; it was made for another network"
+                )
             setattr(modules[path], name, tuple(value) if isinstance(value, (list, tuple)) else value)
     return smaller
 
@@ -74,16 +93,22 @@ def check_plan(plan: Mapping[str, Any]) -> None:
         raise UsageError(f"the plan has schema {plan.get('schema')!r}, this edgepress reads {SCHEMA}; update edgepress")
     for name, axes in _mapping(plan, "tensors").items():
         for axis, kept in _mapping({"axes": axes}, "axes", f"tensors[{name!r}]").items():
-            good = str(axis).isdigit() and isinstance(kept, (list, tuple)) and kept and all(
-                isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in kept)
+            good = (
+                str(axis).isdigit()
+                and isinstance(kept, (list, tuple))
+                and kept
+                and all(isinstance(index, int) and not isinstance(index, bool) and index >= 0 for index in kept)
+            )
             if not good or len(set(kept)) != len(kept):
                 raise UsageError(f"the plan is damaged: axis {axis!r} of {name!r} needs a list of different indices")
     for path, attributes in _mapping(plan, "attributes").items():
         for name, value in _mapping({"attributes": attributes}, "attributes", f"attributes[{path!r}]").items():
             numbers = value if isinstance(value, (list, tuple)) else [value]
             if name not in SIZE_ATTRIBUTES or not all(type(number) is int and number > 0 for number in numbers):
-                raise UsageError(f"the plan is damaged: it sets {name!r} of module {path!r} to {value!r:.80}; "
-                                 f"allowed are positive sizes named {', '.join(sorted(SIZE_ATTRIBUTES))}")
+                raise UsageError(
+                    f"the plan is damaged: it sets {name!r} of module {path!r} to {value!r:.80}; "
+                    f"allowed are positive sizes named {', '.join(sorted(SIZE_ATTRIBUTES))}"
+                )
     if plan["kind"] == "graph":
         _mapping(plan, "graph")
 
@@ -140,8 +165,10 @@ def cut_tensors(model: nn.Module, kept: Mapping[str, Mapping[int, list[int]]]) -
         smaller = tensor.detach()
         for axis, indices in axes.items():
             if axis >= tensor.ndim or max(indices) >= tensor.shape[axis]:
-                raise UsageError(f"the plan keeps index {max(indices)} of axis {axis} of {name!r}, whose shape is "
-                                 f"{tuple(tensor.shape)}; it was made for another network")
+                raise UsageError(
+                    f"the plan keeps index {max(indices)} of axis {axis} of {name!r}, whose shape is "
+                    f"{tuple(tensor.shape)}; it was made for another network"
+                )
             smaller = smaller.index_select(axis, torch.tensor(indices, device=tensor.device))
         smaller = smaller.clone(memory_format=torch.contiguous_format)
         new = nn.Parameter(smaller, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else smaller

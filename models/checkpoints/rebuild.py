@@ -23,7 +23,7 @@ _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split",
 
 
 def export_program(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-    """`torch.export` of the network in evaluation mode, operators whole, as `edgepress.models.cost.graph.trace` sees them.
+    """`torch.export` of the network in evaluation mode, operators whole, as `cost.graph.trace` sees them.
 
     Raises:
         UsageError: `torch.export` cannot trace it.
@@ -85,12 +85,16 @@ def _random_inputs(edits: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
 
 
 def _calls(graph_module: Any) -> list[Any]:
-    return [node for node in graph_module.graph.nodes if node.op == "call_function"
-            and (node.meta.get("val") is not None or node.target is operator.getitem)]
+    return [
+        node
+        for node in graph_module.graph.nodes
+        if node.op == "call_function" and (node.meta.get("val") is not None or node.target is operator.getitem)
+    ]
 
 
-def _batch_arguments(dense: nn.Module, inputs: tuple[torch.Tensor, ...],
-                     calls: list[Any]) -> dict[tuple[int, Any], int]:
+def _batch_arguments(
+    dense: nn.Module, inputs: tuple[torch.Tensor, ...], calls: list[Any]
+) -> dict[tuple[int, Any], int]:
     """(call, path of the argument) -> factor, for every integer which is that multiple of the batch."""
     import torch
 
@@ -130,10 +134,16 @@ def _edit(calls: list[Any], edits: Mapping[str, Any]) -> None:
     import torch
 
     for position, changes in edits.items():
-        if not str(position).isdigit() or int(position) >= len(calls) or not isinstance(changes, Mapping) \
-                or str(calls[int(position)].target) != changes.get("op"):
-            raise UsageError(f"the plan changes call {position} of the traced network, which is another one here; "
-                             "it was made for another network or version of torch")
+        if (
+            not str(position).isdigit()
+            or int(position) >= len(calls)
+            or not isinstance(changes, Mapping)
+            or str(calls[int(position)].target) != changes.get("op")
+        ):
+            raise UsageError(
+                f"the plan changes call {position} of the traced network, which is another one here; "
+                "it was made for another network or version of torch"
+            )
         call = calls[int(position)]
         schema = call.target._schema
         names = [argument.name for argument in schema.arguments]
@@ -215,8 +225,9 @@ def _own_modes(graph_module: Any) -> None:
             self.momentum, self.eps = momentum, eps
 
         def forward(self, x: torch.Tensor, weight: Any, bias: Any, mean: Any, variance: Any) -> torch.Tensor:
-            return nn.functional.batch_norm(x, mean, variance, weight, bias, self.training or mean is None,
-                                            self.momentum, self.eps)
+            return nn.functional.batch_norm(
+                x, mean, variance, weight, bias, self.training or mean is None, self.momentum, self.eps
+            )
 
     kinds = {"dropout": nn.Dropout, "feature_dropout": nn.Dropout2d, "alpha_dropout": nn.AlphaDropout}
     for node in list(graph_module.graph.nodes):

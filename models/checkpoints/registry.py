@@ -37,24 +37,56 @@ class ZooEntry:
     summary: str
 
 
-_ZOO = {entry.name: entry for entry in (
-    ZooEntry("cp_resnet", "edgepress.models.zoo.cp_resnet:cp_resnet", ((1, 256, 44),),
-             "CP-ResNet, receptive-field regularised; winner of DCASE 2022 task 1"),
-    ZooEntry("cp_mobile", "edgepress.models.zoo.cp_mobile:cp_mobile", ((1, 256, 64),),
-             "CP-Mobile, inverted bottlenecks with GRN; winner of DCASE 2023 task 1"),
-    ZooEntry("passt", "edgepress.models.zoo.passt:passt", ((1, 128, 100),),
-             "PaSST, audio transformer with patchout, 85 M parameters; a teacher"),
-    ZooEntry("passt_tiny", "edgepress.models.zoo.passt:passt_tiny", ((1, 128, 100),),
-             "PaSST with 4 narrow blocks, 0.8 M parameters; a teacher that trains on a CPU"),
-    ZooEntry("ds_cnn", "edgepress.models.zoo.ds_cnn:ds_cnn", ((1, 49, 10),),
-             "DS-CNN, keyword spotting of MLPerf Tiny"),
-    ZooEntry("resnet8", "edgepress.models.zoo.resnet8:resnet8", ((3, 32, 32),),
-             "ResNet-8, image classification of MLPerf Tiny"),
-    ZooEntry("mobilenet", "edgepress.models.zoo.mobilenet:mobilenet", ((3, 96, 96),),
-             "MobileNetV1 at width 0.25, visual wake words of MLPerf Tiny"),
-    ZooEntry("autoencoder", "edgepress.models.zoo.autoencoder:autoencoder", ((640,),),
-             "dense auto-encoder, anomaly detection of MLPerf Tiny"),
-)}
+_ZOO = {
+    entry.name: entry
+    for entry in (
+        ZooEntry(
+            "cp_resnet",
+            "edgepress.models.zoo.cp_resnet:cp_resnet",
+            ((1, 256, 44),),
+            "CP-ResNet, receptive-field regularised; winner of DCASE 2022 task 1",
+        ),
+        ZooEntry(
+            "cp_mobile",
+            "edgepress.models.zoo.cp_mobile:cp_mobile",
+            ((1, 256, 64),),
+            "CP-Mobile, inverted bottlenecks with GRN; winner of DCASE 2023 task 1",
+        ),
+        ZooEntry(
+            "passt",
+            "edgepress.models.zoo.passt:passt",
+            ((1, 128, 100),),
+            "PaSST, audio transformer with patchout, 85 M parameters; a teacher",
+        ),
+        ZooEntry(
+            "passt_tiny",
+            "edgepress.models.zoo.passt:passt_tiny",
+            ((1, 128, 100),),
+            "PaSST with 4 narrow blocks, 0.8 M parameters; a teacher that trains on a CPU",
+        ),
+        ZooEntry(
+            "ds_cnn", "edgepress.models.zoo.ds_cnn:ds_cnn", ((1, 49, 10),), "DS-CNN, keyword spotting of MLPerf Tiny"
+        ),
+        ZooEntry(
+            "resnet8",
+            "edgepress.models.zoo.resnet8:resnet8",
+            ((3, 32, 32),),
+            "ResNet-8, image classification of MLPerf Tiny",
+        ),
+        ZooEntry(
+            "mobilenet",
+            "edgepress.models.zoo.mobilenet:mobilenet",
+            ((3, 96, 96),),
+            "MobileNetV1 at width 0.25, visual wake words of MLPerf Tiny",
+        ),
+        ZooEntry(
+            "autoencoder",
+            "edgepress.models.zoo.autoencoder:autoencoder",
+            ((640,),),
+            "dense auto-encoder, anomaly detection of MLPerf Tiny",
+        ),
+    )
+}
 
 
 def zoo() -> dict[str, ZooEntry]:
@@ -76,8 +108,9 @@ def build(name: str, **config: Any) -> nn.Module:
     known = arguments_of(name)
     for argument in config:
         if argument not in known:
-            raise UsageError(f"{name} has no argument {argument!r}{_near(argument, known)}; known are "
-                             + ", ".join(known))
+            raise UsageError(
+                f"{name} has no argument {argument!r}{_near(argument, known)}; known are " + ", ".join(known)
+            )
     return factory(**config)
 
 
@@ -103,10 +136,16 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], n_classes: int) -> di
     """
     wanted = len(_entry(name).input_shapes[0])
     if len(input_shape) != wanted:
-        raise UsageError(f"{name} takes inputs with {wanted} dimensions besides the batch, but the task has "
-                         f"{len(input_shape)} ({' x '.join(map(str, input_shape))})")
-    offered = {"in_channels": input_shape[0], "input_size": tuple(input_shape[1:]), "n_inputs": input_shape[0],
-               "n_classes": n_classes}
+        raise UsageError(
+            f"{name} takes inputs with {wanted} dimensions besides the batch, but the task has "
+            f"{len(input_shape)} ({' x '.join(map(str, input_shape))})"
+        )
+    offered = {
+        "in_channels": input_shape[0],
+        "input_size": tuple(input_shape[1:]),
+        "n_inputs": input_shape[0],
+        "n_classes": n_classes,
+    }
     known = arguments_of(name)
     return {argument: value for argument, value in offered.items() if argument in known}
 
@@ -153,8 +192,9 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         missing = error.name or name
         if name == missing or name.startswith(f"{missing}."):
-            raise UsageError(f"there is no module {name!r}: call from the folder that holds it, "
-                             "or install it") from error
+            raise UsageError(
+                f"there is no module {name!r}: call from the folder that holds it, or install it"
+            ) from error
         raise UsageError(f"module {name!r} needs {missing!r}, which is not installed") from error
     except Exception as error:
         raise UsageError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error

@@ -29,9 +29,9 @@ class ModelSpec:
         factory: a name of the zoo ("cp_resnet"), or "package.module:factory".
         arguments: keyword arguments of the factory: JSON scalars, lists, and mappings of them.
         input_shapes: shape of each input without the batch, such as ((1, 256, 44),).
-        front_end: the features the network was trained on (`edgepress.models.tasks.front_ends.log_mel.LogMel.to_json`), or None.
+        front_end: the features the network was trained on (`tasks.front_ends.log_mel.LogMel.to_json`), or None.
         classes: names of the logits, in their order; empty where unknown.
-        plan: what pruning removed (`edgepress.models.checkpoints.plan.apply_plan`), or None for the network as the factory builds it.
+        plan: what pruning removed (`checkpoints.plan.apply_plan`), or None for the network as the factory builds it.
         task: the source of the task it was trained on, or None.
         notes: anything else worth keeping, such as the command.
 
@@ -85,8 +85,11 @@ class ModelSpec:
         unknown = [key for key in value if key not in known]
         missing = [key for key in ("factory", "arguments", "input_shapes") if key not in value]
         if unknown or missing:
-            raise ConfigError([f"{key!r} is unknown: known are {', '.join(known)}" for key in unknown]
-                              + [f"{key!r} is missing" for key in missing], "the model description")
+            raise ConfigError(
+                [f"{key!r} is unknown: known are {', '.join(known)}" for key in unknown]
+                + [f"{key!r} is missing" for key in missing],
+                "the model description",
+            )
         return cls(**value)
 
     def example_inputs(self, batch: int = 1, seed: int = 0) -> tuple[torch.Tensor, ...]:

@@ -15,6 +15,7 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
+
 from edgepress.models.cost.aten import (
     ACTIVATIONS,
     CONVOLUTIONS,
@@ -91,6 +92,7 @@ def activation_plan(graph: Graph, folding: Folding | None = None) -> ActivationP
     """
     if folding is None:
         from edgepress.models.cost.folding import fold_batch_norms
+
         folding = fold_batch_norms(graph)
     stored = _stored_in(graph, folding)
     tensors: list[ActivationTensor] = []
@@ -129,14 +131,14 @@ def activation_plan(graph: Graph, folding: Folding | None = None) -> ActivationP
         # The results of an operator with several appear where they are picked, as "getitem", and are written here.
         for reader in graph.users[node.name] if node.shape is None else ():
             picked = graph.by_name[reader]
-            if picked.op == "getitem" and picked.shape is not None \
-                    and (graph.users[reader] or reader in graph.outputs):
+            if picked.op == "getitem" and picked.shape is not None and (graph.users[reader] or reader in graph.outputs):
                 write(reader, picked.shape, reader, len(steps) - 1)
     for name in graph.outputs:
         if name in stored:
             last[stored[name]] = max(len(steps) - 1, 0)
-    return ActivationPlan(tuple(tensors), tuple(steps), tuple(first[t.name] for t in tensors),
-                          tuple(last[t.name] for t in tensors))
+    return ActivationPlan(
+        tuple(tensors), tuple(steps), tuple(first[t.name] for t in tensors), tuple(last[t.name] for t in tensors)
+    )
 
 
 def _read(last: dict[str, int], names: Sequence[str], step: int) -> None:
@@ -157,12 +159,20 @@ def _stored_in(graph: Graph, folding: Folding) -> dict[str, str]:
             continue
         holder = stored[source.name]
         in_place = node.overload.split(".")[1:2] and node.overload.split(".")[1].endswith("_")
-        if node.op == "getitem" or node.name in folding.producer or _same_elements(node, source) or (
-                in_place and node.elements == source.elements and node.op in ACTIVATIONS) \
-                or is_same_padding(graph, node):
+        if (
+            node.op == "getitem"
+            or node.name in folding.producer
+            or _same_elements(node, source)
+            or (in_place and node.elements == source.elements and node.op in ACTIVATIONS)
+            or is_same_padding(graph, node)
+        ):
             stored[node.name] = holder if node.op != "getitem" else node.name
-        elif is_fused_activation(node) and graph.users[source.name] == (node.name,) \
-                and source.name not in graph.outputs and _takes_activation(graph, source):
+        elif (
+            is_fused_activation(node)
+            and graph.users[source.name] == (node.name,)
+            and source.name not in graph.outputs
+            and _takes_activation(graph, source)
+        ):
             stored[node.name] = holder
     return stored
 
@@ -184,8 +194,9 @@ def _same_elements(node: Node, source: Node) -> bool:
         return node.elements == source.elements
     # A transpose which only moves dimensions of size one keeps the order of the elements.
     if node.op in ("permute", "transpose", "movedim", "t") and node.shape is not None and source.shape is not None:
-        return [size for size in node.shape if size != 1] == [size for size in source.shape if size != 1] \
-            and sum(size != 1 for size in node.shape) <= 1
+        return [size for size in node.shape if size != 1] == [size for size in source.shape if size != 1] and sum(
+            size != 1 for size in node.shape
+        ) <= 1
     return node.op in ("slice", "narrow", "expand") and node.shape == source.shape
 
 
@@ -208,8 +219,13 @@ def is_same_padding(graph: Graph, node: Node) -> bool:
     """Whether an explicit padding with zeros is what TFLite's SAME does for the one convolution that reads it."""
     source, readers = data_input(graph, node), graph.users[node.name]
     zeros = node.arguments.get("value") in (None, 0, 0.0) and node.arguments.get("mode", "constant") == "constant"
-    if node.op not in ("pad", "constant_pad_nd") or not zeros or source is None or source.shape is None \
-            or len(readers) != 1:
+    if (
+        node.op not in ("pad", "constant_pad_nd")
+        or not zeros
+        or source is None
+        or source.shape is None
+        or len(readers) != 1
+    ):
         return False
     reader = graph.by_name[readers[0]]
     own = _symmetric_padding(graph, reader) if reader.op in CONVOLUTIONS else None
@@ -221,8 +237,9 @@ def is_same_padding(graph: Graph, node: Node) -> bool:
     for axis in range(len(own)):
         # The amounts start at the last dimension.
         given = (amounts[2 * (len(own) - 1 - axis)], amounts[2 * (len(own) - 1 - axis) + 1])
-        if given != same_amounts(source.shape[len(source.shape) - len(own) + axis], kernel[axis], stride[axis],
-                                  dilation[axis]):
+        if given != same_amounts(
+            source.shape[len(source.shape) - len(own) + axis], kernel[axis], stride[axis], dilation[axis]
+        ):
             return False
     return True
 
@@ -239,9 +256,11 @@ def padded_shape(graph: Graph, node: Node) -> tuple[int, ...]:
     assert source is not None
     assert source.shape is not None
     assert before is not None
-    spatial = source.shape[len(source.shape) - len(before):]
-    return (*source.shape[:len(source.shape) - len(before)],
-            *(size + 2 * pad for size, pad in zip(spatial, before, strict=True)))
+    spatial = source.shape[len(source.shape) - len(before) :]
+    return (
+        *source.shape[: len(source.shape) - len(before)],
+        *(size + 2 * pad for size, pad in zip(spatial, before, strict=True)),
+    )
 
 
 def _symmetric_padding(graph: Graph, node: Node) -> tuple[int, ...] | None:

@@ -10,47 +10,236 @@ from edgepress.models.cost.graph import Graph, Node, Ref
 from edgepress.models.cost.op_costs import Op, convolution, dense, einsum_products, transposed_convolution
 
 #: Operators that move, select or name data and compute nothing.
-MOVING = frozenset({
-    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "alias",
-    "lift_fresh_copy", "to", "_to_copy", "type_as", "_assert_tensor_metadata", "permute", "transpose", "t", "movedim",
-    "swapaxes", "numpy_T", "mT", "expand", "expand_as", "broadcast_to", "select", "narrow", "slice", "split",
-    "split_with_sizes", "chunk", "unbind", "tensor_split", "index_select", "gather", "index", "cat", "concat",
-    "stack", "hstack", "vstack", "pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d",
-    "replication_pad1d", "replication_pad2d", "roll", "flip", "repeat", "repeat_interleave", "tile", "pixel_shuffle",
-    "pixel_unshuffle", "channel_shuffle", "unfold", "getitem", "dropout", "feature_dropout", "alpha_dropout",
-    "identity", "embedding", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "empty", "arange",
-    "scalar_tensor", "new_zeros", "new_ones", "new_full", "masked_fill", "where", "copy", "fill", "zero", "tril",
-    "triu", "sym_size", "as_strided", "view_as", "reshape_as", "unsafe_split", "atleast_1d", "atleast_2d",
-    "atleast_3d", "meshgrid", "scatter", "index_put", "slice_scatter", "select_scatter", "upsample_nearest1d",
-    "upsample_nearest2d", "upsample_nearest3d", "get_attr", "argmax", "argmin", "eye", "zeros_", "detach_copy",
-})
+MOVING = frozenset(
+    {
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "clone",
+        "detach",
+        "alias",
+        "lift_fresh_copy",
+        "to",
+        "_to_copy",
+        "type_as",
+        "_assert_tensor_metadata",
+        "permute",
+        "transpose",
+        "t",
+        "movedim",
+        "swapaxes",
+        "numpy_T",
+        "mT",
+        "expand",
+        "expand_as",
+        "broadcast_to",
+        "select",
+        "narrow",
+        "slice",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "tensor_split",
+        "index_select",
+        "gather",
+        "index",
+        "cat",
+        "concat",
+        "stack",
+        "hstack",
+        "vstack",
+        "pad",
+        "constant_pad_nd",
+        "reflection_pad1d",
+        "reflection_pad2d",
+        "replication_pad1d",
+        "replication_pad2d",
+        "roll",
+        "flip",
+        "repeat",
+        "repeat_interleave",
+        "tile",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "unfold",
+        "getitem",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "identity",
+        "embedding",
+        "zeros",
+        "ones",
+        "full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "empty",
+        "arange",
+        "scalar_tensor",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "masked_fill",
+        "where",
+        "copy",
+        "fill",
+        "zero",
+        "tril",
+        "triu",
+        "sym_size",
+        "as_strided",
+        "view_as",
+        "reshape_as",
+        "unsafe_split",
+        "atleast_1d",
+        "atleast_2d",
+        "atleast_3d",
+        "meshgrid",
+        "scatter",
+        "index_put",
+        "slice_scatter",
+        "select_scatter",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "upsample_nearest3d",
+        "get_attr",
+        "argmax",
+        "argmin",
+        "eye",
+        "zeros_",
+        "detach_copy",
+    }
+)
 #: Moving operators whose result is the same elements in the same order: no copy is made.
-RESHAPING = frozenset({
-    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "alias",
-    "lift_fresh_copy", "to", "_to_copy", "type_as", "dropout", "feature_dropout", "alpha_dropout", "identity",
-    "view_as", "reshape_as", "atleast_1d", "atleast_2d", "atleast_3d",
-})
+RESHAPING = frozenset(
+    {
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "contiguous",
+        "clone",
+        "detach",
+        "alias",
+        "lift_fresh_copy",
+        "to",
+        "_to_copy",
+        "type_as",
+        "dropout",
+        "feature_dropout",
+        "alpha_dropout",
+        "identity",
+        "view_as",
+        "reshape_as",
+        "atleast_1d",
+        "atleast_2d",
+        "atleast_3d",
+    }
+)
 #: Activations which TFLite fuses into the operator before them.
 FUSED_ACTIVATIONS = frozenset({"relu", "relu6"})
-ACTIVATIONS = frozenset({
-    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "leaky_relu", "prelu", "elu", "selu", "celu",
-    "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "log_sigmoid",
-    "logsigmoid", "glu", "threshold", "erf", "rrelu", "rrelu_with_noise", "hardshrink", "softshrink",
-})
-CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution", "_convolution", "conv_transpose1d",
-                          "conv_transpose2d", "conv_transpose3d"})
+ACTIVATIONS = frozenset(
+    {
+        "relu",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "leaky_relu",
+        "prelu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "softplus",
+        "softsign",
+        "log_sigmoid",
+        "logsigmoid",
+        "glu",
+        "threshold",
+        "erf",
+        "rrelu",
+        "rrelu_with_noise",
+        "hardshrink",
+        "softshrink",
+    }
+)
+CONVOLUTIONS = frozenset(
+    {
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "convolution",
+        "_convolution",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+    }
+)
 #: Operators that a batch normalisation can be folded into.
 FOLDABLE = CONVOLUTIONS | {"linear", "addmm"}
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 RECURRENT_CELLS = frozenset({"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"})
-BATCH_NORMS = frozenset({"batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit",
-                         "native_batch_norm", "cudnn_batch_norm", "instance_norm"})
-POOLS = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3, "avg_pool1d": 1, "avg_pool2d": 2, "avg_pool3d": 3,
-         "max_pool1d_with_indices": 1, "max_pool2d_with_indices": 2, "max_pool3d_with_indices": 3}
-ADAPTIVE_POOLS = {f"{name}{n}d": n for name in ("adaptive_avg_pool", "adaptive_max_pool", "_adaptive_avg_pool")
-                  for n in (1, 2, 3)}
-PRODUCTS = frozenset({"linear", "addmm", "addmv", "addbmm", "baddbmm", "mm", "mv", "bmm", "matmul", "dot", "vdot",
-                      "inner", "einsum", "bilinear", "tensordot", "scaled_dot_product_attention"})
+BATCH_NORMS = frozenset(
+    {
+        "batch_norm",
+        "_native_batch_norm_legit_no_training",
+        "_native_batch_norm_legit",
+        "native_batch_norm",
+        "cudnn_batch_norm",
+        "instance_norm",
+    }
+)
+POOLS = {
+    "max_pool1d": 1,
+    "max_pool2d": 2,
+    "max_pool3d": 3,
+    "avg_pool1d": 1,
+    "avg_pool2d": 2,
+    "avg_pool3d": 3,
+    "max_pool1d_with_indices": 1,
+    "max_pool2d_with_indices": 2,
+    "max_pool3d_with_indices": 3,
+}
+ADAPTIVE_POOLS = {
+    f"{name}{n}d": n for name in ("adaptive_avg_pool", "adaptive_max_pool", "_adaptive_avg_pool") for n in (1, 2, 3)
+}
+PRODUCTS = frozenset(
+    {
+        "linear",
+        "addmm",
+        "addmv",
+        "addbmm",
+        "baddbmm",
+        "mm",
+        "mv",
+        "bmm",
+        "matmul",
+        "dot",
+        "vdot",
+        "inner",
+        "einsum",
+        "bilinear",
+        "tensordot",
+        "scaled_dot_product_attention",
+    }
+)
 
 
 def op_of(graph: Graph, node: Node) -> Op:
@@ -122,8 +311,12 @@ def _linear(graph: Graph, node: Node) -> Op:
     assert weight is not None
     assert node.shape is not None
     out_features, in_features = (1, *weight)[-2:]
-    return dense(in_features, out_features, node.elements // out_features if out_features else 0,
-                 bias=node.arguments.get("bias") is not None)
+    return dense(
+        in_features,
+        out_features,
+        node.elements // out_features if out_features else 0,
+        bias=node.arguments.get("bias") is not None,
+    )
 
 
 def _product(graph: Graph, node: Node, left: str, right: str, added: bool = False) -> Op:
@@ -141,8 +334,14 @@ def _product(graph: Graph, node: Node, left: str, right: str, added: bool = Fals
         rows = products // weights if weights else 0
         bias_node = graph.by_name.get(_argument_name(node.arguments.get("self")) or "") if added else None
         bias = bias_node.elements if bias_node is not None and bias_node.name in graph.constant else 0
-        return Op("dense", weights=weights, positions=rows, bias=bias,
-                  bias_positions=outputs // bias if bias else 0, output_elements=outputs)
+        return Op(
+            "dense",
+            weights=weights,
+            positions=rows,
+            bias=bias,
+            bias_positions=outputs // bias if bias else 0,
+            output_elements=outputs,
+        )
     return Op("attention", products=outputs * inner, output_elements=outputs)
 
 
@@ -153,8 +352,12 @@ def _attention(graph: Graph, node: Node) -> Op:
     assert key is not None
     assert value is not None
     rows = prod(query[:-1])
-    return Op("attention", products=rows * key[-2] * (query[-1] + value[-1]), output_elements=node.elements,
-              softmax_elements=rows * key[-2])
+    return Op(
+        "attention",
+        products=rows * key[-2] * (query[-1] + value[-1]),
+        output_elements=node.elements,
+        softmax_elements=rows * key[-2],
+    )
 
 
 def _einsum(graph: Graph, node: Node) -> Op:
@@ -174,8 +377,14 @@ def _bilinear(graph: Graph, node: Node) -> Op:
     weight = _shape(graph, node, "weight")
     assert weight is not None
     rows = node.elements // weight[0]
-    return Op("dense", weights=prod(weight), positions=rows, bias=weight[0] if node.arguments.get("bias") else 0,
-              bias_positions=rows, output_elements=node.elements)
+    return Op(
+        "dense",
+        weights=prod(weight),
+        positions=rows,
+        bias=weight[0] if node.arguments.get("bias") else 0,
+        bias_positions=rows,
+        output_elements=node.elements,
+    )
 
 
 def _tensordot(graph: Graph, node: Node) -> Op:
@@ -193,8 +402,14 @@ def _recurrent(graph: Graph, node: Node) -> Op:
     shapes = [graph.by_name[ref.name].shape or () for ref in node.arguments["params"]]
     weights = sum(prod(shape) for shape in shapes if len(shape) == 2)
     biases = sum(prod(shape) for shape in shapes if len(shape) == 1)
-    return Op("recurrent", weights=weights, positions=steps, bias=biases, bias_positions=steps,
-              output_elements=_elements(node))
+    return Op(
+        "recurrent",
+        weights=weights,
+        positions=steps,
+        bias=biases,
+        bias_positions=steps,
+        output_elements=_elements(node),
+    )
 
 
 def _recurrent_cell(graph: Graph, node: Node) -> Op:
@@ -202,9 +417,14 @@ def _recurrent_cell(graph: Graph, node: Node) -> Op:
     rows = data[0] if len(data) == 2 else 1
     shapes = [_shape(graph, node, name) or () for name in ("w_ih", "w_hh")]
     biases = [_shape(graph, node, name) for name in ("b_ih", "b_hh")]
-    return Op("recurrent", weights=sum(prod(shape) for shape in shapes), positions=rows,
-              bias=sum(prod(shape) for shape in biases if shape is not None), bias_positions=rows,
-              output_elements=_elements(node))
+    return Op(
+        "recurrent",
+        weights=sum(prod(shape) for shape in shapes),
+        positions=rows,
+        bias=sum(prod(shape) for shape in biases if shape is not None),
+        bias_positions=rows,
+        output_elements=_elements(node),
+    )
 
 
 def _pool(graph: Graph, node: Node) -> Op:
@@ -222,8 +442,9 @@ def _adaptive_pool(graph: Graph, node: Node) -> Op:
     if prod(output[-dimensions:]) == 1 and "avg" in node.op:
         return Op("mean", input_elements=prod(data), output_elements=prod(output))
     # The largest window: floor and ceil of the bounds differ by at most one element.
-    window = prod(-(-size // out) if out else 0 for size, out in zip(data[-dimensions:], output[-dimensions:],
-                                                                    strict=True))
+    window = prod(
+        -(-size // out) if out else 0 for size, out in zip(data[-dimensions:], output[-dimensions:], strict=True)
+    )
     return Op("pool", window=window, input_elements=prod(data), output_elements=prod(output))
 
 
@@ -239,27 +460,39 @@ def _batch_norm(graph: Graph, node: Node) -> Op:
 def _norm(graph: Graph, node: Node) -> Op:
     weight, bias = (_shape(graph, node, name) for name in ("weight", "bias"))
     elements = node.elements if node.shape is not None else prod(node.shapes[0] or ())
-    return Op("norm", weights=prod(weight) if weight is not None else 0, bias=prod(bias) if bias is not None else 0,
-              input_elements=elements, output_elements=elements)
+    return Op(
+        "norm",
+        weights=prod(weight) if weight is not None else 0,
+        bias=prod(bias) if bias is not None else 0,
+        input_elements=elements,
+        output_elements=elements,
+    )
 
 
 def _elementwise(kind: str) -> Callable[[Graph, Node], Op]:
     def read(graph: Graph, node: Node) -> Op:
         return Op(kind, input_elements=prod(_shape(graph, node, 0) or ()), output_elements=_elements(node))
+
     return read
 
 
 _READERS: dict[str, Callable[[Graph, Node], Op]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
-    **dict.fromkeys(RECURRENT, _recurrent), **dict.fromkeys(RECURRENT_CELLS, _recurrent_cell),
-    **dict.fromkeys(POOLS, _pool), **dict.fromkeys(ADAPTIVE_POOLS, _adaptive_pool),
+    **dict.fromkeys(RECURRENT, _recurrent),
+    **dict.fromkeys(RECURRENT_CELLS, _recurrent_cell),
+    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(ADAPTIVE_POOLS, _adaptive_pool),
     **dict.fromkeys(BATCH_NORMS, _batch_norm),
     **dict.fromkeys(("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm"), _norm),
     "add": _elementwise("add"),
     **dict.fromkeys(("mul", "div", "multiply", "true_divide"), _elementwise("mul")),
     **dict.fromkeys(("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin"), _elementwise("softmax")),
-    "mean": _elementwise("mean"), "linear": _linear, "einsum": _einsum, "bilinear": _bilinear,
-    "tensordot": _tensordot, "scaled_dot_product_attention": _attention,
+    "mean": _elementwise("mean"),
+    "linear": _linear,
+    "einsum": _einsum,
+    "bilinear": _bilinear,
+    "tensordot": _tensordot,
+    "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("mm", "bmm"), lambda graph, node: _product(graph, node, "self", "mat2")),
     "mv": lambda graph, node: _product(graph, node, "self", "vec"),
     **dict.fromkeys(("matmul", "inner"), lambda graph, node: _product(graph, node, "self", "other")),

@@ -51,7 +51,7 @@ class Cost:
         macs: multiply-accumulates.
         params: weights and biases; for the rule torchinfo as they are, else with batch normalisation folded.
         weight_bytes: bytes of weights and biases under the scheme, after folding.
-        peak_activation_bytes: `edgepress.models.cost.activations.ActivationPlan.peak` at the activation width of the scheme.
+        peak_activation_bytes: `cost.activations.ActivationPlan.peak` at the activation width of the scheme.
         layers: operators that cost or hold something, in execution order.
         uncounted: what does arithmetic or holds numbers and is not part of the figures.
         scheme: number format of the bytes.
@@ -67,8 +67,9 @@ class Cost:
     scheme: str = "w8a8"
 
 
-def cost_of(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor, rule: str = "dcase",
-            scheme: str = "w8a8") -> Cost:
+def cost_of(
+    model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor, rule: str = "dcase", scheme: str = "w8a8"
+) -> Cost:
     """Count a network in evaluation mode.
 
     Args:
@@ -101,9 +102,16 @@ def cost_of_graph(graph: Graph, rule: str = "dcase", scheme: str = "w8a8") -> Co
     params = sum(layer.params for layer in layers)
     if rule == "torchinfo":
         params = sum(prod(shape) for shape in graph.parameter_shapes.values())
-    return Cost(rule, sum(layer.macs for layer in layers), params, sum(layer.weight_bytes for layer in layers),
-                plan.peak() * activation_width, layers,
-                (*_summary(uncounted), *_notes(graph, folding, holdings)), scheme)
+    return Cost(
+        rule,
+        sum(layer.macs for layer in layers),
+        params,
+        sum(layer.weight_bytes for layer in layers),
+        plan.peak() * activation_width,
+        layers,
+        (*_summary(uncounted), *_notes(graph, folding, holdings)),
+        scheme,
+    )
 
 
 def network_ops(graph: Graph, folding: Folding) -> dict[str, Op]:
@@ -121,8 +129,9 @@ def network_ops(graph: Graph, folding: Folding) -> dict[str, Op]:
     for norm, producer in folding.producer.items():
         op, folded = operators[producer], operators.pop(norm)
         seen = (op.seen_parameters or 0) * op.seen_positions + (folded.seen_parameters or 0) * folded.seen_positions
-        operators[producer] = replace(op, bias=folded.bias, bias_positions=op.bias_positions,
-                                      seen_parameters=seen, seen_positions=1)
+        operators[producer] = replace(
+            op, bias=folded.bias, bias_positions=op.bias_positions, seen_parameters=seen, seen_positions=1
+        )
     return operators
 
 
@@ -207,9 +216,11 @@ def _holdings(graph: Graph, folding: Folding) -> dict[str, _Holding]:
             if not elements:
                 if origins and constant.elements > 1:
                     loose.append(f"constant {origins[0]}: {constant.elements} numbers")
-            elif (bias is not None and name == bias.name) or (weighted and len(constant.shape or ()) == 1
-                                                              and node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu",
-                                                                              "lstm_cell", "gru_cell")):
+            elif (bias is not None and name == bias.name) or (
+                weighted
+                and len(constant.shape or ()) == 1
+                and node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell")
+            ):
                 biases += elements
             else:
                 weights += elements
@@ -235,8 +246,9 @@ def _names(value: object) -> bool:
     return "Ref(name=" in repr(value)
 
 
-def _layers(graph: Graph, operators: dict[str, Op], holdings: dict[str, _Holding], plan: ActivationPlan, rule: str,
-            scheme: str) -> tuple[tuple[LayerCost, ...], list[str]]:
+def _layers(
+    graph: Graph, operators: dict[str, Op], holdings: dict[str, _Holding], plan: ActivationPlan, rule: str, scheme: str
+) -> tuple[tuple[LayerCost, ...], list[str]]:
     weight_width, bias_width, activation_width = check_scheme(scheme)
     sizes = {tensor.name: prod(tensor.shape) for tensor in plan.tensors}
     uncounted: list[str] = []
@@ -254,13 +266,18 @@ def _layers(graph: Graph, operators: dict[str, Op], holdings: dict[str, _Holding
         title = node.module or node.op
         taken[title] += 1
         source = next((graph.by_name[read] for read in node.inputs if read not in graph.constant), None)
-        layers.append(LayerCost(
-            title if taken[title] == 1 else f"{title}#{taken[title]}",
-            op.kind if op.kind not in ("other", "activation", "move", "norm") else node.op, count,
-            holding.weights + holding.biases, holding.weights * weight_width + holding.biases * bias_width,
-            (source.shape if source is not None else None) or (),
-            node.shape if node.shape is not None else next((s for s in node.shapes if s is not None), ()),
-            sizes.get(name, 0) * activation_width))
+        layers.append(
+            LayerCost(
+                title if taken[title] == 1 else f"{title}#{taken[title]}",
+                op.kind if op.kind not in ("other", "activation", "move", "norm") else node.op,
+                count,
+                holding.weights + holding.biases,
+                holding.weights * weight_width + holding.biases * bias_width,
+                (source.shape if source is not None else None) or (),
+                node.shape if node.shape is not None else next((s for s in node.shapes if s is not None), ()),
+                sizes.get(name, 0) * activation_width,
+            )
+        )
     return tuple(layers), uncounted
 
 
@@ -269,11 +286,22 @@ def _summary(operators: list[str]) -> tuple[str, ...]:
 
 
 def _notes(graph: Graph, folding: Folding, holdings: dict[str, _Holding]) -> tuple[str, ...]:
-    notes = [f"batch normalisation {graph.by_name[norm].module or norm} is not folded: {reason}"
-             for norm, reason in folding.unfolded.items()]
+    notes = [
+        f"batch normalisation {graph.by_name[norm].module or norm} is not folded: {reason}"
+        for norm, reason in folding.unfolded.items()
+    ]
     notes += [note for holding in holdings.values() for note in holding.loose]
-    read = {origin for node in graph.nodes if node.kind == "call" for name in node.inputs if name in graph.constant
-            for origin in graph.origins(name)}
-    notes += [f"parameter {name}: {prod(shape)} numbers that an evaluation never reads"
-              for name, shape in graph.parameter_shapes.items() if name not in read]
+    read = {
+        origin
+        for node in graph.nodes
+        if node.kind == "call"
+        for name in node.inputs
+        if name in graph.constant
+        for origin in graph.origins(name)
+    }
+    notes += [
+        f"parameter {name}: {prod(shape)} numbers that an evaluation never reads"
+        for name, shape in graph.parameter_shapes.items()
+        if name not in read
+    ]
     return tuple(notes)

@@ -153,7 +153,8 @@ def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Ten
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UsageError(
                 f"torch.export cannot trace {type(model).__name__} with inputs "
-                f"{[tuple(value.shape) for value in inputs]}: {type(error).__name__}: {reason[:300]}") from error
+                f"{[tuple(value.shape) for value in inputs]}: {type(error).__name__}: {reason[:300]}"
+            ) from error
     return _read_program(program, model)
 
 
@@ -167,8 +168,10 @@ def as_inputs(example_inputs: Any) -> tuple[torch.Tensor, ...]:
 
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else example_inputs
     if not isinstance(inputs, (tuple, list)) or not inputs or not all(isinstance(v, torch.Tensor) for v in inputs):
-        raise UsageError(f"example_inputs must be a tensor or a tuple of tensors, one per input of the network, "
-                         f"not {type(example_inputs).__name__}")
+        raise UsageError(
+            f"example_inputs must be a tensor or a tuple of tensors, one per input of the network, "
+            f"not {type(example_inputs).__name__}"
+        )
     return tuple(inputs)
 
 
@@ -263,13 +266,27 @@ def _read_program(program: Any, model: nn.Module) -> Graph:
             continue
         op, overload = _operator(fx_node.target)
         module_call, (module, module_class) = _module(fx_node.meta.get("nn_module_stack"))
-        nodes.append(Node(
-            fx_node.name, "call" if fx_node.op == "call_function" else "constant", op=op, overload=overload,
-            arguments=_arguments(fx_node, renamed), shape=shape, shapes=shapes, dtype=dtype,
-            source=str(fx_node.target) if fx_node.op == "get_attr" else "",
-            module=module, module_class=module_class, module_call=module_call))
-    leaves = {name: tuple((own, p.numel()) for own, p in module.named_parameters(recurse=False))
-              for name, module in model.named_modules(remove_duplicate=False) if not any(module.children())}
+        nodes.append(
+            Node(
+                fx_node.name,
+                "call" if fx_node.op == "call_function" else "constant",
+                op=op,
+                overload=overload,
+                arguments=_arguments(fx_node, renamed),
+                shape=shape,
+                shapes=shapes,
+                dtype=dtype,
+                source=str(fx_node.target) if fx_node.op == "get_attr" else "",
+                module=module,
+                module_class=module_class,
+                module_call=module_call,
+            )
+        )
+    leaves = {
+        name: tuple((own, p.numel()) for own, p in module.named_parameters(recurse=False))
+        for name, module in model.named_modules(remove_duplicate=False)
+        if not any(module.children())
+    }
     return Graph(tuple(nodes), outputs, {name: tuple(p.shape) for name, p in model.named_parameters()}, leaves)
 
 

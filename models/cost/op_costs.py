@@ -31,8 +31,24 @@ ALIASES = {"nessi-torch": "torchinfo"}
 #: Bytes of one weight, one bias and one activation under each scheme. TFLite keeps int64 biases for int16 activations.
 SCHEMES = {"w8a8": (1, 4, 1), "w8a16": (1, 8, 2), "fp16": (2, 2, 2), "fp32": (4, 4, 4)}
 
-KINDS = ("conv", "depthwise", "transposed_conv", "dense", "attention", "recurrent", "pool", "mean", "add", "mul",
-         "softmax", "batch_norm", "norm", "activation", "move", "other")
+KINDS = (
+    "conv",
+    "depthwise",
+    "transposed_conv",
+    "dense",
+    "attention",
+    "recurrent",
+    "pool",
+    "mean",
+    "add",
+    "mul",
+    "softmax",
+    "batch_norm",
+    "norm",
+    "activation",
+    "move",
+    "other",
+)
 #: Kinds which hold products of weights with activations; `products` of the others is zero, except for attention.
 WEIGHTED_KINDS = frozenset({"conv", "depthwise", "transposed_conv", "dense", "recurrent"})
 
@@ -163,19 +179,38 @@ def _st_attention(op: Op) -> int:
 
 
 _CORE: dict[str, Callable[[Op], int]] = {
-    **dict.fromkeys(WEIGHTED_KINDS, window_products), "attention": attention_products}
+    **dict.fromkeys(WEIGHTED_KINDS, window_products),
+    "attention": attention_products,
+}
 _RULE_TABLE: dict[str, dict[str, Callable[[Op], int]]] = {
     "core": _CORE,
-    "dcase": {**_CORE, **dict.fromkeys(WEIGHTED_KINDS, _dcase_weighted), "transposed_conv": _dcase_transposed,
-              "batch_norm": _parameters_once, "norm": _parameters_once},
+    "dcase": {
+        **_CORE,
+        **dict.fromkeys(WEIGHTED_KINDS, _dcase_weighted),
+        "transposed_conv": _dcase_transposed,
+        "batch_norm": _parameters_once,
+        "norm": _parameters_once,
+    },
     "torchinfo": dict.fromkeys(KINDS, _torchinfo),
     # The tool looks at these operators and no others.
-    "nessi-tflite": {"conv": window_products, "depthwise": window_products, "dense": window_products,
-                     "pool": pool_reads, "mean": mean_reads, "add": add_writes},
-    "vela": {**_CORE, "pool": pool_reads, "mean": mean_reads, "softmax": _vela_softmax,
-             "attention": _vela_attention},
-    "st": {**_CORE, **dict.fromkeys(WEIGHTED_KINDS, _st_weighted), "pool": pool_reads, "mean": mean_reads,
-           "add": add_writes, "softmax": _st_softmax, "attention": _st_attention},
+    "nessi-tflite": {
+        "conv": window_products,
+        "depthwise": window_products,
+        "dense": window_products,
+        "pool": pool_reads,
+        "mean": mean_reads,
+        "add": add_writes,
+    },
+    "vela": {**_CORE, "pool": pool_reads, "mean": mean_reads, "softmax": _vela_softmax, "attention": _vela_attention},
+    "st": {
+        **_CORE,
+        **dict.fromkeys(WEIGHTED_KINDS, _st_weighted),
+        "pool": pool_reads,
+        "mean": mean_reads,
+        "add": add_writes,
+        "softmax": _st_softmax,
+        "attention": _st_attention,
+    },
 }
 
 
@@ -201,8 +236,10 @@ def why_not(rule: str, kind_of_file: str) -> str | None:
         UsageError: no such rule.
     """
     if check_rule(rule) == "torchinfo" and kind_of_file != "torch":
-        return ("torchinfo counts the network before batch normalisation is folded, and a file without batch "
-                "normalisation does not say what was folded: see dcase, the same count after folding")
+        return (
+            "torchinfo counts the network before batch normalisation is folded, and a file without batch "
+            "normalisation does not say what was folded: see dcase, the same count after folding"
+        )
     return None
 
 
@@ -214,14 +251,28 @@ def convolution(weight_shape: tuple[int, ...], output_shape: tuple[int, ...], *,
         output_shape: (N, Cout, *spatial) or, without a batch, (Cout, *spatial).
     """
     spatial = len(weight_shape) - 2
-    positions = prod(output_shape[len(output_shape) - spatial:]) * prod(output_shape[:len(output_shape) - spatial - 1])
+    positions = prod(output_shape[len(output_shape) - spatial :]) * prod(
+        output_shape[: len(output_shape) - spatial - 1]
+    )
     depthwise = groups > 1 and weight_shape[1] == 1
-    return Op("depthwise" if depthwise else "conv", weights=prod(weight_shape), positions=positions,
-              bias=weight_shape[0] if bias else 0, bias_positions=positions, output_elements=prod(output_shape))
+    return Op(
+        "depthwise" if depthwise else "conv",
+        weights=prod(weight_shape),
+        positions=positions,
+        bias=weight_shape[0] if bias else 0,
+        bias_positions=positions,
+        output_elements=prod(output_shape),
+    )
 
 
-def transposed_convolution(weight_shape: tuple[int, ...], input_shape: tuple[int, ...],
-                           output_shape: tuple[int, ...], *, groups: int, bias: bool) -> Op:
+def transposed_convolution(
+    weight_shape: tuple[int, ...],
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    *,
+    groups: int,
+    bias: bool,
+) -> Op:
     """A transposed convolution in torch's layout: each input position meets every weight of its channel.
 
     Args:
@@ -229,16 +280,28 @@ def transposed_convolution(weight_shape: tuple[int, ...], input_shape: tuple[int
         input_shape, output_shape: (N, C, *spatial) or, without a batch, (C, *spatial).
     """
     spatial = len(weight_shape) - 2
-    batch = prod(output_shape[:len(output_shape) - spatial - 1])
-    return Op("transposed_conv", weights=prod(weight_shape), positions=batch * prod(input_shape[-spatial:]),
-              bias=weight_shape[1] * groups if bias else 0, bias_positions=batch * prod(output_shape[-spatial:]),
-              input_elements=prod(input_shape), output_elements=prod(output_shape))
+    batch = prod(output_shape[: len(output_shape) - spatial - 1])
+    return Op(
+        "transposed_conv",
+        weights=prod(weight_shape),
+        positions=batch * prod(input_shape[-spatial:]),
+        bias=weight_shape[1] * groups if bias else 0,
+        bias_positions=batch * prod(output_shape[-spatial:]),
+        input_elements=prod(input_shape),
+        output_elements=prod(output_shape),
+    )
 
 
 def dense(in_features: int, out_features: int, rows: int, *, bias: bool) -> Op:
     """A dense layer applied to `rows` vectors."""
-    return Op("dense", weights=in_features * out_features, positions=rows, bias=out_features if bias else 0,
-              bias_positions=rows, output_elements=rows * out_features)
+    return Op(
+        "dense",
+        weights=in_features * out_features,
+        positions=rows,
+        bias=out_features if bias else 0,
+        bias_positions=rows,
+        output_elements=rows * out_features,
+    )
 
 
 def einsum_products(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[int, bool]:
@@ -251,11 +314,15 @@ def einsum_products(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[i
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if "..." in equation:
-        hidden = [len(shape) - len(term.replace("...", "")) if "..." in term else 0
-                  for term, shape in zip(terms, shapes, strict=True)]
+        hidden = [
+            len(shape) - len(term.replace("...", "")) if "..." in term else 0
+            for term, shape in zip(terms, shapes, strict=True)
+        ]
         letters = [chr(0x100 + index) for index in range(max(hidden))]  # letters which no equation uses
-        terms = [term.replace("...", "".join(letters[len(letters) - count:]))
-                 for term, count in zip(terms, hidden, strict=True)]
+        terms = [
+            term.replace("...", "".join(letters[len(letters) - count :]))
+            for term, count in zip(terms, hidden, strict=True)
+        ]
         right = right.replace("...", "".join(letters)) if arrow else "".join(letters)
     if not arrow:
         named = "".join(terms)
@@ -267,7 +334,7 @@ def einsum_products(equation: str, shapes: Sequence[tuple[int, ...]]) -> tuple[i
             sizes[letter] = size if sizes.get(letter, 1) == 1 else sizes[letter]
     products, summed, current = 0, False, set(terms[0])
     for index, term in enumerate(terms[1:], start=1):
-        later = set(right).union(*terms[index + 1:])
+        later = set(right).union(*terms[index + 1 :])
         joint = current | set(term)
         products += prod(sizes[letter] for letter in joint)
         summed |= bool(joint - later)

@@ -1,8 +1,8 @@
 """Device classes: where a model runs, what it may cost there, and which runtime stands for it.
 
-The data is `models/devices.toml`, with a source for every number. A user's `budgets.toml` has the same form: a known
-name overrides single entries, a new name adds a class (`like = "cortex-m4"` starts from another). All mistakes of a
-file are reported together. `python -m edgepress.models.devices.classes` prints docs/devices.md.
+The data is `models/devices/devices.toml`, with a source for every number. A user's `budgets.toml` has the same form: a
+known name overrides single entries, a new name adds a class (`like = "cortex-m4"` starts from another). All mistakes of
+a file are reported together. `python -m edgepress.models.devices.classes` prints docs/devices.md.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ from edgepress.models.limits import METRIC_UNITS, Limits
 
 #: Name in files and on the command line -> field of `Limits`.
 METRICS = {
-    "macs": "macs", "params": "params", "weights": "weight_bytes", "file": "file_bytes", "flash": "flash_bytes",
-    "arena": "arena_bytes", "peak": "peak_activation_bytes", "accuracy": "accuracy", "log_loss": "log_loss",
+    "macs": "macs",
+    "params": "params",
+    "weights": "weight_bytes",
+    "file": "file_bytes",
+    "flash": "flash_bytes",
+    "arena": "arena_bytes",
+    "peak": "peak_activation_bytes",
+    "accuracy": "accuracy",
+    "log_loss": "log_loss",
     "latency": "latency_ms",
 }
 LEVELS = ("error", "warn", "off")
@@ -151,8 +158,9 @@ def pick(name: str, known: dict[str, DeviceClass]) -> DeviceClass:
 
     near = get_close_matches(name, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UsageError(f"the device class {name!r} is unknown{hint}: known are {', '.join(known)}; "
-                     "add your own in budgets.toml")
+    raise UsageError(
+        f"the device class {name!r} is unknown{hint}: known are {', '.join(known)}; add your own in budgets.toml"
+    )
 
 
 @dataclass(frozen=True)
@@ -202,8 +210,9 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
-def _checked(raw: dict[str, Any], known: dict[str, DeviceClass], subject: str,
-             sources: bool = False) -> tuple[dict[str, DeviceClass], dict[str, str]]:
+def _checked(
+    raw: dict[str, Any], known: dict[str, DeviceClass], subject: str, sources: bool = False
+) -> tuple[dict[str, DeviceClass], dict[str, str]]:
     """Check a whole file and merge it over what is known; every mistake is reported at once."""
     from edgepress.models.devices.schema import check_file
 
@@ -216,7 +225,7 @@ def _checked(raw: dict[str, Any], known: dict[str, DeviceClass], subject: str,
             continue
         before = devices.get(start if start is not None else name)
         if before is None and "runtime" not in entry:
-            errors.append(f"device.{name} is new and needs runtime = ... (or like = \"a known class\")")
+            errors.append(f'device.{name} is new and needs runtime = ... (or like = "a known class")')
             continue
         devices[name] = _merged(name, before, entry)
     errors += [problem for name in entries if name in devices for problem in _contradictions(devices[name])]
@@ -241,12 +250,15 @@ def _contradictions(device: DeviceClass) -> list[str]:
     problems = []
     arena = device.rules["arena"].maximum if "arena" in device.rules else None
     if None not in (arena, device.ram_bytes) and arena > device.ram_bytes - (device.ram_reserved_bytes or 0):  # type: ignore[operator]
-        problems.append(f"device.{device.name}.arena is larger than ram less ram_reserved "
-                        f"({device.ram_bytes} - {device.ram_reserved_bytes or 0} B)")
+        problems.append(
+            f"device.{device.name}.arena is larger than ram less ram_reserved "
+            f"({device.ram_bytes} - {device.ram_reserved_bytes or 0} B)"
+        )
     flash = device.rules["flash"].maximum if "flash" in device.rules else None
     if flash is not None and flash <= device.flash_runtime_bytes:
-        problems.append(f"device.{device.name}.flash leaves nothing beside flash_runtime "
-                        f"({device.flash_runtime_bytes} B)")
+        problems.append(
+            f"device.{device.name}.flash leaves nothing beside flash_runtime ({device.flash_runtime_bytes} B)"
+        )
     for metric, rule in device.rules.items():
         if rule.level != "off" and all(v is None for v in (rule.maximum, rule.minimum, rule.max_drop, rule.max_growth)):
             problems.append(f"device.{device.name}.{metric} has a level but no max, min, max_drop or max_growth")
@@ -261,7 +273,7 @@ def parse_hertz(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(kHz|MHz|GHz)\s*", str(text))
     if match is None:
-        raise ValueError(f"{text!r} is not a frequency: write \"120 MHz\"")
+        raise ValueError(f'{text!r} is not a frequency: write "120 MHz"')
     return round(float(match[1]) * {"kHz": 1e3, "MHz": 1e6, "GHz": 1e9}[match[2]])
 
 

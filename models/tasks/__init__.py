@@ -1,4 +1,4 @@
-"""A name or a folder goes in, a Task comes out: clips, labels, recording devices, splits, and how well they are told apart."""
+"""A name or a folder goes in, a Task comes out: clips, labels, devices, splits, and how well they are told apart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOME = {
     "Task": "edgepress.models.tasks.task",
     "load_task": "edgepress.models.tasks.task",
 }
-__all__ = ['LogMel', 'Split', 'Task', 'evaluate', 'load_task', 'log_mel', 'log_mel_torch']
+__all__ = ["LogMel", "Split", "Task", "evaluate", "load_task", "log_mel", "log_mel_torch"]
 
 
 def __getattr__(name: str) -> Any:

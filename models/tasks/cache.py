@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.atomic import new_directory
 from edgepress.models.errors import UsageError
 
@@ -39,8 +40,9 @@ def digest(*parts: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def cached_array(root: Path, kind: str, key: str, shape: tuple[int, ...], dtype: Any,
-                 fill: Callable[[np.ndarray], None]) -> np.ndarray:
+def cached_array(
+    root: Path, kind: str, key: str, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]
+) -> np.ndarray:
     """The array of this key, memory-mapped and read-only; made by `fill` when it is not there or damaged.
 
     Args:
@@ -68,8 +70,10 @@ def cached_array(root: Path, kind: str, key: str, shape: tuple[int, ...], dtype:
         need = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         free = shutil.disk_usage(entry.parent).free
         if need + 2**26 > free:
-            raise UsageError(f"the cache {root} needs {need / 1e9:.1f} GB for {kind}, but {free / 1e9:.1f} GB are "
-                             "free; set EDGEPRESS_CACHE to a larger disk")
+            raise UsageError(
+                f"the cache {root} needs {need / 1e9:.1f} GB for {kind}, but {free / 1e9:.1f} GB are "
+                "free; set EDGEPRESS_CACHE to a larger disk"
+            )
         with new_directory(entry, overwrite=True) as folder:
             array = np.lib.format.open_memmap(folder / "data.npy", mode="w+", dtype=dtype, shape=shape)
             fill(array)
@@ -103,5 +107,7 @@ def locked(entry: Path) -> Any:
         # What acquire() returns releases the lock at the end of a `with` block.
         return FileLock(entry.parent / f".{entry.name}.lock").acquire()
     except OSError as error:
-        raise UsageError(f"cannot write the cache {entry.parent}: {error.strerror or error}; "
-                         "set EDGEPRESS_CACHE to a writable folder") from error
+        raise UsageError(
+            f"cannot write the cache {entry.parent}: {error.strerror or error}; "
+            "set EDGEPRESS_CACHE to a writable folder"
+        ) from error

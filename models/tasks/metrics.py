@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.errors import UsageError
 
 #: A probability is never taken below this, so that one sure mistake costs at most 34.5 nats (as in scikit-learn's
@@ -14,9 +15,16 @@ SMALLEST_PROBABILITY = 1e-15
 _Z95 = 1.959963984540054
 
 
-def evaluate(logits: np.ndarray, labels: np.ndarray, devices: Sequence[str] | None = None,
-             classes: Sequence[str] = (), identifiers: Sequence[str] | None = None, unseen: Sequence[str] = (), *,
-             probabilities: bool = False) -> dict[str, Any]:
+def evaluate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    devices: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
+    identifiers: Sequence[str] | None = None,
+    unseen: Sequence[str] = (),
+    *,
+    probabilities: bool = False,
+) -> dict[str, Any]:
     """Measure predictions on labelled clips.
 
     The predicted class is the largest entry, the first one in a tie. Log loss is the mean of -ln p(label), with
@@ -53,17 +61,27 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, devices: Sequence[str] | No
         number = int(chosen.sum())
         if not number:
             return None
-        return {"correct": int(right[chosen].sum()), "total": number,
-                "accuracy": float(right[chosen].mean()), "log_loss": float(loss[chosen].mean())}
+        return {
+            "correct": int(right[chosen].sum()),
+            "total": number,
+            "accuracy": float(right[chosen].mean()),
+            "log_loss": float(loss[chosen].mean()),
+        }
 
     by_class = {name: figures(labels == index) for index, name in enumerate(names)}
     confusion = np.zeros((count, count), np.int64)
     np.add.at(confusion, (labels, predictions), 1)
     result: dict[str, Any] = {
-        "correct": int(right.sum()), "total": total, "accuracy": float(right.mean()), "log_loss": float(loss.mean()),
+        "correct": int(right.sum()),
+        "total": total,
+        "accuracy": float(right.mean()),
+        "log_loss": float(loss.mean()),
         "interval": list(wilson(int(right.sum()), total)),
         "macro_accuracy": float(np.mean([entry["accuracy"] for entry in by_class.values() if entry])),
-        "by_class": by_class, "confusion": confusion.tolist(), "classes": list(names)}
+        "by_class": by_class,
+        "confusion": confusion.tolist(),
+        "classes": list(names),
+    }
     if devices is not None:
         where = _strings(devices, total, "devices")
         is_unseen = np.isin(where, list(unseen))
@@ -93,8 +111,14 @@ def wilson(correct: int, total: int, z: float = _Z95) -> tuple[float, float]:
     return low, high
 
 
-def cluster_bootstrap(values: np.ndarray, identifiers: Sequence[str] | np.ndarray, *, level: float = 0.95,
-                      draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+def cluster_bootstrap(
+    values: np.ndarray,
+    identifiers: Sequence[str] | np.ndarray,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
     """Percentile interval of the mean when whole recording locations are drawn with replacement.
 
     Clips of one location resemble each other, so that intervals over clips are too narrow (Field and Welsh 2007,
@@ -116,8 +140,15 @@ def cluster_bootstrap(values: np.ndarray, identifiers: Sequence[str] | np.ndarra
     return float(low), float(high)
 
 
-def paired_cluster_bootstrap(a: np.ndarray, b: np.ndarray, identifiers: Sequence[str] | np.ndarray | None = None, *,
-                             level: float = 0.95, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
+def paired_cluster_bootstrap(
+    a: np.ndarray,
+    b: np.ndarray,
+    identifiers: Sequence[str] | np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> dict[str, Any]:
     """The difference of two predictions on the same clips, with the interval of a paired cluster bootstrap.
 
     Args:
@@ -138,8 +169,12 @@ def paired_cluster_bootstrap(a: np.ndarray, b: np.ndarray, identifiers: Sequence
         raise UsageError(f"paired values must be two vectors of one length, not {first.shape} and {second.shape}")
     groups = tuple(map(str, range(len(first)))) if identifiers is None else identifiers
     interval = cluster_bootstrap(first - second, groups, level=level, draws=draws, seed=seed)
-    return {"difference": float(np.mean(first - second)), "interval": list(interval),
-            "clusters": len(set(map(str, groups))), "differs": not interval[0] <= 0.0 <= interval[1]}
+    return {
+        "difference": float(np.mean(first - second)),
+        "interval": list(interval),
+        "clusters": len(set(map(str, groups))),
+        "differs": not interval[0] <= 0.0 <= interval[1],
+    }
 
 
 def _cluster_draws(values: np.ndarray, identifiers: Sequence[str] | np.ndarray, draws: int, seed: int) -> np.ndarray:
@@ -154,15 +189,17 @@ def _cluster_draws(values: np.ndarray, identifiers: Sequence[str] | np.ndarray, 
     step = max(1, 2_000_000 // len(sizes))  # bounds the table of draws to 16 MB
     for start in range(0, draws, step):
         picked = rng.integers(0, len(sizes), (min(step, draws - start), len(sizes)))
-        means[start:start + len(picked)] = sums[picked].sum(1) / sizes[picked].sum(1)
+        means[start : start + len(picked)] = sums[picked].sum(1) / sizes[picked].sum(1)
     return means
 
 
 def _log_probabilities(logits: np.ndarray, labels: np.ndarray, probabilities: bool) -> tuple[np.ndarray, np.ndarray]:
     values, labels = np.asarray(logits, np.float64), np.asarray(labels)
     if values.ndim != 2 or not values.size or labels.shape != values.shape[:1]:
-        raise UsageError(f"predictions must be [clips, classes] with one label per clip, not {values.shape} "
-                         f"with labels {labels.shape}")
+        raise UsageError(
+            f"predictions must be [clips, classes] with one label per clip, not {values.shape} "
+            f"with labels {labels.shape}"
+        )
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= values.shape[1]:
         raise UsageError(f"labels must be integers from 0 to {values.shape[1] - 1}")
     if not np.isfinite(values).all():

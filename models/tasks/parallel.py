@@ -22,8 +22,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_batches(work: Callable[[Sequence[Item]], Result], items: Sequence[Item], *, batch: int, title: str,
-                workers: int | None = None) -> list[Result]:
+def map_batches(
+    work: Callable[[Sequence[Item]], Result],
+    items: Sequence[Item],
+    *,
+    batch: int,
+    title: str,
+    workers: int | None = None,
+) -> list[Result]:
     """`work` on consecutive batches of `items`, in parallel; results in order.
 
     Args:
@@ -34,7 +40,7 @@ def map_batches(work: Callable[[Sequence[Item]], Result], items: Sequence[Item],
         workers: threads; None takes all cores.
     """
     workers = workers or cores()
-    pieces = [items[start:start + batch] for start in range(0, len(items), batch)]
+    pieces = [items[start : start + batch] for start in range(0, len(items), batch)]
     results: list[Result] = []
     waiting: deque[Future[Result]] = deque()
     with _Progress(title, len(items)) as progress, ThreadPoolExecutor(workers) as pool:
@@ -70,8 +76,13 @@ class _Progress:
             from rich.console import Console
             from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-            self._bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(),
-                                 console=Console(stderr=True), transient=True)
+            self._bar = Progress(
+                *Progress.get_default_columns()[:2],
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
             self._task = self._bar.add_task(self._title, total=self._total)
             self._bar.start()
         if self._bar is not None:

@@ -55,8 +55,9 @@ def cut_validation(labels: np.ndarray, groups: Sequence[str], share: float = VAL
     return np.array([group in chosen for group in groups], bool)
 
 
-def pick_calibration(labels: np.ndarray, devices: Sequence[str] | None, names: Sequence[str],
-                     clips: int = CALIBRATION_CLIPS) -> np.ndarray:
+def pick_calibration(
+    labels: np.ndarray, devices: Sequence[str] | None, names: Sequence[str], clips: int = CALIBRATION_CLIPS
+) -> np.ndarray:
     """Choose clips for calibration, spread over classes and recording devices in their proportions.
 
     Every (class, device) cell gets its share by largest remainder; within a cell, clips come in the order of a hash
@@ -73,10 +74,13 @@ def pick_calibration(labels: np.ndarray, devices: Sequence[str] | None, names: S
     exact = {cell: clips * len(members) / total for cell, members in cells.items()} if total else {}
     quota = {cell: int(value) for cell, value in exact.items()}
     by_remainder = sorted(exact, key=lambda cell: (quota[cell] - exact[cell], cell))
-    for cell in by_remainder[:clips - sum(quota.values())]:
+    for cell in by_remainder[: clips - sum(quota.values())]:
         quota[cell] += 1
-    picked = [index for cell, members in cells.items()
-              for index in sorted(members, key=lambda one: _hash(names[one]))[:quota[cell]]]
+    picked = [
+        index
+        for cell, members in cells.items()
+        for index in sorted(members, key=lambda one: _hash(names[one]))[: quota[cell]]
+    ]
     return np.array(sorted(picked), np.int64)
 
 

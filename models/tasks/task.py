@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import LogMel
 
 SPLITS = ("train", "validation", "test", "calibration")
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
 _SYNTHETIC = re.compile(r"synthetic(?::(\d{1,9}))?\Z")
-SOURCES = ('"synthetic" or "synthetic:SEED", a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile (with '
-           '"@split25" for a training subset), an .npz file, or "package.module:factory"')
+SOURCES = (
+    '"synthetic" or "synthetic:SEED", a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile (with '
+    '"@split25" for a training subset), an .npz file, or "package.module:factory"'
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +55,16 @@ class Split:
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Split:
         """The clips at these positions, in their order."""
+
         def pick(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
             return None if values is None else tuple(values[index] for index in indices)
 
-        return Split(pick(self.names) or (), self.labels[np.asarray(indices, np.int64)],
-                     pick(self.devices), pick(self.identifiers))
+        return Split(
+            pick(self.names) or (),
+            self.labels[np.asarray(indices, np.int64)],
+            pick(self.devices),
+            pick(self.identifiers),
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +127,10 @@ class Task:
             raise UsageError(f"task {self.name}: unknown splits {unknown}; known are {', '.join(SPLITS)}")
         for name, split in self.splits.items():
             if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
-                raise UsageError(f"task {self.name}, split {name}: labels reach from {split.labels.min()} to "
-                                 f"{split.labels.max()}, but there are {len(self.classes)} classes")
+                raise UsageError(
+                    f"task {self.name}, split {name}: labels reach from {split.labels.min()} to "
+                    f"{split.labels.max()}, but there are {len(self.classes)} classes"
+                )
 
     def has(self, split_name: str) -> bool:
         """Whether the split exists and holds a clip."""
@@ -163,8 +173,10 @@ class Task:
         """
         self.split(split_name)
         if self.read_waveforms is None:
-            raise UsageError(f"task {self.name} holds no audio; augmentation on waveforms (DIR, waveform roll) needs "
-                             "a folder of clips, so leave it out")
+            raise UsageError(
+                f"task {self.name} holds no audio; augmentation on waveforms (DIR, waveform roll) needs "
+                "a folder of clips, so leave it out"
+            )
         return self.read_waveforms(split_name)
 
     def stored_inputs(self, split_name: str) -> np.ndarray:
@@ -197,8 +209,9 @@ class Task:
         return found
 
 
-def load_task(source: str | Path, *, front_end: LogMel | None = None, cache: str | Path | None = None,
-              trust: bool = False) -> Task:
+def load_task(
+    source: str | Path, *, front_end: LogMel | None = None, cache: str | Path | None = None, trust: bool = False
+) -> Task:
     """Open a task.
 
     Args:
@@ -241,8 +254,10 @@ def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | Non
     import inspect
 
     if not trust:
-        raise UsageError(f"data = {source!r} would run code of {source.split(':')[0]}; allow it with trust=True "
-                         "(--trust) if you know where it comes from")
+        raise UsageError(
+            f"data = {source!r} would run code of {source.split(':')[0]}; allow it with trust=True "
+            "(--trust) if you know where it comes from"
+        )
     from edgepress.models.checkpoints.registry import announce_code
 
     module_name, name = source.split(":")
@@ -250,8 +265,9 @@ def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | Non
     try:
         factory = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"data = {source!r}: {error}; check the name, and that the package is importable from "
-                         f"{os.getcwd()}") from error
+        raise UsageError(
+            f"data = {source!r}: {error}; check the name, and that the package is importable from {os.getcwd()}"
+        ) from error
     offered = {"front_end": front_end, "cache": cache}
     try:
         accepted = inspect.signature(factory).parameters

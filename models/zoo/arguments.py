@@ -34,8 +34,9 @@ def number(name: str, value: Any, minimum: float, maximum: float) -> float:
     return float(value)
 
 
-def whole_numbers(name: str, value: Any, count: int | tuple[int, int], minimum: int = 1,
-                  maximum: int = MAX_CHANNELS) -> tuple[int, ...]:
+def whole_numbers(
+    name: str, value: Any, count: int | tuple[int, int], minimum: int = 1, maximum: int = MAX_CHANNELS
+) -> tuple[int, ...]:
     """`value` as a tuple of ints.
 
     Args:

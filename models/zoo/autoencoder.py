@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from edgepress.models.zoo.arguments import whole_number
 from torch import Tensor, nn
+
+from edgepress.models.zoo.arguments import whole_number
 
 
 class AutoEncoder(nn.Module):
@@ -44,8 +45,12 @@ def autoencoder(n_inputs: int = 640, hidden: int = 128, latent: int = 8, n_layer
     Raises:
         UsageError: an argument is out of its range.
     """
-    return AutoEncoder(whole_number("n_inputs", n_inputs, 1, 65_536), whole_number("hidden", hidden),
-                       whole_number("latent", latent), whole_number("n_layers", n_layers, 1, 64))
+    return AutoEncoder(
+        whole_number("n_inputs", n_inputs, 1, 65_536),
+        whole_number("hidden", hidden),
+        whole_number("latent", latent),
+        whole_number("n_layers", n_layers, 1, 64),
+    )
 
 
 def _dense(widths: list[int]) -> nn.Sequential:

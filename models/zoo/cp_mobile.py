@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from edgepress.models.errors import UsageError
 from edgepress.models.zoo.arguments import MAX_CHANNELS, MAX_CLASSES, number, whole_number, whole_numbers
-from torch import Tensor, nn
 
 #: Block -> stride (frequency, time) where it is not (1, 1).
 STRIDES = {"b2": (2, 2), "b4": (2, 1)}
@@ -44,7 +45,8 @@ class Block(nn.Module):
         self.block = nn.Sequential(
             conv_bn(in_channels, expanded, 1, relu=True),
             conv_bn(expanded, expanded, 3, stride, groups=expanded, relu=True),
-            conv_bn(expanded, out_channels, 1, relu=False))
+            conv_bn(expanded, out_channels, 1, relu=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.block(x)
@@ -56,12 +58,20 @@ class Block(nn.Module):
 class CPMobile(nn.Module):
     """Log-mel [B, in_channels, F, T] -> logits [B, n_classes]; built by `cp_mobile`."""
 
-    def __init__(self, in_channels: int, n_classes: int, widths: Sequence[int], expansion_rate: float,
-                 n_blocks: Sequence[int], strides: Mapping[str, tuple[int, int]]):
+    def __init__(
+        self,
+        in_channels: int,
+        n_classes: int,
+        widths: Sequence[int],
+        expansion_rate: float,
+        n_blocks: Sequence[int],
+        strides: Mapping[str, tuple[int, int]],
+    ):
         super().__init__()
         stem = widths[0] // 4
-        self.in_c = nn.Sequential(conv_bn(in_channels, stem, 3, (2, 2), relu=True),
-                                  conv_bn(stem, widths[0], 3, (2, 2), relu=True))
+        self.in_c = nn.Sequential(
+            conv_bn(in_channels, stem, 3, (2, 2), relu=True), conv_bn(stem, widths[0], 3, (2, 2), relu=True)
+        )
         self.stages = nn.Sequential()
         index, width = 0, widths[0]
         for stage_index, (stage_width, count) in enumerate(zip(widths[1:], n_blocks, strict=True), 1):
@@ -72,8 +82,9 @@ class CPMobile(nn.Module):
                 stage.add_module(f"b{index}", Block(width, stage_width, expanded, strides.get(f"b{index}", (1, 1))))
                 width = stage_width
             self.stages.add_module(f"s{stage_index}", stage)
-        self.feed_forward = nn.Sequential(nn.Conv2d(width, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes),
-                                          nn.AdaptiveAvgPool2d((1, 1)))
+        self.feed_forward = nn.Sequential(
+            nn.Conv2d(width, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes), nn.AdaptiveAvgPool2d((1, 1))
+        )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -91,9 +102,15 @@ class CPMobile(nn.Module):
         return self.feed_forward(body).flatten(1), body.mean((2, 3))
 
 
-def cp_mobile(n_classes: int = 10, in_channels: int = 1, base_channels: int = 32, channels_multiplier: float = 2.3,
-              expansion_rate: float = 3.0, n_blocks: Sequence[int] = (3, 2, 1),
-              strides: Mapping[str, Sequence[int]] | None = None) -> CPMobile:
+def cp_mobile(
+    n_classes: int = 10,
+    in_channels: int = 1,
+    base_channels: int = 32,
+    channels_multiplier: float = 2.3,
+    expansion_rate: float = 3.0,
+    n_blocks: Sequence[int] = (3, 2, 1),
+    strides: Mapping[str, Sequence[int]] | None = None,
+) -> CPMobile:
     """Build a CP-Mobile.
 
     Args:
@@ -113,9 +130,14 @@ def cp_mobile(n_classes: int = 10, in_channels: int = 1, base_channels: int = 32
     blocks = whole_numbers("n_blocks", n_blocks, (1, 8), 1, 32)
     widths = [base] + [make_divisible(base * growth**stage) for stage in range(len(blocks))]
     whole_number("the width of the last stage", widths[-1], 8, MAX_CHANNELS)
-    return CPMobile(whole_number("in_channels", in_channels), whole_number("n_classes", n_classes, 1, MAX_CLASSES),
-                    widths, number("expansion_rate", expansion_rate, 0.125, 16), blocks,
-                    _checked_strides(STRIDES if strides is None else strides, sum(blocks), default=strides is None))
+    return CPMobile(
+        whole_number("in_channels", in_channels),
+        whole_number("n_classes", n_classes, 1, MAX_CLASSES),
+        widths,
+        number("expansion_rate", expansion_rate, 0.125, 16),
+        blocks,
+        _checked_strides(STRIDES if strides is None else strides, sum(blocks), default=strides is None),
+    )
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -124,8 +146,14 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
-def conv_bn(in_channels: int, out_channels: int, kernel: int, stride: tuple[int, int] = (1, 1), groups: int = 1,
-            relu: bool = True) -> nn.Sequential:
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: tuple[int, int] = (1, 1),
+    groups: int = 1,
+    relu: bool = True,
+) -> nn.Sequential:
     """Convolution (no bias) with centred padding, BatchNorm, and perhaps ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels), *([nn.ReLU()] if relu else []))

@@ -14,9 +14,10 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+
 from edgepress.models.errors import UsageError
 from edgepress.models.zoo.arguments import MAX_CLASSES, choice, number, whole_number, whole_numbers
-from torch import Tensor, nn
 
 INITS = ("small", "published")
 #: Of the second convolutions and the head under `init="small"`.
@@ -48,17 +49,27 @@ class Block(nn.Module):
 class CPResNet(nn.Module):
     """Log-mel [B, in_channels, F, T] -> logits [B, n_classes]; built by `cp_resnet`."""
 
-    def __init__(self, in_channels: int, n_classes: int, widths: Sequence[int], n_blocks: Sequence[int],
-                 kernels: Sequence[Sequence[tuple[int, int]]], groups: Sequence[int]):
+    def __init__(
+        self,
+        in_channels: int,
+        n_classes: int,
+        widths: Sequence[int],
+        n_blocks: Sequence[int],
+        kernels: Sequence[Sequence[tuple[int, int]]],
+        groups: Sequence[int],
+    ):
         super().__init__()
-        self.in_c = nn.Sequential(nn.Conv2d(in_channels, widths[0], 5, stride=2, padding=1, bias=False),
-                                  nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.in_c = nn.Sequential(
+            nn.Conv2d(in_channels, widths[0], 5, stride=2, padding=1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
         before = (widths[0], widths[0], widths[1])
         self.stage1, self.stage2, self.stage3 = (
-            _stage(before[i], widths[i], n_blocks[i], kernels[i], groups[i], pooled=i == 0) for i in range(3))
+            _stage(before[i], widths[i], n_blocks[i], kernels[i], groups[i], pooled=i == 0) for i in range(3)
+        )
         last = widths[2] if n_blocks[2] else widths[1]
-        self.feed_forward = nn.Sequential(nn.Conv2d(last, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes),
-                                          nn.AdaptiveAvgPool2d((1, 1)))
+        self.feed_forward = nn.Sequential(
+            nn.Conv2d(last, n_classes, 1, bias=False), nn.BatchNorm2d(n_classes), nn.AdaptiveAvgPool2d((1, 1))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.feed_forward(self._body(x)).flatten(1)
@@ -76,10 +87,20 @@ class CPResNet(nn.Module):
         return self.stage3(self.stage2(self.stage1(self.in_c(x))))
 
 
-def cp_resnet(rho: int = 8, in_channels: int = 1, n_classes: int = 10, base_channels: int = 32,
-              cut_channels_s2: int = 0, cut_channels_s3: int = 0, channels_multiplier: float = 2,
-              n_blocks: Sequence[int] = (2, 2, 2), s1_group: int = 1, s2_group: int = 1, s3_group: int = 1,
-              init: str = "small") -> CPResNet:
+def cp_resnet(
+    rho: int = 8,
+    in_channels: int = 1,
+    n_classes: int = 10,
+    base_channels: int = 32,
+    cut_channels_s2: int = 0,
+    cut_channels_s3: int = 0,
+    channels_multiplier: float = 2,
+    n_blocks: Sequence[int] = (2, 2, 2),
+    s1_group: int = 1,
+    s2_group: int = 1,
+    s3_group: int = 1,
+    init: str = "small",
+) -> CPResNet:
     """Build a CP-ResNet.
 
     Args:
@@ -105,10 +126,18 @@ def cp_resnet(rho: int = 8, in_channels: int = 1, n_classes: int = 10, base_chan
     groups = [whole_number(f"s{i}_group", g) for i, g in enumerate((s1_group, s2_group, s3_group), 1)]
     for i, group in enumerate(groups):
         if widths[i] % group or widths[max(i - 1, 0)] % group:
-            raise UsageError(f"s{i + 1}_group = {group} must divide the channels of stages {max(i, 1)} and {i + 1} "
-                             f"({widths[max(i - 1, 0)]} and {widths[i]})")
-    model = CPResNet(whole_number("in_channels", in_channels), whole_number("n_classes", n_classes, 1, MAX_CLASSES),
-                     widths, blocks, _kernels(rho), groups)
+            raise UsageError(
+                f"s{i + 1}_group = {group} must divide the channels of stages {max(i, 1)} and {i + 1} "
+                f"({widths[max(i - 1, 0)]} and {widths[i]})"
+            )
+    model = CPResNet(
+        whole_number("in_channels", in_channels),
+        whole_number("n_classes", n_classes, 1, MAX_CLASSES),
+        widths,
+        blocks,
+        _kernels(rho),
+        groups,
+    )
     _initialise(model, choice("init", init, INITS))
     return model
 
@@ -116,28 +145,36 @@ def cp_resnet(rho: int = 8, in_channels: int = 1, n_classes: int = 10, base_chan
 def _widths(base_channels: int, channels_multiplier: float, cut_s2: int, cut_s3: int) -> tuple[int, int, int]:
     base = whole_number("base_channels", base_channels)
     growth = number("channels_multiplier", channels_multiplier, 0.125, 8)
-    widths = (base, int(base * growth) - whole_number("cut_channels_s2", cut_s2, 0),
-              int(base * growth * growth) - whole_number("cut_channels_s3", cut_s3, 0))
+    widths = (
+        base,
+        int(base * growth) - whole_number("cut_channels_s2", cut_s2, 0),
+        int(base * growth * growth) - whole_number("cut_channels_s3", cut_s3, 0),
+    )
     for stage, width in enumerate(widths[1:], 2):
         if width < 1:
-            raise UsageError(f"stage {stage} would have {width} channels: lower cut_channels_s{stage} "
-                             "or raise base_channels")
+            raise UsageError(
+                f"stage {stage} would have {width} channels: lower cut_channels_s{stage} or raise base_channels"
+            )
     return widths
 
 
 def _kernels(rho: int) -> tuple[tuple[tuple[int, int], ...], ...]:
     """Kernel sizes (k1, k2) of both blocks of each stage: every step of rho above 4 turns one more 1 x 1 into 3 x 3."""
+
     def wide(condition: bool) -> int:
         return 3 if condition else 1
 
     extra = rho - 4
-    return (((3, 1), (wide(extra >= -2), wide(extra >= -1))),
-            ((wide(extra >= 0), wide(extra > 0)), (wide(extra > 1), wide(extra > 2))),
-            ((wide(extra > 3), wide(extra > 4)), (wide(extra > 5), wide(extra > 6))))
+    return (
+        ((3, 1), (wide(extra >= -2), wide(extra >= -1))),
+        ((wide(extra >= 0), wide(extra > 0)), (wide(extra > 1), wide(extra > 2))),
+        ((wide(extra > 3), wide(extra > 4)), (wide(extra > 5), wide(extra > 6))),
+    )
 
 
-def _stage(in_channels: int, out_channels: int, n_blocks: int, kernels: Sequence[tuple[int, int]], groups: int,
-           pooled: bool) -> nn.Sequential:
+def _stage(
+    in_channels: int, out_channels: int, n_blocks: int, kernels: Sequence[tuple[int, int]], groups: int, pooled: bool
+) -> nn.Sequential:
     stage = nn.Sequential()
     if pooled:
         stage.add_module("maxpool0", nn.MaxPool2d(2, 2))
@@ -167,7 +204,8 @@ def _initialise(model: CPResNet, init: str) -> None:
         for block in blocks:
             conv1, shortcut = block.conv1, block.shortcut
             # The published code counts blocks in a global that grows with every network; here it is this network's.
-            nn.init.normal_(conv1.weight, 0, math.sqrt(2 / (conv1.kernel_size[0] ** 2 * conv1.out_channels))
-                            * len(blocks) ** -0.5)
+            nn.init.normal_(
+                conv1.weight, 0, math.sqrt(2 / (conv1.kernel_size[0] ** 2 * conv1.out_channels)) * len(blocks) ** -0.5
+            )
             if len(shortcut):
                 nn.init.normal_(shortcut.conv.weight, 0, math.sqrt(2 / shortcut.conv.out_channels))  # type: ignore[union-attr]

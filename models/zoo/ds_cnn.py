@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from edgepress.models.zoo.arguments import MAX_CLASSES, whole_number, whole_numbers
 from edgepress.models.zoo.same_padding import output_size, same_conv
-from torch import Tensor, nn
 
 
 class DSCNN(nn.Module):
@@ -18,13 +19,23 @@ class DSCNN(nn.Module):
 
     def __init__(self, in_channels: int, n_classes: int, channels: int, n_blocks: int, size: tuple[int, int]):
         super().__init__()
-        self.stem = nn.Sequential(*same_conv(size, in_channels, channels, (10, 4), (2, 2)), nn.BatchNorm2d(channels),
-                                  nn.ReLU())
+        self.stem = nn.Sequential(
+            *same_conv(size, in_channels, channels, (10, 4), (2, 2)), nn.BatchNorm2d(channels), nn.ReLU()
+        )
         size = output_size(size, (2, 2))
-        self.blocks = nn.Sequential(*(nn.Sequential(
-            *same_conv(size, channels, channels, (3, 3), (1, 1), groups=channels), nn.BatchNorm2d(channels), nn.ReLU(),
-            nn.Conv2d(channels, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
-            for _ in range(n_blocks)))
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    *same_conv(size, channels, channels, (3, 3), (1, 1), groups=channels),
+                    nn.BatchNorm2d(channels),
+                    nn.ReLU(),
+                    nn.Conv2d(channels, channels, 1, bias=False),
+                    nn.BatchNorm2d(channels),
+                    nn.ReLU(),
+                )
+                for _ in range(n_blocks)
+            )
+        )
         self.pool = nn.AdaptiveAvgPool2d((1, 1))
         self.head = nn.Linear(channels, n_classes)
         for module in self.modules():
@@ -44,8 +55,13 @@ class DSCNN(nn.Module):
         return self.head(latent), latent
 
 
-def ds_cnn(n_classes: int = 12, in_channels: int = 1, channels: int = 64, n_blocks: int = 4,
-           input_size: Sequence[int] = (49, 10)) -> DSCNN:
+def ds_cnn(
+    n_classes: int = 12,
+    in_channels: int = 1,
+    channels: int = 64,
+    n_blocks: int = 4,
+    input_size: Sequence[int] = (49, 10),
+) -> DSCNN:
     """Build a DS-CNN.
 
     Args:
@@ -59,5 +75,10 @@ def ds_cnn(n_classes: int = 12, in_channels: int = 1, channels: int = 64, n_bloc
         UsageError: an argument is out of its range.
     """
     height, width = whole_numbers("input_size", input_size, 2, 1, 65_536)
-    return DSCNN(whole_number("in_channels", in_channels), whole_number("n_classes", n_classes, 1, MAX_CLASSES),
-                 whole_number("channels", channels), whole_number("n_blocks", n_blocks, 1, 64), (height, width))
+    return DSCNN(
+        whole_number("in_channels", in_channels),
+        whole_number("n_classes", n_classes, 1, MAX_CLASSES),
+        whole_number("channels", channels),
+        whole_number("n_blocks", n_blocks, 1, 64),
+        (height, width),
+    )

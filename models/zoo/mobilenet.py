@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgepress.models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
-from edgepress.models.zoo.same_padding import output_size, same_conv
 from torch import Tensor, nn
 
+from edgepress.models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
+from edgepress.models.zoo.same_padding import output_size, same_conv
+
 #: Output channels at width 1 and stride of the thirteen depthwise separable blocks.
-_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1), (512, 1), (512, 1), (512, 1), (512, 1),
-           (1024, 2), (1024, 1))
+_BLOCKS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (512, 1),
+    (1024, 2),
+    (1024, 1),
+)
 
 
 class MobileNet(nn.Module):
@@ -19,16 +33,23 @@ class MobileNet(nn.Module):
     def __init__(self, in_channels: int, n_classes: int, width: float, size: tuple[int, int]):
         super().__init__()
         channels = max(1, int(32 * width))
-        self.stem = nn.Sequential(*same_conv(size, in_channels, channels, (3, 3), (2, 2)), nn.BatchNorm2d(channels),
-                                  nn.ReLU())
+        self.stem = nn.Sequential(
+            *same_conv(size, in_channels, channels, (3, 3), (2, 2)), nn.BatchNorm2d(channels), nn.ReLU()
+        )
         size = output_size(size, (2, 2))
         self.blocks = nn.Sequential()
         for full_width, stride in _BLOCKS:
             out_channels = max(1, int(full_width * width))
-            self.blocks.append(nn.Sequential(
-                *same_conv(size, channels, channels, (3, 3), (stride, stride), groups=channels),
-                nn.BatchNorm2d(channels), nn.ReLU(),
-                nn.Conv2d(channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels), nn.ReLU()))
+            self.blocks.append(
+                nn.Sequential(
+                    *same_conv(size, channels, channels, (3, 3), (stride, stride), groups=channels),
+                    nn.BatchNorm2d(channels),
+                    nn.ReLU(),
+                    nn.Conv2d(channels, out_channels, 1, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                    nn.ReLU(),
+                )
+            )
             size, channels = output_size(size, (stride, stride)), out_channels
         self.pool = nn.AdaptiveAvgPool2d((1, 1))
         self.head = nn.Linear(channels, n_classes)
@@ -49,8 +70,9 @@ class MobileNet(nn.Module):
         return self.head(latent), latent
 
 
-def mobilenet(n_classes: int = 2, in_channels: int = 3, width: float = 0.25,
-              input_size: Sequence[int] = (96, 96)) -> MobileNet:
+def mobilenet(
+    n_classes: int = 2, in_channels: int = 3, width: float = 0.25, input_size: Sequence[int] = (96, 96)
+) -> MobileNet:
     """Build a MobileNetV1.
 
     Args:
@@ -63,5 +85,9 @@ def mobilenet(n_classes: int = 2, in_channels: int = 3, width: float = 0.25,
         UsageError: an argument is out of its range.
     """
     height, wide = whole_numbers("input_size", input_size, 2, 1, 65_536)
-    return MobileNet(whole_number("in_channels", in_channels), whole_number("n_classes", n_classes, 1, MAX_CLASSES),
-                     number("width", width, 0.03125, 4), (height, wide))
+    return MobileNet(
+        whole_number("in_channels", in_channels),
+        whole_number("n_classes", n_classes, 1, MAX_CLASSES),
+        number("width", width, 0.03125, 4),
+        (height, wide),
+    )

@@ -1,7 +1,7 @@
 """PaSST, the audio spectrogram transformer with patchout (Koutini et al., Interspeech 2022, arXiv 2110.05069).
 
 Parameter names and shapes are those of kkoutini/PaSST, so that its weights and those of cpjku_dcase23 load
-(`edgepress.models.zoo.published.load_published`). `forward` gives logits only; `forward_with_latent` gives the features as well.
+(`zoo.published.load_published`). `forward` gives logits only; `forward_with_latent` gives the features as well.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from edgepress.models.errors import UsageError
-from edgepress.models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
 from torch import Tensor, nn
 from torch.nn import functional
+
+from edgepress.models.errors import UsageError
+from edgepress.models.zoo.arguments import MAX_CLASSES, number, whole_number, whole_numbers
 
 
 class PatchEmbedding(nn.Module):
@@ -74,9 +75,21 @@ class Block(nn.Module):
 class PaSST(nn.Module):
     """Log-mel [B, in_channels, F, T] -> logits [B, n_classes]; built by `passt` and `passt_tiny`."""
 
-    def __init__(self, in_channels: int, n_classes: int, grid: tuple[int, int], patch_size: int,
-                 stride: tuple[int, int], embed_dim: int, depth: int, num_heads: int, mlp_hidden: int,
-                 s_patchout_f: int, s_patchout_t: int, u_patchout: int):
+    def __init__(
+        self,
+        in_channels: int,
+        n_classes: int,
+        grid: tuple[int, int],
+        patch_size: int,
+        stride: tuple[int, int],
+        embed_dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_hidden: int,
+        s_patchout_f: int,
+        s_patchout_t: int,
+        u_patchout: int,
+    ):
         super().__init__()
         self.s_patchout_f, self.s_patchout_t, self.u_patchout = s_patchout_f, s_patchout_t, u_patchout
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -90,8 +103,13 @@ class PaSST(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(embed_dim), nn.Linear(embed_dim, n_classes))
         # In the published files, read by nothing: frozen, so that an optimiser and several GPUs do not wait for it.
         self.head_dist = nn.Linear(embed_dim, n_classes).requires_grad_(False)
-        for parameter in (self.cls_token, self.dist_token, self.new_pos_embed, self.freq_new_pos_embed,
-                          self.time_new_pos_embed):
+        for parameter in (
+            self.cls_token,
+            self.dist_token,
+            self.new_pos_embed,
+            self.freq_new_pos_embed,
+            self.time_new_pos_embed,
+        ):
             nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -132,11 +150,13 @@ class PaSST(nn.Module):
         rows, columns = patches.shape[2:]
         positions = self.time_new_pos_embed.shape[3]
         if rows != self.freq_new_pos_embed.shape[2] or columns > positions:
-            raise UsageError(f"the input makes {rows} x {columns} patches, but the network has positions for "
-                             f"{self.freq_new_pos_embed.shape[2]} x {positions}: "
-                             "build it with the input_size of the task")
+            raise UsageError(
+                f"the input makes {rows} x {columns} patches, but the network has positions for "
+                f"{self.freq_new_pos_embed.shape[2]} x {positions}: "
+                "build it with the input_size of the task"
+            )
         start = int(torch.randint(positions - columns + 1, ())) if self.training and columns < positions else 0
-        return patches + self.time_new_pos_embed[..., start:start + columns] + self.freq_new_pos_embed
+        return patches + self.time_new_pos_embed[..., start : start + columns] + self.freq_new_pos_embed
 
     def _structured_patchout(self, patches: Tensor) -> Tensor:
         """Drop whole random rows and columns of the grid, the same for the batch (section 2.2 of the paper)."""
@@ -147,10 +167,21 @@ class PaSST(nn.Module):
         return patches
 
 
-def passt(n_classes: int = 10, in_channels: int = 1, input_size: Sequence[int] = (128, 100), patch_size: int = 16,
-          stride: int | Sequence[int] = 10, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
-          mlp_ratio: float = 4.0, s_patchout_f: int | None = None, s_patchout_t: int = 0, u_patchout: int = 0,
-          time_positions: int | None = None) -> PaSST:
+def passt(
+    n_classes: int = 10,
+    in_channels: int = 1,
+    input_size: Sequence[int] = (128, 100),
+    patch_size: int = 16,
+    stride: int | Sequence[int] = 10,
+    embed_dim: int = 768,
+    depth: int = 12,
+    num_heads: int = 12,
+    mlp_ratio: float = 4.0,
+    s_patchout_f: int | None = None,
+    s_patchout_t: int = 0,
+    u_patchout: int = 0,
+    time_positions: int | None = None,
+) -> PaSST:
     """Build a PaSST; the defaults are PaSST-S on one second of audio.
 
     Args:
@@ -178,29 +209,66 @@ def passt(n_classes: int = 10, in_channels: int = 1, input_size: Sequence[int] =
         raise UsageError(f"patch_size = {patch} must not be larger than the input ({size[0]} x {size[1]})")
     rows, columns = ((n - patch) // s + 1 for n, s in zip(size, strides, strict=True))
     # Published weights count one position per stride, which can be one more than there are patches.
-    positions = max(columns, size[1] // strides[1]) if time_positions is None else whole_number(
-        "time_positions", time_positions, columns, 65_536)
+    positions = (
+        max(columns, size[1] // strides[1])
+        if time_positions is None
+        else whole_number("time_positions", time_positions, columns, 65_536)
+    )
     width, heads = whole_number("embed_dim", embed_dim), whole_number("num_heads", num_heads, 1, 256)
     if width % heads:
         raise UsageError(f"num_heads = {heads} must divide embed_dim = {width}")
     drop_f = rows // 2 if s_patchout_f is None else whole_number("s_patchout_f", s_patchout_f, 0, rows - 1)
     drop_t = whole_number("s_patchout_t", s_patchout_t, 0, columns - 1)
     left = (rows - drop_f) * (columns - drop_t)
-    return PaSST(whole_number("in_channels", in_channels), whole_number("n_classes", n_classes, 1, MAX_CLASSES),
-                 (rows, positions), patch, (strides[0], strides[1]), width, whole_number("depth", depth, 1, 128), heads,
-                 max(1, int(width * number("mlp_ratio", mlp_ratio, 0.125, 16))), drop_f, drop_t,
-                 whole_number("u_patchout", u_patchout, 0, left - 1))
+    return PaSST(
+        whole_number("in_channels", in_channels),
+        whole_number("n_classes", n_classes, 1, MAX_CLASSES),
+        (rows, positions),
+        patch,
+        (strides[0], strides[1]),
+        width,
+        whole_number("depth", depth, 1, 128),
+        heads,
+        max(1, int(width * number("mlp_ratio", mlp_ratio, 0.125, 16))),
+        drop_f,
+        drop_t,
+        whole_number("u_patchout", u_patchout, 0, left - 1),
+    )
 
 
-def passt_tiny(n_classes: int = 10, in_channels: int = 1, input_size: Sequence[int] = (128, 100), patch_size: int = 16,
-               stride: int | Sequence[int] = 10, embed_dim: int = 128, depth: int = 4, num_heads: int = 4,
-               mlp_ratio: float = 4.0, s_patchout_f: int | None = None, s_patchout_t: int = 0, u_patchout: int = 0,
-               time_positions: int | None = None) -> PaSST:
+def passt_tiny(
+    n_classes: int = 10,
+    in_channels: int = 1,
+    input_size: Sequence[int] = (128, 100),
+    patch_size: int = 16,
+    stride: int | Sequence[int] = 10,
+    embed_dim: int = 128,
+    depth: int = 4,
+    num_heads: int = 4,
+    mlp_ratio: float = 4.0,
+    s_patchout_f: int | None = None,
+    s_patchout_t: int = 0,
+    u_patchout: int = 0,
+    time_positions: int | None = None,
+) -> PaSST:
     """`passt` with 4 blocks of width 128: 0.8 M parameters, a step on a CPU costs what a small CP-ResNet's does."""
-    return passt(n_classes, in_channels, input_size, patch_size, stride, embed_dim, depth, num_heads, mlp_ratio,
-                 s_patchout_f, s_patchout_t, u_patchout, time_positions)
+    return passt(
+        n_classes,
+        in_channels,
+        input_size,
+        patch_size,
+        stride,
+        embed_dim,
+        depth,
+        num_heads,
+        mlp_ratio,
+        s_patchout_f,
+        s_patchout_t,
+        u_patchout,
+        time_positions,
+    )
 
 
 def _kept(length: int, dropped: int, device: torch.device) -> Tensor:
     """Indices that stay, sorted; drawn on the CPU so that a seed gives the same ones on every device."""
-    return torch.randperm(length)[:length - dropped].sort().values.to(device)
+    return torch.randperm(length)[: length - dropped].sort().values.to(device)

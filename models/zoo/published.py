@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepress.models.errors import UsageError
 from torch import Tensor, nn
+
+from edgepress.models.errors import UsageError
 
 #: Class of the network -> where its published weights are.
 SOURCES = {
     "PaSST": "https://github.com/kkoutini/PaSST/releases (such as passt-s-f128-p16-s10-ap.476-swa.pt), or fine-tuned "
-             "on TAU at https://github.com/fschmid56/cpjku_dcase23/releases (passt_dirfms_1.pt)",
+    "on TAU at https://github.com/fschmid56/cpjku_dcase23/releases (passt_dirfms_1.pt)",
     "CPResNet": "https://github.com/fschmid56/cpjku_dcase23/releases (cpr_128k_dirfms_1.pt)",
     "CPMobile": "https://github.com/fschmid56/cpjku_dcase23 (DCASE23_Task1)",
 }
@@ -23,8 +24,10 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("", "model.", "net.", "module.", "student.", "model.net.", "module.model.", "net_swa.")
 #: The layers that give the logits: left as they are where the file has other classes.
 _CLASSIFIERS = ("head.1.", "head_dist.", "feed_forward.")
-_CONVERT = ("convert it where you trust it: torch.save({k: v for k, v in torch.load(FILE, weights_only=False)"
-            "['state_dict'].items()}, 'plain.pt')")
+_CONVERT = (
+    "convert it where you trust it: torch.save({k: v for k, v in torch.load(FILE, weights_only=False)"
+    "['state_dict'].items()}, 'plain.pt')"
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,10 @@ def load_published(model: nn.Module, path: str | Path) -> Loaded:
     path = Path(path)
     if not path.is_file():
         source = SOURCES.get(type(model).__name__)
-        raise UsageError(f"{path} does not exist" + (f"; get published weights of {type(model).__name__} from {source}"
-                                                     if source else ""))
+        raise UsageError(
+            f"{path} does not exist"
+            + (f"; get published weights of {type(model).__name__} from {source}" if source else "")
+        )
     wanted = model.state_dict()
     found = _without_prefix(_read(path), wanted)
     state, adapted, fresh, problems = {}, [], [], []
@@ -71,7 +76,7 @@ def load_published(model: nn.Module, path: str | Path) -> Loaded:
             state[name] = given
         elif name == "time_new_pos_embed" and given.shape[:3] == value.shape[:3] and given.shape[3] > value.shape[3]:
             # Evaluation reads the first positions only, whatever the file holds beyond them.
-            state[name] = given[..., :value.shape[3]]
+            state[name] = given[..., : value.shape[3]]
             adapted.append(name)
         elif name.startswith(_CLASSIFIERS):
             fresh.append(name)
@@ -79,8 +84,10 @@ def load_published(model: nn.Module, path: str | Path) -> Loaded:
             problems.append(f"{name} has shape {tuple(given.shape)}, the network wants {tuple(value.shape)}")
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UsageError(f"{path} does not fit this {type(model).__name__}: {'; '.join(problems[:3])}{more}; "
-                         "build the network with the arguments of the published one")
+        raise UsageError(
+            f"{path} does not fit this {type(model).__name__}: {'; '.join(problems[:3])}{more}; "
+            "build the network with the arguments of the published one"
+        )
     # One class too many makes every tensor of that layer worthless, its bias and statistics included.
     replaced = tuple(layer for layer in _CLASSIFIERS if any(name.startswith(layer) for name in fresh))
     fresh = [name for name in wanted if name.startswith(replaced)] if replaced else []
@@ -106,8 +113,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # the unpickler's own errors are many, and its module is not to be imported
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UsageError(f"{path} is damaged, or holds more than tensors, which is not read because it can run "
-                             f"code ({reason:.120}); {_CONVERT}") from error
+            raise UsageError(
+                f"{path} is damaged, or holds more than tensors, which is not read because it can run "
+                f"code ({reason:.120}); {_CONVERT}"
+            ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -120,4 +129,4 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _without_prefix(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = max(_PREFIXES, key=lambda p: sum(p + name in found for name in wanted))
     others = {name: value for name, value in found.items() if not name.startswith(prefix)}
-    return {**others, **{name[len(prefix):]: value for name, value in found.items() if name.startswith(prefix)}}
+    return {**others, **{name[len(prefix) :]: value for name, value in found.items() if name.startswith(prefix)}}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from edgepress.models.zoo.arguments import MAX_CLASSES, whole_number, whole_numbers
 from edgepress.models.zoo.same_padding import output_size, same_conv
-from torch import Tensor, nn
 
 
 class Block(nn.Module):
@@ -19,9 +20,12 @@ class Block(nn.Module):
         super().__init__()
         strides = (stride, stride)
         self.body = nn.Sequential(
-            *same_conv(size, in_channels, out_channels, (3, 3), strides), nn.BatchNorm2d(out_channels), nn.ReLU(),
+            *same_conv(size, in_channels, out_channels, (3, 3), strides),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
             *same_conv(output_size(size, strides), out_channels, out_channels, (3, 3), (1, 1)),
-            nn.BatchNorm2d(out_channels))
+            nn.BatchNorm2d(out_channels),
+        )
         plain = stride == 1 and in_channels == out_channels
         self.shortcut = nn.Identity() if plain else nn.Conv2d(in_channels, out_channels, 1, stride)
         self.relu = nn.ReLU()
@@ -60,8 +64,9 @@ class ResNet8(nn.Module):
         return self.head(latent), latent
 
 
-def resnet8(n_classes: int = 10, in_channels: int = 3, base_channels: int = 16,
-            input_size: Sequence[int] = (32, 32)) -> ResNet8:
+def resnet8(
+    n_classes: int = 10, in_channels: int = 3, base_channels: int = 16, input_size: Sequence[int] = (32, 32)
+) -> ResNet8:
     """Build a ResNet-8.
 
     Args:
@@ -74,5 +79,9 @@ def resnet8(n_classes: int = 10, in_channels: int = 3, base_channels: int = 16,
         UsageError: an argument is out of its range.
     """
     height, width = whole_numbers("input_size", input_size, 2, 1, 65_536)
-    return ResNet8(whole_number("in_channels", in_channels), whole_number("n_classes", n_classes, 1, MAX_CLASSES),
-                   whole_number("base_channels", base_channels, 1, 2048), (height, width))
+    return ResNet8(
+        whole_number("in_channels", in_channels),
+        whole_number("n_classes", n_classes, 1, MAX_CLASSES),
+        whole_number("base_channels", base_channels, 1, 2048),
+        (height, width),
+    )

@@ -11,11 +11,12 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from edgepress.benchmarks.cli import app
-from edgepress.models.errors import run_command
-from edgepress.models.run_directory import RunDirectory
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from edgepress.benchmarks.cli import app
+from edgepress.models.command_line import run_command
+from edgepress.models.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,14 +48,23 @@ def test_gate_passes_and_prints_one_json_object(capsys, keywords):
     assert {c["metric"]: c["value"] for c in verdict["checks"]} == {"macs": 2_656_768 + 72_012, "file": 53_936}
 
 
-@pytest.mark.parametrize(("arguments", "code", "sentence"), [
-    (["--limit", "macs=2M"], 1, "FAIL"), (["--limit", "file=50kB", "--no-fixes"], 1, "FAIL"),
-    (["--limit", "file=banana"], 2, "is not a quantity"), (["--limit", "file"], 2, "write METRIC=QUANTITY"),
-    (["--limit", "macs=1M", "--limit", "macs=2M"], 2, "given twice"), (["--device", "no-such-device"], 2, "is unknown"),
-    ([], 2, "nothing to check"), (["--device", "phone", "--format", "yaml"], 2, "allowed are text, markdown"),
-    (["--budgets", "none.toml"], 2, "none.toml"), (["--limit", "macs=3M", "--results", "none.jsonl"], 2, "none.jsonl"),
-    (["--limit", "macs=3M", "--macs-rule", "abacus"], 2, "abacus"),
-    (["--device", "phone", "--limit", "latency=1 ms"], 0, "")])
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["--limit", "macs=2M"], 1, "FAIL"),
+        (["--limit", "file=50kB", "--no-fixes"], 1, "FAIL"),
+        (["--limit", "file=banana"], 2, "is not a quantity"),
+        (["--limit", "file"], 2, "write METRIC=QUANTITY"),
+        (["--limit", "macs=1M", "--limit", "macs=2M"], 2, "given twice"),
+        (["--device", "no-such-device"], 2, "is unknown"),
+        ([], 2, "nothing to check"),
+        (["--device", "phone", "--format", "yaml"], 2, "allowed are text, markdown"),
+        (["--budgets", "none.toml"], 2, "none.toml"),
+        (["--limit", "macs=3M", "--results", "none.jsonl"], 2, "none.jsonl"),
+        (["--limit", "macs=3M", "--macs-rule", "abacus"], 2, "abacus"),
+        (["--device", "phone", "--limit", "latency=1 ms"], 0, ""),
+    ],
+)
 def test_exit_codes_of_the_gate(capsys, keywords, arguments, code, sentence):
     found, out, err = call(capsys, "gate", keywords, *arguments)
     assert found == code, err
@@ -66,7 +76,7 @@ def test_exit_codes_of_the_gate(capsys, keywords, arguments, code, sentence):
 
 def test_the_macs_rule_of_a_limit(capsys, keywords):
     _, out, _ = call(capsys, "gate", keywords, "--limit", "macs=3M", "--macs-rule", "core", "--format", "json")
-    check, = json.loads(out)["checks"]
+    (check,) = json.loads(out)["checks"]
     assert (check["rule"], check["value"]) == ("core", 2_656_768)
 
 
@@ -122,14 +132,18 @@ def test_budgets_of_the_working_directory_decide(capsys, keywords):
     assert verdict["devices"] == ["tiny"]
     assert verdict["cause"]["model_changed"] is False
     assert {(c["metric"], c["kind"]): c["status"] for c in verdict["checks"]} == {
-        ("macs", "max"): "passed", ("macs", "max_growth"): "passed", ("accuracy", "min"): "failed",
-        ("accuracy", "max_drop"): "failed"}
+        ("macs", "max"): "passed",
+        ("macs", "max_growth"): "passed",
+        ("accuracy", "min"): "failed",
+        ("accuracy", "max_drop"): "failed",
+    }
 
 
 def test_accuracy_is_measured_once_and_used_by_the_gate(capsys, keywords, shared):
     data = shared / "data" / "kws01.npz"
-    code, out, _ = call(capsys, "run", keywords, "--data", data, "--runtime", "litert-reference", "--run", "here",
-                        "--format", "json")
+    code, out, _ = call(
+        capsys, "run", keywords, "--data", data, "--runtime", "litert-reference", "--run", "here", "--format", "json"
+    )
     assert code == 0
     assert [r["correct"] for r in json.loads(out)["results"]] == [901]
     assert call(capsys, "gate", keywords, "--limit", "accuracy=90%", "--run", "here")[0] == 0
@@ -165,14 +179,23 @@ def test_profile_compare_and_devices(capsys, keywords, shared):
     assert call(capsys, "compare", keywords, "none.tflite")[0] == 2
     code, out, _ = call(capsys, "devices", "--format", "json")
     assert {d["name"]: d["limits"] for d in json.loads(out)["devices"]}["dcase2023"] == {
-        "macs": 30_000_000, "weight_bytes": 128_000}
+        "macs": 30_000_000,
+        "weight_bytes": 128_000,
+    }
     assert "cortex-m4" in call(capsys, "devices")[1]
 
 
 def test_results_on_different_data_are_not_compared(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    record = {"schema": 1, "kind": "accuracy", "runtime": "tflm", "accuracy": 0.5, "sha256": "a",
-              "data": {"fingerprint": "x"}, "environment": {"tools": {"numpy": "1"}}}
+    record = {
+        "schema": 1,
+        "kind": "accuracy",
+        "runtime": "tflm",
+        "accuracy": 0.5,
+        "sha256": "a",
+        "data": {"fingerprint": "x"},
+        "environment": {"tools": {"numpy": "1"}},
+    }
     Path("a.jsonl").write_text(json.dumps(record))
     Path("b.jsonl").write_text(json.dumps({**record, "accuracy": 0.6, "environment": {"tools": {"numpy": "2"}}}))
     Path("c.jsonl").write_text(json.dumps({**record, "data": {"fingerprint": "y"}}))
@@ -202,8 +225,11 @@ def base_packages(tmp_path_factory) -> Path:
             continue
         seen.add(name)
         found = metadata.distribution(name)
-        waiting += [required.name for required in map(Requirement, found.requires or ())
-                    if required.marker is None or required.marker.evaluate({"extra": ""})]
+        waiting += [
+            required.name
+            for required in map(Requirement, found.requires or ())
+            if required.marker is None or required.marker.evaluate({"extra": ""})
+        ]
         for top in {file.parts[0] for file in found.files or () if name != "edgepress"} - {"..", "__pycache__"}:
             source = Path(str(found.locate_file(top)))
             if source.exists() and not (folder / top).exists():
@@ -217,16 +243,32 @@ def test_the_gate_is_light_and_needs_no_torch(keywords, base_packages):
 
     def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
         # -S: not even the folder of installed packages.
-        return subprocess.run([sys.executable, "-S", *arguments], capture_output=True, text=True, check=False,
-                              env=environment)
+        return subprocess.run(
+            [sys.executable, "-S", *arguments], capture_output=True, text=True, check=False, env=environment
+        )
 
     assert "No module named 'torch'" in alone("-c", "import torch").stderr
-    script = ("import resource, subprocess, sys; "
-              "done = subprocess.run([sys.executable, '-S', '-m', 'benchmarks', 'gate', *sys.argv[1:]]); "
-              "used = resource.getrusage(resource.RUSAGE_CHILDREN); sys.stdout.flush(); "
-              "print(done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss)")
-    done = alone("-c", script, str(keywords), "--limit", "macs=3M", "--limit", "file=64kB", "--limit", "params=30k",
-                 "--limit", "weights=30kB", "--limit", "flash=1MB")
+    script = (
+        "import resource, subprocess, sys; "
+        "done = subprocess.run([sys.executable, '-S', '-m', 'benchmarks', 'gate', *sys.argv[1:]]); "
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN); sys.stdout.flush(); "
+        "print(done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss)"
+    )
+    done = alone(
+        "-c",
+        script,
+        str(keywords),
+        "--limit",
+        "macs=3M",
+        "--limit",
+        "file=64kB",
+        "--limit",
+        "params=30k",
+        "--limit",
+        "weights=30kB",
+        "--limit",
+        "flash=1MB",
+    )
     assert "passed: 5 checks" in done.stdout, done.stderr
     code, seconds, kilobytes = done.stdout.splitlines()[-1].split()
     assert code == "0"
@@ -236,7 +278,9 @@ def test_the_gate_is_light_and_needs_no_torch(keywords, base_packages):
 
 
 def test_help_imports_nothing_heavy():
-    script = ("import sys\nfrom edgepress.benchmarks.cli import app\nfrom typer.main import get_command\nget_command(app)\n"
-              "heavy = {'numpy', 'scipy', 'torch', 'pydantic', 'onnx', 'ai_edge_litert'} & set(sys.modules)\n"
-              "assert not heavy, heavy")
+    script = (
+        "import sys\nfrom edgepress.benchmarks.cli import app\nfrom typer.main import get_command\nget_command(app)\n"
+        "heavy = {'numpy', 'scipy', 'torch', 'pydantic', 'onnx', 'ai_edge_litert'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgepress.benchmarks.gate.baseline import spec_beside
 from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.models.errors import EdgepressError, UsageError
-
 from tests.benchmarks.test_cli import call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,16 +34,27 @@ def onnx_file(tmp_path_factory):
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    weights = {"w1": rng.normal(size=(8, 1, 3, 3)), "b1": rng.normal(size=8), "w2": rng.normal(size=(8, 1, 3, 3)),
-               "w3": rng.normal(size=(4, 8))}
-    nodes = [helper.make_node("Conv", ["x", "w1", "b1"], ["a"], pads=[1, 1, 1, 1], name="stem"),
-             helper.make_node("Relu", ["a"], ["r"]),
-             helper.make_node("Conv", ["r", "w2"], ["d"], group=8, pads=[1, 1, 1, 1], name="dw"),
-             helper.make_node("GlobalAveragePool", ["d"], ["p"]), helper.make_node("Flatten", ["p"], ["f"]),
-             helper.make_node("Gemm", ["f", "w3"], ["y"], transB=1, name="head")]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 16, 16])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-                              [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()])
+    weights = {
+        "w1": rng.normal(size=(8, 1, 3, 3)),
+        "b1": rng.normal(size=8),
+        "w2": rng.normal(size=(8, 1, 3, 3)),
+        "w3": rng.normal(size=(4, 8)),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["a"], pads=[1, 1, 1, 1], name="stem"),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Conv", ["r", "w2"], ["d"], group=8, pads=[1, 1, 1, 1], name="dw"),
+        helper.make_node("GlobalAveragePool", ["d"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3"], ["y"], transB=1, name="head"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
@@ -113,13 +124,20 @@ def test_every_truncation_is_an_error_or_a_verdict(kind, request, tmp_path):
 
 def gate_process(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`benchmarks gate` in a process whose address space is bounded, with a deadline."""
+
     def bound():
         # Reserved, not used: the sum of mapped libraries and arenas; the peak that is used is checked by the caller.
         resource.setrlimit(resource.RLIMIT_DATA, (_GIGABYTE, _GIGABYTE))
 
-    return subprocess.run([sys.executable, "-m", "edgepress.benchmarks", "gate", str(path), *arguments], capture_output=True,
-                          text=True, timeout=30, check=False, preexec_fn=bound,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, "-m", "edgepress.benchmarks", "gate", str(path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        preexec_fn=bound,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
 
 
 def well_behaved(done: subprocess.CompletedProcess[str]) -> int:
@@ -144,10 +162,27 @@ def test_mutations_that_run_give_figures_or_name_the_runtime(tflite_file, shared
     for number, changed in enumerate(mutations(tflite_file.read_bytes(), _IN_PROCESSES, seed=9)):
         path = tmp_path / f"m{number}.tflite"
         path.write_bytes(changed)
-        done = subprocess.run([sys.executable, "-m", "edgepress.benchmarks", "run", str(path), "--runtime", "tflm,litert",
-                               "--data", str(shared / "data" / "kws01.npz"), "--limit", "20"], text=True,
-                              capture_output=True, timeout=120, check=False, cwd=tmp_path,
-                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "edgepress.benchmarks",
+                "run",
+                str(path),
+                "--runtime",
+                "tflm,litert",
+                "--data",
+                str(shared / "data" / "kws01.npz"),
+                "--limit",
+                "20",
+            ],
+            text=True,
+            capture_output=True,
+            timeout=120,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
         if well_behaved(done) == 3:
             assert "tflm" in done.stderr or "litert" in done.stderr or "TFLite Micro" in done.stderr
 
@@ -175,8 +210,18 @@ def test_things_that_are_no_models(capsys, tmp_path, monkeypatch):
     Path("folder.tflite").mkdir()
     os.mkfifo("pipe.tflite")
     Path("loop.tflite").symlink_to("loop.tflite")
-    for name in ("zip.tflite", "zip.onnx", "text.tflite", "empty.onnx", "folder.tflite", "pipe.tflite", "loop.tflite",
-                 "none.tflite", "x" * 300, "."):
+    for name in (
+        "zip.tflite",
+        "zip.onnx",
+        "text.tflite",
+        "empty.onnx",
+        "folder.tflite",
+        "pipe.tflite",
+        "loop.tflite",
+        "none.tflite",
+        "x" * 300,
+        ".",
+    ):
         code, out, err = call(capsys, "gate", name, "--limit", "macs=1M")
         assert code == 2, (name, err)
         assert err.startswith("error: "), err
@@ -214,9 +259,16 @@ def test_results_with_unusable_figures(capsys, tflite_file, tmp_path, value):
     assert code == (1 if value == "null" else 2), err
 
 
-@pytest.mark.parametrize("baseline", [
-    "{", '{"schema": 1, "macs": {"dcase": "x"}}', '{"schema": 1, "macs": {"dcase": NaN}}', "[" * 100_000,
-    '{"schema": 1, "profile": {"macs": []}}'])
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        "{",
+        '{"schema": 1, "macs": {"dcase": "x"}}',
+        '{"schema": 1, "macs": {"dcase": NaN}}',
+        "[" * 100_000,
+        '{"schema": 1, "profile": {"macs": []}}',
+    ],
+)
 def test_baselines_with_rubbish(capsys, tflite_file, tmp_path, baseline):
     path = tmp_path / "b.json"
     path.write_text(baseline)

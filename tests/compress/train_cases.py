@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from edgepress.models.tasks import Task, load_task
 from torch import nn
+
+from edgepress.models.tasks import Task, load_task
 
 
 class SmallNet(nn.Module):
@@ -69,11 +70,19 @@ def write_device_task(folder: Path, recordings: int = 24) -> Path:
     device = np.array([name for _, name in rows])
     x[device == "b", :, :6] += 0.8
     x[device == "s4", :, 6:] += 0.8
-    split = np.array(["test" if number >= recordings else "validation" if number < 6 else "train"
-                      for number, _ in rows])
+    split = np.array(
+        ["test" if number >= recordings else "validation" if number < 6 else "train" for number, _ in rows]
+    )
     path = folder / "devices.npz"
-    np.savez(path, x=x, y=y, split=split, layout=np.array("NCHW"), device=device,
-             identifiers=np.array([f"place{number}" for number, _ in rows]))
+    np.savez(
+        path,
+        x=x,
+        y=y,
+        split=split,
+        layout=np.array("NCHW"),
+        device=device,
+        identifiers=np.array([f"place{number}" for number, _ in rows]),
+    )
     return path
 
 
@@ -95,8 +104,9 @@ def write_scenes(folder: Path, places: int = 6) -> Path:
             for device in ("a", "b", "s4") if test else ("a", "b"):
                 name = f"audio/{scene}-paris-{place}-{scene}-0-{device}.wav"
                 x = 0.1 * np.sin(2 * np.pi * tone_hz * time_s) + 0.05 * rng.standard_normal(8000)
-                soundfile.write(root / name, x if device == "a" else np.convolve(x, [0.6, 0.4])[:8000], 8000,
-                                subtype="PCM_16")
+                soundfile.write(
+                    root / name, x if device == "a" else np.convolve(x, [0.6, 0.4])[:8000], 8000, subtype="PCM_16"
+                )
                 rows["meta"].append(f"{name}\t{scene}\tparis-{scene}{place}\t{device}\n")
                 rows["test" if test else "train"].append(f"{name}\t{scene}\n")
     header = "filename\tscene_label"

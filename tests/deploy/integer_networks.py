@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.tflite.writer import pack, schema
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.tflite.writer import pack, schema
 
 
@@ -61,8 +62,13 @@ def sequence(shape: Sequence[int], layers: Sequence[tuple[Any, ...]]) -> bytes:
             weights = (outputs, kernel, kernel, channels) if kind == "conv" else (1, kernel, kernel, channels)
             shape = (1, -(-shape[1] // stride), -(-shape[2] // stride), outputs)
             options = "Conv2DOptions" if kind == "conv" else "DepthwiseConv2DOptions"
-            values = {"strideH": stride, "strideW": stride, "dilationHFactor": 1, "dilationWFactor": 1,
-                      **({} if kind == "conv" else {"depthMultiplier": 1})}
+            values = {
+                "strideH": stride,
+                "strideW": stride,
+                "dilationHFactor": 1,
+                "dilationWFactor": 1,
+                **({} if kind == "conv" else {"depthMultiplier": 1}),
+            }
         elif kind == "dense":
             name, outputs, weights = "FULLY_CONNECTED", numbers[0], (numbers[0], int(np.prod(shape)))
             shape, options, values = (1, outputs), "FullyConnectedOptions", {}
@@ -72,11 +78,18 @@ def sequence(shape: Sequence[int], layers: Sequence[tuple[Any, ...]]) -> bytes:
             name, options = {"average": "AVERAGE_POOL_2D", "max": "MAX_POOL_2D"}[kind], "Pool2DOptions"
             height, width = numbers
             shape = (1, shape[1] // height, shape[2] // width, channels)
-            values = {"filterHeight": height, "filterWidth": width, "strideH": height, "strideW": width,
-                      "padding": kinds.Padding.VALID}
+            values = {
+                "filterHeight": height,
+                "filterWidth": width,
+                "strideH": height,
+                "strideW": width,
+                "padding": kinds.Padding.VALID,
+            }
         if kind in ("conv", "depthwise", "dense"):
-            inputs += [_constant(model, graph, np.zeros(weights, np.int8)),
-                       _constant(model, graph, np.zeros(outputs, np.int32))]
+            inputs += [
+                _constant(model, graph, np.zeros(weights, np.int8)),
+                _constant(model, graph, np.zeros(outputs, np.int32)),
+            ]
         graph.tensors.append(_tensor("INT8", shape, name=f"layer {number}"))
         if kind == "softmax":
             graph.tensors[-1].quantization.scale[:], graph.tensors[-1].quantization.zeroPoint[:] = 1 / 256, -128

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from edgepress.deploy.artifact import (
     find_manifest,
     load_artifact,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgepress.models.run_directory import RunDirectory
 
+from edgepress.models.run_directory import RunDirectory
 from tests.deploy.small_models import chain, unary
 
 KWS = "data/reference_models/kws_ref_model.tflite"
@@ -142,6 +142,7 @@ def test_exit_codes(tmp_path: Path, arguments: tuple[str, ...], code: int, messa
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with one float checkpoint, whose task is an .npz."""
     import torch
+
     from edgepress.models.checkpoints.checkpoint import save_checkpoint
     from edgepress.models.checkpoints.registry import build
     from edgepress.models.checkpoints.spec import ModelSpec

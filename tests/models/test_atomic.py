@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from edgepress.models import atomic
 from edgepress.models.errors import UsageError
 
@@ -59,8 +60,10 @@ def test_json_refuses_nan(tmp_path):
 def test_a_killed_writer_leaves_the_old_file(tmp_path):
     target = tmp_path / "big.bin"
     target.write_bytes(b"old")
-    code = (f"from edgepress.models.atomic import write_bytes\nimport sys\nprint('go', flush=True)\n"
-            f"while True: write_bytes({str(target)!r}, b'n' * 20_000_000)")
+    code = (
+        f"from edgepress.models.atomic import write_bytes\nimport sys\nprint('go', flush=True)\n"
+        f"while True: write_bytes({str(target)!r}, b'n' * 20_000_000)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()

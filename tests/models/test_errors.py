@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import pytest
-from edgepress.models.errors import ConfigError, ParityError, RuntimeFailure, UsageError, run_command
+
+from edgepress.models.command_line import Interrupted, run_command
+from edgepress.models.errors import ConfigError, ParityError, RuntimeFailure, UsageError
 
 
-@pytest.mark.parametrize(("error", "code"), [
-    (UsageError("bad file"), 2), (ParityError("3 LSB apart"), 1), (RuntimeFailure("tflm aborted"), 3),
-    (KeyboardInterrupt(), 130), (PermissionError(13, "Permission denied", "/x"), 2), (ZeroDivisionError("oops"), 3),
-    (ModuleNotFoundError("No module named 'torch'", name="torch"), 3),
-    (ModuleNotFoundError("No module named 'x'", name="x"), 3),
-])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("bad file"), 2),
+        (ParityError("3 LSB apart"), 1),
+        (RuntimeFailure("tflm aborted"), 3),
+        (Interrupted("stopped"), 130),
+        (PermissionError(13, "Permission denied", "/x"), 2),
+        (ZeroDivisionError("oops"), 3),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 3),
+        (ModuleNotFoundError("No module named 'x'", name="x"), 3),
+    ],
+)
 def test_exit_codes(error, code, capsys):
     def app(args=None):
         raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 

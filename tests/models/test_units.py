@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from edgepress.models.errors import UsageError
-from edgepress.models.units import format_against, format_quantity, parse_quantity
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgepress.models.errors import UsageError
+from edgepress.models.units import format_against, format_quantity, parse_quantity
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What integers cost: fp32, PTQ and QAT of trained networks on every runtime, over several seeds.
 
-`python -m edgepress.benchmarks.experiments.integers.accuracy --runs runs/seed1 runs/seed2 --data DIR --work DIR --output FILE.json`
+    python -m edgepress.benchmarks.experiments.integers.accuracy --runs runs/seed1 runs/seed2 --data DIR --work DIR \\
+        --output FILE.json
+
 
 The float networks are taken from run directories (`compress run`), or trained here (`--train cp_mobile`). Each
 is quantized twice from the same calibration clips, exported to TFLite and ONNX, and the whole test split goes through
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.benchmarks.experiments.integers.networks import Candidate, candidates, portable
 from edgepress.compress.pipeline.stages import say
 from edgepress.deploy.verify.parity import LABEL_AGREEMENT, MAX_LSB, MEAN_LSB
@@ -73,13 +76,24 @@ def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, folder
     precisions: dict[str, Any] = {}
     for precision in RUNTIMES:
         say(f"{one.name}, seed {one.seed}: {precision}")
-        source = Source(one.checkpoint, one.checkpoint.name, {}) if precision == "fp32" else \
-            _quantized(one, task, epochs if precision == "qat" else 0, folder)
-        precisions[precision] = _on_every_runtime(source, precision, task, one.source, chosen, labels, folder,
-                                                   answers)
-    result = {"key": key, "network": one.name, "seed": one.seed, "task": task.name, "macs": cost["macs"],
-              "params": cost["params"], "weight_bytes": cost["weight_bytes"], "rule": cost["rule"],
-              "clips": len(labels), "precisions": precisions}
+        source = (
+            Source(one.checkpoint, one.checkpoint.name, {})
+            if precision == "fp32"
+            else _quantized(one, task, epochs if precision == "qat" else 0, folder)
+        )
+        precisions[precision] = _on_every_runtime(source, precision, task, one.source, chosen, labels, folder, answers)
+    result = {
+        "key": key,
+        "network": one.name,
+        "seed": one.seed,
+        "task": task.name,
+        "macs": cost["macs"],
+        "params": cost["params"],
+        "weight_bytes": cost["weight_bytes"],
+        "rule": cost["rule"],
+        "clips": len(labels),
+        "precisions": precisions,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     _save_answers(folder / "answers.npz", answers)
     write_json(done, result)
@@ -101,8 +115,16 @@ def _quantized(one: Candidate, task: Any, epochs: int, folder: Path) -> Any:
     return Source(Path(entry["path"]), entry["name"], entry)
 
 
-def _on_every_runtime(source: Any, precision: str, task: Any, data: str, chosen: np.ndarray, labels: np.ndarray,
-                      folder: Path, answers: dict[str, np.ndarray]) -> dict[str, Any]:
+def _on_every_runtime(
+    source: Any,
+    precision: str,
+    task: Any,
+    data: str,
+    chosen: np.ndarray,
+    labels: np.ndarray,
+    folder: Path,
+    answers: dict[str, np.ndarray],
+) -> dict[str, Any]:
     """Export a checkpoint and run the chosen clips of `task`, opened from `data`, through it; right and wrong answers
     are put into `answers`."""
     from edgepress.deploy.export.from_checkpoint import ExportOptions, export_checkpoint
@@ -113,8 +135,10 @@ def _on_every_runtime(source: Any, precision: str, task: Any, data: str, chosen:
     run, scheme = RunDirectory(folder / "run"), "float32" if precision == "fp32" else "w8a8"
     formats = RUNTIMES[precision]
     with run.lock():
-        files = {form: export_checkpoint(source, options, run, say=say)[0] for form, options in
-                 ((form, ExportOptions(format=form, scheme=scheme, verify=False)) for form in formats)}
+        files = {
+            form: export_checkpoint(source, options, run, say=say)[0]
+            for form, options in ((form, ExportOptions(format=form, scheme=scheme, verify=False)) for form in formats)
+        }
     sessions = [("torch", source.path), *((name, files[form].path) for form in formats for name in formats[form])]
     found: dict[str, Any] = {"runtimes": {}, "departs": {}, "file_bytes": {f: files[f].file_bytes for f in files}}
     expected = None
@@ -127,17 +151,24 @@ def _on_every_runtime(source: Any, precision: str, task: Any, data: str, chosen:
             outputs, scale = _outputs(session, task, chosen), session.output.scale
         right = answers[f"{precision}/{name}"] = outputs.argmax(1) == labels
         figures = found["runtimes"][name] = {
-            "correct": int(right.sum()), "total": len(right), "accuracy": float(right.mean()),
-            "seconds": round(time.perf_counter() - begun, 1)}
+            "correct": int(right.sum()),
+            "total": len(right),
+            "accuracy": float(right.mean()),
+            "seconds": round(time.perf_counter() - begun, 1),
+        }
         if expected is None:
             expected = outputs
         elif scale is not None:
             compared = compare(expected, outputs, scale)
             figures |= {key: compared[key] for key in ("max_lsb", "mean_lsb", "equal", "label_agreement")}
-        say(f"  {name}: {100 * figures['accuracy']:.2f} %"
-            + (f", at most {figures['max_lsb']} LSB from fake quantization" if "max_lsb" in figures else ""))
-    if any(figures.get("max_lsb", 0) > MAX_LSB or figures.get("mean_lsb", 0) >= MEAN_LSB
-           for figures in found["runtimes"].values()):
+        say(
+            f"  {name}: {100 * figures['accuracy']:.2f} %"
+            + (f", at most {figures['max_lsb']} LSB from fake quantization" if "max_lsb" in figures else "")
+        )
+    if any(
+        figures.get("max_lsb", 0) > MAX_LSB or figures.get("mean_lsb", 0) >= MEAN_LSB
+        for figures in found["runtimes"].values()
+    ):
         found["departs"] = _first_departures(files["tflite"].path, data)
     return found
 
@@ -152,8 +183,12 @@ def _first_departures(path: Path, source: str) -> dict[str, str]:
 
 def _outputs(session: Any, task: Any, chosen: np.ndarray) -> np.ndarray:
     features = task.features("test")  # memory-mapped: a batch is read when it is its turn
-    return np.concatenate([session.run(np.asarray(features[part], np.float32))
-                           for part in np.array_split(chosen, -(-len(chosen) // _BATCH))])
+    return np.concatenate(
+        [
+            session.run(np.asarray(features[part], np.float32))
+            for part in np.array_split(chosen, -(-len(chosen) // _BATCH))
+        ]
+    )
 
 
 def evenly(count: int, clips: int | None) -> np.ndarray:
@@ -183,8 +218,9 @@ def load_answers(path: Path) -> dict[str, np.ndarray]:
         return {name.replace("__", "/"): found[name] for name in found.files}
 
 
-def aggregate(measured: Sequence[dict[str, Any]], answers: Sequence[dict[str, np.ndarray]],
-              identifiers: Sequence[str] | None) -> dict[str, Any]:
+def aggregate(
+    measured: Sequence[dict[str, Any]], answers: Sequence[dict[str, np.ndarray]], identifiers: Sequence[str] | None
+) -> dict[str, Any]:
     """All seeds of one network: means, and paired differences from fp32.
 
     Each clip counts with the share of seeds that answer it rightly; locations are resampled whole, so that the interval
@@ -209,24 +245,41 @@ def aggregate(measured: Sequence[dict[str, Any]], answers: Sequence[dict[str, np
         values = np.mean([found[key] for found in answers], axis=0)
         difference = paired_cluster_bootstrap(values, baseline, identifiers, draws=_DRAWS)
         row: dict[str, Any] = {
-            "precision": precision, "runtime": runtime,
+            "precision": precision,
+            "runtime": runtime,
             "accuracy": float(np.mean([score["accuracy"] for score in mine])),
             "accuracies": [score["accuracy"] for score in mine],
             "points": 100 * difference["difference"],
-            "interval_points": [100 * end for end in difference["interval"]], "clusters": difference["clusters"],
-            "seconds": float(np.mean([score["seconds"] for score in mine]))}
+            "interval_points": [100 * end for end in difference["interval"]],
+            "clusters": difference["clusters"],
+            "seconds": float(np.mean([score["seconds"] for score in mine])),
+        }
         if "max_lsb" in mine[0]:
-            row |= {"max_lsb": max(score["max_lsb"] for score in mine),
-                    "mean_lsb": float(np.mean([score["mean_lsb"] for score in mine])),
-                    "label_agreement": min(score["label_agreement"] for score in mine)}
+            row |= {
+                "max_lsb": max(score["max_lsb"] for score in mine),
+                "mean_lsb": float(np.mean([score["mean_lsb"] for score in mine])),
+                "label_agreement": min(score["label_agreement"] for score in mine),
+            }
         rows.append(row)
     first = measured[0]
-    departs = {f"{precision}/{runtime}": layer for one in measured for precision, found in one["precisions"].items()
-               for runtime, layer in found.get("departs", {}).items()}
-    return {"network": first["network"], "task": first["task"], "seeds": [one["seed"] for one in measured],
-            "macs": first["macs"], "rule": first["rule"], "params": first["params"], "clips": first["clips"],
-            "file_bytes": {p: found["file_bytes"] for p, found in first["precisions"].items()}, "rows": rows,
-            "departs": departs}
+    departs = {
+        f"{precision}/{runtime}": layer
+        for one in measured
+        for precision, found in one["precisions"].items()
+        for runtime, layer in found.get("departs", {}).items()
+    }
+    return {
+        "network": first["network"],
+        "task": first["task"],
+        "seeds": [one["seed"] for one in measured],
+        "macs": first["macs"],
+        "rule": first["rule"],
+        "params": first["params"],
+        "clips": first["clips"],
+        "file_bytes": {p: found["file_bytes"] for p, found in first["precisions"].items()},
+        "rows": rows,
+        "departs": departs,
+    }
 
 
 def violations(result: dict[str, Any]) -> list[str]:
@@ -245,8 +298,10 @@ def violations(result: dict[str, Any]) -> list[str]:
             if row.get("mean_lsb", 0) >= MEAN_LSB:
                 found.append(f"{name}: {row['mean_lsb']:.3f} LSB in the mean, allowed are below {MEAN_LSB}")
             if row.get("label_agreement", 1) < LABEL_AGREEMENT:
-                found.append(f"{name}: labels agree on {100 * row['label_agreement']:.2f} %, allowed are "
-                             f"{100 * LABEL_AGREEMENT:g}")
+                found.append(
+                    f"{name}: labels agree on {100 * row['label_agreement']:.2f} %, allowed are "
+                    f"{100 * LABEL_AGREEMENT:g}"
+                )
     return found
 
 
@@ -272,10 +327,18 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         found = task.split("test").identifiers
         chosen = evenly(len(task.split("test").labels), options.clips)
         identifiers[one.name] = [found[index] for index in chosen] if found is not None else None
-        result = {"schema": SCHEMA, "kind": "integer accuracy", "command": options.command, "epochs": options.epochs,
-                  "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "environment": environment(),
-                  "networks": [aggregate([m for m, _ in found], [a for _, a in found], identifiers[name])
-                               for name, found in groups.items()]}
+        result = {
+            "schema": SCHEMA,
+            "kind": "integer accuracy",
+            "command": options.command,
+            "epochs": options.epochs,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "environment": environment(),
+            "networks": [
+                aggregate([m for m, _ in found], [a for _, a in found], identifiers[name])
+                for name, found in groups.items()
+            ],
+        }
         if options.output is not None:
             write_json(options.output, result)
     if not result:
@@ -285,13 +348,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m edgepress.benchmarks.experiments.integers.accuracy`; the exit code is the project's."""
-    parser = argparse.ArgumentParser(prog="python -m edgepress.benchmarks.experiments.integers.accuracy",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edgepress.benchmarks.experiments.integers.accuracy",
+        description=(__doc__ or "").partition("\n")[0],
+    )
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="run directories, one per seed")
-    parser.add_argument("--networks", nargs="*", default=["dense", "20M-admm", "5M-admm"],
-                        help="names of the float checkpoints in them")
-    parser.add_argument("--train", nargs="*", default=[], metavar="NAME[@digits]",
-                        help="networks of the zoo that are trained here, on --data or on scikit-learn's digits")
+    parser.add_argument(
+        "--networks", nargs="*", default=["dense", "20M-admm", "5M-admm"], help="names of the float checkpoints in them"
+    )
+    parser.add_argument(
+        "--train",
+        nargs="*",
+        default=[],
+        metavar="NAME[@digits]",
+        help="networks of the zoo that are trained here, on --data or on scikit-learn's digits",
+    )
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3], help="of those trainings")
     parser.add_argument("--data", help="task; default: what each checkpoint names")
     parser.add_argument("--epochs", type=int, default=4, help="of quantization-aware training")
@@ -299,8 +370,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made; the command resumes from it")
     parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
     options = parser.parse_args(arguments)
-    options.command = portable("edgepress.benchmarks.experiments.integers.accuracy",
-                               arguments if arguments is not None else sys.argv[1:])
+    options.command = portable(
+        "edgepress.benchmarks.experiments.integers.accuracy", arguments if arguments is not None else sys.argv[1:]
+    )
     from edgepress.benchmarks.experiments.integers.page import accuracy_tables, reported
 
     return reported(lambda: run(options), accuracy_tables, violations)

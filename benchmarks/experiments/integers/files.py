@@ -1,6 +1,8 @@
 """Our int8 files beside those of other converters, from the same float networks and the same calibration clips.
 
-`python -m edgepress.benchmarks.experiments.integers.files CHECKPOINT... --data DIR --onnx2tf VENV/bin/python --output FILE.json`
+    python -m edgepress.benchmarks.experiments.integers.files CHECKPOINT... --data DIR --onnx2tf VENV/bin/python \\
+        --output FILE.json
+
 
 TFLite: plain LiteRT-Torch with ai-edge-quantizer (static_wi8_ai8), and onnx2tf (per-channel), whose tensorflow needs
 other versions than ours and so a Python of its own (`pip install onnx2tf==1.29.24` there). ONNX: onnxruntime's own
@@ -22,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
+
 from edgepress.compress.pipeline.stages import say
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
@@ -90,15 +93,21 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path, onnx
             makers[peer](model, example, batches, theirs)
         formats[name] = {"runtime": runtime, "peer": peer, **_side_by_side(ours, theirs, runtime, task, clips)}
     x, labels, _ = _clips(task, clips)
-    return {"network": f"{spec.factory} {checkpoint.name}", "macs": cost["macs"], "rule": cost["rule"],
-            "clips": len(labels), "fp32_accuracy": float((logits_of(model, x).argmax(1) == labels).mean()),
-            "formats": formats}
+    return {
+        "network": f"{spec.factory} {checkpoint.name}",
+        "macs": cost["macs"],
+        "rule": cost["rule"],
+        "clips": len(labels),
+        "fp32_accuracy": float((logits_of(model, x).argmax(1) == labels).mean()),
+        "formats": formats,
+    }
 
 
 def litert_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
     """The float file of LiteRT-Torch, quantized by ai-edge-quantizer with its own calibration."""
     from ai_edge_litert.interpreter import Interpreter
     from ai_edge_quantizer import quantizer, recipe
+
     from edgepress.deploy.export.to_tflite import convert_float, silenced
 
     data, _ = convert_float(model.eval(), tuple(x[:1] for x in example))
@@ -106,8 +115,11 @@ def litert_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], pa
     plain.write_bytes(data)
     signature, names = next(iter(Interpreter(model_content=data).get_signature_list().items()))
     name = names["inputs"][0]
-    clips = [{name: np.ascontiguousarray(x[i:i + 1].numpy().transpose(0, 2, 3, 1))} for (x,) in batches
-             for i in range(len(x))]
+    clips = [
+        {name: np.ascontiguousarray(x[i : i + 1].numpy().transpose(0, 2, 3, 1))}
+        for (x,) in batches
+        for i in range(len(x))
+    ]
     with silenced():
         maker = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
         path.write_bytes(cast("bytes", maker.quantize(maker.calibrate({signature: clips})).quantized_model))
@@ -115,9 +127,10 @@ def litert_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], pa
 
 def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
     """torch's own ONNX export, quantized by onnxruntime with its own calibration, per channel."""
-    from edgepress.deploy.export.to_tflite import silenced
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from edgepress.deploy.export.to_tflite import silenced
 
     plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
     name = _plain_onnx(model, example, plain, dynamic_batch=True)
@@ -129,7 +142,7 @@ def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any
             """The clips of the calibration split, one at a time."""
 
             def __init__(self) -> None:
-                self._clips = (x[i:i + 1].numpy() for (x,) in batches for i in range(len(x)))
+                self._clips = (x[i : i + 1].numpy() for (x,) in batches for i in range(len(x)))
 
             def get_next(self) -> dict[str, np.ndarray] | None:
                 clip = next(self._clips, None)
@@ -147,8 +160,25 @@ def onnx2tf_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], p
     plain, clips = path.with_name("static.onnx"), path.with_name("clips.npy")
     name = _plain_onnx(model, example, plain, dynamic_batch=False)
     np.save(clips, np.concatenate([np.moveaxis(x.numpy(), 1, -1) for (x,) in batches]))
-    command = [str(python), "-I", "-m", "onnx2tf", "-i", plain.name, "-o", "onnx2tf", "-n", "-oiqt",
-               "-qt", "per-channel", "-cind", name, clips.name, "[[[[0]]]]", "[[[[1]]]]"]
+    command = [
+        str(python),
+        "-I",
+        "-m",
+        "onnx2tf",
+        "-i",
+        plain.name,
+        "-o",
+        "onnx2tf",
+        "-n",
+        "-oiqt",
+        "-qt",
+        "per-channel",
+        "-cind",
+        name,
+        clips.name,
+        "[[[[0]]]]",
+        "[[[[1]]]]",
+    ]
     done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
     made = path.parent / "onnx2tf" / f"{plain.stem}_full_integer_quant.tflite"
     if done.returncode or not made.is_file():
@@ -160,14 +190,22 @@ def onnx2tf_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], p
 def _plain_onnx(model: Any, example: tuple[Any, ...], path: Path, *, dynamic_batch: bool) -> str:
     """torch's own ONNX export; gives the name of the input."""
     import torch
+
     from edgepress.deploy.export.to_onnx import OPSET
     from edgepress.deploy.export.to_tflite import silenced
 
     shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example) if dynamic_batch else None
     inputs = tuple(torch.cat([x, x])[:2] for x in example) if dynamic_batch else example
     with silenced():
-        program = torch.onnx.export(model.eval(), inputs, dynamo=True, opset_version=OPSET, verbose=False,
-                                    external_data=False, dynamic_shapes=shapes)
+        program = torch.onnx.export(
+            model.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            external_data=False,
+            dynamic_shapes=shapes,
+        )
         assert program is not None, "the exporter gave nothing"
         program.save(str(path))
     return program.model_proto.graph.input[0].name
@@ -185,8 +223,10 @@ def versions_of(python: Path) -> dict[str, str]:
         done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        raise UsageError(f"--onnx2tf {python} is no Python with onnx2tf and tensorflow; make one with python -m venv "
-                         "and pip install onnx2tf==1.29.24") from error
+        raise UsageError(
+            f"--onnx2tf {python} is no Python with onnx2tf and tensorflow; make one with python -m venv "
+            "and pip install onnx2tf==1.29.24"
+        ) from error
 
 
 def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int) -> dict[str, Any]:
@@ -203,17 +243,23 @@ def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int)
             samples[side] = session.quantize(given[:1]) if runtime == "litert" else (given[:1],)
         found[side] = {"file_bytes": path.stat().st_size, "accuracy": float(right[side].mean()), **_inside(path)}
     difference = paired_cluster_bootstrap(right["ours"], right["theirs"], identifiers, draws=_DRAWS)
-    return {**found, "points": 100 * difference["difference"],
-            "interval_points": [100 * end for end in difference["interval"]],
-            "latency": interleaved(_timed(ours, runtime, samples["ours"]), _timed(theirs, runtime, samples["theirs"]))}
+    return {
+        **found,
+        "points": 100 * difference["difference"],
+        "interval_points": [100 * end for end in difference["interval"]],
+        "latency": interleaved(_timed(ours, runtime, samples["ours"]), _timed(theirs, runtime, samples["theirs"])),
+    }
 
 
 def _clips(task: Any, count: int) -> tuple[np.ndarray, np.ndarray, list[str] | None]:
     """Features, labels and locations of test clips, evenly spread."""
     split = task.split("test")
     chosen = np.unique(np.linspace(0, len(split.labels) - 1, min(count, len(split.labels))).astype(int))
-    return (np.asarray(task.features("test")[chosen], np.float32), np.asarray(split.labels)[chosen],
-            None if split.identifiers is None else [split.identifiers[i] for i in chosen])
+    return (
+        np.asarray(task.features("test")[chosen], np.float32),
+        np.asarray(split.labels)[chosen],
+        None if split.identifiers is None else [split.identifiers[i] for i in chosen],
+    )
 
 
 def _inside(path: Path) -> dict[str, Any]:
@@ -245,8 +291,9 @@ def _timed(path: Path, runtime: str, sample: tuple[np.ndarray, ...]) -> Callable
     return lambda: engine.run(sample)
 
 
-def interleaved(a: Callable[[], Any], b: Callable[[], Any], rounds: int = ROUNDS,
-                round_ms: float = ROUND_MS) -> dict[str, Any]:
+def interleaved(
+    a: Callable[[], Any], b: Callable[[], Any], rounds: int = ROUNDS, round_ms: float = ROUND_MS
+) -> dict[str, Any]:
     """Time two calls in turn, A B B A, so that whatever else the machine does meets both alike.
 
     Args:
@@ -272,14 +319,20 @@ def interleaved(a: Callable[[], Any], b: Callable[[], Any], rounds: int = ROUNDS
 
     taken = np.empty((rounds, 2))
     for number in range(rounds):
-        for side in ((0, 1) if number % 2 == 0 else (1, 0)):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
             taken[number, side] = mean_ms((a, b)[side])
     ratios = taken[:, 0] / taken[:, 1]
     drawn = np.random.default_rng(0).integers(0, rounds, (_DRAWS, rounds))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     a_ms, b_ms = np.median(taken, axis=0)
-    return {"rounds": rounds, "runs_per_round": runs, "a_ms": float(a_ms), "b_ms": float(b_ms),
-            "ratio": float(np.median(ratios)), "interval": [float(low), float(high)]}
+    return {
+        "rounds": rounds,
+        "runs_per_round": runs,
+        "a_ms": float(a_ms),
+        "b_ms": float(b_ms),
+        "ratio": float(np.median(ratios)),
+        "interval": [float(low), float(high)],
+    }
 
 
 def violations(result: dict[str, Any]) -> list[str]:
@@ -302,8 +355,9 @@ def violations(result: dict[str, Any]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `python -m edgepress.benchmarks.experiments.integers.files`; the exit code is the project's."""
-    parser = argparse.ArgumentParser(prog="python -m edgepress.benchmarks.experiments.integers.files",
-                                     description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m edgepress.benchmarks.experiments.integers.files", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("checkpoints", nargs="+", type=Path, help="float checkpoints")
     parser.add_argument("--data", help="task; default: what each checkpoint names")
     parser.add_argument("--clips", type=int, default=600, help="test clips for the accuracy, evenly spread")
@@ -323,10 +377,15 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any
     from edgepress.compress.pipeline.stages import open_task
     from edgepress.models.checkpoints.checkpoint import read_spec
 
-    result: dict[str, Any] = {"schema": SCHEMA, "kind": "integer peers", "networks": [],
-                              "command": portable("edgepress.benchmarks.experiments.integers.files", arguments),
-                              "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "environment": environment(),
-                              "not_run": {}}
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "kind": "integer peers",
+        "networks": [],
+        "command": portable("edgepress.benchmarks.experiments.integers.files", arguments),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "environment": environment(),
+        "not_run": {},
+    }
     if options.onnx2tf is None:
         result["not_run"]["onnx2tf"] = "--onnx2tf names no Python that has it"
     else:
@@ -341,8 +400,9 @@ def _run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any
         if key not in tasks:
             tasks[key] = open_task(source, front_end)
         with TemporaryDirectory(prefix="edgepress-") as folder:
-            result["networks"].append(compare_files(checkpoint, tasks[key], clips=options.clips, folder=Path(folder),
-                                                    onnx2tf=options.onnx2tf))
+            result["networks"].append(
+                compare_files(checkpoint, tasks[key], clips=options.clips, folder=Path(folder), onnx2tf=options.onnx2tf)
+            )
         if options.output is not None:
             write_json(options.output, result)
     return result

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+
 from edgepress.models.atomic import write_bytes
 from edgepress.models.errors import UsageError
 
@@ -68,8 +69,11 @@ def _trained(name: str, data: str, seed: int, options: argparse.Namespace) -> Ca
     elif (source := options.data) is None:
         raise UsageError(f"--train {name} needs --data, or write {name}@{DIGITS}")
     changes: dict[str, Any] = {"task": source, "seed": seed, "device": None, "network": {"name": name}}
-    recipe = (parse_recipe({"name": f"{name}-{DIGITS}", "front_end": None, "train": _ON_DIGITS, **changes})
-              if data == DIGITS else read_recipe(_RECIPE, changes))
+    recipe = (
+        parse_recipe({"name": f"{name}-{DIGITS}", "front_end": None, "train": _ON_DIGITS, **changes})
+        if data == DIGITS
+        else read_recipe(_RECIPE, changes)
+    )
     run = RunDirectory(options.work / f"{name}-{data or 'task'}-seed{seed}")
     with run.lock():
         entry = train_stage(run, recipe, open_task(source, recipe.front_end), machine=Machine(accelerator="cpu"))

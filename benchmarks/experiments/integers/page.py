@@ -19,8 +19,16 @@ RESULTS = Path(__file__).parents[2] / "results"
 ACCURACY, PEERS = RESULTS / "integers.json", RESULTS / "integer_peers.json"
 PAGE = Path(__file__).parents[3] / "docs" / "integers.md"
 #: Whose versions the page gives.
-_TOOLS = ("torch", "litert-torch", "ai-edge-quantizer", "ai-edge-litert", "tflite-micro", "onnxruntime", "onnx2tf",
-          "tensorflow")
+_TOOLS = (
+    "torch",
+    "litert-torch",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+    "tflite-micro",
+    "onnxruntime",
+    "onnx2tf",
+    "tensorflow",
+)
 _TEXT = """# Integers
 
 One set of integer parameters feeds fake quantization, the TFLite file and the ONNX file (see conventions.md); what the
@@ -64,38 +72,52 @@ def accuracy_tables(result: dict[str, Any]) -> str:
     lines: list[str] = []
     for network in result["networks"]:
         seeds = ", ".join(map(str, network["seeds"]))
-        lines += [f"### {network['network']} on {network['task']}", "",
-                  f"{network['macs']:,} MACs ({network['rule']}), {network['params']:,} parameters, "
-                  f"{network['clips']:,} test clips, seeds {seeds}.", "",
-                  "| precision | runtime | accuracy | by seed | points from fp32 | 95 % | LSB max | mean | labels |",
-                  "|---|---|---|---|---|---|---|---|---|"]
+        lines += [
+            f"### {network['network']} on {network['task']}",
+            "",
+            f"{network['macs']:,} MACs ({network['rule']}), {network['params']:,} parameters, "
+            f"{network['clips']:,} test clips, seeds {seeds}.",
+            "",
+            "| precision | runtime | accuracy | by seed | points from fp32 | 95 % | LSB max | mean | labels |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
         for row in network["rows"]:
             low, high = row["interval_points"]
-            departure = (f"{row['max_lsb']:g} | {row['mean_lsb']:.3f} | {100 * row['label_agreement']:.2f} %"
-                         if "max_lsb" in row else " | | ")
+            departure = (
+                f"{row['max_lsb']:g} | {row['mean_lsb']:.3f} | {100 * row['label_agreement']:.2f} %"
+                if "max_lsb" in row
+                else " | | "
+            )
             each = ", ".join(f"{100 * value:.2f}" for value in row["accuracies"])
-            lines.append(f"| {row['precision']} | {row['runtime']} | {100 * row['accuracy']:.2f} % | {each} | "
-                         f"{row['points']:+.2f} | {low:+.2f} to {high:+.2f} | {departure} |")
+            lines.append(
+                f"| {row['precision']} | {row['runtime']} | {100 * row['accuracy']:.2f} % | {each} | "
+                f"{row['points']:+.2f} | {low:+.2f} to {high:+.2f} | {departure} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
 
 def peer_tables(result: dict[str, Any]) -> str:
     """Our files beside those of others as Markdown."""
-    lines = ["| network | file | file B, ours / theirs | arena B | fp32 | accuracy | points (95 %) | ms | ratio |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| network | file | file B, ours / theirs | arena B | fp32 | accuracy | points (95 %) | ms | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for network in result["networks"]:
         for form, pair in network["formats"].items():
             ours, theirs, latency = pair["ours"], pair["theirs"], pair["latency"]
-            sizes, arena = (" / ".join("-" if side[figure] is None else f"{side[figure]:,}" for side in (ours, theirs))
-                            for figure in ("file_bytes", "arena_bytes"))
+            sizes, arena = (
+                " / ".join("-" if side[figure] is None else f"{side[figure]:,}" for side in (ours, theirs))
+                for figure in ("file_bytes", "arena_bytes")
+            )
             low, high = pair["interval_points"]
             lines.append(
                 f"| {network['network']} | {form} | {sizes} | {arena if form.startswith('tflite') else ''} | "
                 f"{100 * network['fp32_accuracy']:.2f} % | "
                 f"{100 * ours['accuracy']:.2f} / {100 * theirs['accuracy']:.2f} % | "
                 f"{pair['points']:+.2f} ({low:+.2f} to {high:+.2f}) | {latency['a_ms']:.2f} / {latency['b_ms']:.2f} | "
-                f"{latency['ratio']:.3f} ({latency['interval'][0]:.3f} to {latency['interval'][1]:.3f}) |")
+                f"{latency['ratio']:.3f} ({latency['interval'][0]:.3f} to {latency['interval'][1]:.3f}) |"
+            )
     for name, reason in result.get("not_run", {}).items():
         lines += ["", f"Not run: {name} ({reason})."]
     return "\n".join(lines) + "\n"
@@ -108,26 +130,46 @@ def page(accuracy: dict[str, Any] | None, peers: dict[str, Any] | None) -> str:
 
     parts = [_TEXT]
     for title, result, tables, missed, meaning in (
-            ("Accuracy on every runtime", accuracy, accuracy_tables, integer_accuracy.violations,
-             "Points are differences from fp32 in torch on the same clips; the interval is a paired bootstrap over "
-             "recording locations of\nthe mean over seeds. LSB and labels: against fake quantization, the farthest "
-             "seed. CP-Mobile is trained like the\ndense CP-ResNet of the recipe `esc10-mobile`."),
-            ("Beside other converters", peers, peer_tables, integer_files.violations,
-             "The same float networks, the same calibration clips, nothing trained. Latency is of this machine, one "
-             "thread, both\nfiles in turn; below 1 ours is faster. Accuracy on LiteRT (XNNPACK) and ONNX Runtime.")):
+        (
+            "Accuracy on every runtime",
+            accuracy,
+            accuracy_tables,
+            integer_accuracy.violations,
+            "Points are differences from fp32 in torch on the same clips; the interval is a paired bootstrap over "
+            "recording locations of\nthe mean over seeds. LSB and labels: against fake quantization, the farthest "
+            "seed. CP-Mobile is trained like the\ndense CP-ResNet of the recipe `esc10-mobile`.",
+        ),
+        (
+            "Beside other converters",
+            peers,
+            peer_tables,
+            integer_files.violations,
+            "The same float networks, the same calibration clips, nothing trained. Latency is of this machine, one "
+            "thread, both\nfiles in turn; below 1 ours is faster. Accuracy on LiteRT (XNNPACK) and ONNX Runtime.",
+        ),
+    ):
         if result is None:
             continue
         tools, lines = result["environment"]["tools"], missed(result)
         named = ", ".join(f"{name} {tools[name]}" for name in _TOOLS if name in tools)
-        parts += [f"\n## {title}\n{meaning}\n\n`{result['command']}` ({result['date'][:10]}, "
-                  f"{result['environment']['cpu']}; {named})\n\n", tables(result)]
-        parts.append("\nMissed:\n" + "".join(f"- {line}\n" for line in lines) if lines else
-                     "\nEvery figure is within its mark.\n")
+        parts += [
+            f"\n## {title}\n{meaning}\n\n`{result['command']}` ({result['date'][:10]}, "
+            f"{result['environment']['cpu']}; {named})\n\n",
+            tables(result),
+        ]
+        parts.append(
+            "\nMissed:\n" + "".join(f"- {line}\n" for line in lines)
+            if lines
+            else "\nEvery figure is within its mark.\n"
+        )
     return "".join(parts)
 
 
-def reported(make: Callable[[], dict[str, Any]], tables: Callable[[dict[str, Any]], str],
-             missed: Callable[[dict[str, Any]], list[str]]) -> int:
+def reported(
+    make: Callable[[], dict[str, Any]],
+    tables: Callable[[dict[str, Any]], str],
+    missed: Callable[[dict[str, Any]], list[str]],
+) -> int:
     """Measure, print the tables, name what misses its mark; the exit code of the command."""
     try:
         result = make()

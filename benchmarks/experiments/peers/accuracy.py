@@ -1,6 +1,7 @@
 """Accuracy at equal budget and equal training: edgepress, Torch-Pruning and training from scratch.
 
-    python -m edgepress.benchmarks.experiments.peers.accuracy --data ./esc10-mobile --output benchmarks/results/peers_accuracy.json
+    python -m edgepress.benchmarks.experiments.peers.accuracy --data ./esc10-mobile \\
+        --output benchmarks/results/peers_accuracy.json
 
 Every finished training is kept in the run directory; the same command goes on where it was.
 """
@@ -19,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+
 from edgepress.benchmarks.experiments.peers.trial import (
     METHODS,
     OURS,
@@ -32,7 +34,8 @@ from edgepress.benchmarks.experiments.peers.trial import (
     run_trial,
     write_digits,
 )
-from edgepress.models.errors import UsageError, run_command
+from edgepress.models.command_line import run_command
+from edgepress.models.errors import UsageError
 
 SCHEMA = 1
 #: Seconds per clip, epoch and MAC of a training step on one core (forward and backward), and per optimizer step.
@@ -43,14 +46,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(data: Annotated[str | None, typer.Option(help="Folder of ESC-10 Mobile; without it only the digits.")] = None,
-         run: Annotated[Path, typer.Option(help="Keeps every finished training.")] = Path("runs/peers"),
-         seeds: Annotated[str, typer.Option(help="Seeds on ESC-10 Mobile.")] = "0,1,2",
-         digit_seeds: Annotated[str, typer.Option(help="Seeds on the digits.")] = "0,1,2,3,4",
-         methods: Annotated[str, typer.Option(help="Methods; default: all.")] = ",".join(METHODS),
-         jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, one core each.")] = 2,
-         epochs: Annotated[str | None, typer.Option(help="For a try: the same number of epochs everywhere.")] = None,
-         output: Annotated[Path | None, typer.Option(help="The results file.")] = None) -> None:
+def main(
+    data: Annotated[str | None, typer.Option(help="Folder of ESC-10 Mobile; without it only the digits.")] = None,
+    run: Annotated[Path, typer.Option(help="Keeps every finished training.")] = Path("runs/peers"),
+    seeds: Annotated[str, typer.Option(help="Seeds on ESC-10 Mobile.")] = "0,1,2",
+    digit_seeds: Annotated[str, typer.Option(help="Seeds on the digits.")] = "0,1,2,3,4",
+    methods: Annotated[str, typer.Option(help="Methods; default: all.")] = ",".join(METHODS),
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, one core each.")] = 2,
+    epochs: Annotated[str | None, typer.Option(help="For a try: the same number of epochs everywhere.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The results file.")] = None,
+) -> None:
     """Train every method at every budget with every seed, and compare them on the test clips."""
     names = methods.split(",")
     unknown = [name for name in names if name not in METHODS]
@@ -62,9 +67,13 @@ def main(data: Annotated[str | None, typer.Option(help="Folder of ESC-10 Mobile;
     if data is not None:
         sources["esc10-mobile"] = data
     wanted = {"esc10-mobile": _numbers(seeds), "digits": _numbers(digit_seeds)}
-    trials = [Trial(known[name], sources[name], seed, method, share)
-              for name in ("esc10-mobile", "digits") if name in sources for seed in wanted[name]
-              for method, share in [(None, 1.0), *((m, s) for m in names for s in SHARES)]]
+    trials = [
+        Trial(known[name], sources[name], seed, method, share)
+        for name in ("esc10-mobile", "digits")
+        if name in sources
+        for seed in wanted[name]
+        for method, share in [(None, 1.0), *((m, s) for m in names for s in SHARES)]
+    ]
     _claim(run, [known[name] for name in sources])
     _say_estimate(run, trials, jobs)
     results = run_all(run, trials, jobs)
@@ -124,8 +133,11 @@ def _say_estimate(run: Path, trials: Sequence[Trial], jobs: int) -> None:
             seconds += estimate_seconds(trial, *macs[trial.experiment.name])
     for name, (clips, count) in macs.items():
         print(f"{name}: {clips} training clips, {count / 1e6:.2f} M MACs (dcase)", file=sys.stderr)
-    print(f"{left} of {len(trials)} trainings are left, about {seconds / jobs / 60:.0f} minutes on {jobs} quiet cores",
-          file=sys.stderr, flush=True)
+    print(
+        f"{left} of {len(trials)} trainings are left, about {seconds / jobs / 60:.0f} minutes on {jobs} quiet cores",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def run_all(run: Path, trials: Sequence[Trial], jobs: int) -> list[dict[str, Any]]:
@@ -134,14 +146,20 @@ def run_all(run: Path, trials: Sequence[Trial], jobs: int) -> list[dict[str, Any
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         for dense in (True, False):
-            futures = {pool.submit(run_trial, run, trial): number for number, trial in enumerate(trials)
-                       if (trial.method is None) is dense}
+            futures = {
+                pool.submit(run_trial, run, trial): number
+                for number, trial in enumerate(trials)
+                if (trial.method is None) is dense
+            }
             for done, future in enumerate(as_completed(futures), 1):
                 number = futures[future]
                 results[number] = result = future.result()
-                print(f"[{done}/{len(futures)}] {trials[number].experiment.name} {trials[number].name}: test "
-                      f"{100 * result['test_accuracy']:.1f} %, {result['macs']:,} MACs, {result['seconds']} s",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"[{done}/{len(futures)}] {trials[number].experiment.name} {trials[number].name}: test "
+                    f"{100 * result['test_accuracy']:.1f} %, {result['macs']:,} MACs, {result['seconds']} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
     return [results[number] | {"experiment": trial.experiment.name} for number, trial in enumerate(trials)]
 
 
@@ -151,8 +169,9 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def summary(results: Sequence[dict[str, Any]], chosen: dict[str, Experiment],
-            sources: dict[str, str]) -> dict[str, Any]:
+def summary(
+    results: Sequence[dict[str, Any]], chosen: dict[str, Experiment], sources: dict[str, str]
+) -> dict[str, Any]:
     """The results file: rows by experiment, budget and method, and the differences that the issue asks for.
 
     A difference is the mean over seeds and clips. Its interval is a paired bootstrap over recordings, the seeds of one
@@ -166,18 +185,33 @@ def summary(results: Sequence[dict[str, Any]], chosen: dict[str, Experiment],
         own = [result for result in results if result["experiment"] == name]
         task = open_data(Trial(experiment, sources[name], 0))
         identifiers = task.split("test").identifiers
-        right = {key: np.mean([_bits(result["right"]) for result in own
-                               if (result["share"], result["method"]) == key], axis=0)
-                 for key in dict.fromkeys((result["share"], result["method"]) for result in own)}
+        right = {
+            key: np.mean(
+                [_bits(result["right"]) for result in own if (result["share"], result["method"]) == key], axis=0
+            )
+            for key in dict.fromkeys((result["share"], result["method"]) for result in own)
+        }
         rows = [_row([result for result in own if (result["share"], result["method"]) == key]) for key in right]
-        found[name] = {"settings": experiment.facts(),
-                       "clips": {split: len(task.split(split)) for split in ("train", "validation", "test")},
-                       "recordings": len(set(identifiers)) if identifiers else None, "rows": rows,
-                       "comparisons": [comparison for share in sorted({key[0] for key in right} - {1.0}, reverse=True)
-                                       for comparison in _comparisons(rows, right, share, identifiers)]}
-    return {"schema": SCHEMA, "command": command(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "environment": environment(), "versions": {**versions(), "torch-pruning": package_version("torch-pruning")},
-            "experiments": found, "default": default_method(found)}
+        found[name] = {
+            "settings": experiment.facts(),
+            "clips": {split: len(task.split(split)) for split in ("train", "validation", "test")},
+            "recordings": len(set(identifiers)) if identifiers else None,
+            "rows": rows,
+            "comparisons": [
+                comparison
+                for share in sorted({key[0] for key in right} - {1.0}, reverse=True)
+                for comparison in _comparisons(rows, right, share, identifiers)
+            ],
+        }
+    return {
+        "schema": SCHEMA,
+        "command": command(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "environment": environment(),
+        "versions": {**versions(), "torch-pruning": package_version("torch-pruning")},
+        "experiments": found,
+        "default": default_method(found),
+    }
 
 
 def package_version(package: str) -> str | None:
@@ -200,9 +234,14 @@ def _row(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"mean": float(np.mean(values)), "min": min(values), "max": max(values)}
 
     first = results[0]
-    row = {"method": first["method"] or "dense", "share": first["share"], "seeds": sorted(r["seed"] for r in results),
-           **{key: spread(key) for key in ("test_accuracy", "log_loss", "macs", "params")},
-           "validation_accuracy": spread("validation_accuracy"), "seconds": spread("seconds")}
+    row = {
+        "method": first["method"] or "dense",
+        "share": first["share"],
+        "seeds": sorted(r["seed"] for r in results),
+        **{key: spread(key) for key in ("test_accuracy", "log_loss", "macs", "params")},
+        "validation_accuracy": spread("validation_accuracy"),
+        "seconds": spread("seconds"),
+    }
     if "target_macs" in first:
         row["target_macs"] = first["target_macs"]
     return row
@@ -214,16 +253,31 @@ def best_of(rows: Sequence[dict[str, Any]], share: float, names: Sequence[str]) 
     return max(found, key=lambda row: row["test_accuracy"]["mean"])["method"] if found else None
 
 
-def _comparisons(rows: Sequence[dict[str, Any]], right: dict[tuple[float, Any], np.ndarray], share: float,
-                 identifiers: Sequence[str] | None) -> list[dict[str, Any]]:
+def _comparisons(
+    rows: Sequence[dict[str, Any]],
+    right: dict[tuple[float, Any], np.ndarray],
+    share: float,
+    identifiers: Sequence[str] | None,
+) -> list[dict[str, Any]]:
     from edgepress.models.tasks.metrics import paired_cluster_bootstrap
 
     peer = best_of(rows, share, PEERS)
     others = [("torch-pruning (best)", peer), ("from-scratch", best_of(rows, share, ("from-scratch",)))]
     best = best_of(rows, share, OURS)
-    return [{"share": share, "method": ours, "best_of_ours": ours == best, "against": label, "peer": other,
-             **paired_cluster_bootstrap(right[share, ours], right[share, other], identifiers)}
-            for ours in OURS if (share, ours) in right for label, other in others if other is not None]
+    return [
+        {
+            "share": share,
+            "method": ours,
+            "best_of_ours": ours == best,
+            "against": label,
+            "peer": other,
+            **paired_cluster_bootstrap(right[share, ours], right[share, other], identifiers),
+        }
+        for ours in OURS
+        if (share, ours) in right
+        for label, other in others
+        if other is not None
+    ]
 
 
 def default_method(found: dict[str, Any]) -> str | None:
@@ -243,14 +297,18 @@ def table(report: dict[str, Any]) -> str:
         lines.append(name)
         for row in experiment["rows"]:
             accuracy = row["test_accuracy"]
-            lines.append(f"  {100 * row['share']:4.0f} %  {row['method']:22} {100 * accuracy['mean']:5.2f} % "
-                         f"({100 * accuracy['min']:.1f} to {100 * accuracy['max']:.1f}), "
-                         f"{row['macs']['mean']:,.0f} MACs")
+            lines.append(
+                f"  {100 * row['share']:4.0f} %  {row['method']:22} {100 * accuracy['mean']:5.2f} % "
+                f"({100 * accuracy['min']:.1f} to {100 * accuracy['max']:.1f}), "
+                f"{row['macs']['mean']:,.0f} MACs"
+            )
         for line in experiment["comparisons"]:
             low, high = line["interval"]
-            lines.append(f"  {100 * line['share']:4.0f} %  {line['method']} minus {line['peer']}: "
-                         f"{100 * line['difference']:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
-                         + (", best of ours" if line["best_of_ours"] else ""))
+            lines.append(
+                f"  {100 * line['share']:4.0f} %  {line['method']} minus {line['peer']}: "
+                f"{100 * line['difference']:+.2f} points [{100 * low:+.2f}, {100 * high:+.2f}]"
+                + (", best of ours" if line["best_of_ours"] else "")
+            )
     lines.append(f"highest over all: {report['default']}")
     return "\n".join(lines)
 

@@ -29,8 +29,9 @@ DIVISORS = (1, 2, 4, 8)
 BATCHES, BATCH_SIZE = 2, 4
 
 
-def macs_over_target(model: nn.Module, example_inputs: torch.Tensor, shares: Sequence[float], *, seed: int = 0
-                     ) -> tuple[float | None, int, list[float | str]]:
+def macs_over_target(
+    model: nn.Module, example_inputs: torch.Tensor, shares: Sequence[float], *, seed: int = 0
+) -> tuple[float | None, int, list[float | str]]:
     """MACs over target at every share, of the networks that FastNAS returns.
 
     Widths may be any of its twenty ratios (its own choice), to single channels or the next of `DIVISORS` where these
@@ -66,8 +67,14 @@ def macs_over_target(model: nn.Module, example_inputs: torch.Tensor, shares: Seq
     return dense, divisor, found
 
 
-def _with_divisor(model: nn.Module, example_inputs: torch.Tensor, shares: Sequence[float],
-                  batches: Sequence[torch.Tensor], divisor: int, seed: int) -> tuple[float | None, list[float | str]]:
+def _with_divisor(
+    model: nn.Module,
+    example_inputs: torch.Tensor,
+    shares: Sequence[float],
+    batches: Sequence[torch.Tensor],
+    divisor: int,
+    seed: int,
+) -> tuple[float | None, list[float | str]]:
     """MACs of the dense network and MACs / target; nothing more is tried once the first share fails."""
     import torch
 
@@ -81,8 +88,9 @@ def _with_divisor(model: nn.Module, example_inputs: torch.Tensor, shares: Sequen
                 # Its progress goes to both streams.
                 with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                     dense = dense or _macs(copy.deepcopy(model), example_inputs)
-                    pruned = _prune(copy.deepcopy(model), example_inputs, share, batches, divisor,
-                                    Path(folder) / "fall.pth")
+                    pruned = _prune(
+                        copy.deepcopy(model), example_inputs, share, batches, divisor, Path(folder) / "fall.pth"
+                    )
                     found.append(_macs(pruned, example_inputs) / (share * dense))
             except Exception as error:  # a peer may fail in any way; that is a result, too
                 found.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}")
@@ -91,8 +99,14 @@ def _with_divisor(model: nn.Module, example_inputs: torch.Tensor, shares: Sequen
     return dense, found
 
 
-def _prune(model: nn.Module, example_inputs: torch.Tensor, share: float, batches: Sequence[torch.Tensor],
-           divisor: int, checkpoint: Path) -> nn.Module:
+def _prune(
+    model: nn.Module,
+    example_inputs: torch.Tensor,
+    share: float,
+    batches: Sequence[torch.Tensor],
+    divisor: int,
+    checkpoint: Path,
+) -> nn.Module:
     """The model, changed in place, at the share of its "flops"; the checkpoint keeps the fall of the score."""
     import modelopt.torch.prune as mtp
     import torch
@@ -110,10 +124,18 @@ def _prune(model: nn.Module, example_inputs: torch.Tensor, share: float, batches
             reference.append(output)
         return -float((output - reference[0]).square().sum() / reference[0].square().sum())
 
-    pruned, _ = mtp.prune(model.eval(), mode=[("fastnas", rules)], constraints={"flops": f"{100 * share:g}%"},
-                          dummy_input=example_inputs,
-                          config={"data_loader": [(batch,) for batch in batches], "score_func": score,
-                                  "checkpoint": str(checkpoint), "verbose": False})
+    pruned, _ = mtp.prune(
+        model.eval(),
+        mode=[("fastnas", rules)],
+        constraints={"flops": f"{100 * share:g}%"},
+        dummy_input=example_inputs,
+        config={
+            "data_loader": [(batch,) for batch in batches],
+            "score_func": score,
+            "checkpoint": str(checkpoint),
+            "verbose": False,
+        },
+    )
     return pruned
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from edgepress.models.errors import run_command
+
+from edgepress.models.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "peers.md"
@@ -17,10 +18,10 @@ SEARCH = ROOT / "benchmarks" / "results" / "peers_search.json"
 
 #: Why there is no table of accuracies, while no fair one is measured.
 WITHDRAWN = (
-    "An earlier table is withdrawn. It ran Torch-Pruning globally with `pruning_ratio=1.0`, without a maximal ratio and "
-    "without training between its steps, so that whole layers collapsed to one channel, which its authors do not "
-    "recommend; its trainings were too short; its intervals left out the seeds. Run as its README does it, Torch-Pruning "
-    "was level with the default of edgepress wherever that was tried. No lead in accuracy is claimed."
+    "An earlier table is withdrawn. It ran Torch-Pruning globally with `pruning_ratio=1.0`, without a maximal ratio "
+    "and without training between its steps, so that whole layers collapsed to one channel, which its authors do not "
+    "recommend; its trainings were too short; its intervals left out the seeds. Run as its README does it, "
+    "Torch-Pruning was level with the default of edgepress wherever that was tried. No lead in accuracy is claimed."
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -36,33 +37,54 @@ def main(output: Annotated[Path, typer.Option(help="The page.")] = PAGE) -> None
 
 def page(accuracy: Path = ACCURACY, search: Path = SEARCH) -> str:
     """The page as Markdown; a results file that is missing is named with the command that writes it."""
-    lines = ["# Pruning beside other tools", "",
-             "Written by `python -m edgepress.benchmarks.experiments.peers.pages` from `benchmarks/results/peers_accuracy.json` and "
-             "`benchmarks/results/peers_search.json`; not edited by hand.", ""]
-    lines += _accuracy(json.loads(accuracy.read_text())) if accuracy.exists() else [
-        "## Accuracy", "", WITHDRAWN, "", "Not measured yet: `python -m edgepress.benchmarks.experiments.peers.accuracy --data DIR --output "
-        "benchmarks/results/peers_accuracy.json`.", ""]
+    lines = [
+        "# Pruning beside other tools",
+        "",
+        "Written by `python -m edgepress.benchmarks.experiments.peers.pages` from "
+        "`benchmarks/results/peers_accuracy.json` and "
+        "`benchmarks/results/peers_search.json`; not edited by hand.",
+        "",
+    ]
+    lines += (
+        _accuracy(json.loads(accuracy.read_text()))
+        if accuracy.exists()
+        else [
+            "## Accuracy",
+            "",
+            WITHDRAWN,
+            "",
+            "Not measured yet: `python -m edgepress.benchmarks.experiments.peers.accuracy --data DIR --output "
+            "benchmarks/results/peers_accuracy.json`.",
+            "",
+        ]
+    )
     parts = json.loads(search.read_text())["parts"] if search.exists() else {}
     for name, write in (("closeness", _closeness), ("retained", _retained), ("calls", _calls), ("growth", _growth)):
-        title = {"closeness": "Closeness to the target", "retained": "Retained importance",
-                 "calls": "Time and memory of one call", "growth": "Growth of the search"}[name]
+        title = {
+            "closeness": "Closeness to the target",
+            "retained": "Retained importance",
+            "calls": "Time and memory of one call",
+            "growth": "Growth of the search",
+        }[name]
         lines += [f"## {title}", ""]
         if name in parts:
             part = parts[name]
             results = _with_fastnas(part["results"], parts.get("fastnas")) if name == "closeness" else part["results"]
-            lines += [*write(results), "", _source(part["command"], part["environment"],
-                                                   part.get("torch-pruning")), ""]
+            lines += [*write(results), "", _source(part["command"], part["environment"], part.get("torch-pruning")), ""]
             if name == "closeness":
                 lines += [_fastnas(parts.get("fastnas")), ""]
         else:
-            lines += [f"Not measured yet: `python -m edgepress.benchmarks.experiments.peers.search --parts {name} --output "
-                      "benchmarks/results/peers_search.json`.", ""]
+            lines += [
+                f"Not measured yet: `python -m edgepress.benchmarks.experiments.peers.search --parts {name} --output "
+                "benchmarks/results/peers_search.json`.",
+                "",
+            ]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _source(command: str, environment: dict[str, Any], torch_pruning: str | None) -> str:
     tools = environment["tools"]
-    return (f"`{command}`, {environment['cpu']}, torch {tools.get('torch')}, torch-pruning {torch_pruning}.")
+    return f"`{command}`, {environment['cpu']}, torch {tools.get('torch')}, torch-pruning {torch_pruning}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -74,36 +96,72 @@ def _percent(spread: dict[str, float]) -> str:
 
 
 def _accuracy(report: dict[str, Any]) -> list[str]:
-    lines = ["## Accuracy at equal budget and equal training", "",
-             "Every method starts from the same dense network of a seed, has the same number of optimizer steps, "
-             "augmentation, schedule and distillation from that network, and takes the epoch that is best on "
-             "validation. ADMM and gradual pruning spend the first 30 % of these steps before removal, at the peak "
-             "rate, and run the schedule over the rest. Torch-Pruning removes by its own progressive loop, by three of "
-             "its importances; the best one on the test is taken for the comparison, in its favour. "
-             "Mean over seeds (smallest to largest), %.", ""]
+    lines = [
+        "## Accuracy at equal budget and equal training",
+        "",
+        "Every method starts from the same dense network of a seed, has the same number of optimizer steps, "
+        "augmentation, schedule and distillation from that network, and takes the epoch that is best on "
+        "validation. ADMM and gradual pruning spend the first 30 % of these steps before removal, at the peak "
+        "rate, and run the schedule over the rest. Torch-Pruning removes by its own progressive loop, by three of "
+        "its importances; the best one on the test is taken for the comparison, in its favour. "
+        "Mean over seeds (smallest to largest), %.",
+        "",
+    ]
     for name, experiment in report["experiments"].items():
         clips, recordings = experiment["clips"], experiment["recordings"]
-        lines += [f"### {name}", "",
-                  f"{experiment['settings']['network']} {json.dumps(experiment['settings']['arguments'])}; "
-                  f"{clips['train']:,} training, {clips['validation']:,} validation and {clips['test']:,} test clips"
-                  + (f" of {recordings} recordings" if recordings else "")
-                  + f"; {experiment['settings']['dense']['epochs']} epochs dense, "
-                  f"{experiment['settings']['prune']['train']['epochs']} for every method.", ""]
+        lines += [
+            f"### {name}",
+            "",
+            f"{experiment['settings']['network']} {json.dumps(experiment['settings']['arguments'])}; "
+            f"{clips['train']:,} training, {clips['validation']:,} validation and {clips['test']:,} test clips"
+            + (f" of {recordings} recordings" if recordings else "")
+            + f"; {experiment['settings']['dense']['epochs']} epochs dense, "
+            f"{experiment['settings']['prune']['train']['epochs']} for every method.",
+            "",
+        ]
         rows = sorted(experiment["rows"], key=lambda row: -row["share"])
-        lines += _table(("MACs", "method", "seeds", "test accuracy", "log loss", "MACs used", "parameters"), [
-            (f"{100 * row['share']:.0f} %", row["method"], str(len(row["seeds"])), _percent(row["test_accuracy"]),
-             f"{row['log_loss']['mean']:.3f}", f"{row['macs']['mean']:,.0f}", f"{row['params']['mean']:,.0f}")
-            for row in rows])
-        lines += ["", "Differences in points, with the 95 % interval of a paired bootstrap over "
-                  + ("recordings" if recordings else "test images") + ":", ""]
-        lines += _table(("MACs", "ours", "minus", "difference", "interval"), [
-            (f"{100 * found['share']:.0f} %", found["method"] + (" (best)" if found["best_of_ours"] else ""),
-             found["peer"], f"{100 * found['difference']:+.2f}",
-             f"{100 * found['interval'][0]:+.2f} to {100 * found['interval'][1]:+.2f}")
-            for found in experiment["comparisons"]])
+        lines += _table(
+            ("MACs", "method", "seeds", "test accuracy", "log loss", "MACs used", "parameters"),
+            [
+                (
+                    f"{100 * row['share']:.0f} %",
+                    row["method"],
+                    str(len(row["seeds"])),
+                    _percent(row["test_accuracy"]),
+                    f"{row['log_loss']['mean']:.3f}",
+                    f"{row['macs']['mean']:,.0f}",
+                    f"{row['params']['mean']:,.0f}",
+                )
+                for row in rows
+            ],
+        )
+        lines += [
+            "",
+            "Differences in points, with the 95 % interval of a paired bootstrap over "
+            + ("recordings" if recordings else "test images")
+            + ":",
+            "",
+        ]
+        lines += _table(
+            ("MACs", "ours", "minus", "difference", "interval"),
+            [
+                (
+                    f"{100 * found['share']:.0f} %",
+                    found["method"] + (" (best)" if found["best_of_ours"] else ""),
+                    found["peer"],
+                    f"{100 * found['difference']:+.2f}",
+                    f"{100 * found['interval'][0]:+.2f} to {100 * found['interval'][1]:+.2f}",
+                )
+                for found in experiment["comparisons"]
+            ],
+        )
         lines += [""]
-    lines += [f"Highest over all budgets and data: {report['default']}.", "",
-              _source(report["command"], report["environment"], report["versions"]["torch-pruning"]), ""]
+    lines += [
+        f"Highest over all budgets and data: {report['default']}.",
+        "",
+        _source(report["command"], report["environment"], report["versions"]["torch-pruning"]),
+        "",
+    ]
     return lines
 
 
@@ -111,14 +169,35 @@ def _closeness(results: Sequence[dict[str, Any]]) -> list[str]:
     def peer(value: Any) -> str:
         return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
 
-    return ["MACs over target. Ours by the rule `dcase`, the others by their own counts of their own dense networks. "
-            "With the parameter budget, the nearer of the two is at its limit.", "",
-            *_table(("network", "target", "ours", "ours with parameters: MACs", "parameters", "Torch-Pruning",
-                     *(("FastNAS",) if "fastnas" in results[0]["rows"][0] else ())), [
-                (found["network"], f"{100 * row['share']:.0f} %", f"{row['macs']['macs']:.4f}",
-                 f"{row['macs_and_params']['macs']:.4f}", f"{row['macs_and_params']['params']:.4f}",
-                 peer(row.get("torch_pruning")), *((peer(row["fastnas"]),) if "fastnas" in row else ()))
-                for found in results for row in found["rows"]])]
+    return [
+        "MACs over target. Ours by the rule `dcase`, the others by their own counts of their own dense networks. "
+        "With the parameter budget, the nearer of the two is at its limit.",
+        "",
+        *_table(
+            (
+                "network",
+                "target",
+                "ours",
+                "ours with parameters: MACs",
+                "parameters",
+                "Torch-Pruning",
+                *(("FastNAS",) if "fastnas" in results[0]["rows"][0] else ()),
+            ),
+            [
+                (
+                    found["network"],
+                    f"{100 * row['share']:.0f} %",
+                    f"{row['macs']['macs']:.4f}",
+                    f"{row['macs_and_params']['macs']:.4f}",
+                    f"{row['macs_and_params']['params']:.4f}",
+                    peer(row.get("torch_pruning")),
+                    *((peer(row["fastnas"]),) if "fastnas" in row else ()),
+                )
+                for found in results
+                for row in found["rows"]
+            ],
+        ),
+    ]
 
 
 def _with_fastnas(results: Sequence[dict[str, Any]], part: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -126,56 +205,105 @@ def _with_fastnas(results: Sequence[dict[str, Any]], part: dict[str, Any] | None
     if part is None:
         return list(results)
     ratios = {(found["network"], row["share"]): row["fastnas"] for found in part["results"] for row in found["rows"]}
-    return [{**found, "rows": [{**row, "fastnas": ratios.get((found["network"], row["share"]))}
-                               for row in found["rows"]]} for found in results]
+    return [
+        {**found, "rows": [{**row, "fastnas": ratios.get((found["network"], row["share"]))} for row in found["rows"]]}
+        for found in results
+    ]
 
 
 def _fastnas(part: dict[str, Any] | None) -> str:
     """How FastNAS was measured, or how it would be."""
     from edgepress.benchmarks.experiments.peers.fastnas import INSTALL
 
-    command = "python -m edgepress.benchmarks.experiments.peers.search --parts fastnas --output benchmarks/results/peers_search.json"
+    command = (
+        "python -m edgepress.benchmarks.experiments.peers.search --parts fastnas "
+        "--output benchmarks/results/peers_search.json"
+    )
     if part is None:
         return f"FastNAS is not measured yet: `{INSTALL}`, then `{command}`."
     left_out = "".join(f" Not measured: {name} ({reason})." for name, reason in part["left_out"].items())
     divisors = ", ".join(f"{found['network']} {found['channel_divisor']}" for found in part["results"])
-    return (f"FastNAS: `{part['command']}`, nvidia-modelopt {part['nvidia-modelopt']} with torchprofile "
-            f"{part['torchprofile']} (`{INSTALL}`), its twenty ratios of widths, multiples of the smallest number "
-            f"of channels with which it works ({divisors}); above 1 where it returns a network over its limit."
-            f"{left_out}")
+    return (
+        f"FastNAS: `{part['command']}`, nvidia-modelopt {part['nvidia-modelopt']} with torchprofile "
+        f"{part['torchprofile']} (`{INSTALL}`), its twenty ratios of widths, multiples of the smallest number "
+        f"of channels with which it works ({divisors}); above 1 where it returns a network over its limit."
+        f"{left_out}"
+    )
 
 
 def _retained(results: Sequence[dict[str, Any]]) -> list[str]:
     worse = [row for row in results if row["knapsack"] < row["threshold"]]
     gains = sorted(row["knapsack"] - row["threshold"] for row in results)
-    return [f"Share of all importance that is kept at the same budgets, {len(results)} cases: `knapsack` keeps at "
-            f"least as much as `threshold` on {len(results) - len(worse)}; the gain is {100 * gains[0]:.2f} to "
-            f"{100 * gains[-1]:.2f} points, {100 * gains[len(gains) // 2]:.2f} in the middle. Shares of MACs alone, "
-            "importance divided by its layer's mean:", "",
-            *_table(("network", "target", "knapsack", "threshold"), [
+    return [
+        f"Share of all importance that is kept at the same budgets, {len(results)} cases: `knapsack` keeps at "
+        f"least as much as `threshold` on {len(results) - len(worse)}; the gain is {100 * gains[0]:.2f} to "
+        f"{100 * gains[-1]:.2f} points, {100 * gains[len(gains) // 2]:.2f} in the middle. Shares of MACs alone, "
+        "importance divided by its layer's mean:",
+        "",
+        *_table(
+            ("network", "target", "knapsack", "threshold"),
+            [
                 (row["network"], f"{100 * row['share']:.0f} %", f"{row['knapsack']:.4f}", f"{row['threshold']:.4f}")
-                for row in results if row["budgets"] == ["macs"] and row["normalize"] == "mean"])]
+                for row in results
+                if row["budgets"] == ["macs"] and row["normalize"] == "mean"
+            ],
+        ),
+    ]
 
 
 def _calls(results: Sequence[dict[str, Any]]) -> list[str]:
-    return ["To half of the MACs, one thread. Ours: trace, groups, importance, projection and removal; with the proof "
-            "and the independent recount in brackets. Memory: what the call adds to the process's peak.", "",
-            *_table(("network", "tool", "CPU seconds", "memory, MB", "MACs / target"), [
-                (row["network"], row["tool"], f"{row['seconds']:.2f}"
-                 + (f" ({row['steps']['whole_call_with_proof_and_recount']:.2f})" if "steps" in row else ""),
-                 f"{row['memory_bytes'] / 1e6:.0f}"
-                 + (f" ({row['memory_with_proof_bytes'] / 1e6:.0f})" if "steps" in row else ""),
-                 f"{row['ratio']:.4f}") for row in results])]
+    return [
+        "To half of the MACs, one thread. Ours: trace, groups, importance, projection and removal; with the proof "
+        "and the independent recount in brackets. Memory: what the call adds to the process's peak.",
+        "",
+        *_table(
+            ("network", "tool", "CPU seconds", "memory, MB", "MACs / target"),
+            [
+                (
+                    row["network"],
+                    row["tool"],
+                    f"{row['seconds']:.2f}"
+                    + (f" ({row['steps']['whole_call_with_proof_and_recount']:.2f})" if "steps" in row else ""),
+                    f"{row['memory_bytes'] / 1e6:.0f}"
+                    + (f" ({row['memory_with_proof_bytes'] / 1e6:.0f})" if "steps" in row else ""),
+                    f"{row['ratio']:.4f}",
+                )
+                for row in results
+            ],
+        ),
+    ]
 
 
 def _growth(results: Sequence[dict[str, Any]]) -> list[str]:
-    return ["Residual networks of 16 channels to half of the MACs, CPU seconds of one thread.", "",
-            *_table(("layers", "groups", "torch.export", "groups found", "importance", "projection", "search in all",
-                     "a layer, ms"), [
-                (str(row["layers"]), str(row["groups"]), f"{row['trace_seconds']:.2f}", f"{row['groups_seconds']:.2f}",
-                 f"{row['importance_seconds']:.2f}", f"{row['projection_seconds']:.2f}",
-                 f"{row['search_seconds']:.2f}", f"{1000 * row['search_seconds'] / row['layers']:.1f}")
-                for row in results])]
+    return [
+        "Residual networks of 16 channels to half of the MACs, CPU seconds of one thread.",
+        "",
+        *_table(
+            (
+                "layers",
+                "groups",
+                "torch.export",
+                "groups found",
+                "importance",
+                "projection",
+                "search in all",
+                "a layer, ms",
+            ),
+            [
+                (
+                    str(row["layers"]),
+                    str(row["groups"]),
+                    f"{row['trace_seconds']:.2f}",
+                    f"{row['groups_seconds']:.2f}",
+                    f"{row['importance_seconds']:.2f}",
+                    f"{row['projection_seconds']:.2f}",
+                    f"{row['search_seconds']:.2f}",
+                    f"{1000 * row['search_seconds'] / row['layers']:.1f}",
+                )
+                for row in results
+            ],
+        ),
+    ]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from edgepress.models.errors import EdgepressError, UsageError, run_command
+
+from edgepress.models.command_line import run_command
+from edgepress.models.errors import EdgepressError, UsageError
 
 SCHEMA = 1
 SHARES = (0.70, 0.50, 0.25, 0.12)
@@ -33,12 +35,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
-def main(parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS + ON_REQUEST)}.")] = ",".join(PARTS),
-         networks: Annotated[str, typer.Option(help="Default: all seven, and the five small ones of fastnas.")] = "",
-         layers: Annotated[str, typer.Option(help="Depths of growth.")] = ",".join(map(str, LAYERS)),
-         peers: Annotated[bool, typer.Option(help="Run Torch-Pruning too.")] = True,
-         output: Annotated[Path | None, typer.Option(help="The results file; parts that are not run stay.")] = None
-         ) -> None:
+def main(
+    parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS + ON_REQUEST)}.")] = ",".join(PARTS),
+    networks: Annotated[str, typer.Option(help="Default: all seven, and the five small ones of fastnas.")] = "",
+    layers: Annotated[str, typer.Option(help="Depths of growth.")] = ",".join(map(str, LAYERS)),
+    peers: Annotated[bool, typer.Option(help="Run Torch-Pruning too.")] = True,
+    output: Annotated[Path | None, typer.Option(help="The results file; parts that are not run stay.")] = None,
+) -> None:
     """Measure the search; every part on its own with --parts."""
     wanted = parts.split(",")
     if unknown := [part for part in wanted if part not in PARTS + ON_REQUEST]:
@@ -51,8 +54,12 @@ def main(parts: Annotated[str, typer.Option(help=f"Of {', '.join(PARTS + ON_REQU
     measurements: dict[str, list[tuple[Any, ...]]] = {
         "closeness": [(closeness, name, peers) for name in names],
         "retained": [(retained, name) for name in names],
-        "calls": [(call, name, tool) for name in LARGE if name in names
-                  for tool in (("edgepress", "torch-pruning") if peers else ("edgepress",))],
+        "calls": [
+            (call, name, tool)
+            for name in LARGE
+            if name in names
+            for tool in (("edgepress", "torch-pruning") if peers else ("edgepress",))
+        ],
         "growth": [(growth, int(count)) for count in layers.split(",")],
         "fastnas": [(fastnas_closeness, name) for name in names if networks or name not in LARGE],
     }
@@ -75,14 +82,22 @@ def _write(output: Path, part: str, found: Any) -> None:
     report = json.loads(output.read_text()) if output.exists() else {"schema": SCHEMA, "parts": {}}
     if part == "fastnas":  # takes long: networks that are not asked for now stay
         measured = {row["network"] for row in found}
-        found = [row for row in report["parts"].get(part, {}).get("results", ())
-                 if row["network"] not in measured] + found
-    report["parts"][part] = {"command": command(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                             "environment": environment(), "torch-pruning": package_version("torch-pruning"),
-                             "results": found}
+        found = [
+            row for row in report["parts"].get(part, {}).get("results", ()) if row["network"] not in measured
+        ] + found
+    report["parts"][part] = {
+        "command": command(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "environment": environment(),
+        "torch-pruning": package_version("torch-pruning"),
+        "results": found,
+    }
     if part == "fastnas":
-        report["parts"][part] |= {"nvidia-modelopt": package_version("nvidia-modelopt"),
-                                  "torchprofile": package_version("torchprofile"), "left_out": _left_out(found)}
+        report["parts"][part] |= {
+            "nvidia-modelopt": package_version("nvidia-modelopt"),
+            "torchprofile": package_version("torchprofile"),
+            "left_out": _left_out(found),
+        }
     write_json(output, report)
 
 
@@ -91,8 +106,11 @@ def _left_out(found: Sequence[dict[str, Any]]) -> dict[str, str]:
     from edgepress.benchmarks.experiments.peers.networks import benchmark_networks
 
     done = {row["network"] for row in found}
-    return {name: "not tried: hundreds of runs of a large network" if name in LARGE else "not measured yet"
-            for name in benchmark_networks() if name not in done}
+    return {
+        name: "not tried: hundreds of runs of a large network" if name in LARGE else "not measured yet"
+        for name in benchmark_networks()
+        if name not in done
+    }
 
 
 def counted(measurement: Callable[..., list[dict[str, Any]]], *arguments: Any) -> list[dict[str, Any]]:
@@ -161,8 +179,14 @@ def fastnas_closeness(name: str) -> list[dict[str, Any]]:
     from edgepress.benchmarks.experiments.peers.networks import benchmark_networks
 
     dense, divisor, ratios = macs_over_target(*benchmark_networks()[name](), SHARES)
-    return [{"network": name, "macs": dense, "channel_divisor": divisor,
-             "rows": [{"share": share, "fastnas": ratio} for share, ratio in zip(SHARES, ratios, strict=True)]}]
+    return [
+        {
+            "network": name,
+            "macs": dense,
+            "channel_divisor": divisor,
+            "rows": [{"share": share, "fastnas": ratio} for share, ratio in zip(SHARES, ratios, strict=True)],
+        }
+    ]
 
 
 def retained(name: str) -> list[dict[str, Any]]:
@@ -184,11 +208,14 @@ def retained(name: str) -> list[dict[str, Any]]:
                 # The peak can't fall as far as the rest: one layer's input and output have to be there.
                 budgets: dict[str, Any] = {
                     metric: int((share if metric != "peak_activation_bytes" else max(share, 0.5)) * dense.get(metric))
-                    for metric in metrics}
+                    for metric in metrics
+                }
                 limits = Limits(**budgets)
                 try:
-                    kept = {method: projection(graph, scores, limits, method, floor=0.0).retained
-                            for method in ("knapsack", "threshold")}
+                    kept = {
+                        method: projection(graph, scores, limits, method, floor=0.0).retained
+                        for method in ("knapsack", "threshold")
+                    }
                 except InfeasibleBudget:  # even the smallest network of this kind has a higher peak: no case
                     continue
                 rows.append({"network": name, "normalize": normalize, "budgets": list(metrics), "share": share, **kept})
@@ -215,8 +242,15 @@ def call(name: str, tool: str) -> list[dict[str, Any]]:
 
         before, clock = _peak_bytes(), time.process_time()
         _, macs, dense_macs = prune_progressively(model, example, 0.5)
-        return [{"network": name, "tool": tool, "seconds": time.process_time() - clock,
-                 "memory_bytes": _peak_bytes() - before, "ratio": macs / (0.5 * dense_macs)}]
+        return [
+            {
+                "network": name,
+                "tool": tool,
+                "seconds": time.process_time() - clock,
+                "memory_bytes": _peak_bytes() - before,
+                "ratio": macs / (0.5 * dense_macs),
+            }
+        ]
     before, clock, steps = _peak_bytes(), [time.process_time()], {}
 
     def passed(step: str) -> None:
@@ -236,9 +270,17 @@ def call(name: str, tool: str) -> list[dict[str, Any]]:
     clock.append(time.process_time())
     pruned = prune_model(model, example, macs="50%")
     passed("whole_call_with_proof_and_recount")
-    return [{"network": name, "tool": tool, "seconds": sum(steps[step] for step in list(steps)[:4]), "steps": steps,
-             "memory_bytes": memory, "memory_with_proof_bytes": _peak_bytes() - before,
-             "ratio": pruned.after.macs / (0.5 * pruned.before.macs)}]
+    return [
+        {
+            "network": name,
+            "tool": tool,
+            "seconds": sum(steps[step] for step in list(steps)[:4]),
+            "steps": steps,
+            "memory_bytes": memory,
+            "memory_with_proof_bytes": _peak_bytes() - before,
+            "ratio": pruned.after.macs / (0.5 * pruned.before.macs),
+        }
+    ]
 
 
 def _peak_bytes() -> int:
@@ -250,6 +292,7 @@ def _peak_bytes() -> int:
 def growth(layers: int) -> list[dict[str, Any]]:
     """CPU seconds of groups, importance and projection of a residual network, torch.export apart."""
     import torch
+
     from edgepress.benchmarks.experiments.peers.networks import deep_residual, randomised
     from edgepress.compress.prune.budget.importance import importance
     from edgepress.compress.prune.budget.project import projection
@@ -271,9 +314,18 @@ def growth(layers: int) -> list[dict[str, Any]]:
         found = projection(graph, scores, Limits(macs=dense.macs // 2))
         clock.append(time.process_time())
     trace, groups, score, project = (after - before for before, after in pairwise(clock))
-    return [{"layers": layers, "groups": len(graph.groups), "trace_seconds": trace, "groups_seconds": groups,
-             "importance_seconds": score, "projection_seconds": project,
-             "search_seconds": groups + score + project, "ratio": found.figures.macs / (dense.macs // 2)}]
+    return [
+        {
+            "layers": layers,
+            "groups": len(graph.groups),
+            "trace_seconds": trace,
+            "groups_seconds": groups,
+            "importance_seconds": score,
+            "projection_seconds": project,
+            "search_seconds": groups + score + project,
+            "ratio": found.figures.macs / (dense.macs // 2),
+        }
+    ]
 
 
 if __name__ == "__main__":

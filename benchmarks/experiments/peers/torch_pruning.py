@@ -29,10 +29,18 @@ def available() -> bool:
     return find_spec("torch_pruning") is not None
 
 
-def prune_progressively(model: nn.Module, example_inputs: torch.Tensor, share: float, *, importance: str = "l2",
-                        steps: int = STEPS, count: Callable[[nn.Module], int] | None = None,
-                        target_macs: float | None = None, batches: Sequence[Any] = (),
-                        loss: Callable[[nn.Module, Any], torch.Tensor] | None = None) -> tuple[nn.Module, float, float]:
+def prune_progressively(
+    model: nn.Module,
+    example_inputs: torch.Tensor,
+    share: float,
+    *,
+    importance: str = "l2",
+    steps: int = STEPS,
+    count: Callable[[nn.Module], int] | None = None,
+    target_macs: float | None = None,
+    batches: Sequence[Any] = (),
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+) -> tuple[nn.Module, float, float]:
     """Prune a copy until its MACs are at or below the target.
 
     Args:
@@ -53,8 +61,11 @@ def prune_progressively(model: nn.Module, example_inputs: torch.Tensor, share: f
     dense = None
     for pruned, macs in progress(model, example_inputs, importance, steps, batches, loss):
         dense = dense or macs
-        near = macs <= share * dense if count is None else (
-            macs <= 1.2 * share * dense and count(pruned) <= (target_macs or share * dense))
+        near = (
+            macs <= share * dense
+            if count is None
+            else (macs <= 1.2 * share * dense and count(pruned) <= (target_macs or share * dense))
+        )
         if near:
             pruned.zero_grad()
             return pruned, macs, dense
@@ -78,9 +89,14 @@ def passing_shares(model: nn.Module, example_inputs: torch.Tensor, shares: Seque
     raise RuntimeFailure(f"Torch-Pruning did not reach {shares[len(found)]:.3f} of the MACs in {STEPS} steps")
 
 
-def progress(model: nn.Module, example_inputs: torch.Tensor, importance: str = "l2", steps: int = STEPS,
-             batches: Sequence[Any] = (), loss: Callable[[nn.Module, Any], torch.Tensor] | None = None
-             ) -> Iterator[tuple[nn.Module, float]]:
+def progress(
+    model: nn.Module,
+    example_inputs: torch.Tensor,
+    importance: str = "l2",
+    steps: int = STEPS,
+    batches: Sequence[Any] = (),
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+) -> Iterator[tuple[nn.Module, float]]:
     """The copy that is being pruned and its MACs by the tool's own count: at the start, and after every step."""
     if not available():
         raise RuntimeFailure("torch-pruning is not installed: pip install torch-pruning==1.6.1")
@@ -94,10 +110,15 @@ def progress(model: nn.Module, example_inputs: torch.Tensor, importance: str = "
     layers: list[nn.Module] = [layer for layer in pruned.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pruner = tp.pruner.BasePruner(pruned, example_inputs,
-                                      importance=getattr(tp.importance, IMPORTANCES[importance])(),
-                                      global_pruning=True, pruning_ratio=1.0, iterative_steps=steps,
-                                      ignored_layers=layers[-1:])
+        pruner = tp.pruner.BasePruner(
+            pruned,
+            example_inputs,
+            importance=getattr(tp.importance, IMPORTANCES[importance])(),
+            global_pruning=True,
+            pruning_ratio=1.0,
+            iterative_steps=steps,
+            ignored_layers=layers[-1:],
+        )
         while True:
             yield pruned, float(tp.utils.count_ops_and_params(pruned, example_inputs)[0])
             if pruner.current_step == steps:

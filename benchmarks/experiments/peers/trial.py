@@ -1,7 +1,7 @@
 """One training of the comparison: a dense network, or a smaller one made by one method, and how it does on the test.
 
 Every method starts from the same dense network, has the same epochs, augmentation, distillation from that network and
-schedule, goes through the same loop (`edgepress.compress.training.train`) and takes the epoch that is best on validation.
+schedule, goes through the same loop (`training.train`) and takes the epoch that is best on validation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
 from edgepress.compress.recipes.recipe import PROJECTIONS, Augment, Distill, PruneSettings, TrainSettings
 from edgepress.models.atomic import write_json
 
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 
 #: Name -> what differs from the settings that all share. `torch-pruning-*` prunes with its own progressive loop.
 METHODS: dict[str, dict[str, Any]] = {
-    **{f"{method}+{projection}": {"method": method, "projection": projection}
-       for method in ("admm", "gradual", "one-shot") for projection in PROJECTIONS},
+    **{
+        f"{method}+{projection}": {"method": method, "projection": projection}
+        for method in ("admm", "gradual", "one-shot")
+        for projection in PROJECTIONS
+    },
     "from-scratch": {"method": "from-scratch"},
     "torch-pruning-l2": {"importance": "l2"},
     "torch-pruning-lamp": {"importance": "lamp"},
@@ -55,8 +59,13 @@ class Experiment:
 
     def facts(self) -> dict[str, Any]:
         """JSON-able: what the results of this experiment depend on."""
-        return {"network": self.network, "arguments": self.arguments, "front_end": self.front_end,
-                "dense": self.dense.model_dump(mode="json"), "prune": self.prune.model_dump(mode="json")}
+        return {
+            "network": self.network,
+            "arguments": self.arguments,
+            "front_end": self.front_end,
+            "dense": self.dense.model_dump(mode="json"),
+            "prune": self.prune.model_dump(mode="json"),
+        }
 
 
 def experiments(epochs: dict[str, tuple[int, int]] | None = None) -> dict[str, Experiment]:
@@ -64,17 +73,42 @@ def experiments(epochs: dict[str, tuple[int, int]] | None = None) -> dict[str, E
     blind = Augment(mixstyle_probability=0.8, mixstyle_alpha=0.3, roll_frames=44)
     chosen = {"esc10-mobile": (16, 14), "digits": (40, 40), **(epochs or {})}
     audio, images = chosen["esc10-mobile"], chosen["digits"]
-    sound = TrainSettings(epochs=audio[0], batch_size=32, learning_rate=3e-3, weight_decay=1e-4, average=0.99,
-                          ramp_up=0.1, decay_from=0.2, decay_to=1.0, augment=blind)
-    image = TrainSettings(epochs=images[0], batch_size=32, weight_decay=1e-4, ramp_up=0.1, decay_from=0.2, decay_to=1.0,
-                          precision="32-true")
+    sound = TrainSettings(
+        epochs=audio[0],
+        batch_size=32,
+        learning_rate=3e-3,
+        weight_decay=1e-4,
+        average=0.99,
+        ramp_up=0.1,
+        decay_from=0.2,
+        decay_to=1.0,
+        augment=blind,
+    )
+    image = TrainSettings(
+        epochs=images[0],
+        batch_size=32,
+        weight_decay=1e-4,
+        ramp_up=0.1,
+        decay_from=0.2,
+        decay_to=1.0,
+        precision="32-true",
+    )
     return {
         "esc10-mobile": Experiment(
-            "esc10-mobile", "cp_resnet", {"rho": 8, "n_blocks": [2, 1, 1], "base_channels": 16}, sound,
-            _pruning(sound, audio[1], Distill(form="2022", temperature=2.0, weight=50.0)), "mel22"),
+            "esc10-mobile",
+            "cp_resnet",
+            {"rho": 8, "n_blocks": [2, 1, 1], "base_channels": 16},
+            sound,
+            _pruning(sound, audio[1], Distill(form="2022", temperature=2.0, weight=50.0)),
+            "mel22",
+        ),
         "digits": Experiment(
-            "digits", "resnet8", {"base_channels": 8}, image,
-            _pruning(image, images[1], Distill(form="2023", temperature=2.0, weight=0.9))),
+            "digits",
+            "resnet8",
+            {"base_channels": 8},
+            image,
+            _pruning(image, images[1], Distill(form="2023", temperature=2.0, weight=0.9)),
+        ),
     }
 
 
@@ -95,8 +129,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return f"seed{self.seed}-dense" if self.method is None else (
-            f"seed{self.seed}-{round(100 * self.share)}-{self.method}")
+        return (
+            f"seed{self.seed}-dense"
+            if self.method is None
+            else (f"seed{self.seed}-{round(100 * self.share)}-{self.method}")
+        )
 
 
 def result_path(run: Path, trial: Trial) -> Path:
@@ -124,8 +161,15 @@ def run_trial(run: Path, trial: Trial) -> dict[str, Any]:
     task = open_data(trial)
     folder = run / trial.experiment.name / trial.name
     model, trained = _dense(run, trial, task, folder) if trial.method is None else _smaller(run, trial, task, folder)
-    result = {"name": trial.name, "method": trial.method, "share": trial.share, "seed": trial.seed,
-              **_measured(model, task), **trained, "seconds": round(time.perf_counter() - start, 1)}
+    result = {
+        "name": trial.name,
+        "method": trial.method,
+        "share": trial.share,
+        "seed": trial.seed,
+        **_measured(model, task),
+        **trained,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
     write_json(result_path(run, trial), result)
     shutil.rmtree(folder, ignore_errors=True)
     return result
@@ -159,8 +203,9 @@ def dense_network(trial: Trial, task: Any) -> tuple[nn.Module, Any]:
 
     settings = NetworkSettings(name=trial.experiment.network, arguments=trial.experiment.arguments)
     if trial.experiment.name == "digits":
-        settings = settings.model_copy(update={"arguments": {**settings.arguments,
-                                                             "input_size": list(task.input_shape[1:])}})
+        settings = settings.model_copy(
+            update={"arguments": {**settings.arguments, "input_size": list(task.input_shape[1:])}}
+        )
     return build_for(settings, task, trial.seed)
 
 
@@ -169,8 +214,9 @@ def _dense(run: Path, trial: Trial, task: Any, folder: Path) -> tuple[nn.Module,
     from edgepress.models.checkpoints.checkpoint import save_checkpoint
 
     model, spec = dense_network(trial, task)
-    result = train(model, task, trial.experiment.dense, run=folder, seed=trial.seed, machine=_one_core(),
-                   name=trial.name)
+    result = train(
+        model, task, trial.experiment.dense, run=folder, seed=trial.seed, machine=_one_core(), name=trial.name
+    )
     save_checkpoint(_dense_checkpoint(run, trial), result.model, spec, {}, overwrite=True)
     return result.model, _trained(result)
 
@@ -188,14 +234,24 @@ def _smaller(run: Path, trial: Trial, task: Any, folder: Path) -> tuple[nn.Modul
     if trial.method in PEERS:
         return _peer(trial, task, folder, dense, inputs[0], target)
     settings = trial.experiment.prune.model_copy(update=METHODS[trial.method])
-    result = prune_and_train(dense, inputs, task, Limits(macs=target), settings,
-                             fresh=lambda: dense_network(trial, task)[0], run=folder, seed=trial.seed,
-                             machine=_one_core(), name=trial.name)
+    result = prune_and_train(
+        dense,
+        inputs,
+        task,
+        Limits(macs=target),
+        settings,
+        fresh=lambda: dense_network(trial, task)[0],
+        run=folder,
+        seed=trial.seed,
+        machine=_one_core(),
+        name=trial.name,
+    )
     return result.model, {**_trained(result), "target_macs": target}
 
 
-def _peer(trial: Trial, task: Any, folder: Path, dense: nn.Module, example: Any,
-          target: int) -> tuple[nn.Module, dict[str, Any]]:
+def _peer(
+    trial: Trial, task: Any, folder: Path, dense: nn.Module, example: Any, target: int
+) -> tuple[nn.Module, dict[str, Any]]:
     from edgepress.benchmarks.experiments.peers.torch_pruning import prune_progressively
     from edgepress.compress.prune.schedules.trainers import gradient_scoring
     from edgepress.compress.training.train import train
@@ -204,11 +260,26 @@ def _peer(trial: Trial, task: Any, folder: Path, dense: nn.Module, example: Any,
     assert trial.method is not None
     importance = METHODS[trial.method]["importance"]
     settings = trial.experiment.prune
-    pruned, _, _ = prune_progressively(dense, example, trial.share, importance=importance,
-                                       count=lambda network: cost_of(network, example).macs, target_macs=target,
-                                       **gradient_scoring(importance, task))
-    result = train(pruned, task, settings.train, teacher=dense, distill=settings.distill, run=folder,
-                   seed=trial.seed + 1, machine=_one_core(), name=trial.name)
+    pruned, _, _ = prune_progressively(
+        dense,
+        example,
+        trial.share,
+        importance=importance,
+        count=lambda network: cost_of(network, example).macs,
+        target_macs=target,
+        **gradient_scoring(importance, task),
+    )
+    result = train(
+        pruned,
+        task,
+        settings.train,
+        teacher=dense,
+        distill=settings.distill,
+        run=folder,
+        seed=trial.seed + 1,
+        machine=_one_core(),
+        name=trial.name,
+    )
     return result.model, {**_trained(result), "target_macs": target}
 
 
@@ -223,14 +294,19 @@ def _one_core() -> Any:
 
 
 def _trained(result: Any) -> dict[str, Any]:
-    return {"epochs": len(result.history), "best_epoch": result.best_epoch,
-            "validation_accuracy": max((record["validation_accuracy"] for record in result.history
-                                        if record.get("phase") != "shape"), default=None),
-            "training_seconds": round(result.seconds, 1)}
+    return {
+        "epochs": len(result.history),
+        "best_epoch": result.best_epoch,
+        "validation_accuracy": max(
+            (record["validation_accuracy"] for record in result.history if record.get("phase") != "shape"), default=None
+        ),
+        "training_seconds": round(result.seconds, 1),
+    }
 
 
 def _measured(model: nn.Module, task: Any) -> dict[str, Any]:
     import torch
+
     from edgepress.compress.training.train import logits_of
     from edgepress.models.cost.cost import cost_of
 
@@ -240,5 +316,10 @@ def _measured(model: nn.Module, task: Any) -> dict[str, Any]:
     right = logits.argmax(1) == labels
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
-    return {"macs": cost.macs, "params": cost.params, "test_accuracy": float(right.mean()),
-            "log_loss": float(losses.mean()), "right": "".join(map(str, right.astype(int)))}
+    return {
+        "macs": cost.macs,
+        "params": cost.params,
+        "test_accuracy": float(right.mean()),
+        "log_loss": float(losses.mean()),
+        "right": "".join(map(str, right.astype(int))),
+    }

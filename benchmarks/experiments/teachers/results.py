@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.atomic import write_bytes, write_json, write_text
 from edgepress.models.errors import UsageError
@@ -64,17 +65,27 @@ def measure(path: Path, task: Any) -> dict[str, Any]:
     if (path / ENSEMBLE).is_file():
         teacher = open_teacher(path)
         metrics = read_ensemble(path)["metrics"]
-        figures = {name: metrics[name] for name in ("names", "shares", "effective_models", "log_loss_before",
-                                                    "log_loss_after")}
-        return {**_by_clip(teacher.logits(task, None, SPLIT), found.labels), "figures": figures,
-                **_controls(teacher, task, found.labels)}
+        figures = {
+            name: metrics[name] for name in ("names", "shares", "effective_models", "log_loss_before", "log_loss_after")
+        }
+        return {
+            **_by_clip(teacher.logits(task, None, SPLIT), found.labels),
+            "figures": figures,
+            **_controls(teacher, task, found.labels),
+        }
     model, spec = load_checkpoint(path)
     outputs = cached_outputs(model, spec, task, SPLIT)
     metrics = read_metrics(path)
     last = metrics["history"][-1] if metrics.get("history") else {}
-    figures = {"macs": metrics["cost"]["macs"], "params": metrics["cost"]["params"], "rule": metrics["cost"]["rule"],
-               "training_s": metrics["seconds"], "best_epoch": metrics["best_epoch"], "epochs": metrics["epochs"],
-               **{name: last[name] for name in ("push", "pull", "distance_same", "distance_different") if name in last}}
+    figures = {
+        "macs": metrics["cost"]["macs"],
+        "params": metrics["cost"]["params"],
+        "rule": metrics["cost"]["rule"],
+        "training_s": metrics["seconds"],
+        "best_epoch": metrics["best_epoch"],
+        "epochs": metrics["epochs"],
+        **{name: last[name] for name in ("push", "pull", "distance_same", "distance_different") if name in last},
+    }
     arrays = _by_clip(outputs.logits, found.labels)
     if outputs.latents.shape[1] and found.devices and found.identifiers:
         arrays["probe"] = recognised(outputs.latents, found.devices, found.identifiers)
@@ -82,8 +93,9 @@ def measure(path: Path, task: Any) -> dict[str, Any]:
 
 
 def _by_clip(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    from edgepress.models.tasks.metrics import SMALLEST_PROBABILITY
     from scipy.special import log_softmax
+
+    from edgepress.models.tasks.metrics import SMALLEST_PROBABILITY
 
     log_probability = log_softmax(np.asarray(logits, np.float64), axis=1)
     loss = -np.maximum(log_probability[np.arange(len(labels)), labels], np.log(SMALLEST_PROBABILITY))
@@ -93,6 +105,7 @@ def _by_clip(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
 def _controls(teacher: Any, task: Any, labels: np.ndarray) -> dict[str, np.ndarray]:
     """The mean of the members' figures, and the plain means of their logits and of their probabilities."""
     import torch
+
     from edgepress.compress.teach.ensemble import logit_mean, probability_mean
     from edgepress.compress.teach.teachers import open_teacher
 
@@ -129,8 +142,14 @@ def read(path: Path) -> list[Found]:
     made = [Found(about, arrays["right"].astype(float), arrays["losses"], arrays.get("probe"))]
     for title in ("members", "logit mean", "probability mean"):
         if f"{title} right" in arrays:
-            made.append(Found({**about, "arm": title, "name": f"{title}-seed{about['seed']}"},
-                              arrays[f"{title} right"].astype(float), arrays[f"{title} losses"], None))
+            made.append(
+                Found(
+                    {**about, "arm": title, "name": f"{title}-seed{about['seed']}"},
+                    arrays[f"{title} right"].astype(float),
+                    arrays[f"{title} losses"],
+                    None,
+                )
+            )
     return made
 
 
@@ -155,22 +174,41 @@ def summarise(plan: Plan, run: Path, task: Any) -> dict[str, Any]:
     for title, a, b in COMPARISONS:
         pairs = _pairs(arms.get(a, []), arms.get(b, []))
         if pairs:
-            comparisons.append({"title": title, "arm": a, "against": b, "seeds": [seed for seed, _, _ in pairs],
-                                **_differences(pairs, groups, identifiers)})
+            comparisons.append(
+                {
+                    "title": title,
+                    "arm": a,
+                    "against": b,
+                    "seeds": [seed for seed, _, _ in pairs],
+                    **_differences(pairs, groups, identifiers),
+                }
+            )
     return {
-        "schema": SCHEMA, "command": _command(), "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "schema": SCHEMA,
+        "command": _command(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "environment": environment(),
-        "data": {"task": task.name, "fingerprint": task.fingerprint, "unseen_devices": list(task.unseen_devices),
-                 "clips": {split: len(task.split(split)) for split in ("train", "validation", "test")},
-                 "test_recordings": len(set(identifiers or ())), "recording_devices": sorted(set(devices.tolist()))},
-        "plan": {name: getattr(plan, name) for name in ("seeds", "base_channels", "epochs", "student_epochs",
-                                                        "batch_size", "front_end")},
-        "planned": len(jobs), "finished": sum(job.place(run, plan).exists() for job in jobs),
+        "data": {
+            "task": task.name,
+            "fingerprint": task.fingerprint,
+            "unseen_devices": list(task.unseen_devices),
+            "clips": {split: len(task.split(split)) for split in ("train", "validation", "test")},
+            "test_recordings": len(set(identifiers or ())),
+            "recording_devices": sorted(set(devices.tolist())),
+        },
+        "plan": {
+            name: getattr(plan, name)
+            for name in ("seeds", "base_channels", "epochs", "student_epochs", "batch_size", "front_end")
+        },
+        "planned": len(jobs),
+        "finished": sum(job.place(run, plan).exists() for job in jobs),
         "arms": {arm: _arm(members, devices, groups) for arm, members in arms.items() if not arm.startswith("sweep")},
         "comparisons": comparisons,
         "ensembles": [{"seed": one.about["seed"], **one.about["figures"]} for one in arms.get("ensemble", [])],
-        "sweeps": {"alpha": _sweep(arms, plan, [(alpha, 0.5) for alpha in ALPHAS], groups, 0),
-                   "lambda": _sweep(arms, plan, [(0.2, weight) for weight in WEIGHTS], groups, 1)},
+        "sweeps": {
+            "alpha": _sweep(arms, plan, [(alpha, 0.5) for alpha in ALPHAS], groups, 0),
+            "lambda": _sweep(arms, plan, [(0.2, weight) for weight in WEIGHTS], groups, 1),
+        },
     }
 
 
@@ -204,12 +242,17 @@ def _arm(members: Sequence[Found], devices: np.ndarray, groups: Mapping[str, np.
     for name in _GROUPS:
         rows = groups[name]
         if rows.any():
-            made[name] = {"accuracy": _spread([one.right[rows].mean() for one in members]),
-                          "log_loss": _spread([one.losses[rows].mean() for one in members])}
+            made[name] = {
+                "accuracy": _spread([one.right[rows].mean() for one in members]),
+                "log_loss": _spread([one.losses[rows].mean() for one in members]),
+            }
     made["by_recording_device"] = {
-        str(device): {"accuracy": _spread([one.right[devices == device].mean() for one in members]),
-                      "log_loss": _spread([one.losses[devices == device].mean() for one in members])}
-        for device in np.unique(devices)}
+        str(device): {
+            "accuracy": _spread([one.right[devices == device].mean() for one in members]),
+            "log_loss": _spread([one.losses[devices == device].mean() for one in members]),
+        }
+        for device in np.unique(devices)
+    }
     probes = [_balanced(one.probe, devices) for one in members if one.probe is not None]
     if probes:
         made["device_probe"] = {**_spread(probes), "chance": 1 / len(np.unique(devices))}
@@ -229,31 +272,48 @@ def _pairs(first: Sequence[Found], second: Sequence[Found]) -> list[tuple[int, F
     return [(one.about["seed"], one, by_seed[one.about["seed"]]) for one in first if one.about["seed"] in by_seed]
 
 
-def _differences(pairs: Sequence[tuple[int, Found, Found]], groups: Mapping[str, np.ndarray],
-                 identifiers: Sequence[str] | None) -> dict[str, Any]:
+def _differences(
+    pairs: Sequence[tuple[int, Found, Found]], groups: Mapping[str, np.ndarray], identifiers: Sequence[str] | None
+) -> dict[str, Any]:
     from edgepress.models.tasks.metrics import paired_cluster_bootstrap
 
     made: dict[str, Any] = {}
     ids = None if identifiers is None else np.asarray(identifiers)
-    for metric, of in (("accuracy", lambda one: one.right), ("log_loss", lambda one: one.losses),
-                       ("device_probe", lambda one: one.probe)):
+    for metric, of in (
+        ("accuracy", lambda one: one.right),
+        ("log_loss", lambda one: one.losses),
+        ("device_probe", lambda one: one.probe),
+    ):
         if any(of(one) is None for _, *both in pairs for one in both):
             continue
         a, b = (np.mean([of(pair[side]).astype(float) for pair in pairs], axis=0) for side in (1, 2))
-        made[metric] = {name: paired_cluster_bootstrap(a[rows], b[rows], None if ids is None else ids[rows])
-                        for name, rows in groups.items() if rows.any() and (metric != "device_probe" or name == "all")}
+        made[metric] = {
+            name: paired_cluster_bootstrap(a[rows], b[rows], None if ids is None else ids[rows])
+            for name, rows in groups.items()
+            if rows.any() and (metric != "device_probe" or name == "all")
+        }
     return made
 
 
-def _sweep(arms: Mapping[str, Sequence[Found]], plan: Plan, points: Sequence[tuple[float, float]],
-           groups: Mapping[str, np.ndarray], which: int) -> list[dict[str, Any]]:
+def _sweep(
+    arms: Mapping[str, Sequence[Found]],
+    plan: Plan,
+    points: Sequence[tuple[float, float]],
+    groups: Mapping[str, np.ndarray],
+    which: int,
+) -> list[dict[str, Any]]:
     rows = []
     for alpha, weight in points:
         chosen = [one for one in arms.get("contrastive", []) if one.about["seed"] == plan.seeds[0]]
         members = chosen if (alpha, weight) == (0.2, 0.5) else arms.get(f"sweep-alpha{alpha:g}-lambda{weight:g}", [])
         for one in members:
-            rows.append({"value": (alpha, weight)[which], "accuracy": float(one.right.mean()),
-                         "log_loss": float(one.losses.mean()),
-                         "unseen_accuracy": float(one.right[groups["unseen"]].mean()) if groups["unseen"].any()
-                         else None, "device_probe": None if one.probe is None else float(one.probe.mean())})
+            rows.append(
+                {
+                    "value": (alpha, weight)[which],
+                    "accuracy": float(one.right.mean()),
+                    "log_loss": float(one.losses.mean()),
+                    "unseen_accuracy": float(one.right[groups["unseen"]].mean()) if groups["unseen"].any() else None,
+                    "device_probe": None if one.probe is None else float(one.probe.mean()),
+                }
+            )
     return rows

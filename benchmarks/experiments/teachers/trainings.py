@@ -1,6 +1,7 @@
 """The experiments on teachers, device invariance and distillation, as one command that can be killed and called again.
 
-    python -m edgepress.benchmarks.experiments.teachers.trainings --data ./esc10-mobile --impulses ./micirp --run runs/teachers \
+    python -m edgepress.benchmarks.experiments.teachers.trainings --data ./esc10-mobile --impulses ./micirp \\
+        --run runs/teachers \
         --seeds 0,1,2 --output benchmarks/results/teachers.json --page docs/teachers.md
 
 Every training is a process of its own (`--only NAME` runs one), two at a time with one thread each by default. What is
@@ -30,13 +31,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from edgepress.models.errors import RuntimeFailure, UsageError, run_command
+
+from edgepress.models.command_line import run_command
+from edgepress.models.errors import RuntimeFailure, UsageError
 
 #: The impulse responses that are the recording devices of ESC-10 Mobile: with them in the augmentation, the devices
 #: that are unseen in training would not be.
-SIMULATED_DEVICES = ("Reslo_VMC2.wav", "IR_STC4033_Ribbon.wav", "IR_OktavaMK18_Overload.wav",
-                     "RCA_varacoustic_fig8.wav", "IR_BeyerM500Stock.wav", "IR_FosterDynamicDF1.wav",
-                     "GEC_bigdynamic.wav", "IR_Shure510C.wav")
+SIMULATED_DEVICES = (
+    "Reslo_VMC2.wav",
+    "IR_STC4033_Ribbon.wav",
+    "IR_OktavaMK18_Overload.wav",
+    "RCA_varacoustic_fig8.wav",
+    "IR_BeyerM500Stock.wav",
+    "IR_FosterDynamicDF1.wav",
+    "GEC_bigdynamic.wav",
+    "IR_Shure510C.wav",
+)
 #: The report's Figure 2; alpha at lambda 0.5, lambda at alpha 0.2.
 ALPHAS, WEIGHTS = (0.0, 0.2, 0.4, 0.8, 1.5), (0.1, 0.5, 1.0, 3.0, 6.0)
 BUDGETS = ("20M", "5M")
@@ -98,8 +108,9 @@ class Job:
         return run / "measured" / f"{self.name}-{self.key(plan)}.npz"
 
     def key(self, plan: Plan) -> str:
-        common = {name: value for name, value in asdict(plan).items() if name not in ("seeds", "sweeps", "data",
-                                                                                      "impulses")}
+        common = {
+            name: value for name, value in asdict(plan).items() if name not in ("seeds", "sweeps", "data", "impulses")
+        }
         text = json.dumps([common, Path(plan.data).name, asdict(self)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -107,10 +118,22 @@ class Job:
 def jobs_of(plan: Plan) -> list[Job]:
     """Every job of a plan, in an order in which each comes behind what it needs, the first seed first."""
     jobs: list[Job] = []
-    augmented = {"mixstyle_probability": 0.8, "mixstyle_alpha": 0.3, "impulse_probability": 0.6,
-                 "impulse_folder": plan.impulses, "impulse_exclude": SIMULATED_DEVICES}
-    base = {"batch_size": plan.batch_size, "learning_rate": 3e-3, "weight_decay": 1e-4, "average": 0.99, "ramp_up": 0.1,
-            "decay_from": 0.2, "decay_to": 1.0}
+    augmented = {
+        "mixstyle_probability": 0.8,
+        "mixstyle_alpha": 0.3,
+        "impulse_probability": 0.6,
+        "impulse_folder": plan.impulses,
+        "impulse_exclude": SIMULATED_DEVICES,
+    }
+    base = {
+        "batch_size": plan.batch_size,
+        "learning_rate": 3e-3,
+        "weight_decay": 1e-4,
+        "average": 0.99,
+        "ramp_up": 0.1,
+        "decay_from": 0.2,
+        "decay_to": 1.0,
+    }
     teacher = {**base, "epochs": plan.epochs}
     plain_term, balanced_term = {"mode": "plain"}, {"mode": "balanced", "weight": 5.0, "beta": 3.0, "balance": 0.5}
 
@@ -123,23 +146,38 @@ def jobs_of(plan: Plan) -> list[Job]:
         add("contrastive", seed, "teacher", {**teacher, "contrastive": plain_term})
         add("contrastive-balanced", seed, "teacher", {**teacher, "contrastive": balanced_term})
         # The first member of the ensemble is the augmented network of the other comparisons.
-        members = [add("augmented" if index == 0 else f"augmented-{index + 1}", seed, "teacher",
-                       {**teacher, "augment": augmented}) for index in range(MEMBERS)]
+        members = [
+            add(
+                "augmented" if index == 0 else f"augmented-{index + 1}",
+                seed,
+                "teacher",
+                {**teacher, "augment": augmented},
+            )
+            for index in range(MEMBERS)
+        ]
         add("augmented-contrastive", seed, "teacher", {**teacher, "augment": augmented, "contrastive": balanced_term})
         ensemble = add("ensemble", seed, "ensemble", {"mode": "stable"}, members)
         for budget in BUDGETS:
             student = {**base, "epochs": plan.student_epochs, "augment": augmented, "budget": budget}
             add(f"{budget}-alone", seed, "student", student, members[:1])
-            add(f"{budget}-distilled", seed, "student",
+            add(
+                f"{budget}-distilled",
+                seed,
+                "student",
                 {**student, "distill": {"form": "2022", "temperature": 2.0, "weight": 50.0, "logits": "online"}},
-                [*members[:1], ensemble])
+                [*members[:1], ensemble],
+            )
     if plan.sweeps:
         chosen = (plain_term.get("alpha", 0.2), plain_term.get("weight", 0.5))
         points = [(alpha, 0.5) for alpha in ALPHAS] + [(0.2, weight) for weight in WEIGHTS]
         for alpha, weight in dict.fromkeys(points):
             if (alpha, weight) != chosen:  # which is the arm "contrastive"
-                add(f"sweep-alpha{alpha:g}-lambda{weight:g}", plan.seeds[0], "teacher",
-                    {**teacher, "contrastive": {**plain_term, "alpha": alpha, "weight": weight}})
+                add(
+                    f"sweep-alpha{alpha:g}-lambda{weight:g}",
+                    plan.seeds[0],
+                    "teacher",
+                    {**teacher, "contrastive": {**plain_term, "alpha": alpha, "weight": weight}},
+                )
     return jobs
 
 
@@ -150,6 +188,7 @@ def run_job(plan: Plan, name: str, run: Path) -> None:
         UsageError: no such job, or something that it needs is not finished.
     """
     import torch
+
     from edgepress.benchmarks.experiments.teachers.results import measure, save
     from edgepress.compress.pipeline.teaching import ensemble_stage
     from edgepress.compress.training.train import Machine
@@ -170,12 +209,22 @@ def run_job(plan: Plan, name: str, run: Path) -> None:
         entry = _train_teacher(directory, plan, job, task, machine)
     elif job.kind == "ensemble":
         members = [_path_of(directory, jobs[needed], plan) for needed in job.needs]
-        entry = ensemble_stage(directory, members, task, plan.data, mode=job.settings["mode"], machine=machine,
-                               name=_directory_name(job, plan))
+        entry = ensemble_stage(
+            directory,
+            members,
+            task,
+            plan.data,
+            mode=job.settings["mode"],
+            machine=machine,
+            name=_directory_name(job, plan),
+        )
     else:
         entry = _train_student(directory, plan, job, jobs, task, machine)
-    save(job.place(run, plan), measure(Path(entry["path"]), task), {
-        **asdict(job), "path": os.path.relpath(entry["path"], run), "seconds": round(time.monotonic() - began, 1)})
+    save(
+        job.place(run, plan),
+        measure(Path(entry["path"]), task),
+        {**asdict(job), "path": os.path.relpath(entry["path"], run), "seconds": round(time.monotonic() - began, 1)},
+    )
 
 
 def open_data(plan: Plan) -> Any:
@@ -188,8 +237,9 @@ def open_data(plan: Plan) -> Any:
 def _network(plan: Plan) -> Any:
     from edgepress.compress.recipes.recipe import NetworkSettings
 
-    return NetworkSettings(name="cp_resnet", arguments={"rho": 8, "n_blocks": [2, 1, 1],
-                                                        "base_channels": plan.base_channels})
+    return NetworkSettings(
+        name="cp_resnet", arguments={"rho": 8, "n_blocks": [2, 1, 1], "base_channels": plan.base_channels}
+    )
 
 
 def _directory_name(job: Job, plan: Plan) -> str:
@@ -208,12 +258,20 @@ def _train_teacher(directory: Any, plan: Plan, job: Job, task: Any, machine: Any
     train = validated(TrainSettings, job.settings, f"job {job.name}")
     settings = TeacherSettings(network=_network(plan), front_end=plan.front_end, train=train)
     member = int(job.arm.removeprefix("augmented-")) - 1 if job.arm.removeprefix("augmented-").isdigit() else 0
-    return teacher_stage(directory, settings, task, plan.data, seed=100 * job.seed + member, machine=machine,
-                         name=_directory_name(job, plan))
+    return teacher_stage(
+        directory,
+        settings,
+        task,
+        plan.data,
+        seed=100 * job.seed + member,
+        machine=machine,
+        name=_directory_name(job, plan),
+    )
 
 
-def _train_student(directory: Any, plan: Plan, job: Job, jobs: dict[str, Job], task: Any,
-                   machine: Any) -> dict[str, Any]:
+def _train_student(
+    directory: Any, plan: Plan, job: Job, jobs: dict[str, Job], task: Any, machine: Any
+) -> dict[str, Any]:
     from edgepress.compress.pipeline.stages import prune_stage
     from edgepress.compress.recipes.recipe import Distill, PruneSettings, TrainSettings, validated
     from edgepress.compress.teach.teachers import open_teacher
@@ -223,11 +281,21 @@ def _train_student(directory: Any, plan: Plan, job: Job, jobs: dict[str, Job], t
     wanted = dict(job.settings)
     limits = Limits(macs=int(parse_quantity(wanted.pop("budget"), "macs", name="budget")))
     distill = validated(Distill, wanted.pop("distill"), job.name) if "distill" in wanted else None
-    settings = PruneSettings(method="from-scratch", distill=distill,
-                             train=validated(TrainSettings, wanted, f"job {job.name}"))
+    settings = PruneSettings(
+        method="from-scratch", distill=distill, train=validated(TrainSettings, wanted, f"job {job.name}")
+    )
     teacher = open_teacher(_path_of(directory, jobs[job.needs[-1]], plan)) if distill else None
-    return prune_stage(directory, _path_of(directory, jobs[job.needs[0]], plan), limits, settings, task,
-                       machine=machine, seed=job.seed, label=_directory_name(job, plan), teacher=teacher)
+    return prune_stage(
+        directory,
+        _path_of(directory, jobs[job.needs[0]], plan),
+        limits,
+        settings,
+        task,
+        machine=machine,
+        seed=job.seed,
+        label=_directory_name(job, plan),
+        teacher=teacher,
+    )
 
 
 def estimate_s(plan: Plan, jobs: Sequence[Job], clips: int, workers: int) -> float:
@@ -289,36 +357,57 @@ def schedule(plan: Plan, run: Path, workers: int, threads: int, after_each: Any)
 
 
 def _start(plan: Plan, job: Job, run: Path, threads: int) -> subprocess.Popen[bytes]:
-    options = [f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
-               for name, value in asdict(plan).items() if name != "sweeps"]
-    command = [sys.executable, "-m", "edgepress.benchmarks.experiments.teachers.trainings", *options, "" if plan.sweeps else "--no-sweeps",
-               f"--run={run}", f"--only={job.name}"]
+    options = [
+        f"--{name.replace('_', '-')}={','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in asdict(plan).items()
+        if name != "sweeps"
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "edgepress.benchmarks.experiments.teachers.trainings",
+        *options,
+        "" if plan.sweeps else "--no-sweeps",
+        f"--run={run}",
+        f"--only={job.name}",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return subprocess.Popen([part for part in command if part], env=environment, stdout=sys.stderr)
 
 
-def main(data: Annotated[str, typer.Option(help="Folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile.")],
-         impulses: Annotated[str, typer.Option(help="Folder of impulse responses for DIR.")],
-         run: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/teachers"),
-         seeds: Annotated[str, typer.Option(help="Repetitions, separated by commas.")] = "0,1,2",
-         base_channels: Annotated[int, typer.Option(min=2, help="Width of the teachers.")] = 24,
-         epochs: Annotated[int, typer.Option(min=1, help="Of a teacher.")] = 15,
-         student_epochs: Annotated[int, typer.Option(min=1, help="Of a student.")] = 16,
-         batch_size: Annotated[int, typer.Option(min=2, help="Clips per step.")] = 32,
-         sweeps: Annotated[bool, typer.Option(help="Sweep alpha and lambda on the first seed.")] = True,
-         front_end: Annotated[str, typer.Option(help="A preset: mel22, mel16k, ...")] = "mel22",
-         workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 2,
-         threads: Annotated[int, typer.Option(min=1, help="Of each training.")] = 1,
-         only: Annotated[str | None, typer.Option(help="Do this one job.")] = None,
-         output: Annotated[Path | None, typer.Option(help="Results file, written behind every training.")] = None,
-         page: Annotated[Path | None, typer.Option(help="Markdown page, written with it.")] = None) -> None:
+def main(
+    data: Annotated[str, typer.Option(help="Folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile.")],
+    impulses: Annotated[str, typer.Option(help="Folder of impulse responses for DIR.")],
+    run: Annotated[Path, typer.Option(help="Run directory.")] = Path("runs/teachers"),
+    seeds: Annotated[str, typer.Option(help="Repetitions, separated by commas.")] = "0,1,2",
+    base_channels: Annotated[int, typer.Option(min=2, help="Width of the teachers.")] = 24,
+    epochs: Annotated[int, typer.Option(min=1, help="Of a teacher.")] = 15,
+    student_epochs: Annotated[int, typer.Option(min=1, help="Of a student.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=2, help="Clips per step.")] = 32,
+    sweeps: Annotated[bool, typer.Option(help="Sweep alpha and lambda on the first seed.")] = True,
+    front_end: Annotated[str, typer.Option(help="A preset: mel22, mel16k, ...")] = "mel22",
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Of each training.")] = 1,
+    only: Annotated[str | None, typer.Option(help="Do this one job.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Results file, written behind every training.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Markdown page, written with it.")] = None,
+) -> None:
     """Train, compare and write results, going on from what is finished."""
     from edgepress.models.run_directory import RunDirectory
 
     if not all(part.strip().isdigit() for part in seeds.split(",")):
         raise UsageError(f"--seeds = {seeds!r} must be whole numbers separated by commas")
-    plan = Plan(data, impulses, tuple(int(part) for part in seeds.split(",")), base_channels, epochs, student_epochs,
-                batch_size, sweeps, front_end)
+    plan = Plan(
+        data,
+        impulses,
+        tuple(int(part) for part in seeds.split(",")),
+        base_channels,
+        epochs,
+        student_epochs,
+        batch_size,
+        sweeps,
+        front_end,
+    )
     if only is not None:
         run_job(plan, only, run)
         return
@@ -332,13 +421,15 @@ def main(data: Annotated[str, typer.Option(help="Folder in the layout of TAU Urb
     task.waveforms("train")
     left = [job for job in jobs_of(plan) if not job.place(run, plan).exists()]
     minutes = estimate_s(plan, left, len(task.split("train")), workers) / 60
-    print(f"{len(left)} of {len(jobs_of(plan))} trainings to do, about {minutes:.0f} minutes on {workers * threads} "
-          "quiet cores", file=sys.stderr, flush=True)
+    print(
+        f"{len(left)} of {len(jobs_of(plan))} trainings to do, about {minutes:.0f} minutes on {workers * threads} "
+        "quiet cores",
+        file=sys.stderr,
+        flush=True,
+    )
     with RunDirectory(run).lock():
         schedule(plan, run, workers, threads, lambda: write(plan, run, task, output, page))
         write(plan, run, task, output, page)
-
-
 
 
 if __name__ == "__main__":

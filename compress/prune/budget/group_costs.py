@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.figures import METRICS, CostFormula
 from edgepress.compress.prune.coupling.widths import PolynomialTable
 
@@ -49,13 +50,16 @@ class GroupCosts:
             # A step below the limit with the dense network never binds: most steps drop out.
             dense = formula.timeline(formula.tensors.values(formula.widths(formula.sizes)))
             self.steps = np.flatnonzero(dense > peak_limit)
-        self.limits = np.array([max(float(budgets[metric]), 1e-9) for metric in metrics]
-                               + [max(float(peak_limit or 0), 1e-9)] * len(self.steps))
+        self.limits = np.array(
+            [max(float(budgets[metric]), 1e-9) for metric in metrics]
+            + [max(float(peak_limit or 0), 1e-9)] * len(self.steps)
+        )
         # Which of the steps that can bind a tensor is alive in: from, and up to but without.
         self.alive = (np.searchsorted(self.steps, formula.first), np.searchsorted(self.steps, formula.last, "right"))
         padded = np.vstack([formula.share, np.zeros((1, groups))])
-        self.totals, self.tensors = (_terms(table, padded, formula.users) for table in
-                                     (formula.totals, formula.tensors))
+        self.totals, self.tensors = (
+            _terms(table, padded, formula.users) for table in (formula.totals, formula.tensors)
+        )
 
     def at(self, counts: np.ndarray) -> Usage:
         """The constraints at the given [G] counts."""
@@ -65,8 +69,8 @@ class GroupCosts:
         """What one unit of each total and of each tensor costs under the given weights of the constraints."""
         priced = weights / self.limits
         totals = np.zeros(3)
-        totals[self.rows] = priced[:len(self.rows)]
-        upto = np.concatenate([[0.0], np.cumsum(priced[len(self.rows):])])
+        totals[self.rows] = priced[: len(self.rows)]
+        upto = np.concatenate([[0.0], np.cumsum(priced[len(self.rows) :])])
         return totals, upto[self.alive[1]] - upto[self.alive[0]]
 
 

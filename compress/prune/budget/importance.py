@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.channels import ChannelGraph, ChannelGroup
 from edgepress.models.cost.folding import fold_batch_norms
 from edgepress.models.errors import UsageError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 KINDS = {
     "l1": "sum of absolute weights (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017)",
     "l2": "squared norm of the filter group, the energy that a Euclidean projection removes "
-          "(Zhang et al., ECCV 2018, equation 8)",
+    "(Zhang et al., ECCV 2018, equation 8)",
     "bn": "absolute scale of the batch normalisation (Liu et al., Network Slimming, ICCV 2017)",
     "taylor": "squared first-order change of the loss (Molchanov et al., CVPR 2019, equation 8)",
     "lamp": "energy relative to all at least as large in the group (Lee et al., ICLR 2021, equation 3)",
@@ -32,9 +33,16 @@ KINDS = {
 NORMALIZERS = ("mean", "size", "none")
 
 
-def importance(model: nn.Module, graph: ChannelGraph, kind: str = "l2", *, normalize: str | None = None,
-               batches: Iterable[Any] | None = None, loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
-               seed: int = 0) -> tuple[np.ndarray, ...]:
+def importance(
+    model: nn.Module,
+    graph: ChannelGraph,
+    kind: str = "l2",
+    *,
+    normalize: str | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, ...]:
     """Scores per group, [size] float64 each.
 
     Args:
@@ -77,8 +85,9 @@ def _arrays(model: nn.Module) -> dict[str, np.ndarray]:
     return {name: tensor.detach().to("cpu", copy=True).double().numpy() for name, tensor in named}
 
 
-def _score(group: ChannelGroup, kind: str, tensors: dict[str, np.ndarray],
-           scales: dict[str, np.ndarray]) -> tuple[np.ndarray, int]:
+def _score(
+    group: ChannelGroup, kind: str, tensors: dict[str, np.ndarray], scales: dict[str, np.ndarray]
+) -> tuple[np.ndarray, int]:
     """[size] scores and the number of weights that one unit has in them."""
     members = [group.members[index] for index in group.produced] or [m for m in group.members if m.trained]
     members = [member for member in members if tensors[member.tensor].ndim > 1] or members
@@ -99,13 +108,13 @@ def _score(group: ChannelGroup, kind: str, tensors: dict[str, np.ndarray],
         if kind == "l1":
             total += np.abs(per_unit).sum(1)
         elif kind == "fpgm":
-            squares = (per_unit ** 2).sum(1)
+            squares = (per_unit**2).sum(1)
             distances = squares[:, None] + squares[None] - 2 * per_unit @ per_unit.T
             total += np.sqrt(np.maximum(distances, 0)).sum(1)
         elif kind == "taylor":
             total += per_unit.sum(1) ** 2
         else:
-            total += (per_unit ** 2).sum(1)
+            total += (per_unit**2).sum(1)
     if kind == "lamp":
         order = np.argsort(-total, kind="stable")
         total[order] = total[order] / np.maximum(np.cumsum(total[order]), np.finfo(float).tiny)
@@ -118,8 +127,11 @@ def _folded_scales(graph: ChannelGraph, tensors: dict[str, np.ndarray]) -> dict[
     by_name = graph.graph.by_name
     for norm_name, producer in fold_batch_norms(graph.graph).producer.items():
         norm, layer = by_name[norm_name], by_name[producer]
-        sources = {key: by_name[ref.name].source for key in ("weight", "running_var")
-                   if (ref := norm.arguments.get(key)) is not None}
+        sources = {
+            key: by_name[ref.name].source
+            for key in ("weight", "running_var")
+            if (ref := norm.arguments.get(key)) is not None
+        }
         if "running_var" not in sources:
             continue
         scale = 1 / np.sqrt(tensors[sources["running_var"]] + norm.arguments.get("eps", 1e-5))
@@ -134,15 +146,21 @@ def _folded_scales(graph: ChannelGraph, tensors: dict[str, np.ndarray]) -> dict[
     return scales
 
 
-def _taylor_products(model: nn.Module, tensors: dict[str, np.ndarray], batches: Iterable[Any] | None,
-                     loss: Callable[[nn.Module, Any], torch.Tensor] | None) -> dict[str, np.ndarray]:
+def _taylor_products(
+    model: nn.Module,
+    tensors: dict[str, np.ndarray],
+    batches: Iterable[Any] | None,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None,
+) -> dict[str, np.ndarray]:
     """Weight times mean gradient, for every parameter."""
     import torch
+
     from edgepress.models.checkpoints.plan import copied
 
     if batches is None or loss is None:
-        raise UsageError('importance = "taylor" needs batches and loss: loss(model, batch) gives the scalar whose '
-                         "gradients are used")
+        raise UsageError(
+            'importance = "taylor" needs batches and loss: loss(model, batch) gives the scalar whose gradients are used'
+        )
     twin = copied(model).eval()
     for parameter in twin.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

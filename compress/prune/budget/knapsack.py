@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
+
 from edgepress.compress.prune.budget.group_costs import GroupCosts
 from edgepress.compress.prune.budget.project import Choice
 
@@ -116,7 +117,7 @@ class _Problem:
         usage = self.costs.at(counts)
         numbers = np.arange(self.sizes.max(initial=0) + 1, dtype=np.float64)
         for group, (value, barred) in enumerate(zip(self.choice.value, self.barred, strict=True)):
-            gain = value - multiplier * usage.along(group, numbers[:len(value)], int(counts[group]), prices) + barred
+            gain = value - multiplier * usage.along(group, numbers[: len(value)], int(counts[group]), prices) + barred
             best = int(gain.argmax())
             if best != counts[group]:
                 usage.move_widths(group, best - int(counts[group]))
@@ -187,9 +188,14 @@ class _Problem:
         cheap = np.argsort([self._loss(group, int(counts[group])) for group in range(len(counts))]).tolist()
         moves = [((group, 1),) for group in cheap]
         moves += [((group, -depth),) for depth in (1, 2, 3) for group in cheap]
-        moves += [((a, -depth), (b, -other)) for depth in (1, 2) for other in (1, 2)
-                  for place, a in enumerate(cheap[:12]) for b in cheap[:place]]
-        for move in moves[:max(20, _TRIES // len(counts))]:
+        moves += [
+            ((a, -depth), (b, -other))
+            for depth in (1, 2)
+            for other in (1, 2)
+            for place, a in enumerate(cheap[:12])
+            for b in cheap[:place]
+        ]
+        for move in moves[: max(20, _TRIES // len(counts))]:
             trial = counts.copy()
             for group, steps in move:
                 trial[group] = self._stepped(group, int(counts[group]), steps)
@@ -197,8 +203,10 @@ class _Problem:
                 continue
             trial = self.filled(self.filled(self.repaired(trial, move[0][0]), skip=move[0][0]))
             usage = float(self.usage(trial).max())
-            if self.choice.retained(trial) >= least and (
-                    min(usage, _NEAR), self.choice.retained(trial)) > (min(near, _NEAR), self.choice.retained(best)):
+            if self.choice.retained(trial) >= least and (min(usage, _NEAR), self.choice.retained(trial)) > (
+                min(near, _NEAR),
+                self.choice.retained(best),
+            ):
                 best, near = trial, usage
         return best
 

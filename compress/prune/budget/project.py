@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
 from edgepress.compress.prune.coupling.figures import Figures
 from edgepress.models.errors import InfeasibleBudget, UsageError
@@ -61,19 +62,33 @@ class Choice:
         kept = []
         for order, count in zip(self.order, counts, strict=True):
             mask = np.zeros(len(order), bool)
-            mask[order[:int(count)]] = True
+            mask[order[: int(count)]] = True
             kept.append(mask)
         return tuple(kept)
 
 
-def project(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "threshold",
-            divisor: int = 1, min_channels: int = 1, floor: float | None = None) -> Selection:
+def project(
+    graph: ChannelGraph,
+    scores: Sequence[np.ndarray],
+    limits: Limits,
+    method: str = "threshold",
+    divisor: int = 1,
+    min_channels: int = 1,
+    floor: float | None = None,
+) -> Selection:
     """Keep as much importance as the budget allows; see `projection` for the arguments and errors."""
     return projection(graph, scores, limits, method, divisor, min_channels, floor).selection
 
 
-def projection(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits, method: str = "threshold",
-               divisor: int = 1, min_channels: int = 1, floor: float | None = None) -> Projection:
+def projection(
+    graph: ChannelGraph,
+    scores: Sequence[np.ndarray],
+    limits: Limits,
+    method: str = "threshold",
+    divisor: int = 1,
+    min_channels: int = 1,
+    floor: float | None = None,
+) -> Projection:
     """`project`, with its figures and notes.
 
     Args:
@@ -116,18 +131,19 @@ def projection(graph: ChannelGraph, scores: Sequence[np.ndarray], limits: Limits
     notes += _granularity(choice, counts, budgets)
     figures = graph.formula.figures(counts)
     total = sum(float(value[-1]) for value in choice.value)
-    return Projection(choice.selection(counts), figures, choice.retained(counts) / total if total else 1.0, floor,
-                      notes)
+    return Projection(
+        choice.selection(counts), figures, choice.retained(counts) / total if total else 1.0, floor, notes
+    )
 
 
 def _check_scores(graph: ChannelGraph, scores: Sequence[np.ndarray]) -> None:
     if len(scores) != len(graph.groups) or any(
-            np.shape(score) != (group.size,) for score, group in zip(scores, graph.groups, strict=False)):
+        np.shape(score) != (group.size,) for score, group in zip(scores, graph.groups, strict=False)
+    ):
         raise UsageError(f"scores need one array per group, of sizes {graph.sizes.tolist()}")
     for score, group in zip(scores, graph.groups, strict=True):
         if not np.isfinite(score).all() or (np.asarray(score) < 0).any():
-            raise UsageError(f"scores of group {group.name} must be finite and not negative; "
-                             "are the weights finite?")
+            raise UsageError(f"scores of group {group.name} must be finite and not negative; are the weights finite?")
 
 
 def _budgets(graph: ChannelGraph, limits: Limits) -> dict[str, float]:
@@ -136,15 +152,17 @@ def _budgets(graph: ChannelGraph, limits: Limits) -> dict[str, float]:
         if any(metric in budgets for metric in metrics) and getattr(limits, name) != getattr(graph, name):
             from edgepress.models.cost.op_costs import ALIASES
 
-            if ALIASES.get(getattr(limits, name), getattr(limits, name)) != \
-                    ALIASES.get(getattr(graph, name), getattr(graph, name)):
-                raise UsageError(f"the limits count by {name} {getattr(limits, name)!r} and the graph by "
-                                 f"{getattr(graph, name)!r}; find the groups under the {name} of the limits")
+            if ALIASES.get(getattr(limits, name), getattr(limits, name)) != ALIASES.get(
+                getattr(graph, name), getattr(graph, name)
+            ):
+                raise UsageError(
+                    f"the limits count by {name} {getattr(limits, name)!r} and the graph by "
+                    f"{getattr(graph, name)!r}; find the groups under the {name} of the limits"
+                )
     return budgets
 
 
-def choices(graph: ChannelGraph, scores: Sequence[np.ndarray], divisor: int, min_channels: int,
-            floor: float) -> Choice:
+def choices(graph: ChannelGraph, scores: Sequence[np.ndarray], divisor: int, min_channels: int, floor: float) -> Choice:
     """The allowed counts of every group under a floor, a divisor and a smallest number of channels."""
     order, value, allowed = [], [], []
     for group, score in zip(graph.groups, scores, strict=True):
@@ -159,8 +177,14 @@ def choices(graph: ChannelGraph, scores: Sequence[np.ndarray], divisor: int, min
     return Choice(graph, tuple(order), tuple(value), tuple(allowed))
 
 
-def _within_reach(graph: ChannelGraph, scores: Sequence[np.ndarray], budgets: dict[str, float], divisor: int,
-                  min_channels: int, floor: float) -> tuple[Choice, float, tuple[str, ...]]:
+def _within_reach(
+    graph: ChannelGraph,
+    scores: Sequence[np.ndarray],
+    budgets: dict[str, float],
+    divisor: int,
+    min_channels: int,
+    floor: float,
+) -> tuple[Choice, float, tuple[str, ...]]:
     """The highest floor, halving from the given one, at which the smallest network is within the budget."""
     wanted, notes = floor, ()
     while True:
@@ -172,8 +196,9 @@ def _within_reach(graph: ChannelGraph, scores: Sequence[np.ndarray], budgets: di
             _infeasible(graph, budgets, choice.lowest())
         floor = floor / 2 if floor > 0.01 else 0.0
     if floor < wanted:
-        notes = (f"a floor of {100 * wanted:g} % of every group's width is above the budget; lowered to "
-                 f"{100 * floor:.3g} %",)
+        notes = (
+            f"a floor of {100 * wanted:g} % of every group's width is above the budget; lowered to {100 * floor:.3g} %",
+        )
     return choice, floor, notes
 
 
@@ -187,10 +212,16 @@ def _infeasible(graph: ChannelGraph, budgets: dict[str, float], lowest: np.ndarr
         unit = {"macs": "macs", "params": "params"}.get(metric, "bytes")
         binding = ", ".join(binding_layers(graph, metric, lowest))
         reached, wanted = format_against(smallest, limit, unit)
-        problems.append(f"{metric} = {wanted} can't be reached: the smallest network has {reached} ({smallest:,})"
-                        + (f"; what binds: {binding}" if binding else ""))
-    hint = "" if graph.groups else "; nothing in this network can be pruned" + (
-        f" ({graph.frozen[0].name}: {graph.frozen[0].reason})" if graph.frozen else "")
+        problems.append(
+            f"{metric} = {wanted} can't be reached: the smallest network has {reached} ({smallest:,})"
+            + (f"; what binds: {binding}" if binding else "")
+        )
+    hint = (
+        ""
+        if graph.groups
+        else "; nothing in this network can be pruned"
+        + (f" ({graph.frozen[0].name}: {graph.frozen[0].reason})" if graph.frozen else "")
+    )
     raise InfeasibleBudget("; ".join(problems) + hint + "; raise the budget, or lower divisor, min_channels or protect")
 
 
@@ -208,8 +239,10 @@ def _granularity(choice: Choice, counts: np.ndarray, budgets: dict[str, float]) 
     nearest, metric = max((figures.get(name) / limit, name) for name, limit in budgets.items() if limit)
     if nearest >= 0.99:
         return ()
-    return (f"{metric} is at {100 * nearest:.2f} % of its limit: no single unit of any group can be given back "
-            "without leaving the budget",)
+    return (
+        f"{metric} is at {100 * nearest:.2f} % of its limit: no single unit of any group can be given back "
+        "without leaving the budget",
+    )
 
 
 def relaxed(limits: Limits, share: float) -> Limits:

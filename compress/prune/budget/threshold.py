@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.compress.prune.budget.project import Choice
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
 
@@ -62,12 +63,11 @@ def threshold_counts(choice: Choice, scores: Sequence[np.ndarray], budgets: Mapp
 
 def _nearest_allowed(allowed: np.ndarray, wanted: int) -> int:
     """The largest allowed count up to `wanted`, or the smallest of all."""
-    below = np.flatnonzero(allowed[:wanted + 1])
+    below = np.flatnonzero(allowed[: wanted + 1])
     return int(below[-1]) if len(below) else int(np.argmax(allowed))
 
 
-def active_figures(model: nn.Module, graph: ChannelGraph, selection: Selection,
-                   example_inputs: Any) -> tuple[int, int]:
+def active_figures(model: nn.Module, graph: ChannelGraph, selection: Selection, example_inputs: Any) -> tuple[int, int]:
     """Multiply-accumulates (rule core) and weights on active paths, by NaN propagation on the module itself.
 
     Every convolution's and dense layer's output is masked where its filters are removed. A channel is active if NaN
@@ -79,9 +79,10 @@ def active_figures(model: nn.Module, graph: ChannelGraph, selection: Selection,
         (macs, weights) of convolutions and dense layers.
     """
     import torch
+    from torch import nn
+
     from edgepress.models.checkpoints.plan import copied
     from edgepress.models.cost.graph import as_inputs
-    from torch import nn
 
     twin = copied(model).eval()
     masks = _filter_masks(twin, graph, selection)
@@ -141,8 +142,9 @@ def _count(records: list[tuple[nn.Module, torch.Tensor, torch.Tensor]]) -> tuple
     for module, source, output in records:
         inside, outside = (_active(value, isinstance(module, nn.Linear)) for value in (source, output))
         groups = getattr(module, "groups", 1)
-        pairs = sum(int(i.sum()) * int(o.sum()) for i, o in zip(inside.chunk(groups), outside.chunk(groups),
-                                                                strict=True))
+        pairs = sum(
+            int(i.sum()) * int(o.sum()) for i, o in zip(inside.chunk(groups), outside.chunk(groups), strict=True)
+        )
         kernel = int(torch.tensor(getattr(module, "kernel_size", (1,))).prod())
         positions = output[0].numel() // output.shape[-1 if isinstance(module, nn.Linear) else 1]
         macs += pairs * kernel * positions

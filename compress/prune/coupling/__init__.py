@@ -1,1 +1,1 @@
-"""The operator graph goes in; groups of channels that must go together, and what a selection of them costs, come out."""
+"""The operator graph goes in; groups of channels that must go together, and what a selection costs, come out."""

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.figures import CostFormula, Figures, cost_formula
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of
 from edgepress.compress.prune.coupling.propagate import Propagation, propagate
@@ -112,7 +113,8 @@ class ChannelGraph:
             UsageError: not one bool array of the group's size per group.
         """
         if len(selection) != len(self.groups) or any(
-                len(kept) != group.size for kept, group in zip(selection, self.groups, strict=False)):
+            len(kept) != group.size for kept, group in zip(selection, self.groups, strict=False)
+        ):
             raise UsageError(f"a selection needs one array per group, of sizes {self.sizes.tolist()}")
         return np.array([int(np.count_nonzero(kept)) for kept in selection], np.int64)
 
@@ -164,8 +166,13 @@ class ChannelGraph:
         return masks
 
 
-def find_groups(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
-                protect: Iterable[str] = (), rule: str = "dcase", scheme: str = "w8a8") -> ChannelGraph:
+def find_groups(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
+    protect: Iterable[str] = (),
+    rule: str = "dcase",
+    scheme: str = "w8a8",
+) -> ChannelGraph:
     """Find which channels must go together.
 
     Args:
@@ -194,21 +201,26 @@ def protected_names(model: nn.Module, protect: Iterable[str]) -> set[str]:
     import difflib
 
     protect = (protect,) if isinstance(protect, str) else tuple(protect)
-    tensors = [name for name, _ in (*model.named_parameters(remove_duplicate=False),
-                                    *model.named_buffers(remove_duplicate=False))]
+    tensors = [
+        name
+        for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    ]
     modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
     unknown = [name for name in protect if name not in modules and name not in tensors]
     if unknown:
         known = sorted(modules | set(tensors))
         near = difflib.get_close_matches(str(unknown[0]), known, 3)
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
-        raise UsageError(f"protect names {', '.join(map(repr, unknown))}, which the model does not have{hint}; "
-                         f"known are {', '.join(known)}")
+        raise UsageError(
+            f"protect names {', '.join(map(repr, unknown))}, which the model does not have{hint}; "
+            f"known are {', '.join(known)}"
+        )
     covered = {tensor for tensor in tensors for name in protect if tensor == name or tensor.startswith(f"{name}.")}
     # A tied parameter has several names and one shape.
     by_identity = {id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False) if name in covered}
-    return covered | {name for name, tensor in model.named_parameters(remove_duplicate=False)
-                      if id(tensor) in by_identity}
+    return covered | {
+        name for name, tensor in model.named_parameters(remove_duplicate=False) if id(tensor) in by_identity
+    }
 
 
 def assemble(model: nn.Module, graph: Graph, state: Propagation, rule: str, scheme: str) -> ChannelGraph:
@@ -252,9 +264,18 @@ def assemble(model: nn.Module, graph: Graph, state: Propagation, rule: str, sche
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     shapes = {node.source: node.shape or () for node in graph.nodes if node.kind in ("parameter", "buffer")}
-    return ChannelGraph(groups, _frozen(graph, state, fixed, cause_of), graph, state, formula, roots, shapes,
-                        rule, scheme,
-                        {alias[0]: tuple(alias) for alias in names.values()})
+    return ChannelGraph(
+        groups,
+        _frozen(graph, state, fixed, cause_of),
+        graph,
+        state,
+        formula,
+        roots,
+        shapes,
+        rule,
+        scheme,
+        {alias[0]: tuple(alias) for alias in names.values()},
+    )
 
 
 def _label_vectors(graph: Graph, state: Propagation) -> dict[bytes, tuple[np.ndarray, list[tuple[Any, int]]]]:
@@ -271,8 +292,9 @@ def _label_vectors(graph: Graph, state: Propagation) -> dict[bytes, tuple[np.nda
     return vectors
 
 
-def _groups(vectors: Mapping[bytes, Any], roots: Sequence[np.ndarray], group_of: np.ndarray, unit_of: np.ndarray,
-            graph: Graph) -> tuple[ChannelGroup, ...]:
+def _groups(
+    vectors: Mapping[bytes, Any], roots: Sequence[np.ndarray], group_of: np.ndarray, unit_of: np.ndarray, graph: Graph
+) -> tuple[ChannelGroup, ...]:
     members: list[list[Member]] = [[] for _ in roots]
     channels: list[int] = [0] * len(roots)
     done: set[tuple[str, int, int]] = set()
@@ -291,13 +313,19 @@ def _groups(vectors: Mapping[bytes, Any], roots: Sequence[np.ndarray], group_of:
     producing = _producing_axes(graph)
     result = []
     for number, own in enumerate(members):
-        produced = tuple(index for index, member in enumerate(own)
-                         if (member.tensor, member.axis) in producing)
+        produced = tuple(index for index, member in enumerate(own) if (member.tensor, member.axis) in producing)
         named = own[produced[0]] if produced else own[0]
         name = named.tensor.removesuffix(".weight")
         taken = sum(group.name.split("#")[0] == name for group in result)
-        result.append(ChannelGroup(name if not taken else f"{name}#{taken + 1}", len(roots[number]), tuple(own),
-                                   max(channels[number], 1), produced))
+        result.append(
+            ChannelGroup(
+                name if not taken else f"{name}#{taken + 1}",
+                len(roots[number]),
+                tuple(own),
+                max(channels[number], 1),
+                produced,
+            )
+        )
     return tuple(result)
 
 

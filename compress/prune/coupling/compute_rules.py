@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.labels import Labelled, drop_axes, reshaped
 from edgepress.compress.prune.coupling.propagate import Propagation
 from edgepress.models.cost.graph import Node, Ref
@@ -19,29 +20,166 @@ Rule = Callable[[Propagation, Node], Result]
 COMPUTE_RULES: dict[str, Rule] = {}
 
 ELEMENTWISE = [
-    "abs", "add", "addcmul", "addcdiv", "alias", "atan2", "bitwise_and", "bitwise_not", "bitwise_or", "bool",
-    "ceil", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "contiguous", "copy", "cos", "detach",
-    "detach_", "div", "dropout", "alpha_dropout", "feature_dropout", "elu", "eq", "erf", "exp", "expm1",
-    "fake_quantize", "float", "floor", "floor_divide", "fmod", "ge", "gelu", "gt", "hardshrink", "hardsigmoid",
-    "hardswish", "hardtanh", "heaviside", "isnan", "le", "leaky_relu", "lerp", "lift_fresh", "lift_fresh_copy",
-    "log", "log10", "log1p", "log2", "log_sigmoid", "logical_and", "logical_not", "logical_or", "lt", "masked_fill",
-    "maximum", "minimum", "mish", "mul", "ne", "neg", "nan_to_num", "polar", "pow", "prelu", "reciprocal", "relu",
-    "relu6", "remainder", "round", "rrelu", "rsqrt", "rsub", "selu", "sigmoid", "sign", "silu", "sin", "softplus",
-    "softshrink", "softsign", "sqrt", "square", "sub", "subtract", "multiply", "divide", "tanh", "tanhshrink",
-    "threshold", "to", "_to_copy", "type_as", "where", "zeros_like", "ones_like", "full_like", "empty_like",
-    "squeeze_copy", "floor_", "xlogy", "exp2", "sinh", "cosh", "tan", "asin", "acos", "atan", "logit", "sigmoid_",
-    "relu_", "__and__", "__or__", "fill", "arccos", "arcsin", "arctan", "true_divide"
+    "abs",
+    "add",
+    "addcmul",
+    "addcdiv",
+    "alias",
+    "atan2",
+    "bitwise_and",
+    "bitwise_not",
+    "bitwise_or",
+    "bool",
+    "ceil",
+    "celu",
+    "clamp",
+    "clamp_max",
+    "clamp_min",
+    "clip",
+    "clone",
+    "contiguous",
+    "copy",
+    "cos",
+    "detach",
+    "detach_",
+    "div",
+    "dropout",
+    "alpha_dropout",
+    "feature_dropout",
+    "elu",
+    "eq",
+    "erf",
+    "exp",
+    "expm1",
+    "fake_quantize",
+    "float",
+    "floor",
+    "floor_divide",
+    "fmod",
+    "ge",
+    "gelu",
+    "gt",
+    "hardshrink",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "heaviside",
+    "isnan",
+    "le",
+    "leaky_relu",
+    "lerp",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "log",
+    "log10",
+    "log1p",
+    "log2",
+    "log_sigmoid",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "lt",
+    "masked_fill",
+    "maximum",
+    "minimum",
+    "mish",
+    "mul",
+    "ne",
+    "neg",
+    "nan_to_num",
+    "polar",
+    "pow",
+    "prelu",
+    "reciprocal",
+    "relu",
+    "relu6",
+    "remainder",
+    "round",
+    "rrelu",
+    "rsqrt",
+    "rsub",
+    "selu",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "softplus",
+    "softshrink",
+    "softsign",
+    "sqrt",
+    "square",
+    "sub",
+    "subtract",
+    "multiply",
+    "divide",
+    "tanh",
+    "tanhshrink",
+    "threshold",
+    "to",
+    "_to_copy",
+    "type_as",
+    "where",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "empty_like",
+    "squeeze_copy",
+    "floor_",
+    "xlogy",
+    "exp2",
+    "sinh",
+    "cosh",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "logit",
+    "sigmoid_",
+    "relu_",
+    "__and__",
+    "__or__",
+    "fill",
+    "arccos",
+    "arcsin",
+    "arctan",
+    "true_divide",
 ]
 #: Reductions whose removed channels simply take no part.
 STATISTICS = [
-    "mean", "sum", "var", "std", "amax", "amin", "prod", "norm", "linalg_vector_norm", "logsumexp", "var_mean",
-    "std_mean", "frobenius_norm", "all", "any"
+    "mean",
+    "sum",
+    "var",
+    "std",
+    "amax",
+    "amin",
+    "prod",
+    "norm",
+    "linalg_vector_norm",
+    "logsumexp",
+    "var_mean",
+    "std_mean",
+    "frobenius_norm",
+    "all",
+    "any",
 ]
 POOLS = [
-    "avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool", "upsample_nearest",
-    "upsample_nearest_exact", "upsample_linear", "upsample_bilinear", "upsample_bicubic", "upsample_trilinear",
-    "_upsample_nearest_exact", "max_pool_with_indices", "_upsample_bilinear_aa", "_upsample_bicubic_aa",
-    "reflection_pad", "replication_pad"
+    "avg_pool",
+    "max_pool",
+    "adaptive_avg_pool",
+    "adaptive_max_pool",
+    "lp_pool",
+    "upsample_nearest",
+    "upsample_nearest_exact",
+    "upsample_linear",
+    "upsample_bilinear",
+    "upsample_bicubic",
+    "upsample_trilinear",
+    "_upsample_nearest_exact",
+    "max_pool_with_indices",
+    "_upsample_bilinear_aa",
+    "_upsample_bicubic_aa",
+    "reflection_pad",
+    "replication_pad",
 ]
 
 
@@ -49,6 +187,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     def register(function: Rule) -> Rule:
         COMPUTE_RULES.update(dict.fromkeys(names, function))
         return function
+
     return register
 
 
@@ -67,8 +206,10 @@ def at_axis(value: Labelled, rank: int, axis: int) -> Labelled:
     """A vector [C], seen along `axis` of a value of `rank`."""
     size = [1] * rank
     size[axis] = value.shape[0]
-    return Labelled(tuple(size), tuple(plane.reshape([plane.size if a == axis else 1 for a in range(rank)])
-                                       for plane in value.planes))
+    return Labelled(
+        tuple(size),
+        tuple(plane.reshape([plane.size if a == axis else 1 for a in range(rank)]) for plane in value.planes),
+    )
 
 
 def elementwise(state: Propagation, node: Node) -> Result:
@@ -118,8 +259,9 @@ def _layer_norm(state: Propagation, node: Node) -> Result:
 def _group_norm(state: Propagation, node: Node) -> Result:
     x = required(state, node, "input")
     cause = state.cause(node, "meets normalisation parameters of fixed width")
-    values = [x] + [at_axis(v, len(x.shape), 1) for name in ("weight", "bias")
-                    if (v := optional(state, node, name)) is not None]
+    values = [x] + [
+        at_axis(v, len(x.shape), 1) for name in ("weight", "bias") if (v := optional(state, node, name)) is not None
+    ]
     merged = state.space.merge(values, cause)
     merged = state.space.collapse(merged, range(2, len(x.shape)), cause)
     groups = node.arguments.get("num_groups", node.arguments.get("group"))
@@ -134,7 +276,7 @@ def _group_norm(state: Propagation, node: Node) -> Result:
 
 def _in_groups(state: Propagation, value: Labelled, axis: int, groups: int, mode: str, node: Node) -> Labelled:
     """Couple channels (groups x width) along `axis`: the same index in every group, or whole groups."""
-    split = (*value.shape[:axis], groups, value.shape[axis] // groups, *value.shape[axis + 1:])
+    split = (*value.shape[:axis], groups, value.shape[axis] // groups, *value.shape[axis + 1 :])
     grid = reshaped(state.space, value, split)
     away = axis if mode == "index" else axis + 1
     cause = state.cause(node, "one group cannot lose channels alone")
@@ -149,8 +291,14 @@ def _in_groups(state: Propagation, value: Labelled, axis: int, groups: int, mode
     return reshaped(state.space, Labelled(split, state.space.compacted(planes) + rest), value.shape)
 
 
-def contract(state: Propagation, node: Node, values: Sequence[Labelled], axes: Sequence[Sequence[int]], rank: int,
-             summed: Sequence[int]) -> Labelled:
+def contract(
+    state: Propagation,
+    node: Node,
+    values: Sequence[Labelled],
+    axes: Sequence[Sequence[int]],
+    rank: int,
+    summed: Sequence[int],
+) -> Labelled:
     """Meet in the space of all indices, then sum.
 
     Args:
@@ -185,8 +333,9 @@ def _separated(state: Propagation, value: Labelled, summed: Sequence[int], node:
         outside = [axis for axis in range(plane.ndim) if plane.shape[axis] > 1 and axis not in summed]
         if inside and outside:
             finer_inside = np.prod([plane.shape[a] for a in inside]) > np.prod([plane.shape[a] for a in outside])
-            planes += state.space.collapse(Labelled(value.shape, (plane,)),
-                                           outside if finer_inside else inside, cause).planes
+            planes += state.space.collapse(
+                Labelled(value.shape, (plane,)), outside if finer_inside else inside, cause
+            ).planes
         else:
             planes.append(plane)
     return Labelled(value.shape, tuple(planes))
@@ -213,8 +362,14 @@ def _plus_bias(state: Propagation, node: Node, result: Labelled, bias: Labelled 
 
 @rule("matmul", "mm", "bmm", "mv", "dot", "vdot", "addmm", "baddbmm", "inner")
 def _matmul(state: Propagation, node: Node) -> Result:
-    names = {"addmm": ("mat1", "mat2"), "baddbmm": ("batch1", "batch2"), "mv": ("self", "vec"),
-             "dot": ("self", "tensor"), "mm": ("self", "mat2"), "bmm": ("self", "mat2")}.get(node.op, ("self", "other"))
+    names = {
+        "addmm": ("mat1", "mat2"),
+        "baddbmm": ("batch1", "batch2"),
+        "mv": ("self", "vec"),
+        "dot": ("self", "tensor"),
+        "mm": ("self", "mat2"),
+        "bmm": ("self", "mat2"),
+    }.get(node.op, ("self", "other"))
     left, right = (required(state, node, name) for name in names)
     batch = max(len(left.shape), len(right.shape), 2) - 2
     row, column, inner, rank = batch, batch + 1, batch + 2, batch + 3
@@ -238,8 +393,14 @@ def _einsum(state: Propagation, node: Node) -> Result:
         return state.unknown(node, "this form of einsum is not analysed")
     letters = list(target) + sorted(set(terms) - set(target) - {","})
     where = {letter: number for number, letter in enumerate(letters)}
-    return contract(state, node, values, [[where[letter] for letter in term] for term in inputs], len(letters),
-                    [where[letter] for letter in letters if letter not in target])
+    return contract(
+        state,
+        node,
+        values,
+        [[where[letter] for letter in term] for term in inputs],
+        len(letters),
+        [where[letter] for letter in letters if letter not in target],
+    )
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -253,7 +414,7 @@ def _convolution(state: Propagation, node: Node) -> Result:
     weight = state.space.collapse(weight, range(2, len(weight.shape)), fixed)
     assert node.shape is not None
     pixels = tuple(range(leading + 1, len(x.shape)))
-    x = Labelled(x.shape[:leading + 1], tuple(p.squeeze(pixels) for p in x.planes))
+    x = Labelled(x.shape[: leading + 1], tuple(p.squeeze(pixels) for p in x.planes))
     weight = Labelled(weight.shape[:2], tuple(p.reshape(p.shape[:2]) for p in weight.planes))
     if transposed:  # weight [in, out / groups] -> [out, in / groups], as in a plain convolution
         weight = _plain_layout(state, weight, groups)
@@ -274,8 +435,9 @@ def _plain_layout(state: Propagation, weight: Labelled, groups: int) -> Labelled
 def _grouped(state: Propagation, node: Node, x: Labelled, weight: Labelled, groups: int, leading: int) -> Labelled:
     lead = list(range(leading))
     if groups == 1:
-        return contract(state, node, [x, weight], [[*lead, leading + 1], [leading, leading + 1]], leading + 2,
-                        [leading + 1])
+        return contract(
+            state, node, [x, weight], [[*lead, leading + 1], [leading, leading + 1]], leading + 2, [leading + 1]
+        )
     if len(weight.shape) == 2:
         weight = reshaped(state.space, weight, (groups, weight.shape[0] // groups, weight.shape[1]))
     _, out, inner = weight.shape
@@ -289,8 +451,14 @@ def _grouped(state: Propagation, node: Node, x: Labelled, weight: Labelled, grou
     else:
         weight = state.space.collapse(weight, [1, 2], cause)
     # Indices: leading, group, out, in.
-    result = contract(state, node, [x, weight], [[*lead, leading, leading + 2], [leading, leading + 1, leading + 2]],
-                      leading + 3, [leading + 2])
+    result = contract(
+        state,
+        node,
+        [x, weight],
+        [[*lead, leading, leading + 2], [leading, leading + 1, leading + 2]],
+        leading + 3,
+        [leading + 2],
+    )
     return reshaped(state.space, result, (*x.shape[:leading], groups * out))
 
 
@@ -301,8 +469,12 @@ def _statistic(state: Propagation, node: Node) -> Result:
     dims = node.arguments.get("dim")
     dims = range(rank) if dims is None or dims == () else [dims] if isinstance(dims, int) else dims
     keep = bool(node.arguments.get("keepdim", False))
-    result = state.space.reduce(x, [dim % max(rank, 1) for dim in dims] if rank else [],
-                                state.cause(node, "a mean over channels and positions"), keep)
+    result = state.space.reduce(
+        x,
+        [dim % max(rank, 1) for dim in dims] if rank else [],
+        state.cause(node, "a mean over channels and positions"),
+        keep,
+    )
     return (result,) * len(node.shapes) if node.shapes else result
 
 
@@ -315,8 +487,9 @@ def _extreme(state: Propagation, node: Node) -> Result:
     dims = range(len(x.shape)) if dim is None else [dim]
     if node.shapes:  # (values, indices): an index over a labelled axis would change its meaning
         x = state.space.collapse(x, dims, state.cause(node, "the position of the maximum is a result"))
-    result = state.space.reduce(x, dims, state.cause(node, "a maximum over channels and positions"),
-                                bool(node.arguments.get("keepdim", False)))
+    result = state.space.reduce(
+        x, dims, state.cause(node, "a maximum over channels and positions"), bool(node.arguments.get("keepdim", False))
+    )
     return (result, result) if node.shapes else result
 
 
@@ -336,8 +509,12 @@ def _glu(state: Propagation, node: Node) -> Result:
     for part in (slice(0, half), slice(half, None)):
         index = [slice(None)] * len(x.shape)
         index[dim] = part
-        halves.append(Labelled(tuple(half if a == dim else s for a, s in enumerate(x.shape)),
-                               tuple(p[tuple(index)] if p.shape[dim] > 1 else p for p in x.planes)))
+        halves.append(
+            Labelled(
+                tuple(half if a == dim else s for a, s in enumerate(x.shape)),
+                tuple(p[tuple(index)] if p.shape[dim] > 1 else p for p in x.planes),
+            )
+        )
     return state.space.merge(halves, state.cause(node, "its two halves must keep the same channels"))
 
 
@@ -355,8 +532,9 @@ def _pooled_axes(op: str) -> int:
     return next((int(digit) for digit in "123" if f"{digit}d" in op), 2)
 
 
-COMPUTE_RULES.update({f"{name}{rank}d{suffix}": _pool for name in POOLS for rank in (1, 2, 3)
-                      for suffix in ("", "_with_indices")})
+COMPUTE_RULES.update(
+    {f"{name}{rank}d{suffix}": _pool for name in POOLS for rank in (1, 2, 3) for suffix in ("", "_with_indices")}
+)
 
 
 @rule("embedding")

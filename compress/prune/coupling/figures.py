@@ -9,6 +9,7 @@ from math import gcd, prod
 from typing import Any
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of
 from edgepress.compress.prune.coupling.propagate import Propagation
 from edgepress.compress.prune.coupling.widths import Polynomial, PolynomialTable
@@ -79,7 +80,7 @@ class CostFormula:
     def timeline(self, sizes: np.ndarray) -> np.ndarray:
         """[S] sum of the given [T] sizes alive at each step."""
         change = np.bincount(self.first, sizes, self.steps + 1) - np.bincount(self.last + 1, sizes, self.steps + 1)
-        return np.cumsum(change)[:self.steps]
+        return np.cumsum(change)[: self.steps]
 
     @cached_property
     def users(self) -> tuple[np.ndarray, ...]:
@@ -115,9 +116,10 @@ class _Widths:
         return self.cache[key]
 
 
-def cost_formula(graph: Graph, state: Propagation, group_of: np.ndarray, sizes: np.ndarray, rule: str,
-                 scheme: str) -> CostFormula:
-    """Run `edgepress.models.cost.cost` and `edgepress.models.cost.activations` on a copy of the graph whose widths are symbols."""
+def cost_formula(
+    graph: Graph, state: Propagation, group_of: np.ndarray, sizes: np.ndarray, rule: str, scheme: str
+) -> CostFormula:
+    """Run `cost.cost` and `cost.activations` on a copy of the graph whose widths are symbols."""
     widths = _Widths(group_of, sizes)
     shapes: dict[str, tuple[Any, ...]] = {}
 
@@ -142,8 +144,12 @@ def cost_formula(graph: Graph, state: Propagation, group_of: np.ndarray, sizes: 
                 shapes[node.source] = shape
             nodes.append(replace(node, shape=shape, arguments=_symbolic_groups(state, node, symbolic)))
     parameters = {name: shapes.get(name, shape) for name, shape in graph.parameter_shapes.items()}
-    leaves = {module: tuple((own, prod(parameters.get(f"{module}.{own}" if module else own, (count,))))
-                            for own, count in entries) for module, entries in graph.leaf_modules.items()}
+    leaves = {
+        module: tuple(
+            (own, prod(parameters.get(f"{module}.{own}" if module else own, (count,)))) for own, count in entries
+        )
+        for module, entries in graph.leaf_modules.items()
+    }
     symbols = replace(graph, nodes=tuple(nodes), parameter_shapes=parameters, leaf_modules=leaves)
     cost = cost_of_graph(symbols, rule, scheme)
     plan = activation_plan(symbols)
@@ -154,14 +160,22 @@ def cost_formula(graph: Graph, state: Propagation, group_of: np.ndarray, sizes: 
         offset[number] = constant
         for group, channels in parts:
             share[number, group] = channels
-    return CostFormula(offset, share, PolynomialTable.of([cost.macs, cost.params, cost.weight_bytes], count),
-                       PolynomialTable.of([byte * prod(tensor.shape) for tensor in plan.tensors], count),
-                       np.array(plan.first, np.int64), np.array(plan.last, np.int64), max(len(plan.steps), 1),
-                       cost.uncounted,
-                       PolynomialTable.of([figure for layer in cost.layers for figure in
-                                           (layer.macs, layer.params, layer.weight_bytes)], count),
-                       tuple(layer.name for layer in cost.layers),
-                       tuple(graph.by_name[tensor.node].module or tensor.node for tensor in plan.tensors), sizes)
+    return CostFormula(
+        offset,
+        share,
+        PolynomialTable.of([cost.macs, cost.params, cost.weight_bytes], count),
+        PolynomialTable.of([byte * prod(tensor.shape) for tensor in plan.tensors], count),
+        np.array(plan.first, np.int64),
+        np.array(plan.last, np.int64),
+        max(len(plan.steps), 1),
+        cost.uncounted,
+        PolynomialTable.of(
+            [figure for layer in cost.layers for figure in (layer.macs, layer.params, layer.weight_bytes)], count
+        ),
+        tuple(layer.name for layer in cost.layers),
+        tuple(graph.by_name[tensor.node].module or tensor.node for tensor in plan.tensors),
+        sizes,
+    )
 
 
 def _symbolic_groups(state: Propagation, node: Node, symbolic: Any) -> Any:

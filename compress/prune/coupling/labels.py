@@ -203,8 +203,9 @@ class LabelSpace:
             if inside and outside:
                 sizes = [int(np.prod([plane.shape[axis] for axis in part])) for part in (inside, outside)]
                 away = outside if sizes[0] > sizes[1] else inside
-                planes += [p for p in self.collapse(Labelled(value.shape, (plane,)), away, cause).planes
-                           if away is inside]
+                planes += [
+                    p for p in self.collapse(Labelled(value.shape, (plane,)), away, cause).planes if away is inside
+                ]
             elif outside:
                 planes.append(plane)
         shape = tuple(1 if axis in wanted else size for axis, size in enumerate(value.shape))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of, drop_axes, lift, reshaped
 from edgepress.compress.prune.coupling.propagate import Propagation
 from edgepress.models.cost.graph import Node, Ref
@@ -18,6 +19,7 @@ def _rule(*names: str) -> Callable[[Callable[[Propagation, Node], Result]], Call
     def register(function: Callable[[Propagation, Node], Result]) -> Callable[[Propagation, Node], Result]:
         LAYOUT_RULES.update(dict.fromkeys(names, function))
         return function
+
     return register
 
 
@@ -91,8 +93,13 @@ def _repeat(state: Propagation, node: Node) -> Result:
     times = node.arguments.get("repeats", node.arguments.get("dims"))
     old = (1,) * (len(shape) - len(value.shape)) + value.shape
     times = (1,) * (len(shape) - len(times)) + tuple(times)
-    planes = [np.tile(lift(plane, len(shape)), [count if lift(plane, len(shape)).shape[axis] > 1 else 1
-                                                for axis, count in enumerate(times)]) for plane in value.planes]
+    planes = [
+        np.tile(
+            lift(plane, len(shape)),
+            [count if lift(plane, len(shape)).shape[axis] > 1 else 1 for axis, count in enumerate(times)],
+        )
+        for plane in value.planes
+    ]
     grown = [count if before == 1 else 1 for before, count in zip(old, times, strict=True)]
     return Labelled(shape, tuple(planes) + state.free(grown).planes)
 
@@ -103,8 +110,9 @@ def _repeat_interleave(state: Propagation, node: Node) -> Result:
     if not isinstance(times, int) or dim is None:
         return state.unknown(node)
     dim %= len(value.shape)
-    return _mapped(state, value, _shape(node),
-                   lambda plane: np.repeat(plane, times, dim) if plane.shape[dim] > 1 else plane)
+    return _mapped(
+        state, value, _shape(node), lambda plane: np.repeat(plane, times, dim) if plane.shape[dim] > 1 else plane
+    )
 
 
 @_rule("cat", "concat", "concatenate")
@@ -122,8 +130,9 @@ def concatenated(state: Propagation, node: Node, values: Sequence[Labelled], dim
         along.append([plane for plane in value.planes if plane.shape[dim] > 1])
         others = [plane for plane in value.planes if plane.shape[dim] == 1]
         # Seen as one element along `dim`, the parts meet as in an element-wise operation.
-        across.append(Labelled(tuple(1 if axis == dim else size for axis, size in enumerate(value.shape)),
-                               tuple(others)))
+        across.append(
+            Labelled(tuple(1 if axis == dim else size for axis, size in enumerate(value.shape)), tuple(others))
+        )
     result = state.space.merge(across, cause)
     planes = list(result.planes)
     if any(along):
@@ -143,8 +152,9 @@ def concatenated(state: Propagation, node: Node, values: Sequence[Labelled], dim
             columns.append(np.broadcast_to(part[0], size) if part else np.zeros(size, np.int64))
         joined = np.concatenate(columns, dim)
         if any(axis != dim and full[axis] > 1 for axis in range(len(shape))):
-            whole = state.space.collapse(Labelled(shape, (joined,)),
-                                         [axis for axis in range(len(shape)) if axis != dim], cause)
+            whole = state.space.collapse(
+                Labelled(shape, (joined,)), [axis for axis in range(len(shape)) if axis != dim], cause
+            )
             planes += whole.planes
         else:
             planes.append(joined)
@@ -155,8 +165,9 @@ def concatenated(state: Propagation, node: Node, values: Sequence[Labelled], dim
 def _stack(state: Propagation, node: Node) -> Result:
     dim = node.arguments.get("dim", 0) % len(_shape(node))
     values = [state.value(ref.name) for ref in node.arguments["tensors"]]
-    lifted = [Labelled((*v.shape[:dim], 1, *v.shape[dim:]), tuple(np.expand_dims(p, dim) for p in v.planes))
-              for v in values]
+    lifted = [
+        Labelled((*v.shape[:dim], 1, *v.shape[dim:]), tuple(np.expand_dims(p, dim) for p in v.planes)) for v in values
+    ]
     return concatenated(state, node, lifted, dim)
 
 
@@ -230,7 +241,7 @@ def _pad(state: Propagation, node: Node) -> Result:
     value, shape = _first(state, node), _shape(node)
     widths = node.arguments["pad"]
     if node.arguments.get("mode", "constant") != "constant":
-        touched = [len(shape) - 1 - pair for pair in range(len(widths) // 2) if any(widths[2 * pair:2 * pair + 2])]
+        touched = [len(shape) - 1 - pair for pair in range(len(widths) // 2) if any(widths[2 * pair : 2 * pair + 2])]
         value = state.space.collapse(value, touched, state.cause(node, "padding copies neighbouring channels"))
         return Labelled(shape, value.planes)
     planes = list(value.planes)
@@ -260,21 +271,29 @@ def _pixel_shuffle(state: Propagation, node: Node) -> Result:
     axis = 1 if "channel" in node.op else len(shape) - 3
     if node.op == "pixel_shuffle":
         factor = node.arguments["upscale_factor"] ** 2
-        split = (*shape[:axis], shape[axis], factor, *value.shape[axis + 1:])
-        whole = state.space.collapse(reshaped(state.space, value, split), [axis + 1],
-                                     state.cause(node, "the channels of one pixel block go together"))
-        return _mapped(state, drop_axes(Labelled((*split[:axis + 1], 1, *split[axis + 2:]), whole.planes), [axis + 1]),
-                       shape, lambda plane: plane)
+        split = (*shape[:axis], shape[axis], factor, *value.shape[axis + 1 :])
+        whole = state.space.collapse(
+            reshaped(state.space, value, split),
+            [axis + 1],
+            state.cause(node, "the channels of one pixel block go together"),
+        )
+        return _mapped(
+            state,
+            drop_axes(Labelled((*split[: axis + 1], 1, *split[axis + 2 :]), whole.planes), [axis + 1]),
+            shape,
+            lambda plane: plane,
+        )
     if node.op == "pixel_unshuffle":
         factor = node.arguments["downscale_factor"] ** 2
         value = state.space.collapse(value, [axis + 1, axis + 2], state.cause(node, "labels along pixels"))
-        return _mapped(state, value, shape,
-                       lambda plane: np.repeat(plane, factor, axis) if plane.shape[axis] > 1 else plane)
+        return _mapped(
+            state, value, shape, lambda plane: np.repeat(plane, factor, axis) if plane.shape[axis] > 1 else plane
+        )
     groups = node.arguments["groups"]
-    split = (*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1:])
+    split = (*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
     grid = reshaped(state.space, value, split)
     state.grid(node, grid, (axis, axis + 1))
-    swapped = (*shape[:axis], split[axis + 1], groups, *shape[axis + 1:])
+    swapped = (*shape[:axis], split[axis + 1], groups, *shape[axis + 1 :])
     return reshaped(state.space, _mapped(state, grid, swapped, lambda p: p.swapaxes(axis, axis + 1)), shape)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.labels import Cause, Labelled, LabelSpace, axes_of
 from edgepress.models.cost.graph import Graph, Node
 
@@ -136,8 +137,12 @@ def _make_rectangular(state: Propagation) -> None:
                 continue
             for plane in value.planes:
                 if len(axes_of(plane)) > 1:
-                    state.grids.append((Labelled(value.shape, (plane,)),
-                                        state.cause(node, "unequal counts would leave a ragged tensor")))
+                    state.grids.append(
+                        (
+                            Labelled(value.shape, (plane,)),
+                            state.cause(node, "unequal counts would leave a ragged tensor"),
+                        )
+                    )
     changed = True
     while changed:
         changed = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.compute_rules import Result, at_axis, contract, optional, required, rule
 from edgepress.compress.prune.coupling.labels import Labelled
 from edgepress.compress.prune.coupling.propagate import Propagation
@@ -22,8 +23,9 @@ def _attention(state: Propagation, node: Node) -> Result:
     mask = optional(state, node, "attn_mask")
     if mask is not None:
         scores = state.space.merge([scores, mask], cause)
-    return contract(state, node, [scores, value], [[*batch, target, source], [*batch, source, width]], rank + 1,
-                    [source])
+    return contract(
+        state, node, [scores, value], [[*batch, target, source], [*batch, source, width]], rank + 1, [source]
+    )
 
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -44,15 +46,24 @@ def _recurrent(state: Propagation, node: Node) -> Result:
         outputs = []
         for direction in range(directions):
             start = (layer * directions + direction) * per_cell
-            cell = params[start:start + per_cell]
+            cell = params[start : start + per_cell]
             hidden_size = cell[1].shape[1]
             hidden = at_axis(_column(cell[1]), rank, rank - 1)
             for value in cell:
                 rows = at_axis(_column(value, 0), rank, rank - 1)
-                tiled = Labelled((*rows.shape[:-1], gates, hidden_size),
-                                 tuple(p.reshape(*p.shape[:-1], gates, hidden_size) for p in rows.planes))
-                state.space.merge([tiled, Labelled((*hidden.shape[:-1], 1, hidden_size),
-                                                   tuple(np.expand_dims(p, -2) for p in hidden.planes))], cause)
+                tiled = Labelled(
+                    (*rows.shape[:-1], gates, hidden_size),
+                    tuple(p.reshape(*p.shape[:-1], gates, hidden_size) for p in rows.planes),
+                )
+                state.space.merge(
+                    [
+                        tiled,
+                        Labelled(
+                            (*hidden.shape[:-1], 1, hidden_size), tuple(np.expand_dims(p, -2) for p in hidden.planes)
+                        ),
+                    ],
+                    cause,
+                )
             inputs = at_axis(_column(cell[0]), rank, rank - 1)
             state.space.merge([x, Labelled(inputs.shape, inputs.planes)], cause)
             for initial in states:
@@ -84,6 +95,8 @@ def _column(value: Labelled, axis: int = -1) -> Labelled:
 
 def _reads_states(state: Propagation, node: Node) -> bool:
     """Whether anything reads the final hidden or cell states."""
-    return any(reader.arguments.get("1", 0) > 0 and (state.graph.users[reader.name] or reader.name in
-                                                     state.graph.outputs)
-               for name in state.graph.users[node.name] if (reader := state.graph.by_name[name]).op == "getitem")
+    return any(
+        reader.arguments.get("1", 0) > 0 and (state.graph.users[reader.name] or reader.name in state.graph.outputs)
+        for name in state.graph.users[node.name]
+        if (reader := state.graph.by_name[name]).op == "getitem"
+    )

@@ -101,7 +101,7 @@ class Polynomial:
         divisor = terms_of(other)
         if len(divisor) != 1:
             return Polynomial({(): 1}, self.dense) if isinstance(other, Polynomial) and self == other else None
-        (monomial, by), = divisor.items()
+        ((monomial, by),) = divisor.items()
         terms: dict[Monomial, int] = {}
         for own, factor in self.terms.items():
             rest = list(own)
@@ -141,14 +141,21 @@ class PolynomialTable:
 
     @classmethod
     def of(cls, polynomials: Sequence[Any], width_count: int) -> PolynomialTable:
-        entries = [(row, monomial, factor) for row, polynomial in enumerate(polynomials)
-                   for monomial, factor in terms_of(polynomial).items()]
+        entries = [
+            (row, monomial, factor)
+            for row, polynomial in enumerate(polynomials)
+            for monomial, factor in terms_of(polynomial).items()
+        ]
         degree = max((len(monomial) for _, monomial, _ in entries), default=0)
         widths = np.full((len(entries), max(degree, 1)), width_count, np.int64)
         for number, (_, monomial, _) in enumerate(entries):
-            widths[number, :len(monomial)] = monomial
-        return cls(np.array([factor for _, _, factor in entries], np.float64), widths,
-                   np.array([row for row, _, _ in entries], np.int64), len(polynomials))
+            widths[number, : len(monomial)] = monomial
+        return cls(
+            np.array([factor for _, _, factor in entries], np.float64),
+            widths,
+            np.array([row for row, _, _ in entries], np.int64),
+            len(polynomials),
+        )
 
     def values(self, widths: np.ndarray) -> np.ndarray:
         """[count] values at the given [W] widths."""

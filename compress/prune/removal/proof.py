@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
 from edgepress.compress.prune.removal.surgery import Removal, cut, make_plan
 from edgepress.models.cost.graph import as_inputs
@@ -39,8 +40,9 @@ class Proof:
     kind: str
 
 
-def remove(model: nn.Module, graph: ChannelGraph, selection: Selection,
-           example_inputs: Any = None) -> tuple[nn.Module, dict[str, Any]]:
+def remove(
+    model: nn.Module, graph: ChannelGraph, selection: Selection, example_inputs: Any = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """A new network without the removed channels, and the plan that makes it; proven.
 
     Args:
@@ -53,8 +55,9 @@ def remove(model: nn.Module, graph: ChannelGraph, selection: Selection,
     return smaller, plan
 
 
-def remove_with_proof(model: nn.Module, graph: ChannelGraph, selection: Selection,
-                      example_inputs: Any = None) -> tuple[nn.Module, dict[str, Any], Proof]:
+def remove_with_proof(
+    model: nn.Module, graph: ChannelGraph, selection: Selection, example_inputs: Any = None
+) -> tuple[nn.Module, dict[str, Any], Proof]:
     """`remove`, and the figures of its proof."""
     start = time.perf_counter()
     prover = Prover(model, graph, example_inputs)
@@ -71,8 +74,10 @@ def remove_with_proof(model: nn.Module, graph: ChannelGraph, selection: Selectio
             seconds = time.perf_counter() - start
             return smaller, plan, Proof(difference, TOLERANCE, len(prover.weights), seconds, plan["kind"])
         reasons.append(f"outputs differ by {difference:.3g}")
-    raise ProofError(f"the removed network is not its reference: {prover.culprit(selection)}; as an edited copy: "
-                     f"{reasons[0]}; rebuilt from its trace: {reasons[-1]}. Nothing was removed; protect that layer")
+    raise ProofError(
+        f"the removed network is not its reference: {prover.culprit(selection)}; as an edited copy: "
+        f"{reasons[0]}; rebuilt from its trace: {reasons[-1]}. Nothing was removed; protect that layer"
+    )
 
 
 class Prover:
@@ -80,6 +85,7 @@ class Prover:
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, example_inputs: Any = None):
         import torch
+
         from edgepress.models.checkpoints.plan import copied
         from edgepress.models.checkpoints.rebuild import export_program
 
@@ -116,6 +122,7 @@ class Prover:
     def difference(self, selection: Selection, plan: Mapping[str, Any]) -> float:
         """Largest relative difference over all weights; infinite where shapes differ."""
         import torch
+
         from edgepress.compress.prune.removal.reference import _flat, run_reference
 
         worst = 0.0
@@ -139,8 +146,8 @@ class Prover:
         """The group, or the pair of groups, whose removal alone fails; by bisection."""
         suspects = [number for number, kept in enumerate(selection) if not np.all(kept)]
         while len(suspects) > 1:
-            half = suspects[:len(suspects) // 2]
-            rest = suspects[len(suspects) // 2:]
+            half = suspects[: len(suspects) // 2]
+            rest = suspects[len(suspects) // 2 :]
             failing = next((part for part in (half, rest) if self._fails(selection, part)), None)
             if failing is None:
                 break

@@ -13,18 +13,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.fx.node import map_arg
+
 from edgepress.compress.prune.coupling.compute_rules import STATISTICS
 from edgepress.compress.prune.coupling.labels import Labelled
 from edgepress.compress.prune.removal.surgery import Removal
-from torch.fx.node import map_arg
 
 #: Operators that look at all channels of an axis at once.
-_STATISTICS = frozenset((*STATISTICS, "max", "min", "softmax", "log_softmax", "_softmax", "_log_softmax", "layer_norm",
-                         "native_layer_norm", "rms_norm", "group_norm"))
+_STATISTICS = frozenset(
+    (
+        *STATISTICS,
+        "max",
+        "min",
+        "softmax",
+        "log_softmax",
+        "_softmax",
+        "_log_softmax",
+        "layer_norm",
+        "native_layer_norm",
+        "rms_norm",
+        "group_norm",
+    )
+)
 
 
-def run_reference(program: Any, removal: Removal, tensors: Mapping[str, torch.Tensor],
-                  inputs: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+def run_reference(
+    program: Any, removal: Removal, tensors: Mapping[str, torch.Tensor], inputs: tuple[torch.Tensor, ...]
+) -> list[torch.Tensor]:
     """Outputs of the masked dense network.
 
     Args:
@@ -34,8 +49,10 @@ def run_reference(program: Any, removal: Removal, tensors: Mapping[str, torch.Te
     """
     signature = program.graph_signature
     sources = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    constants = {**program.constants, **{name: program.constants[source] for name, source in
-                                         signature.inputs_to_lifted_tensor_constants.items()}}
+    constants = {
+        **program.constants,
+        **{name: program.constants[source] for name, source in signature.inputs_to_lifted_tensor_constants.items()},
+    }
     by_name = removal.graph.by_name
     alias = {node.source: node.name for node in removal.graph.nodes if node.kind in ("parameter", "buffer")}
     values: dict[Any, Any] = {}
@@ -67,8 +84,14 @@ def run_reference(program: Any, removal: Removal, tensors: Mapping[str, torch.Te
     return outputs
 
 
-def _call(removal: Removal, by_name: Mapping[str, Any], node: Any, values: Mapping[Any, Any], raw: Mapping[Any, Any],
-          lookup: Any) -> Any:
+def _call(
+    removal: Removal,
+    by_name: Mapping[str, Any],
+    node: Any,
+    values: Mapping[Any, Any],
+    raw: Mapping[Any, Any],
+    lookup: Any,
+) -> Any:
     known = by_name.get(node.name)
     if known is None:
         return node.target(*lookup(node.args), **lookup(node.kwargs))
@@ -105,6 +128,7 @@ def _overlapping(value: torch.Tensor) -> bool:
 
 def _statistic(removal: Removal, known: Any, node: Any, values: Mapping[Any, Any], lookup: Any) -> Any:
     """Gather the kept channels, take the statistic, put the result back among zeros."""
+
     def gathered(read: Any) -> Any:
         value, labels = values[read], removal.state.values.get(read.name)
         if isinstance(value, torch.Tensor) and isinstance(labels, Labelled):
@@ -112,15 +136,18 @@ def _statistic(removal: Removal, known: Any, node: Any, values: Mapping[Any, Any
                 value = value.index_select(axis, torch.from_numpy(kept))
         return value
 
-    args = dict(zip([argument.name for argument in node.target._schema.arguments],
-                    map_arg(node.args, gathered), strict=False))
+    args = dict(
+        zip([argument.name for argument in node.target._schema.arguments], map_arg(node.args, gathered), strict=False)
+    )
     args |= map_arg(node.kwargs, gathered)
     args |= removal.edits(known)
     result = node.target(**{name if name != "self" else "self": value for name, value in args.items()})
     labels = removal.state.values[known.name]
     if isinstance(labels, tuple):
-        return tuple(_scattered(removal, part, value) if part is not None else value
-                     for part, value in zip(labels, result, strict=True))
+        return tuple(
+            _scattered(removal, part, value) if part is not None else value
+            for part, value in zip(labels, result, strict=True)
+        )
     return _scattered(removal, labels, result)
 
 

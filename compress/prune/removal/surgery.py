@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
 from edgepress.compress.prune.coupling.labels import Labelled
 from edgepress.compress.prune.coupling.layout_rules import slice_bounds
@@ -17,14 +18,31 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: Arguments that hold the shape of the result.
-_RESULT_SIZE = {"view": "size", "reshape": "shape", "_unsafe_view": "size", "expand": "size", "zeros": "size",
-                "ones": "size", "full": "size", "new_zeros": "size", "new_ones": "size", "new_full": "size",
-                "empty": "size", "new_empty": "size", "broadcast_to": "size"}
+_RESULT_SIZE = {
+    "view": "size",
+    "reshape": "shape",
+    "_unsafe_view": "size",
+    "expand": "size",
+    "zeros": "size",
+    "ones": "size",
+    "full": "size",
+    "new_zeros": "size",
+    "new_ones": "size",
+    "new_full": "size",
+    "empty": "size",
+    "new_empty": "size",
+    "broadcast_to": "size",
+}
 _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
 
 
-def make_plan(model: nn.Module, graph: ChannelGraph, selection: Selection, kind: str = "modules",
-              inputs: tuple[torch.Tensor, ...] = ()) -> dict[str, Any]:
+def make_plan(
+    model: nn.Module,
+    graph: ChannelGraph,
+    selection: Selection,
+    kind: str = "modules",
+    inputs: tuple[torch.Tensor, ...] = (),
+) -> dict[str, Any]:
     """The JSON-able plan of a selection.
 
     Args:
@@ -36,15 +54,18 @@ def make_plan(model: nn.Module, graph: ChannelGraph, selection: Selection, kind:
     tensors = graph.kept_tensors(selection)
     if not tensors:
         return plan
-    plan["tensors"] = {name: {str(axis): kept.tolist() for axis, kept in sorted(axes.items())}
-                       for name, axes in tensors.items()}
+    plan["tensors"] = {
+        name: {str(axis): kept.tolist() for axis, kept in sorted(axes.items())} for name, axes in tensors.items()
+    }
     view = Removal(graph, selection)
     if kind == "modules":
         plan["attributes"] = view.attributes(dict(model.named_modules(remove_duplicate=False)))
     else:
         plan["kind"] = "graph"
-        plan["graph"] = {"inputs": [[list(value.shape), str(value.dtype).removeprefix("torch.")] for value in inputs],
-                         "calls": view.calls()}
+        plan["graph"] = {
+            "inputs": [[list(value.shape), str(value.dtype).removeprefix("torch.")] for value in inputs],
+            "calls": view.calls(),
+        }
     assert plan["schema"] == SCHEMA
     return plan
 
@@ -134,7 +155,7 @@ class Removal:
         elif node.op == "unflatten" and isinstance(result, Labelled) and source is not None:
             dim = node.arguments["dim"] % len(source.shape)
             count = len(node.arguments["sizes"])
-            edits = {"sizes": list(self.shape(result)[dim:dim + count])}
+            edits = {"sizes": list(self.shape(result)[dim : dim + count])}
         elif node.op in ("slice", "narrow", "select") and source is not None:
             edits = self._positions(node, source)
         elif node.op in _SPLITS and isinstance(result, tuple) and source is not None:
@@ -146,18 +167,29 @@ class Removal:
         elif node.op in ("repeat", "tile") and isinstance(result, Labelled) and source is not None:
             name = "repeats" if "repeats" in node.arguments else "dims"
             lifted = (1,) * (len(result.shape) - len(source.shape)) + source.shape
-            edits = {name: [new if old == 1 else times for old, new, times in
-                            zip(lifted, self.shape(result), node.arguments[name], strict=True)]}
+            edits = {
+                name: [
+                    new if old == 1 else times
+                    for old, new, times in zip(lifted, self.shape(result), node.arguments[name], strict=True)
+                ]
+            }
         elif node.op in ("layer_norm", "native_layer_norm", "rms_norm") and source is not None:
             count = len(node.arguments["normalized_shape"])
             edits = {"normalized_shape": list(self.shape(source)[-count:])}
         elif node.op in ("group_norm", "convolution") or node.op.startswith("conv"):
             edits = self._groups(node)
-        elif (node.op == "scaled_dot_product_attention" and source is not None
-              and len(source.shape) - 1 in self.kept(source) and node.arguments.get("scale") is None):
+        elif (
+            node.op == "scaled_dot_product_attention"
+            and source is not None
+            and len(source.shape) - 1 in self.kept(source)
+            and node.arguments.get("scale") is None
+        ):
             edits = {"scale": source.shape[-1] ** -0.5}
-        return {name: value for name, value in edits.items()
-                if (tuple(value) if isinstance(value, list) else value) != node.arguments.get(name)}
+        return {
+            name: value
+            for name, value in edits.items()
+            if (tuple(value) if isinstance(value, list) else value) != node.arguments.get(name)
+        }
 
     def _result_size(self, node: Node, result: Labelled) -> dict[str, Any]:
         name = _RESULT_SIZE[node.op]
@@ -183,7 +215,7 @@ class Removal:
         for pair in range(len(widths) // 2):
             axis = len(result.shape) - 1 - pair
             kept = self.kept(result).get(axis)
-            if kept is None and not (min(widths[2 * pair:2 * pair + 2]) < 0):
+            if kept is None and not (min(widths[2 * pair : 2 * pair + 2]) < 0):
                 continue
             positions = np.arange(result.shape[axis]) if kept is None else kept
             before, after = widths[2 * pair], widths[2 * pair + 1]
@@ -240,20 +272,24 @@ class Removal:
             assert weight is not None
             axis = len(old) - len(weight.shape) + 1
             groups = node.arguments.get("groups", 1)
-            sizes = {"in_channels": (old[axis], new[axis]),
-                     "groups": (groups, self._groups(node).get("groups", groups)),
-                     "out_channels": (result.shape[axis], self.shape(result)[axis])}
+            sizes = {
+                "in_channels": (old[axis], new[axis]),
+                "groups": (groups, self._groups(node).get("groups", groups)),
+                "out_channels": (result.shape[axis], self.shape(result)[axis]),
+            }
         elif node.op == "linear" and isinstance(result, Labelled):
             sizes = {"in_features": (old[-1], new[-1]), "out_features": (result.shape[-1], self.shape(result)[-1])}
         elif node.op in ("batch_norm", "instance_norm"):
             sizes = {"num_features": (old[1], new[1])}
         elif node.op in ("layer_norm", "rms_norm"):
             before = tuple(node.arguments["normalized_shape"])
-            sizes = {"normalized_shape": (before, new[len(old) - len(before):])}
+            sizes = {"normalized_shape": (before, new[len(old) - len(before) :])}
         elif node.op == "group_norm":
             groups = node.arguments["num_groups"]
-            sizes = {"num_channels": (old[1], new[1]),
-                     "num_groups": (groups, self._groups(node).get("num_groups", groups))}
+            sizes = {
+                "num_channels": (old[1], new[1]),
+                "num_groups": (groups, self._groups(node).get("num_groups", groups)),
+            }
         elif node.op == "prelu":
             slope = self.value(node, "weight")
             assert slope is not None

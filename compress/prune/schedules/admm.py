@@ -22,9 +22,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
-from torch import Tensor, nn
 
 
 class Admm:
@@ -47,14 +48,26 @@ class Admm:
         updates: Z- and U-steps in all, spread evenly.
         tolerance: the stopping rule: both relative residuals at or below it, once rho has grown to its end.
         divisor, min_channels, floor: see `edgepress.compress.prune.budget.project.project`.
-        scoring: further arguments of `edgepress.compress.prune.budget.importance.importance`, such as batches and loss for "taylor".
+        scoring: further arguments of `prune.budget.importance.importance`, such as batches and loss for "taylor".
     """
 
-    def __init__(self, graph: Any, limits: Limits, *, projection: str = "threshold", importance: str = "l2",
-                 w_step: str = "proximal", rho_start: float = 0.03, rho_end: float = 0.3, updates: int = 8,
-                 tolerance: float = 0.01,
-                 divisor: int = 1, min_channels: int = 1, floor: float | None = None,
-                 scoring: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        graph: Any,
+        limits: Limits,
+        *,
+        projection: str = "threshold",
+        importance: str = "l2",
+        w_step: str = "proximal",
+        rho_start: float = 0.03,
+        rho_end: float = 0.3,
+        updates: int = 8,
+        tolerance: float = 0.01,
+        divisor: int = 1,
+        min_channels: int = 1,
+        floor: float | None = None,
+        scoring: Mapping[str, Any] | None = None,
+    ):
         if not 0 < rho_start <= rho_end:
             raise UsageError(f"rho_start = {rho_start} and rho_end = {rho_end} must satisfy 0 < rho_start <= rho_end")
         if w_step not in ("proximal", "gradient"):
@@ -74,8 +87,9 @@ class Admm:
         self._u: dict[str, Tensor] = {}
         self._residuals = (float("inf"), float("inf"))
         #: What distinguishes this shaping from another, for the key of a training.
-        self.description = repr((limits, projection, importance, w_step, rho_start, rho_end, updates, tolerance,
-                                 self._fit))
+        self.description = repr(
+            (limits, projection, importance, w_step, rho_start, rho_end, updates, tolerance, self._fit)
+        )
 
     def start(self, model: nn.Module, steps: int) -> None:
         """Take hold of the parameters; Z = Proj(W), U = 0. `steps` optimizer steps will follow."""
@@ -110,8 +124,10 @@ class Admm:
         for name, w in self._w.items():
             self._u[name] = self._u[name] + w.detach() - self._z[name]
         size = max(_norm(self._w), _norm(self._z), 1e-12)
-        self._residuals = (_norm({name: w.detach() - self._z[name] for name, w in self._w.items()}) / size,
-                           _norm({name: z - before[name] for name, z in self._z.items()}) / size)
+        self._residuals = (
+            _norm({name: w.detach() - self._z[name] for name, w in self._w.items()}) / size,
+            _norm({name: z - before[name] for name, z in self._z.items()}) / size,
+        )
         larger = min(self._rho_end, self._rho * self._growth)
         for name in self._u:
             self._u[name] = self._u[name] * (self._rho / larger)
@@ -128,8 +144,14 @@ class Admm:
         return max(self._residuals) <= self._tolerance and self._rho >= self._rho_end
 
     def state_dict(self) -> dict[str, Any]:
-        return {"z": dict(self._z), "u": dict(self._u), "rho": self._rho, "steps": self._steps, "done": self._done,
-                "residuals": list(self._residuals)}
+        return {
+            "z": dict(self._z),
+            "u": dict(self._u),
+            "rho": self._rho,
+            "steps": self._steps,
+            "done": self._done,
+            "residuals": list(self._residuals),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._z, self._u, self._rho = dict(state["z"]), dict(state["u"]), float(state["rho"])

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
-from torch import Tensor, nn
 
 
 class Gradual:
@@ -26,12 +27,22 @@ class Gradual:
         projection, importance: how each step chooses.
         updates: steps in all, spread evenly over the training.
         divisor, min_channels, floor: see `edgepress.compress.prune.budget.project.project`.
-        scoring: further arguments of `edgepress.compress.prune.budget.importance.importance`, such as batches and loss for "taylor".
+        scoring: further arguments of `prune.budget.importance.importance`, such as batches and loss for "taylor".
     """
 
-    def __init__(self, graph: Any, limits: Limits, *, projection: str = "threshold", importance: str = "l2",
-                 updates: int = 20, divisor: int = 1, min_channels: int = 1, floor: float | None = None,
-                 scoring: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        graph: Any,
+        limits: Limits,
+        *,
+        projection: str = "threshold",
+        importance: str = "l2",
+        updates: int = 20,
+        divisor: int = 1,
+        min_channels: int = 1,
+        floor: float | None = None,
+        scoring: Mapping[str, Any] | None = None,
+    ):
         if updates < 1:
             raise UsageError(f"updates = {updates} must be at least 1")
         self._graph, self._limits, self._projection, self._importance = graph, limits, projection, importance
@@ -68,7 +79,7 @@ class Gradual:
         between = {}
         for metric, limit in self._limits.budgets().items():
             dense = getattr(self._dense, metric)
-            between[metric] = limit if dense <= limit else int(dense ** (1 - progress) * limit ** progress)
+            between[metric] = limit if dense <= limit else int(dense ** (1 - progress) * limit**progress)
         return replace(self._limits, **(between if progress < 1 else {}))  # type: ignore[arg-type]
 
     def figures(self) -> dict[str, float]:

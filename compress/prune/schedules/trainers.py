@@ -1,6 +1,6 @@
 """From a dense network and a budget to a trained smaller one: admm, gradual, one-shot, from-scratch.
 
-Every method has the same number of epochs in all and goes through the same loop (`edgepress.compress.training.train`). `admm` and
+Every method has the same number of epochs in all and goes through the same loop (`training.train`). `admm` and
 `gradual` spend a share of them on the dense network before removal; what their stopping rule leaves over goes to
 fine-tuning.
 """
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import nn
+
 from edgepress.models.errors import InfeasibleBudget, UsageError
 from edgepress.models.limits import Limits
-from torch import nn
 
 if TYPE_CHECKING:
     from edgepress.compress.prune.model import Pruned
@@ -44,11 +45,22 @@ class PrunedAndTrained:
     seconds: float
 
 
-def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any, limits: Limits,
-                    settings: PruneSettings, *, protect: tuple[str, ...] = (),
-                    teacher: nn.Module | np.ndarray | None = None,
-                    fresh: Callable[[], nn.Module] | None = None, run: Path | None = None, resume: bool = True,
-                    seed: int = 0, machine: Machine | None = None, name: str = "prune") -> PrunedAndTrained:
+def prune_and_train(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    task: Any,
+    limits: Limits,
+    settings: PruneSettings,
+    *,
+    protect: tuple[str, ...] = (),
+    teacher: nn.Module | np.ndarray | None = None,
+    fresh: Callable[[], nn.Module] | None = None,
+    run: Path | None = None,
+    resume: bool = True,
+    seed: int = 0,
+    machine: Machine | None = None,
+    name: str = "prune",
+) -> PrunedAndTrained:
     """Prune a trained network to a budget, with training.
 
     Args:
@@ -59,7 +71,7 @@ def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any
         limits: the budget; only what pruning can hold is used.
         settings: method, projection, importance, and the training budget `settings.train.epochs`.
         protect: names of modules whose outputs keep their width.
-        teacher: another teacher, as in `edgepress.compress.training.train.train`; it also guides what comes before the removal, where
+        teacher: another teacher, as in `training.train.train`; it also guides what comes before the removal, where
             the dense network would only follow itself.
         fresh: builds the network with fresh weights, for "from-scratch".
         run: folder of training states; a killed call goes on from there.
@@ -78,9 +90,17 @@ def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any
     shaped, seconds = model, 0.0
     if before:
         shaping = make_shaping(settings, model, example_inputs, limits, protect, task)
-        result = train(model, task, _flat(settings.train, before), penalty=shaping, seed=seed, teacher=teacher,
-                       distill=settings.distill if teacher is not None else None,
-                       name=f"{name}, {settings.method}", **{**kept, "run": run / "shape" if run else None})
+        result = train(
+            model,
+            task,
+            _flat(settings.train, before),
+            penalty=shaping,
+            seed=seed,
+            teacher=teacher,
+            distill=settings.distill if teacher is not None else None,
+            name=f"{name}, {settings.method}",
+            **{**kept, "run": run / "shape" if run else None},
+        )
         history += [{"phase": "shape", **record} for record in result.history]
         shaped, seconds = result.model, result.seconds
     if settings.method == "from-scratch":
@@ -88,9 +108,16 @@ def prune_and_train(model: nn.Module, example_inputs: tuple[Any, ...], task: Any
     else:
         pruned = remove_once(shaped, example_inputs, limits, settings, protect, task)
     left = settings.train.epochs - len(history)
-    result = train(pruned.model, task, settings.train.model_copy(update={"epochs": left}),
-                   teacher=model if teacher is None else teacher, distill=settings.distill, seed=seed + 1,
-                   name=f"{name}, fine-tuning" if settings.method != "from-scratch" else name, **kept)
+    result = train(
+        pruned.model,
+        task,
+        settings.train.model_copy(update={"epochs": left}),
+        teacher=model if teacher is None else teacher,
+        distill=settings.distill,
+        seed=seed + 1,
+        name=f"{name}, fine-tuning" if settings.method != "from-scratch" else name,
+        **kept,
+    )
     history += [{"phase": "finetune", **record} for record in result.history]
     return PrunedAndTrained(pruned, result.model, history, result.best_epoch, seconds + result.seconds)
 
@@ -103,8 +130,14 @@ def split_epochs(settings: PruneSettings) -> int:
     return min(max(1, round(settings.shaping_share * epochs)), epochs - 1)
 
 
-def make_shaping(settings: PruneSettings, model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits,
-                 protect: tuple[str, ...] = (), task: Any = None) -> Any:
+def make_shaping(
+    settings: PruneSettings,
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    limits: Limits,
+    protect: tuple[str, ...] = (),
+    task: Any = None,
+) -> Any:
     """The `Admm` or `Gradual` of these settings, for our loop or anyone's.
 
     Raises:
@@ -117,15 +150,27 @@ def make_shaping(settings: PruneSettings, model: nn.Module, example_inputs: tupl
     if settings.method not in ("admm", "gradual"):
         raise UsageError(f"method = {settings.method!r} shapes no weights before removal; admm and gradual do")
     graph = find_groups(copy.deepcopy(model).eval(), example_inputs, protect, limits.rule, limits.scheme)
-    common: dict[str, Any] = {"projection": settings.projection, "importance": settings.importance,
-                              "scoring": gradient_scoring(settings.importance, task), "divisor": settings.divisor,
-                              "min_channels": settings.min_channels, "floor": settings.floor}
+    common: dict[str, Any] = {
+        "projection": settings.projection,
+        "importance": settings.importance,
+        "scoring": gradient_scoring(settings.importance, task),
+        "divisor": settings.divisor,
+        "min_channels": settings.min_channels,
+        "floor": settings.floor,
+    }
     if settings.updates is not None:
         common["updates"] = settings.updates
     if settings.method == "gradual":
         return Gradual(graph, limits, **common)
-    return Admm(graph, limits, w_step=settings.w_step, rho_start=settings.rho_start, rho_end=settings.rho_end,
-                tolerance=settings.tolerance, **common)
+    return Admm(
+        graph,
+        limits,
+        w_step=settings.w_step,
+        rho_start=settings.rho_start,
+        rho_end=settings.rho_end,
+        tolerance=settings.tolerance,
+        **common,
+    )
 
 
 def uniform_selection(graph: Any, limits: Limits) -> tuple[np.ndarray, ...]:
@@ -154,8 +199,10 @@ def uniform_selection(graph: Any, limits: Limits) -> tuple[np.ndarray, ...]:
         return [max(1, math.floor(size * share)) for size in sizes]
 
     if not fits(widths_at(0)):
-        raise InfeasibleBudget(f"from-scratch: one channel per group costs {graph.cost(selection(widths_at(0)))}, more "
-                               f"than the budget {limits.budgets()}; raise it")
+        raise InfeasibleBudget(
+            f"from-scratch: one channel per group costs {graph.cost(selection(widths_at(0)))}, more "
+            f"than the budget {limits.budgets()}; raise it"
+        )
     low, high = 0.0, 1.0
     if fits(widths_at(1)):
         return selection(widths_at(1))
@@ -172,15 +219,31 @@ def uniform_selection(graph: Any, limits: Limits) -> tuple[np.ndarray, ...]:
     return selection(widths)
 
 
-def remove_once(model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits, settings: PruneSettings,
-                protect: tuple[str, ...], task: Any) -> Pruned:
+def remove_once(
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    limits: Limits,
+    settings: PruneSettings,
+    protect: tuple[str, ...],
+    task: Any,
+) -> Pruned:
     """Prune without training, with the choice of these settings."""
     from edgepress.compress.prune.model import prune_model
 
-    return prune_model(model, example_inputs, **limits.budgets(), scheme=limits.scheme, rule=limits.rule,
-                       importance=settings.importance, projection=settings.projection, protect=protect,
-                       divisor=settings.divisor, min_channels=settings.min_channels, floor=settings.floor,
-                       **gradient_scoring(settings.importance, task))
+    return prune_model(
+        model,
+        example_inputs,
+        **limits.budgets(),
+        scheme=limits.scheme,
+        rule=limits.rule,
+        importance=settings.importance,
+        projection=settings.projection,
+        protect=protect,
+        divisor=settings.divisor,
+        min_channels=settings.min_channels,
+        floor=settings.floor,
+        **gradient_scoring(settings.importance, task),
+    )
 
 
 def gradient_scoring(importance: str, task: Any) -> dict[str, Any]:
@@ -199,26 +262,36 @@ def gradient_scoring(importance: str, task: Any) -> dict[str, Any]:
     split = "calibration" if task.has("calibration") else "train"
     features, labels = task.features(split), task.split(split).labels
     chosen = np.random.default_rng(0).permutation(len(labels))[:512]
-    batches = [(torch.from_numpy(np.array(features[part])), torch.from_numpy(np.asarray(labels)[part]))
-               for part in np.array_split(np.sort(chosen), -(-len(chosen) // 64))]
+    batches = [
+        (torch.from_numpy(np.array(features[part])), torch.from_numpy(np.asarray(labels)[part]))
+        for part in np.array_split(np.sort(chosen), -(-len(chosen) // 64))
+    ]
     return {"batches": batches, "loss": lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])}
 
 
-def _from_scratch(fresh: Callable[[], nn.Module] | None, example_inputs: tuple[Any, ...], limits: Limits,
-                  protect: tuple[str, ...], seed: int) -> Pruned:
+def _from_scratch(
+    fresh: Callable[[], nn.Module] | None,
+    example_inputs: tuple[Any, ...],
+    limits: Limits,
+    protect: tuple[str, ...],
+    seed: int,
+) -> Pruned:
     import torch
 
     if fresh is None:
-        raise UsageError("method = 'from-scratch' needs the network's factory: a network of the zoo, or --model "
-                         "package.module:factory")
+        raise UsageError(
+            "method = 'from-scratch' needs the network's factory: a network of the zoo, or --model "
+            "package.module:factory"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = fresh().eval()
     return prune_uniformly(model, example_inputs, limits, protect)
 
 
-def prune_uniformly(model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits,
-                    protect: tuple[str, ...] = ()) -> Pruned:
+def prune_uniformly(
+    model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits, protect: tuple[str, ...] = ()
+) -> Pruned:
     """The first channels of every group, the same share of each, as many as fit the budget; proven like any removal."""
     from edgepress.compress.prune.coupling.channels import find_groups
     from edgepress.compress.prune.model import Pruned
@@ -234,5 +307,6 @@ def prune_uniformly(model: nn.Module, example_inputs: tuple[Any, ...], limits: L
 
 def _flat(settings: TrainSettings, epochs: int) -> TrainSettings:
     """The same training at a constant rate, ending with its last epoch: what shapes weights must not fade out."""
-    return settings.model_copy(update={"epochs": epochs, "ramp_up": 0.0, "decay_from": 1.0, "decay_to": 1.0,
-                                       "select": "last"})
+    return settings.model_copy(
+        update={"epochs": epochs, "ramp_up": 0.0, "decay_from": 1.0, "decay_to": 1.0, "select": "last"}
+    )

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.firmware.lowering.fixedpoint import quantize_multiplier
 from edgepress.deploy.firmware.lowering.steps import FieldValue, Step, Value
 from edgepress.deploy.firmware.lowering.tables import round_away

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+
 from edgepress.deploy.firmware.lowering.context import (
     Refused,
     Rows,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import floor, frexp
 
 import numpy as np
+
 from edgepress.deploy.firmware.lowering import fixedpoint as fp
 
 _INPUTS = range(-128, 128)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.parallel import map_batches
 
@@ -50,11 +51,13 @@ def check_clips(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ClipForma
     Returns:
         What the clips have in common, and one sentence per bad clip.
     """
+
     def read_headers(batch: Sequence[Path]) -> list[tuple[int, int, int, str] | str]:
         return [_header(path) for path in batch]
 
-    headers = [header for batch in map_batches(read_headers, paths, batch=64, title="Checking clips")
-               for header in batch]
+    headers = [
+        header for batch in map_batches(read_headers, paths, batch=64, title="Checking clips") for header in batch
+    ]
     good = [header for header in headers if not isinstance(header, str)]
     votes = Counter((rate, frames) for rate, frames, channels, _ in good if channels == 1 and frames > 0)
     if votes:
@@ -70,8 +73,10 @@ def check_clips(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ClipForma
         elif header[0] != rate:
             errors.append(f"{label} has a rate of {header[0]} Hz; the other clips have {rate} Hz")
         elif header[1] != frames:
-            errors.append(f"{label} is {header[1] / rate:g} s long ({header[1]} samples); the other clips are "
-                          f"{frames / rate:g} s ({frames} samples)")
+            errors.append(
+                f"{label} is {header[1] / rate:g} s long ({header[1]} samples); the other clips are "
+                f"{frames / rate:g} s ({frames} samples)"
+            )
     fine = any(subtype not in _SIXTEEN_BITS for *_, subtype in good)
     return (ClipFormat(rate, frames, fine) if votes else None), errors
 
@@ -100,8 +105,10 @@ def decode(path: Path, clip: ClipFormat, sample_rate_hz: int) -> np.ndarray:
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         raise UsageError(f"{path} cannot be decoded; replace the file") from error
     if (rate, len(samples), samples.shape[1]) != (clip.sample_rate_hz, clip.samples, 1):
-        raise UsageError(f"{path} holds {len(samples)} samples at {rate} Hz, expected {clip.samples} at "
-                         f"{clip.sample_rate_hz} Hz; the file is truncated or changed")
+        raise UsageError(
+            f"{path} holds {len(samples)} samples at {rate} Hz, expected {clip.samples} at "
+            f"{clip.sample_rate_hz} Hz; the file is truncated or changed"
+        )
     signal = samples[:, 0]
     if not np.isfinite(signal).all():
         raise UsageError(f"{path} holds samples that are not finite; replace the file")

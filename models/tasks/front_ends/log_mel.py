@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from edgepress.models.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,8 +56,13 @@ class LogMel:
     scale: float = 5.0
 
     def __post_init__(self) -> None:
-        ranges = {"sample_rate_hz": (1000, 384_000), "n_fft": (16, 65_536), "window": (2, self.n_fft),
-                  "hop": (1, 65_536), "n_mels": (1, 2048)}
+        ranges = {
+            "sample_rate_hz": (1000, 384_000),
+            "n_fft": (16, 65_536),
+            "window": (2, self.n_fft),
+            "hop": (1, 65_536),
+            "n_mels": (1, 2048),
+        }
         for name, (low, high) in ranges.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -69,17 +75,22 @@ class LogMel:
         if self.n_fft % 2:
             raise UsageError(f"front end: n_fft = {self.n_fft} must be even")
         if not 0 <= self.fmin_hz < self.fmax_hz <= self.sample_rate_hz / 2:
-            raise UsageError(f"front end: fmin_hz = {self.fmin_hz:g} and fmax_hz = {self.fmax_hz:g} must satisfy "
-                             f"0 <= fmin_hz < fmax_hz <= {self.sample_rate_hz / 2:g} (half of sample_rate_hz)")
+            raise UsageError(
+                f"front end: fmin_hz = {self.fmin_hz:g} and fmax_hz = {self.fmax_hz:g} must satisfy "
+                f"0 <= fmin_hz < fmax_hz <= {self.sample_rate_hz / 2:g} (half of sample_rate_hz)"
+            )
         if self.log_offset <= 0 or self.scale == 0:
-            raise UsageError(f"front end: log_offset = {self.log_offset:g} must be positive and "
-                             f"scale = {self.scale:g} not zero")
+            raise UsageError(
+                f"front end: log_offset = {self.log_offset:g} must be positive and scale = {self.scale:g} not zero"
+            )
 
     def frames(self, samples: int) -> int:
         """Number of frames of a clip of so many samples (one is lost to the pre-emphasis)."""
         if samples - 1 <= self.n_fft // 2:
-            raise UsageError(f"a clip of {samples} samples is too short for n_fft = {self.n_fft}: "
-                             f"at least {self.n_fft // 2 + 2} samples are needed")
+            raise UsageError(
+                f"a clip of {samples} samples is too short for n_fft = {self.n_fft}: "
+                f"at least {self.n_fft // 2 + 2} samples are needed"
+            )
         return 1 + (samples - 1) // self.hop
 
     def shape(self, samples: int) -> tuple[int, int, int]:
@@ -102,8 +113,9 @@ class LogMel:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(map(str, value)) - known)
         if unknown:
-            raise UsageError(f"front end: unknown keys {', '.join(map(repr, unknown))}; "
-                             f"known are {', '.join(sorted(known))}")
+            raise UsageError(
+                f"front end: unknown keys {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}"
+            )
         return cls(**value)
 
 
@@ -123,7 +135,7 @@ def analysis_window(config: LogMel) -> np.ndarray:
     """The symmetric Hann window, zero-padded on both sides to [n_fft], float32."""
     padded = np.zeros(config.n_fft, np.float32)
     start = (config.n_fft - config.window) // 2
-    padded[start:start + config.window] = np.hanning(config.window)
+    padded[start : start + config.window] = np.hanning(config.window)
     padded.flags.writeable = False
     return padded
 
@@ -135,6 +147,7 @@ def mel_filter_bank(config: LogMel) -> np.ndarray:
     The triangles are straight on the mel scale mel(f) = 1127 ln(1 + f / 700), have height 1 and are not normalised by
     area; the bin at half the sample rate belongs to none. Bands narrower than a bin may be empty.
     """
+
     def mel(hertz: np.ndarray | float) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(hertz, np.float64) / 700.0)
 
@@ -176,8 +189,8 @@ def log_mel(waveforms: np.ndarray, config: LogMel) -> np.ndarray:
     frames = config.frames(waveforms.shape[1])
     result = np.empty((len(waveforms), 1, config.n_mels, frames), np.float32)
     for start in range(0, len(waveforms), _BATCH):
-        batch = waveforms[start:start + _BATCH]
-        result[start:start + len(batch), 0] = _log_mel_batch(batch, config, frames)
+        batch = waveforms[start : start + _BATCH]
+        result[start : start + len(batch), 0] = _log_mel_batch(batch, config, frames)
     return result
 
 
@@ -189,7 +202,7 @@ def _log_mel_batch(waveforms: np.ndarray, config: LogMel, frames: int) -> np.nda
         signal /= 32768.0
     signal = signal[:, 1:] - np.float32(config.pre_emphasis) * signal[:, :-1]
     signal = np.pad(signal, ((0, 0), (config.n_fft // 2,) * 2), mode="reflect")
-    cut = np.lib.stride_tricks.sliding_window_view(signal, config.n_fft, axis=1)[:, ::config.hop][:, :frames]
+    cut = np.lib.stride_tricks.sliding_window_view(signal, config.n_fft, axis=1)[:, :: config.hop][:, :frames]
     spectrum: Any = scipy.fft.rfft(cut * analysis_window(config), axis=-1)
     power = (np.real(spectrum) ** 2 + np.imag(spectrum) ** 2).reshape(-1, config.n_fft // 2 + 1)
     mel = _sparse_bank(config) @ power.T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from edgepress.models.tasks.front_ends.log_mel import LogMel, analysis_window, mel_filter_bank
 
 
@@ -31,8 +32,15 @@ class TorchLogMel(torch.nn.Module):
             if waveforms.dtype == torch.int16:
                 signal = signal / 32768.0
             signal = signal[:, 1:] - config.pre_emphasis * signal[:, :-1]
-            spectrum = torch.stft(signal, config.n_fft, config.hop, window=self.window, center=True,
-                                  pad_mode="reflect", return_complex=True)
+            spectrum = torch.stft(
+                signal,
+                config.n_fft,
+                config.hop,
+                window=self.window,
+                center=True,
+                pad_mode="reflect",
+                return_complex=True,
+            )
             power = spectrum.real.square() + spectrum.imag.square()
             mel = torch.matmul(self.bank, power)
             return ((mel + config.log_offset).log() + config.shift).div(config.scale).unsqueeze(1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.splitting import cut_validation, pick_calibration
 from edgepress.models.tasks.task import Split, StoredInputs, Task
@@ -21,8 +22,16 @@ KNOWN = ("x", "y", "device", "names", "identifiers", "labels", "split", "layout"
 LARGEST_BYTES = 4 * 2**30
 LARGEST_RATIO = 200
 _SMALL_BYTES = 64 * 2**20
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, NotImplementedError,
-            RuntimeError)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 def load_arrays(path: str | Path) -> Task:
@@ -83,8 +92,9 @@ def load_arrays(path: str | Path) -> Task:
         shape = (shape[-1], *shape[:-1])
     content = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=16)  # the buffer itself: a copy may not fit
     content.update(labels.tobytes())
-    return Task(path.stem, classes, shape, content.hexdigest(), splits, read_features, stored=stored,
-                read_stored=read_stored)
+    return Task(
+        path.stem, classes, shape, content.hexdigest(), splits, read_features, stored=stored, read_stored=read_stored
+    )
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -99,11 +109,15 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             total = sum(entry.file_size for entry in entries)
             packed = max(1, sum(entry.compress_size for entry in entries))
             if total > LARGEST_BYTES or len(entries) > 64:
-                raise UsageError(f"{path} unpacks to {total / 1e9:.1f} GB in {len(entries)} arrays; at most "
-                                 f"{LARGEST_BYTES / 1e9:.1f} GB in 64 are read")
+                raise UsageError(
+                    f"{path} unpacks to {total / 1e9:.1f} GB in {len(entries)} arrays; at most "
+                    f"{LARGEST_BYTES / 1e9:.1f} GB in 64 are read"
+                )
             if total > _SMALL_BYTES and total > LARGEST_RATIO * packed:
-                raise UsageError(f"{path} unpacks to {total / packed:.0f} times its size; at most {LARGEST_RATIO} is "
-                                 "read, since no real data compress like that")
+                raise UsageError(
+                    f"{path} unpacks to {total / packed:.0f} times its size; at most {LARGEST_RATIO} is "
+                    "read, since no real data compress like that"
+                )
             return {entry.filename.removesuffix(".npy"): _read_array(path, archive, entry) for entry in entries}
     except _DAMAGED as error:
         raise UsageError(f"{path} is no readable .npz file ({error}); write it with numpy.savez") from error
@@ -112,18 +126,22 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read_array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(entry) as file:
         version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0,
-                       (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+            version
+        )
         if read_header is None:
             raise UsageError(f"{path}: the array {entry.filename!r} has the unknown format version {version}")
         shape, _, dtype = read_header(file)
         if dtype.hasobject:
-            raise UsageError(f"{path}: the array {entry.filename!r} holds Python objects, which are never read; "
-                             "store text as a NumPy array of strings")
+            raise UsageError(
+                f"{path}: the array {entry.filename!r} holds Python objects, which are never read; "
+                "store text as a NumPy array of strings"
+            )
         # The header, not the archive's directory, decides what NumPy allocates (and items may have no bytes at all).
         if math.prod(shape) * max(1, dtype.itemsize) > entry.file_size or any(length < 0 for length in shape):
-            raise UsageError(f"{path}: the array {entry.filename!r} claims the shape {shape}, which is more than the "
-                             "file holds")
+            raise UsageError(
+                f"{path}: the array {entry.filename!r} claims the shape {shape}, which is more than the file holds"
+            )
     with archive.open(entry) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
@@ -148,10 +166,12 @@ def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, length: int | N
         return None
     array = arrays[name]
     if array.ndim != 1 or array.dtype.kind not in "USiu" or (length is not None and len(array) != length):
-        raise UsageError(f"{path}: {name} must be {length or 'a vector of'} texts, not {array.dtype} of shape "
-                         f"{array.shape}")
-    return tuple(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-                 for value in array.tolist())
+        raise UsageError(
+            f"{path}: {name} must be {length or 'a vector of'} texts, not {array.dtype} of shape {array.shape}"
+        )
+    return tuple(
+        value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in array.tolist()
+    )
 
 
 def _stored(path: Path, arrays: dict[str, np.ndarray], x: np.ndarray, integers: bool) -> StoredInputs:
@@ -174,8 +194,9 @@ def _scalar(path: Path, arrays: dict[str, np.ndarray], name: str, kinds: str, mi
     return array.reshape(()).item()
 
 
-def _split_indices(path: Path, labels: np.ndarray, split: tuple[str, ...] | None,
-                   identifiers: tuple[str, ...] | None, clips: int) -> dict[str, np.ndarray]:
+def _split_indices(
+    path: Path, labels: np.ndarray, split: tuple[str, ...] | None, identifiers: tuple[str, ...] | None, clips: int
+) -> dict[str, np.ndarray]:
     """Row numbers of every split."""
     nothing = np.zeros(0, np.int64)
     if split is None:

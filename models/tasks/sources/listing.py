@@ -70,15 +70,18 @@ def read_table(path: Path, label: str, columns: tuple[str, ...]) -> tuple[list[t
     except UnicodeDecodeError as error:
         raise UsageError(f"{label} is no UTF-8 text (byte {error.start}); a tab-separated list is expected") from error
     except OSError as error:
-        raise UsageError(f"{label} cannot be read ({error.strerror}); "
-                         "the layout of TAU Urban Acoustic Scenes 2022 Mobile has it") from error
+        raise UsageError(
+            f"{label} cannot be read ({error.strerror}); the layout of TAU Urban Acoustic Scenes 2022 Mobile has it"
+        ) from error
     lines = text.split("\n")
     header = lines[0].rstrip("\r").split("\t")
     missing = [column for column in columns if column not in header]
     if missing:
-        raise UsageError(f"{label}, line 1: the column{'s' * (len(missing) > 1)} {', '.join(missing)} "
-                         f"{'are' if len(missing) > 1 else 'is'} missing; found {', '.join(map(repr, header))[:200]} "
-                         "(columns are separated by tabs)")
+        raise UsageError(
+            f"{label}, line 1: the column{'s' * (len(missing) > 1)} {', '.join(missing)} "
+            f"{'are' if len(missing) > 1 else 'is'} missing; found {', '.join(map(repr, header))[:200]} "
+            "(columns are separated by tabs)"
+        )
     if len(set(header)) != len(header):
         raise UsageError(f"{label}, line 1: a column occurs twice in {', '.join(map(repr, header))[:200]}")
     places = {column: header.index(column) for column in columns}
@@ -113,8 +116,9 @@ def read_listing(folder: Path, subset: str | None = None) -> Listing:
     Raises:
         UsageError: a file or column is missing, or rows are bad; all bad rows are reported together.
     """
-    meta_rows, errors = read_table(folder / "meta.csv", f"{folder}/meta.csv",
-                                   ("filename", "scene_label", "identifier", "source_label"))
+    meta_rows, errors = read_table(
+        folder / "meta.csv", f"{folder}/meta.csv", ("filename", "scene_label", "identifier", "source_label")
+    )
     meta: dict[str, dict[str, str]] = {}
     for number, row in meta_rows:
         problem = _path_problem(row["filename"])
@@ -132,16 +136,20 @@ def read_listing(folder: Path, subset: str | None = None) -> Listing:
     test, test_errors = _read_split(folder, test_name, meta, classes, needs_label=test_name.endswith("evaluate.csv"))
     errors = train_errors + test_errors
     in_train = {clip.name: clip.source for clip in development}
-    errors += [f"{clip.source}: {clip.name} is a training clip too ({in_train[clip.name]})"
-               for clip in test if clip.name in in_train]
+    errors += [
+        f"{clip.source}: {clip.name} is a training clip too ({in_train[clip.name]})"
+        for clip in test
+        if clip.name in in_train
+    ]
     raise_together(str(folder), errors)
     if len(classes) < 2:
         raise UsageError(f"{folder}/meta.csv names only the scene {min(classes)!r}; at least two are needed")
     return Listing(classes, tuple(development), tuple(test), _leak_notes(development, test))
 
 
-def _read_split(folder: Path, name: str, meta: dict[str, dict[str, str]], classes: tuple[str, ...], *,
-                needs_label: bool) -> tuple[list[Clip], list[str]]:
+def _read_split(
+    folder: Path, name: str, meta: dict[str, dict[str, str]], classes: tuple[str, ...], *, needs_label: bool
+) -> tuple[list[Clip], list[str]]:
     columns = ("filename", "scene_label") if needs_label else ("filename",)
     rows, errors = read_table(folder / name, f"{folder}/{name}", columns)
     clips: dict[str, Clip] = {}
@@ -170,8 +178,10 @@ def _find(folder: Path, names: list[str]) -> str:
         for place in ("evaluation_setup/", "split_setup/", ""):
             if (folder / place / name).is_file():
                 return place + name
-    raise UsageError(f"{folder} has no evaluation_setup/{names[0]}; the layout of TAU Urban Acoustic Scenes 2022 "
-                     "Mobile has it (training subsets such as split25.csv come with DCASE 2024)")
+    raise UsageError(
+        f"{folder} has no evaluation_setup/{names[0]}; the layout of TAU Urban Acoustic Scenes 2022 "
+        "Mobile has it (training subsets such as split25.csv come with DCASE 2024)"
+    )
 
 
 def _path_problem(filename: str) -> str | None:
@@ -187,5 +197,7 @@ def _leak_notes(development: list[Clip], test: list[Clip]) -> tuple[str, ...]:
     shared = {clip.identifier for clip in development} & {clip.identifier for clip in test}
     if not shared:
         return ()
-    return (f"{len(shared)} recording identifiers (such as {min(shared)}) are in train and in test: the test accuracy "
-            "is too good",)
+    return (
+        f"{len(shared)} recording identifiers (such as {min(shared)}) are in train and in test: the test accuracy "
+        "is too good",
+    )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from edgepress.models.tasks.sources.sounds import SAMPLE_RATE_HZ
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import firwin2, oaconvolve
+
+from edgepress.models.tasks.sources.sounds import SAMPLE_RATE_HZ
 
 #: Hertz at which the responses below are given.
 _BANDS_HZ = (0, 80, 200, 500, 1000, 2000, 3500, 5000, 6500, 8000)
@@ -46,8 +47,9 @@ MICROPHONES: dict[str, Microphone] = {
     "s1": Microphone((-20, -8, 1, 4, 2, -1, -4, -6, -9, -14), ratio=3, noise_floor_dbfs=-66),
     "s2": Microphone((-12, -3, 3, 5, 0, -4, 1, 4, -6, -12), ratio=2, noise_floor_dbfs=-64, echo=0.25, echo_ms=1.1),
     "s3": Microphone((-34, -18, -9, -3, 3, 6, 4, 0, -3, -8), ratio=4, noise_floor_dbfs=-66),
-    "s4": Microphone((-36, -22, -10, -1, 5, 3, -6, -12, -18, -26), ratio=3, noise_floor_dbfs=-60, echo=0.3,
-                     echo_ms=0.8),
+    "s4": Microphone(
+        (-36, -22, -10, -1, 5, 3, -6, -12, -18, -26), ratio=3, noise_floor_dbfs=-60, echo=0.3, echo_ms=0.8
+    ),
     "s5": Microphone((-10, 2, 6, 3, -3, -7, -4, -9, -13, -20), ratio=2, noise_floor_dbfs=-58, echo=0.2, echo_ms=1.7),
     "s6": Microphone((-30, -16, -12, -8, -2, 4, 9, 6, 8, 2), ratio=4, noise_floor_dbfs=-56, echo=0.3, echo_ms=0.5),
 }
@@ -74,10 +76,10 @@ def record(signal: np.ndarray, device: str, rng: np.random.Generator) -> np.ndar
     """
     microphone = MICROPHONES[device]
     begin = _TAPS // 2  # the delay of the linear-phase response
-    heard = oaconvolve(signal, impulse_response(device))[begin:begin + len(signal)]
+    heard = oaconvolve(signal, impulse_response(device))[begin : begin + len(signal)]
     if microphone.ratio > 1:
-        envelope = np.sqrt(np.maximum(uniform_filter1d(heard ** 2, SAMPLE_RATE_HZ // 100, mode="nearest"), 0) + 1e-12)
-        threshold = np.sqrt(np.mean(heard ** 2) + 1e-12)
+        envelope = np.sqrt(np.maximum(uniform_filter1d(heard**2, SAMPLE_RATE_HZ // 100, mode="nearest"), 0) + 1e-12)
+        threshold = np.sqrt(np.mean(heard**2) + 1e-12)
         heard = heard * np.minimum(1.0, (envelope / threshold) ** (1 / microphone.ratio - 1))
     heard = heard + 10 ** (microphone.noise_floor_dbfs / 20) * rng.standard_normal(len(heard))
     return np.clip(heard, -0.999, 0.999)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
@@ -41,8 +42,14 @@ _WAVEFORMS_VERSION = 1
 _BATCH = 32
 
 
-def load_scenes(folder: str | Path, *, subset: str | None = None, front_end: LogMel | None = None,
-                cache: str | Path | None = None, name: str | None = None) -> Task:
+def load_scenes(
+    folder: str | Path,
+    *,
+    subset: str | None = None,
+    front_end: LogMel | None = None,
+    cache: str | Path | None = None,
+    name: str | None = None,
+) -> Task:
     """Open a folder of acoustic scenes.
 
     Every header is checked the first time (later only that sizes and modification times are the same). The cache finds
@@ -69,22 +76,44 @@ def load_scenes(folder: str | Path, *, subset: str | None = None, front_end: Log
     stored_parts = {"development": parts["train"] + parts["validation"], "test": parts["test"]}
     reader = _Reader(folder, root, clip_format, front_end, stats, stored_parts, len(parts["train"]))
     index = {scene: number for number, scene in enumerate(listing.classes)}
-    splits = {split: Split(tuple(clip.name for clip in clips), np.array([index[clip.scene] for clip in clips], int),
-                           tuple(clip.device for clip in clips), tuple(clip.identifier for clip in clips))
-              for split, clips in parts.items()}
+    splits = {
+        split: Split(
+            tuple(clip.name for clip in clips),
+            np.array([index[clip.scene] for clip in clips], int),
+            tuple(clip.device for clip in clips),
+            tuple(clip.identifier for clip in clips),
+        )
+        for split, clips in parts.items()
+    }
     chosen = pick_calibration(splits["train"].labels, splits["train"].devices, splits["train"].names)
     splits["calibration"] = splits["train"].subset(chosen)
     reader.calibration = chosen
-    return Task(name or folder.resolve().name + (f"@{subset}" if subset else ""), listing.classes,
-                front_end.shape(samples), _fingerprint(folder, splits, stats), splits, reader.features, front_end,
-                reader.waveforms, notes=listing.notes)
+    return Task(
+        name or folder.resolve().name + (f"@{subset}" if subset else ""),
+        listing.classes,
+        front_end.shape(samples),
+        _fingerprint(folder, splits, stats),
+        splits,
+        reader.features,
+        front_end,
+        reader.waveforms,
+        notes=listing.notes,
+    )
 
 
 class _Reader:
     """Computes waveforms and features of a folder into the cache, when they are asked for."""
 
-    def __init__(self, folder: Path, root: Path, clip_format: ClipFormat, front_end: LogMel,
-                 stats: dict[str, tuple[int, int]], stored: dict[str, list[Clip]], train_clips: int):
+    def __init__(
+        self,
+        folder: Path,
+        root: Path,
+        clip_format: ClipFormat,
+        front_end: LogMel,
+        stats: dict[str, tuple[int, int]],
+        stored: dict[str, list[Clip]],
+        train_clips: int,
+    ):
         self._folder, self._root, self._clip_format, self._front_end = folder, root, clip_format, front_end
         self._stats, self._stored, self._train_clips = stats, stored, train_clips
         self.calibration = np.zeros(0, np.int64)
@@ -99,9 +128,9 @@ class _Reader:
 
     def _select(self, split: str, array: np.ndarray) -> np.ndarray:
         if split == "train":
-            return array[:self._train_clips]
+            return array[: self._train_clips]
         if split == "validation":
-            return array[self._train_clips:]
+            return array[self._train_clips :]
         return array[self.calibration] if split == "calibration" else array
 
     def _key(self, part: str) -> str:
@@ -142,11 +171,14 @@ class _Reader:
 def _cut(listing: Listing) -> dict[str, list[Clip]]:
     index = {scene: number for number, scene in enumerate(listing.classes)}
     clips = listing.development
-    validation = cut_validation(np.array([index[clip.scene] for clip in clips], int),
-                                [clip.identifier for clip in clips])
-    return {"train": [clip for clip, held in zip(clips, validation, strict=True) if not held],
-            "validation": [clip for clip, held in zip(clips, validation, strict=True) if held],
-            "test": list(listing.test)}
+    validation = cut_validation(
+        np.array([index[clip.scene] for clip in clips], int), [clip.identifier for clip in clips]
+    )
+    return {
+        "train": [clip for clip, held in zip(clips, validation, strict=True) if not held],
+        "validation": [clip for clip, held in zip(clips, validation, strict=True) if held],
+        "test": list(listing.test),
+    }
 
 
 def _stat_clips(folder: Path, listing: Listing) -> dict[str, tuple[int, int]]:
@@ -171,8 +203,9 @@ def _check_once(folder: Path, listing: Listing, stats: dict[str, tuple[int, int]
         return ClipFormat(**json.loads(marker.read_text()))
     except (OSError, ValueError, TypeError):
         pass  # not checked yet, or a damaged marker: check
-    clip_format, errors = check_clips([folder / clip.name for clip in clips],
-                                      [f"{clip.source}: {clip.name}" for clip in clips])
+    clip_format, errors = check_clips(
+        [folder / clip.name for clip in clips], [f"{clip.source}: {clip.name}" for clip in clips]
+    )
     raise_together(str(folder), errors)
     if clip_format is None:
         raise UsageError(f"{folder} holds no clip that can be read")
@@ -185,8 +218,12 @@ def _fingerprint(folder: Path, splits: dict[str, Split], stats: dict[str, tuple[
     rows, sample = [], hashlib.blake2b(digest_size=16)
     for name in ("train", "validation", "test"):
         split = splits[name]
-        rows.append([(clip, int(label), device, stats[clip][0]) for clip, label, device in
-                     zip(split.names, split.labels, split.devices or (), strict=True)])
-        for clip in split.names[::max(1, len(split) // 11)][:11]:
+        rows.append(
+            [
+                (clip, int(label), device, stats[clip][0])
+                for clip, label, device in zip(split.names, split.labels, split.devices or (), strict=True)
+            ]
+        )
+        for clip in split.names[:: max(1, len(split) // 11)][:11]:
             sample.update((folder / clip).read_bytes())
     return digest(rows, sample.hexdigest())

@@ -43,7 +43,7 @@ def coloured_noise(rng: np.random.Generator, slope: float, low_hz: float = 20.0,
 
 def normalised(signal: np.ndarray) -> np.ndarray:
     """Scaled to unit RMS; silence stays silence."""
-    return signal / max(float(np.sqrt(np.mean(signal ** 2))), 1e-9)
+    return signal / max(float(np.sqrt(np.mean(signal**2))), 1e-9)
 
 
 def _slow(rng: np.random.Generator, rate_hz: float) -> np.ndarray:
@@ -62,8 +62,8 @@ def _place_bursts(rng: np.random.Generator, times: np.ndarray, burst: Callable[[
     signal = np.zeros(SAMPLES)
     for time in times:
         start, sound = int(time * SAMPLE_RATE_HZ), burst()
-        sound = sound[:SAMPLES - start]
-        signal[start:start + len(sound)] += sound * np.exp(0.5 * rng.standard_normal())
+        sound = sound[: SAMPLES - start]
+        signal[start : start + len(sound)] += sound * np.exp(0.5 * rng.standard_normal())
     return signal
 
 
@@ -83,8 +83,13 @@ def bells(rng: np.random.Generator, place: Place) -> np.ndarray:
         envelope = _decay(ring)
         time = np.arange(envelope.size) / SAMPLE_RATE_HZ
         pitch = base * np.exp(0.25 * rng.standard_normal())
-        return sum((rng.uniform(0.3, 1) * envelope ** (0.5 + 0.5 * ratio) * np.sin(2 * np.pi * pitch * ratio * time)
-                    for ratio in (1.0, 2.0, 2.76, 4.07, 5.4)), np.zeros(envelope.size))
+        return sum(
+            (
+                rng.uniform(0.3, 1) * envelope ** (0.5 + 0.5 * ratio) * np.sin(2 * np.pi * pitch * ratio * time)
+                for ratio in (1.0, 2.0, 2.76, 4.07, 5.4)
+            ),
+            np.zeros(envelope.size),
+        )
 
     return _place_bursts(rng, _events(rng, place.value(rng, 2, 2, 7)), strike)
 
@@ -155,7 +160,7 @@ def engine(rng: np.random.Generator, place: Place) -> np.ndarray:
     motor, harmonic = np.zeros(SAMPLES), np.ones(SAMPLES, complex)
     for number in range(1, 30):
         harmonic = harmonic * turn
-        motor += number ** -rolloff * rng.uniform(0.3, 1) * (harmonic * np.exp(1j * rng.uniform(0, 6))).imag
+        motor += number**-rolloff * rng.uniform(0.3, 1) * (harmonic * np.exp(1j * rng.uniform(0, 6))).imag
     return normalised(motor) + place.value(rng, 2, 0.3, 1.2) * coloured_noise(rng, 1.6, 40, 2500)
 
 
@@ -207,8 +212,9 @@ def wind(rng: np.random.Generator, place: Place) -> np.ndarray:
 
 
 #: The classes in alphabetical order.
-SCENES: dict[str, Scene] = {scene.__name__: scene for scene in
-                            (bells, birds, brook, crickets, crowd, engine, fire, rain, steps, wind)}
+SCENES: dict[str, Scene] = {
+    scene.__name__: scene for scene in (bells, birds, brook, crickets, crowd, engine, fire, rain, steps, wind)
+}
 #: Level of the scene over its background noise; of a second scene under the first, and how often there is one.
 BACKGROUND_DB = (-4.0, 14.0)
 SECOND_SCENE_DB = (-16.0, -4.0)
@@ -218,6 +224,7 @@ LEVEL_DBFS = (-38.0, -22.0)
 
 def make_clip(scene: str, place: Place, rng: np.random.Generator) -> np.ndarray:
     """One clip as it sounds before any recording device: float64 [16000], at -38 to -22 dB below full scale."""
+
     def gain(decibels: float) -> float:
         return 10 ** (decibels / 20)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+
 from edgepress.models.atomic import new_directory
 from edgepress.models.tasks.cache import cache_directory, digest, locked
 from edgepress.models.tasks.front_ends.log_mel import MEL16K, LogMel
@@ -20,9 +21,9 @@ from edgepress.models.tasks.task import Task
 
 #: Raise it when the same seed gives other clips.
 VERSION = 1
-_DEVELOPMENT_PLACES, _DEVELOPMENT_SEGMENTS = 21, 7   # 1,470 different seconds, all of them on device a
-_TEST_PLACES, _TEST_SEGMENTS = 12, 3                 # 360 different seconds, each on three of the nine devices
-_TWIN_SHARE = 0.073                                  # of the seconds on a, heard by b, c, s1, s2 and s3 each, as in TAU
+_DEVELOPMENT_PLACES, _DEVELOPMENT_SEGMENTS = 21, 7  # 1,470 different seconds, all of them on device a
+_TEST_PLACES, _TEST_SEGMENTS = 12, 3  # 360 different seconds, each on three of the nine devices
+_TWIN_SHARE = 0.073  # of the seconds on a, heard by b, c, s1, s2 and s3 each, as in TAU
 _TRIPLES = (("a", "s1", "s4"), ("b", "s2", "s5"), ("c", "s3", "s6"))
 _CITIES = ("north", "east", "south", "west")
 
@@ -90,8 +91,11 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
         rows = [(second, device) for second in seconds for device in second.devices]
         train = [(second.filename(device), second.scene) for second, device in rows if not second.test]
         test = [(second.filename(device), second.scene) for second, device in rows if second.test]
-        _write_table(target / "meta.csv", ("filename", "scene_label", "identifier", "source_label"),
-                     [(second.filename(device), second.scene, second.identifier, device) for second, device in rows])
+        _write_table(
+            target / "meta.csv",
+            ("filename", "scene_label", "identifier", "source_label"),
+            [(second.filename(device), second.scene, second.identifier, device) for second, device in rows],
+        )
         (target / "evaluation_setup").mkdir()
         _write_table(target / "evaluation_setup/fold1_train.csv", ("filename", "scene_label"), train)
         _write_table(target / "evaluation_setup/fold1_evaluate.csv", ("filename", "scene_label"), test)
@@ -117,6 +121,7 @@ def _plan(seed: int) -> list[_Second]:
 
 def _write_second(folder: Path, second: _Second, seed: int) -> None:
     import soundfile
+
     from edgepress.models.tasks.sources.microphones import record
     from edgepress.models.tasks.sources.sounds import SAMPLE_RATE_HZ, Place, make_clip
 

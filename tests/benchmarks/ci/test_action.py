@@ -11,11 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
 from edgepress.benchmarks.ci import github_action, pre_commit
 from edgepress.benchmarks.ci.github_comment import body_of, marker, post_comment, pull_request
 from edgepress.benchmarks.cli import app
 from edgepress.models.errors import RuntimeFailure, UsageError
-from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -49,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._reply(server.answer, {"message": "no"})
         if self.command == "GET":
             page = int(self.path.rpartition("page=")[2])
-            return self._reply(200, server.comments[(page - 1) * 100:page * 100])
+            return self._reply(200, server.comments[(page - 1) * 100 : page * 100])
         if self.command == "POST":
             server.comments.append({"id": len(server.comments) + 1, **body})
             return self._reply(201, server.comments[-1])
@@ -79,9 +80,14 @@ def github(tmp_path):
     thread.start()
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": {"number": 7}}))
-    server.variables = {"GITHUB_API_URL": f"http://127.0.0.1:{server.server_port}", "GITHUB_REPOSITORY": "me/models",
-                        "GITHUB_TOKEN": "secret", "GITHUB_EVENT_PATH": str(event),
-                        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"), "GITHUB_OUTPUT": str(tmp_path / "output")}
+    server.variables = {
+        "GITHUB_API_URL": f"http://127.0.0.1:{server.server_port}",
+        "GITHUB_REPOSITORY": "me/models",
+        "GITHUB_TOKEN": "secret",
+        "GITHUB_EVENT_PATH": str(event),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+    }
     yield server
     server.shutdown()
     thread.join()
@@ -142,10 +148,18 @@ def test_an_event_without_a_pull_request(tmp_path):
 
 
 def test_inputs_become_arguments_and_never_shell():
-    arguments = github_action.gate_arguments({"INPUT_DEVICE": "cortex-m4, phone",
-                                              "INPUT_LIMIT": "macs=1M\nfile=2kB\n"}, "-x; rm *.tflite")
-    assert arguments == ["gate", "--device=cortex-m4", "--device=phone", "--limit=macs=1M", "--limit=file=2kB", "--",
-                         "-x; rm *.tflite"]
+    arguments = github_action.gate_arguments(
+        {"INPUT_DEVICE": "cortex-m4, phone", "INPUT_LIMIT": "macs=1M\nfile=2kB\n"}, "-x; rm *.tflite"
+    )
+    assert arguments == [
+        "gate",
+        "--device=cortex-m4",
+        "--device=phone",
+        "--limit=macs=1M",
+        "--limit=file=2kB",
+        "--",
+        "-x; rm *.tflite",
+    ]
 
 
 def test_the_whole_script_on_a_model(github, shared, tmp_path, capsys, monkeypatch):
@@ -154,7 +168,7 @@ def test_the_whole_script_on_a_model(github, shared, tmp_path, capsys, monkeypat
     inputs = {**github.variables, "INPUT_FILE": "kws.tflite", "INPUT_LIMIT": "macs=3M"}
     assert github_action.run(inputs) == 0
     assert github_action.run({**inputs, "INPUT_LIMIT": "macs=2M"}) == 1
-    comment, = github.comments
+    (comment,) = github.comments
     assert "❌" in comment["body"]
     assert "| Device | Metric | Baseline | Now | Change | Limit | Headroom |" in comment["body"]
     summary = (tmp_path / "summary.md").read_text()
@@ -168,7 +182,11 @@ def test_files_by_line_and_pattern(tmp_path, monkeypatch):
     for name in ("b.tflite", "a.tflite", "[x].tflite"):
         Path(name).touch()
     assert github_action.files_of({"INPUT_FILE": " ?.tflite \n[x].tflite\nnone*.onnx"}) == [
-        "a.tflite", "b.tflite", "[x].tflite", "none*.onnx"]
+        "a.tflite",
+        "b.tflite",
+        "[x].tflite",
+        "none*.onnx",
+    ]
     assert github_action.files_of({}) == [None]
 
 
@@ -178,10 +196,13 @@ def test_several_files_share_one_comment_failures_first(github, shared, tmp_path
         shutil.copy(shared / "data" / "reference_models" / f"{source}.tflite", name)
     inputs = {**github.variables, "INPUT_FILE": "*.tflite\nc.tflite", "INPUT_LIMIT": "macs=3M"}
     assert github_action.run(inputs) == 2
-    comment, = github.comments
+    (comment,) = github.comments
     headings = [line for line in comment["body"].splitlines() if line.startswith("### ")]
     assert [heading.split(":")[0] for heading in headings] == [
-        "### ❌ `c.tflite`", "### ❌ b.tflite", "### ✅ a.tflite"]
+        "### ❌ `c.tflite`",
+        "### ❌ b.tflite",
+        "### ✅ a.tflite",
+    ]
 
 
 def test_a_missing_model_is_told_in_the_comment(github, tmp_path, monkeypatch):
@@ -217,10 +238,19 @@ def test_the_examples_of_the_docs_fit_the_action_and_the_command():
     assert len(ours) == 2
     for step in ours:
         assert set(step["with"]) <= set(inputs)
-    options = {option for command in get_command(app).commands.values() for parameter in command.params
-               for option in (*parameter.opts, *parameter.secondary_opts)}
-    used = {word for _, text in blocks for line in text.splitlines() if "benchmarks gate" in line
-            for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", line)}
+    options = {
+        option
+        for command in get_command(app).commands.values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    used = {
+        word
+        for _, text in blocks
+        for line in text.splitlines()
+        if "benchmarks gate" in line
+        for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", line)
+    }
     assert "--device" in used
     assert used <= options
 

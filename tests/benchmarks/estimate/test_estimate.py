@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
+
 from edgepress.benchmarks.estimate import fit_latency
 from edgepress.benchmarks.estimate.estimate import estimate_latency, layer_kind, systems_table, work_of
 from edgepress.models.devices.classes import DeviceClass, device_class
-
 from tests.benchmarks.measure.profiles import small_profile
 
 #: As far as they are there.
@@ -24,9 +24,11 @@ def systems(shared):
 def reference_profile(task: str, **changes):
     """A profile with the work of a reference model."""
     conv, depthwise, dense, outputs = fit_latency.REFERENCE[task]
-    layers = [{"name": "c", "kind": "conv", "macs": {"core": conv}, "output_shape": [1, outputs]},
-              {"name": "d", "kind": "depthwise", "macs": {"core": depthwise}, "output_shape": [1, 5]},
-              {"name": "f", "kind": "dense", "macs": {"core": dense}, "output_shape": [1, 5]}]
+    layers = [
+        {"name": "c", "kind": "conv", "macs": {"core": conv}, "output_shape": [1, outputs]},
+        {"name": "d", "kind": "depthwise", "macs": {"core": depthwise}, "output_shape": [1, 5]},
+        {"name": "f", "kind": "dense", "macs": {"core": dense}, "output_shape": [1, 5]},
+    ]
     return small_profile(layers=layers, params=1000, weight_bytes=1200, **changes)
 
 
@@ -88,9 +90,15 @@ def test_other_engines_of_the_class_are_named():
     assert estimate.energy_uj is not None
 
 
-@pytest.mark.parametrize(("device", "changes", "why"), [
-    ("esp32-s3", {}, "no published measurements"), ("phone", {}, "no published measurements"),
-    ("raspberry-pi-4", {}, "does not follow MACs"), ("cortex-m4", {"weight_bytes": 4000}, "this one is float")])
+@pytest.mark.parametrize(
+    ("device", "changes", "why"),
+    [
+        ("esp32-s3", {}, "no published measurements"),
+        ("phone", {}, "no published measurements"),
+        ("raspberry-pi-4", {}, "does not follow MACs"),
+        ("cortex-m4", {"weight_bytes": 4000}, "this one is float"),
+    ],
+)
 def test_no_data_no_number(device, changes, why):
     profile = {**reference_profile("kws"), **changes}
     estimate = estimate_latency(profile, device_class(device))
@@ -104,9 +112,19 @@ def test_kinds_that_were_never_measured_give_no_number():
     assert "neither convolution nor dense" in estimate_latency(profile, device_class("cortex-m4")).note
 
 
-@pytest.mark.parametrize(("operator", "kind"), [
-    ("CONV_2D", "conv"), ("DEPTHWISE_CONV_2D", "depthwise"), ("FULLY_CONNECTED", "dense"), ("Conv", "conv"),
-    ("Gemm", "dense"), ("TRANSPOSE_CONV", "other"), ("ConvTranspose", "other"), ("SOFTMAX", "other")])
+@pytest.mark.parametrize(
+    ("operator", "kind"),
+    [
+        ("CONV_2D", "conv"),
+        ("DEPTHWISE_CONV_2D", "depthwise"),
+        ("FULLY_CONNECTED", "dense"),
+        ("Conv", "conv"),
+        ("Gemm", "dense"),
+        ("TRANSPOSE_CONV", "other"),
+        ("ConvTranspose", "other"),
+        ("SOFTMAX", "other"),
+    ],
+)
 def test_kinds_by_operator(operator, kind):
     assert layer_kind({"operator": operator}) == kind
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 
 import pytest
+
 from edgepress.benchmarks.experiments import firmware
 from edgepress.benchmarks.gate import gate
 from edgepress.benchmarks.gate.gate import evaluate_gate, exit_code
@@ -13,7 +14,6 @@ from edgepress.deploy.firmware.cortex_m import BOARDS, STACK_BYTES, CortexM, mem
 from edgepress.deploy.firmware.project import firmware as lowered
 from edgepress.models.devices.classes import device_class
 from edgepress.models.errors import UsageError, VerdictError
-
 from tests.benchmarks.measure.profiles import small_profile
 from tests.deploy.integer_networks import random_network
 
@@ -21,8 +21,18 @@ needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing
 
 
 def _record(**changes):
-    return {"kind": KIND, "runtime": "cortex-m4", "sha256": small_profile()["sha256"], "fits": True,
-            "flash_bytes": 40_000, "ram_bytes": 20_000, "stack_bytes": 300, "instructions": 5, "verdict": "", **changes}
+    return {
+        "kind": KIND,
+        "runtime": "cortex-m4",
+        "sha256": small_profile()["sha256"],
+        "fits": True,
+        "flash_bytes": 40_000,
+        "ram_bytes": 20_000,
+        "stack_bytes": 300,
+        "instructions": 5,
+        "verdict": "",
+        **changes,
+    }
 
 
 def test_linked_firmware_gives_flash_and_arena(monkeypatch):
@@ -63,8 +73,10 @@ def test_bytes_that_are_needed_are_known_where_the_linker_refuses(tmp_path, monk
     path.write_bytes(random_network(3))
     with CortexM(lowered(path), "cortex-m4") as core:
         sizes = core.sizes
-    for limits, flash, ram in (((sizes.flash - 400, 1 << 18), sizes.flash, None),
-                               ((1 << 20, sizes.ram + STACK_BYTES - 64), None, sizes.ram)):
+    for limits, flash, ram in (
+        ((sizes.flash - 400, 1 << 18), sizes.flash, None),
+        ((1 << 20, sizes.ram + STACK_BYTES - 64), None, sizes.ram),
+    ):
         monkeypatch.setattr("edgepress.deploy.firmware.cortex_m.memory_limits", lambda *_, limits=limits: limits)
         record = linked_firmware(path, "cortex-m4")
         assert not record["fits"]
@@ -75,14 +87,37 @@ def test_bytes_that_are_needed_are_known_where_the_linker_refuses(tmp_path, monk
 
 @pytest.fixture
 def table():
-    row = {"core": "cortex-m4", "kernels": "fast", "flash_limit_bytes": 1 << 20, "ram_limit_bytes": 1 << 18,
-           "fits": True, "flash_bytes": 130_000, "ram_bytes": 50_000, "stack_bytes": 300, "inputs": 100, "equal": 100,
-           "instructions": 58_000_000, "smallest_instructions": 57_900_000, "largest_instructions": 58_000_000,
-           "per_mac": 2.9, "layers": []}
-    return {"networks": [{
-        "name": "cp_resnet_20M", "macs": 20_000_000, "weight_bytes": 119_000, "arena_bytes": 49_000,
-        "arena_fast_bytes": 50_000, "tflm_arena_bytes": {"head": 49_000, "total": 60_000},
-        "host": [{"kernels": "plain", "inputs": 100, "equal": 100}], "cores": [row]}]}
+    row = {
+        "core": "cortex-m4",
+        "kernels": "fast",
+        "flash_limit_bytes": 1 << 20,
+        "ram_limit_bytes": 1 << 18,
+        "fits": True,
+        "flash_bytes": 130_000,
+        "ram_bytes": 50_000,
+        "stack_bytes": 300,
+        "inputs": 100,
+        "equal": 100,
+        "instructions": 58_000_000,
+        "smallest_instructions": 57_900_000,
+        "largest_instructions": 58_000_000,
+        "per_mac": 2.9,
+        "layers": [],
+    }
+    return {
+        "networks": [
+            {
+                "name": "cp_resnet_20M",
+                "macs": 20_000_000,
+                "weight_bytes": 119_000,
+                "arena_bytes": 49_000,
+                "arena_fast_bytes": 50_000,
+                "tflm_arena_bytes": {"head": 49_000, "total": 60_000},
+                "host": [{"kernels": "plain", "inputs": 100, "equal": 100}],
+                "cores": [row],
+            }
+        ]
+    }
 
 
 def test_table(table):
@@ -92,12 +127,15 @@ def test_table(table):
     assert firmware.violations(table) == []
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"per_mac": 3.01}, "3.01 instructions per MAC, allowed are 3"),
-    ({"flash_bytes": 135_001}, "16,001 bytes of flash beside the weights"),
-    ({"ram_bytes": 60_001}, "60,001 bytes of RAM"),
-    ({"equal": 99}, "departs from TFLite Micro"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"per_mac": 3.01}, "3.01 instructions per MAC, allowed are 3"),
+        ({"flash_bytes": 135_001}, "16,001 bytes of flash beside the weights"),
+        ({"ram_bytes": 60_001}, "60,001 bytes of RAM"),
+        ({"equal": 99}, "departs from TFLite Micro"),
+    ],
+)
 def test_every_mark_that_is_missed_is_named(table, change, said):
     changed = deepcopy(table)
     changed["networks"][0]["cores"][0].update(change)

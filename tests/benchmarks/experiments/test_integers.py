@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgepress.benchmarks.experiments.integers import accuracy as integer_accuracy
 from edgepress.benchmarks.experiments.integers import files as integer_files
 from edgepress.benchmarks.experiments.integers import page as integers_page
@@ -13,17 +14,32 @@ from edgepress.benchmarks.experiments.integers.networks import portable, write_d
 
 
 def _measured(seed: int, ptq: float, lsb: float) -> dict:
-    return {"network": "net", "seed": seed, "task": "task", "macs": 10, "rule": "dcase", "params": 3, "clips": 4,
-            "precisions": {
-                "fp32": {"file_bytes": {}, "runtimes": {"torch": {"accuracy": 0.75, "seconds": 1.0}}},
-                "ptq": {"file_bytes": {"tflite": 5}, "departs": {"tflm": "MEAN (pool)"},
-                        "runtimes": {"tflm": {"accuracy": ptq, "seconds": 2.0, "max_lsb": lsb, "mean_lsb": 0.1,
-                                              "label_agreement": 1.0}}}}}
+    return {
+        "network": "net",
+        "seed": seed,
+        "task": "task",
+        "macs": 10,
+        "rule": "dcase",
+        "params": 3,
+        "clips": 4,
+        "precisions": {
+            "fp32": {"file_bytes": {}, "runtimes": {"torch": {"accuracy": 0.75, "seconds": 1.0}}},
+            "ptq": {
+                "file_bytes": {"tflite": 5},
+                "departs": {"tflm": "MEAN (pool)"},
+                "runtimes": {
+                    "tflm": {"accuracy": ptq, "seconds": 2.0, "max_lsb": lsb, "mean_lsb": 0.1, "label_agreement": 1.0}
+                },
+            },
+        },
+    }
 
 
 def test_seeds_are_averaged_by_clip_and_compared_with_fp32() -> None:
-    answers = [{"fp32/torch": np.array([1, 1, 1, 0], bool), "ptq/tflm": np.array([1, 1, 0, 0], bool)},
-               {"fp32/torch": np.array([1, 1, 1, 0], bool), "ptq/tflm": np.array([1, 1, 1, 1], bool)}]
+    answers = [
+        {"fp32/torch": np.array([1, 1, 1, 0], bool), "ptq/tflm": np.array([1, 1, 0, 0], bool)},
+        {"fp32/torch": np.array([1, 1, 1, 0], bool), "ptq/tflm": np.array([1, 1, 1, 1], bool)},
+    ]
     found = integer_accuracy.aggregate([_measured(1, 0.5, 2), _measured(2, 1.0, 4)], answers, ["a", "a", "b", "b"])
     assert found["seeds"] == [1, 2]
     row = next(row for row in found["rows"] if row["runtime"] == "tflm")
@@ -33,10 +49,13 @@ def test_seeds_are_averaged_by_clip_and_compared_with_fp32() -> None:
     assert (row["clusters"], row["max_lsb"], row["mean_lsb"]) == (2, 4, 0.1)
     result = {"networks": [found]}
     assert integer_accuracy.violations(result) == [
-        "net, ptq, tflm: 4 LSB at most, allowed are 3; the first layer that departs is MEAN (pool)"]
+        "net, ptq, tflm: 4 LSB at most, allowed are 3; the first layer that departs is MEAN (pool)"
+    ]
     row |= {"points": -1.5, "max_lsb": 1, "label_agreement": 0.98}
     assert [line.split(": ")[1] for line in integer_accuracy.violations(result)] == [
-        "-1.50 points, allowed are -1", "labels agree on 98.00 %, allowed are 99"]
+        "-1.50 points, allowed are -1",
+        "labels agree on 98.00 %, allowed are 99",
+    ]
 
 
 def test_two_calls_are_timed_in_turn() -> None:
@@ -49,11 +68,19 @@ def test_two_calls_are_timed_in_turn() -> None:
 
 def test_a_file_that_is_larger_slower_or_worse_is_named() -> None:
     side = {"file_bytes": 10, "arena_bytes": 5, "accuracy": 0.5}
-    pair = {"ours": {**side, "file_bytes": 11}, "theirs": side, "points": -1.0, "interval_points": [-2.0, -0.1],
-            "latency": {"ratio": 1.2, "interval": [1.1, 1.3]}}
+    pair = {
+        "ours": {**side, "file_bytes": 11},
+        "theirs": side,
+        "points": -1.0,
+        "interval_points": [-2.0, -0.1],
+        "latency": {"ratio": 1.2, "interval": [1.1, 1.3]},
+    }
     lines = integer_files.violations({"networks": [{"network": "net", "formats": {"onnx": pair}}]})
-    assert lines == ["net, onnx: file_bytes 11, theirs has 10", "net, onnx: 1.200 times their latency (1.100 to 1.300)",
-                     "net, onnx: -1.00 points against theirs"]
+    assert lines == [
+        "net, onnx: file_bytes 11, theirs has 10",
+        "net, onnx: 1.200 times their latency (1.100 to 1.300)",
+        "net, onnx: -1.00 points against theirs",
+    ]
 
 
 def test_the_page_is_made_from_the_results() -> None:
@@ -68,9 +95,14 @@ def test_digits_are_a_task(tmp_path: Path) -> None:
     task = load_task(write_digits(tmp_path / "digits.npz"))
     assert task.input_shape == (1, 32, 32)
     assert {name: len(task.split(name).labels) for name in ("train", "validation", "test")} == {
-        "train": 748, "validation": 150, "test": 899}
+        "train": 748,
+        "validation": 150,
+        "test": 899,
+    }
 
 
 def test_commands_are_kept_without_folders() -> None:
-    assert portable("benchmarks.x", ["--runs", "/a/b/runs/seed1", "--epochs", "4"]) == \
-        "python -m benchmarks.x --runs runs/seed1 --epochs 4"
+    assert (
+        portable("benchmarks.x", ["--runs", "/a/b/runs/seed1", "--epochs", "4"])
+        == "python -m benchmarks.x --runs runs/seed1 --epochs 4"
+    )

@@ -7,12 +7,13 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
 from edgepress.benchmarks.experiments.peers.accuracy import app, default_method, estimate_seconds, summary
 from edgepress.benchmarks.experiments.peers.fastnas import INSTALL
 from edgepress.benchmarks.experiments.peers.pages import PAGE, SEARCH, page
 from edgepress.benchmarks.experiments.peers.trial import METHODS, OURS, PEERS, SHARES, Trial, experiments, write_digits
 from edgepress.models.errors import UsageError
-from typer.testing import CliRunner
 
 
 def test_the_page_is_what_the_results_say() -> None:
@@ -37,12 +38,22 @@ def test_the_measured_search_reaches_what_was_asked() -> None:
 
 def test_the_page_shows_fastnas_where_it_was_measured(tmp_path) -> None:
     ours = {"macs": 0.5, "params": 0.25}
-    part = {"command": "measure", "environment": {"cpu": "C", "tools": {}}, "torch-pruning": "1",
-            "results": [{"network": name, "rows": [{"share": 0.7, "macs": ours, "macs_and_params": ours}]}
-                        for name in ("small", "large")]}
-    fastnas = {"command": "measure it", "nvidia-modelopt": "0.47.0", "torchprofile": "0.0.4",
-               "left_out": {"large": "takes long"},
-               "results": [{"network": "small", "channel_divisor": 2, "rows": [{"share": 0.7, "fastnas": 0.875}]}]}
+    part = {
+        "command": "measure",
+        "environment": {"cpu": "C", "tools": {}},
+        "torch-pruning": "1",
+        "results": [
+            {"network": name, "rows": [{"share": 0.7, "macs": ours, "macs_and_params": ours}]}
+            for name in ("small", "large")
+        ],
+    }
+    fastnas = {
+        "command": "measure it",
+        "nvidia-modelopt": "0.47.0",
+        "torchprofile": "0.0.4",
+        "left_out": {"large": "takes long"},
+        "results": [{"network": "small", "channel_divisor": 2, "rows": [{"share": 0.7, "fastnas": 0.875}]}],
+    }
     results = tmp_path / "search.json"
     results.write_text(json.dumps({"parts": {"closeness": part}}))
     without = page(tmp_path / "none.json", results)
@@ -60,6 +71,7 @@ def test_the_page_shows_fastnas_where_it_was_measured(tmp_path) -> None:
 def test_fastnas_stays_below_its_target() -> None:
     pytest.importorskip("modelopt.torch.prune")
     import torch
+
     from edgepress.benchmarks.experiments.peers.fastnas import macs_over_target
 
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
@@ -78,9 +90,19 @@ def test_all_methods_share_training_and_target() -> None:
 
 
 def result(seed: int, method: str | None, right: str, share: float = 0.25) -> dict[str, object]:
-    return {"experiment": "digits", "seed": seed, "method": method, "share": share if method else 1.0, "right": right,
-            "test_accuracy": right.count("1") / len(right), "validation_accuracy": 0.5, "log_loss": 1.0, "macs": 10,
-            "params": 5, "seconds": 1.0}
+    return {
+        "experiment": "digits",
+        "seed": seed,
+        "method": method,
+        "share": share if method else 1.0,
+        "right": right,
+        "test_accuracy": right.count("1") / len(right),
+        "validation_accuracy": 0.5,
+        "log_loss": 1.0,
+        "macs": 10,
+        "params": 5,
+        "seconds": 1.0,
+    }
 
 
 def test_differences_by_hand(tmp_path, monkeypatch) -> None:
@@ -94,9 +116,14 @@ def test_differences_by_hand(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("edgepress.benchmarks.experiments.peers.accuracy.open_data", lambda trial: _Task())
     report = summary(found, {"digits": experiments()["digits"]}, {"digits": ""})
     differences = {(c["method"], c["peer"]): c["difference"] for c in report["experiments"]["digits"]["comparisons"]}
-    assert differences == pytest.approx({
-        ("one-shot+threshold", "torch-pruning-l2"): 1 / 6, ("one-shot+threshold", "from-scratch"): 2 / 6,
-        ("gradual+threshold", "torch-pruning-l2"): 2 / 6, ("gradual+threshold", "from-scratch"): 3 / 6})
+    assert differences == pytest.approx(
+        {
+            ("one-shot+threshold", "torch-pruning-l2"): 1 / 6,
+            ("one-shot+threshold", "from-scratch"): 2 / 6,
+            ("gradual+threshold", "torch-pruning-l2"): 2 / 6,
+            ("gradual+threshold", "from-scratch"): 3 / 6,
+        }
+    )
     best = {c["method"] for c in report["experiments"]["digits"]["comparisons"] if c["best_of_ours"]}
     assert best == {"gradual+threshold"}
     assert report["default"] == default_method(report["experiments"]) == "gradual+threshold"
@@ -115,9 +142,15 @@ class _Task:
 
 def test_the_estimate_grows_with_the_work() -> None:
     experiment = experiments()["esc10-mobile"]
-    seconds = [estimate_seconds(Trial(experiment, "", 0, method, share), 1716, 1e7)
-               for method, share in (("one-shot+threshold", 0.12), ("one-shot+threshold", 0.25),
-                                     ("gradual+threshold", 0.25), (None, 1.0))]
+    seconds = [
+        estimate_seconds(Trial(experiment, "", 0, method, share), 1716, 1e7)
+        for method, share in (
+            ("one-shot+threshold", 0.12),
+            ("one-shot+threshold", 0.25),
+            ("gradual+threshold", 0.25),
+            (None, 1.0),
+        )
+    ]
     assert seconds == sorted(seconds)
     assert 20 < seconds[0] < 90
 
@@ -138,8 +171,20 @@ def test_results_of_other_settings_are_refused(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_tiny_comparison_is_resumed(tmp_path, monkeypatch) -> None:
     pytest.importorskip("torch_pruning")
-    arguments = ["--run", str(tmp_path / "run"), "--digit-seeds", "0", "--epochs", "2", "--jobs", "1", "--methods",
-                 "one-shot+threshold,from-scratch,torch-pruning-l2", "--output", str(tmp_path / "out.json")]
+    arguments = [
+        "--run",
+        str(tmp_path / "run"),
+        "--digit-seeds",
+        "0",
+        "--epochs",
+        "2",
+        "--jobs",
+        "1",
+        "--methods",
+        "one-shot+threshold,from-scratch,torch-pruning-l2",
+        "--output",
+        str(tmp_path / "out.json"),
+    ]
     monkeypatch.setattr(sys, "argv", ["edgepress.benchmarks.experiments.peers.accuracy"])
     first = CliRunner().invoke(app, arguments)
     assert first.exception is None

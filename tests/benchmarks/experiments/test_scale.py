@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from edgepress.benchmarks.experiments.scale import SIZES, exponent, main, measure, violations
 from edgepress.benchmarks.experiments.scale_page import page
 from edgepress.benchmarks.experiments.sweep_overhead import LARGEST_OVERHEAD

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgepress.benchmarks.experiments.teachers import trainings as module
 from edgepress.benchmarks.experiments.teachers.page import page_of
 from edgepress.benchmarks.experiments.teachers.results import measure, read, save, summarise
@@ -77,7 +78,11 @@ def test_differences_are_paired_by_seed_and_recording(tmp_path):
     assert "device_probe" not in augmented
     assert found["contrastive term, plain"]["device_probe"]["all"]["difference"] == -1
     assert results["arms"]["augmented"]["by_recording_device"]["s4"]["accuracy"] == {
-        "mean": 0.875, "min": 0.75, "max": 1.0, "seeds": 2}
+        "mean": 0.875,
+        "min": 0.75,
+        "max": 1.0,
+        "seeds": 2,
+    }
 
 
 def test_the_page_has_the_tables_and_says_what_was_reached(tmp_path):
@@ -114,8 +119,11 @@ def test_finished_jobs_are_skipped_and_a_failure_stops_the_rest(tmp_path, monkey
             self.returncode = int(job.name == "ensemble-seed1")
             started.append(job.name)
             if not self.returncode:
-                save(job.place(tmp_path, PLAN), {"right": np.ones(1), "losses": np.ones(1), "figures": {}}, {
-                    "arm": job.arm, "seed": job.seed, "name": job.name})
+                save(
+                    job.place(tmp_path, PLAN),
+                    {"right": np.ones(1), "losses": np.ones(1), "figures": {}},
+                    {"arm": job.arm, "seed": job.seed, "name": job.name},
+                )
 
         def poll(self):
             return self.returncode
@@ -141,8 +149,9 @@ def test_a_run_without_teachers_has_no_tables(tmp_path):
 
 def test_predictions_are_written_as_the_challenge_wants_them():
     text = output_csv(("audio/tram-1.wav", "b.wav"), np.array([[0.25, 0.75], [0.9, 0.1]]), ("tram", "park"))
-    assert text == ("filename\tscene_label\tpark\ttram\ntram-1.wav\tpark\t0.750000\t0.250000\n"
-                    "b.wav\ttram\t0.100000\t0.900000\n")
+    assert text == (
+        "filename\tscene_label\tpark\ttram\ntram-1.wav\tpark\t0.750000\t0.250000\nb.wav\ttram\t0.100000\t0.900000\n"
+    )
 
 
 @pytest.mark.slow
@@ -156,7 +165,7 @@ def test_one_training_from_the_command_to_its_figures(tmp_path, monkeypatch):
         module.run_job(plan, name, tmp_path / "run")
     (found,) = read(next((tmp_path / "run" / "measured").iterdir()))
     assert found.right.shape == found.losses.shape == found.probe.shape == (18,)
-    entry, = RunDirectory(tmp_path / "run").entries("teacher")
+    (entry,) = RunDirectory(tmp_path / "run").entries("teacher")
     again = measure(entry["path"], module.open_data(plan))
     assert np.array_equal(again["right"], found.right.astype(bool))
     with pytest.raises(UsageError, match="needs augmented-seed0, which is not finished"):

@@ -7,17 +7,21 @@ import shutil
 import subprocess
 
 import pytest
+
 from edgepress.benchmarks.gate.baseline import as_json, load_baseline, named
 from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.measure.environment import changed_tools, environment
 from edgepress.models.errors import UsageError
-
 from tests.benchmarks.measure.profiles import small_profile
 
 
 def git(folder, *arguments):
-    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments], cwd=folder, check=True,
-                   capture_output=True)
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def test_names_that_shrinking_took_out_come_back_from_the_manifest():
 
 def test_a_git_revision_is_profiled_from_its_own_bytes(repository):
     verdict = evaluate_gate(repository / "m.tflite", {"macs": "20M"}, baseline="git:main")
-    check, = verdict["checks"]
+    (check,) = verdict["checks"]
     # Core MACs and bias additions of both reference models.
     assert check["baseline"] == 2_656_768 + 72_012
     assert check["value"] == 12_501_632 + 86_026
@@ -71,9 +75,15 @@ def test_a_new_model_has_no_baseline_and_still_gets_a_verdict(repository):
     assert any("a new model" in note for note in verdict["notes"])
 
 
-@pytest.mark.parametrize(("baseline", "message"), [
-    ("git:nowhere", "'nowhere' is unknown here: fetch it"), ("git:", "names no revision"),
-    ("git:--output=x", "names no revision"), ("missing.tflite", "there is no model")])
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        ("git:nowhere", "'nowhere' is unknown here: fetch it"),
+        ("git:", "names no revision"),
+        ("git:--output=x", "names no revision"),
+        ("missing.tflite", "there is no model"),
+    ],
+)
 def test_baselines_that_are_wrong(repository, baseline, message):
     with pytest.raises(UsageError, match=message):
         evaluate_gate(repository / "m.tflite", {"macs": "20M"}, baseline=baseline)
@@ -95,9 +105,11 @@ def test_a_lfs_pointer_is_no_model(repository):
 
 def test_the_json_of_a_baseline_comes_back_with_its_accuracy(tmp_path):
     profile = small_profile()
-    results = [{"schema": 1, "sha256": "ab" * 32, "runtime": "tflm", "accuracy": 0.5, "total": 2},
-               {"schema": 1, "sha256": "ab" * 32, "runtime": "tflm", "accuracy": 0.9, "total": 2},
-               {"schema": 1, "sha256": "00" * 32, "runtime": "tflm", "accuracy": 0.1, "total": 2}]
+    results = [
+        {"schema": 1, "sha256": "ab" * 32, "runtime": "tflm", "accuracy": 0.5, "total": 2},
+        {"schema": 1, "sha256": "ab" * 32, "runtime": "tflm", "accuracy": 0.9, "total": 2},
+        {"schema": 1, "sha256": "00" * 32, "runtime": "tflm", "accuracy": 0.1, "total": 2},
+    ]
     path = tmp_path / "baseline.json"
     path.write_text(json.dumps(as_json(profile, results, environment(), {})))
     loaded = load_baseline(str(path), current=profile)

@@ -7,17 +7,18 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+
 from edgepress.benchmarks.gate.formats import FORMATS, HEADINGS, render, rows
 from edgepress.benchmarks.gate.gate import evaluate_gate
-
 from tests.benchmarks.measure.profiles import small_profile
 
 
 @pytest.fixture
 def verdict():
     old = {"schema": 1, "profile": small_profile(file_bytes=900), "results": [], "environment": {}, "manifest": {}}
-    return evaluate_gate(small_profile(), {"macs": "1721", "file": "2 kB", "accuracy": "90%"}, baseline=old,
-                         try_fixes=False)
+    return evaluate_gate(
+        small_profile(), {"macs": "1721", "file": "2 kB", "accuracy": "90%"}, baseline=old, try_fixes=False
+    )
 
 
 def test_the_table_has_failures_first_and_exact_digits_where_rounding_hides_the_reason(verdict):

@@ -6,14 +6,14 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgepress.benchmarks.gate.figures import Figure
 from edgepress.benchmarks.gate.gate import NO_DEVICE, compare, evaluate_gate, exit_code
 from edgepress.models.devices.classes import Rule
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.benchmarks.measure.profiles import small_profile
 
 
@@ -31,7 +31,8 @@ def test_a_figure_at_its_limit_passes_and_one_more_fails():
     assert not over["passed"]
     assert exit_code(over) == 1
     assert over["violations"] == [
-        {"device": NO_DEVICE, "metric": "macs", "kind": "max", "value": 1722, "limit": 1721, "over": 1}]
+        {"device": NO_DEVICE, "metric": "macs", "kind": "max", "value": 1722, "limit": 1721, "over": 1}
+    ]
     assert only(over, "macs")["headroom"] == -1
 
 
@@ -62,8 +63,9 @@ def test_flash_is_the_file_and_the_runtime():
 def test_failures_come_first_and_wall_clock_only_warns():
     profile = small_profile(sha256="cd" * 32)
     results = [{"schema": 1, "kind": "latency", "sha256": "cd" * 32, "runtime": "litert", "p50_ms": 7.0, "p99_ms": 9.0}]
-    verdict = evaluate_gate(profile, {"macs": "2000", "latency": "5 ms", "file": "999 B"}, results=results,
-                            try_fixes=False)
+    verdict = evaluate_gate(
+        profile, {"macs": "2000", "latency": "5 ms", "file": "999 B"}, results=results, try_fixes=False
+    )
     assert [check["status"] for check in verdict["checks"]] == ["failed", "warned", "passed"]
     assert [w["metric"] for w in verdict["warnings"]] == ["latency"]
     assert exit_code(evaluate_gate(profile, {"latency": "5 ms"}, results=results)) == 0
@@ -81,15 +83,27 @@ def test_accuracy_counts_only_for_the_very_same_file_and_the_named_runtime():
 
 def test_a_run_on_a_real_device_counts_for_its_class(tmp_path):
     """What `deploy run --on` prints holds an accuracy and a latency of one device."""
-    answer = {"schema": 1, "file": "m.tflite", "sha256": "ab" * 32, "runtime": "litert", "samples": 10, "labels": [1],
-              "correct": 9, "total": 10, "accuracy": 0.9, "device_class": "raspberry-pi-4",
-              "latency_ms": {"p50": 7.0, "p90": 8.0, "p99": 9.0, "mean": 7.1, "repeats": 50},
-              "device": {"host": "pi", "machine": "aarch64", "interpreter": "tflite-runtime", "version": "2.14.0"}}
+    answer = {
+        "schema": 1,
+        "file": "m.tflite",
+        "sha256": "ab" * 32,
+        "runtime": "litert",
+        "samples": 10,
+        "labels": [1],
+        "correct": 9,
+        "total": 10,
+        "accuracy": 0.9,
+        "device_class": "raspberry-pi-4",
+        "latency_ms": {"p50": 7.0, "p90": 8.0, "p99": 9.0, "mean": 7.1, "repeats": 50},
+        "device": {"host": "pi", "machine": "aarch64", "interpreter": "tflite-runtime", "version": "2.14.0"},
+    }
     path = tmp_path / "pi.json"
     path.write_text(json.dumps(answer))
     budgets = tmp_path / "budgets.toml"
-    budgets.write_text('[device.raspberry-pi-4]\naccuracy = { min = "95%" }\nlatency = "5 ms"\n'
-                       '[device.raspberry-pi-5]\nlatency = "5 ms"\n')
+    budgets.write_text(
+        '[device.raspberry-pi-4]\naccuracy = { min = "95%" }\nlatency = "5 ms"\n'
+        '[device.raspberry-pi-5]\nlatency = "5 ms"\n'
+    )
     verdict = evaluate_gate(small_profile(), budgets=budgets, results=path, try_fixes=False)
     found = {(check["device"], check["metric"]): check for check in verdict["checks"]}
     accuracy, latency = found["raspberry-pi-4", "accuracy"], found["raspberry-pi-4", "latency"]
@@ -118,21 +132,27 @@ def test_a_drop_against_the_baseline_is_not_decided_by_binary_dust():
 
 
 def test_figures_of_different_rules_are_not_subtracted():
-    check, = compare(Rule("macs", maximum=200), Figure(100, rule="core"), Figure(90, rule="dcase"))
+    (check,) = compare(Rule("macs", maximum=200), Figure(100, rule="core"), Figure(90, rule="dcase"))
     assert check["baseline"] is None
     assert check["change"] is None
 
 
 def test_the_same_bytes_with_other_tools_are_told_from_a_new_model():
-    old = {"schema": 1, "profile": small_profile(arena_bytes={"tflm": 1500}), "results": [],
-           "environment": {"tools": {"tflite-micro": "0.dev1"}}, "manifest": {}}
+    old = {
+        "schema": 1,
+        "profile": small_profile(arena_bytes={"tflm": 1500}),
+        "results": [],
+        "environment": {"tools": {"tflite-micro": "0.dev1"}},
+        "manifest": {},
+    }
     same = evaluate_gate(small_profile(), {"arena": "3 kB"}, baseline=old)
     assert only(same, "arena")["change"] == 500
     assert same["cause"]["model_changed"] is False
     assert "same to the byte" in same["cause"]["summary"]
     assert "tflite-micro 0.dev1 ->" in same["cause"]["summary"]
-    changed = evaluate_gate(small_profile(sha256="ef" * 32, layers=small_profile()["layers"][:2]), {"arena": "3 kB"},
-                            baseline=old)
+    changed = evaluate_gate(
+        small_profile(sha256="ef" * 32, layers=small_profile()["layers"][:2]), {"arena": "3 kB"}, baseline=old
+    )
     assert changed["cause"]["model_changed"] is True
     assert changed["cause"]["operators"] == {"FULLY_CONNECTED": [1, 0]}
 
@@ -153,10 +173,19 @@ def test_a_float_model_is_told_to_become_int8():
     assert fix["measured"] is False
 
 
-@pytest.mark.parametrize(("limits", "message"), [
-    ({"file": "banana"}, "is not a quantity"), ({"file": "100"}, "has no unit"), ({"macs": "20 kB"}, "unknown unit"),
-    ({"speed": "1"}, "the metric 'speed' is unknown"), ({"macs": "-1"}, "not negative"),
-    ({"macs": "nan"}, "is not a quantity"), ({"accuracy": "1e400"}, "finite"), ({}, "nothing to check")])
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"file": "banana"}, "is not a quantity"),
+        ({"file": "100"}, "has no unit"),
+        ({"macs": "20 kB"}, "unknown unit"),
+        ({"speed": "1"}, "the metric 'speed' is unknown"),
+        ({"macs": "-1"}, "not negative"),
+        ({"macs": "nan"}, "is not a quantity"),
+        ({"accuracy": "1e400"}, "finite"),
+        ({}, "nothing to check"),
+    ],
+)
 def test_limits_that_are_wrong(limits, message):
     with pytest.raises(UsageError, match=message):
         evaluate_gate(small_profile(), limits)
@@ -179,7 +208,7 @@ def test_off_is_neither_checked_nor_measured():
 
 @given(value=st.integers(0, 10**12), limit=st.integers(0, 10**12))
 def test_a_maximum_fails_exactly_above_it(value, limit):
-    check, = compare(Rule("macs", maximum=limit), Figure(value))
+    (check,) = compare(Rule("macs", maximum=limit), Figure(value))
     assert (check["status"] == "failed") == (value > limit)
     assert check["over"] == max(0, value - limit)
     assert check["headroom"] == limit - value
@@ -187,5 +216,5 @@ def test_a_maximum_fails_exactly_above_it(value, limit):
 
 @given(value=st.floats(0, 1), limit=st.floats(0, 1))
 def test_a_minimum_fails_exactly_below_it(value, limit):
-    check, = compare(Rule("accuracy", minimum=limit), Figure(value))
+    (check,) = compare(Rule("accuracy", minimum=limit), Figure(value))
     assert (check["status"] == "failed") == (value < limit)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from edgepress.benchmarks.estimate.latency import measure_latency
 from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.measure.accuracy import (
@@ -33,7 +34,10 @@ def measured(keywords):
 @pytest.mark.slow
 def test_the_keyword_model_gives_the_published_counts(measured):
     assert {r["runtime"]: (r["correct"], r["total"]) for r in measured["results"]} == {
-        "tflm": (901, 1000), "litert": (902, 1000), "litert-reference": (901, 1000)}
+        "tflm": (901, 1000),
+        "litert": (902, 1000),
+        "litert-reference": (901, 1000),
+    }
     assert measured["failures"] == []
     for result in measured["results"]:
         low, high = result["interval"]
@@ -66,7 +70,7 @@ def test_results_are_kept_and_decide_the_gate(measured, keywords, tmp_path):
 
 def test_a_device_class_chooses_its_runtime(keywords):
     found = measure_accuracy(*keywords, devices=["cortex-m4", "dcase2023"], limit=20)
-    result, = found["results"]
+    (result,) = found["results"]
     assert (result["runtime"], result["device_classes"], result["total"]) == ("tflm", ["cortex-m4", "dcase2023"], 20)
 
 
@@ -78,11 +82,12 @@ def test_float_inputs_are_quantized_by_the_session(keywords, tmp_path):
     with open_session(keywords[0], "litert-reference") as session:
         details = session.input
     real = (x.astype(np.float32) - details.zero_point) * np.float32(details.scale)
-    np.savez(tmp_path / "float.npz", x=real.transpose(0, 3, 1, 2), y=y,
-             labels=np.array([f"c{i}" for i in range(12)]))
+    np.savez(tmp_path / "float.npz", x=real.transpose(0, 3, 1, 2), y=y, labels=np.array([f"c{i}" for i in range(12)]))
     np.savez(tmp_path / "raw.npz", x=x, y=y, labels=np.array([f"c{i}" for i in range(12)]))
-    correct = [measure_accuracy(keywords[0], tmp_path / f"{name}.npz", ["litert-reference"])["results"][0]["correct"]
-               for name in ("float", "raw")]
+    correct = [
+        measure_accuracy(keywords[0], tmp_path / f"{name}.npz", ["litert-reference"])["results"][0]["correct"]
+        for name in ("float", "raw")
+    ]
     assert correct[0] == correct[1]
 
 
@@ -93,7 +98,7 @@ def test_probabilities_are_told_from_logits():
 
 
 def test_flips_count_who_was_right():
-    found, = _flips({"a": np.array([0, 1, 2]), "b": np.array([0, 2, 1])}, np.array([0, 1, 1]))
+    (found,) = _flips({"a": np.array([0, 1, 2]), "b": np.array([0, 2, 1])}, np.array([0, 1, 1]))
     assert (found["labels_differ"], found["only_a_correct"], found["only_b_correct"]) == (2, 1, 1)
 
 
@@ -113,9 +118,14 @@ def test_a_runtime_that_fails_is_named_and_the_others_still_answer(keywords, mon
     assert found["failures"] == [{"runtime": "tflm", "error": "tflm: the child process died with signal 11"}]
 
 
-@pytest.mark.parametrize(("runtimes", "data", "message"), [
-    (["abacus"], None, "'abacus' is unknown: allowed are"), (["onnxruntime"], None, "onnx"),
-    (["tflm"], "nowhere.npz", "nowhere.npz")])
+@pytest.mark.parametrize(
+    ("runtimes", "data", "message"),
+    [
+        (["abacus"], None, "'abacus' is unknown: allowed are"),
+        (["onnxruntime"], None, "onnx"),
+        (["tflm"], "nowhere.npz", "nowhere.npz"),
+    ],
+)
 def test_usage_errors(keywords, runtimes, data, message):
     with pytest.raises(UsageError, match=message):
         measure_accuracy(keywords[0], data or keywords[1], runtimes)
@@ -127,9 +137,18 @@ def test_data_of_another_shape_is_one_sentence(keywords, tmp_path):
         measure_accuracy(keywords[0], tmp_path / "d.npz", ["litert"])
 
 
-@pytest.mark.parametrize("line", ['{"schema": 1, "accuracy": NaN}', '{"schema": 1, "accuracy": 1.5}', '{"schema": 9}',
-                                  "[]", '{"schema": 1, "accuracy": "high"}', '{"schema": 1, "log_loss": Infinity}',
-                                  "\x00"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"schema": 1, "accuracy": NaN}',
+        '{"schema": 1, "accuracy": 1.5}',
+        '{"schema": 9}',
+        "[]",
+        '{"schema": 1, "accuracy": "high"}',
+        '{"schema": 1, "log_loss": Infinity}',
+        "\x00",
+    ],
+)
 def test_results_that_are_no_results(tmp_path, line):
     path = tmp_path / "r.jsonl"
     path.write_text(line + "\n")

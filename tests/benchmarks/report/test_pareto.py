@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from edgepress.benchmarks.report import pareto
 from edgepress.benchmarks.report.pareto import Point, front, write_pareto
 from edgepress.models.errors import UsageError
-
 from tests.benchmarks.report.test_report import exported as exported
 from tests.benchmarks.report.test_report import figures_of, network
 
@@ -18,16 +18,24 @@ def point(name: str, accuracy: float, macs: int, weight_bytes: int) -> Point:
 
 
 def test_the_front_holds_what_no_other_point_beats():
-    points = [point("big", 0.9, 100, 100), point("worse and as big", 0.8, 100, 100), point("small", 0.7, 10, 50),
-              point("light", 0.7, 20, 40), point("beaten by light", 0.6, 30, 40), point("twin of small", 0.7, 10, 50)]
+    points = [
+        point("big", 0.9, 100, 100),
+        point("worse and as big", 0.8, 100, 100),
+        point("small", 0.7, 10, 50),
+        point("light", 0.7, 20, 40),
+        point("beaten by light", 0.6, 30, 40),
+        point("twin of small", 0.7, 10, 50),
+    ]
     assert [one.name for one in front(points)] == ["small", "light", "big"]
     assert front([]) == []
 
 
 @pytest.fixture
 def gathered(monkeypatch, exported):
-    runs = {"a": (network("dense", 7_000_000, (exported,)), network("<b>small", 1_000_000)),
-            "b": (network("dense", 7_000_000),)}
+    runs = {
+        "a": (network("dense", 7_000_000, (exported,)), network("<b>small", 1_000_000)),
+        "b": (network("dense", 7_000_000),),
+    }
     for number, networks in enumerate(runs.values()):
         for one in networks:
             one.metrics["key"] = one.name if one.name == "dense" else f"{one.name} {number}"

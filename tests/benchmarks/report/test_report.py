@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.measure.result_log import append
 from edgepress.benchmarks.report.blocks import pareto
@@ -19,7 +20,6 @@ from edgepress.benchmarks.report.page import render
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.tasks.metrics import evaluate
-
 from tests.benchmarks.measure.profiles import small_profile
 
 CLASSES = ("rain", "<script>alert(1)</script>")
@@ -131,17 +131,29 @@ def test_a_run_without_networks_names_the_command_to_run_first(tmp_path):
         gather(RunDirectory(tmp_path))
 
 
-@pytest.mark.parametrize(("points", "front"), [
-    ([(5, 0.7), (10, 0.72), (20, 0.71), (40, 0.73)], [True, True, False, True]),
-    ([(5, 0.7), (5, 0.6), (6, 0.7)], [True, False, False]),
-    ([(5, 0.7), (5, 0.7)], [True, True])])
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(5, 0.7), (10, 0.72), (20, 0.71), (40, 0.73)], [True, True, False, True]),
+        ([(5, 0.7), (5, 0.6), (6, 0.7)], [True, False, False]),
+        ([(5, 0.7), (5, 0.7)], [True, True]),
+    ],
+)
 def test_the_pareto_front(points, front):
     assert pareto(points) == front
 
 
-@pytest.mark.parametrize(("value", "limit", "shown"), [
-    (99, 100, "fits 99 %"), (99.9, 100, "fits 99.9 %"), (100, 100, "fits 100 %"), (100.1, 100, "over 100.1 %"),
-    (101, 100, "over 101 %"), (0.1, 100, "fits <1 %")])
+@pytest.mark.parametrize(
+    ("value", "limit", "shown"),
+    [
+        (99, 100, "fits 99 %"),
+        (99.9, 100, "fits 99.9 %"),
+        (100, 100, "fits 100 %"),
+        (100.1, 100, "over 100.1 %"),
+        (101, 100, "over 101 %"),
+        (0.1, 100, "fits <1 %"),
+    ],
+)
 def test_a_share_says_100_only_where_it_is(value, limit, shown):
     verdict = evaluate_gate(small_profile(params=value), {"params": str(limit)}, try_fixes=False)
     block = devices_block([{**verdict, "network": "n", "device": "d"}])
@@ -158,10 +170,21 @@ def test_a_warning_is_neither_fits_nor_over(exported):
 
 
 def test_parity_and_layers_are_shown(exported):
-    pair = {"a": "torch", "b": "tflm", "max_lsb": 2, "mean_lsb": 0.25, "equal": 0.9, "label_agreement": 1.0,
-            "label_interval": [0.98, 1.0], "samples": 200}
-    file = replace(exported, manifest={**exported.manifest, "parity": {"pairs": [pair]}},
-                   profile={**exported.profile, "layers": small_profile()["layers"]})
+    pair = {
+        "a": "torch",
+        "b": "tflm",
+        "max_lsb": 2,
+        "mean_lsb": 0.25,
+        "equal": 0.9,
+        "label_agreement": 1.0,
+        "label_interval": [0.98, 1.0],
+        "samples": 200,
+    }
+    file = replace(
+        exported,
+        manifest={**exported.manifest, "parity": {"pairs": [pair]}},
+        profile={**exported.profile, "layers": small_profile()["layers"]},
+    )
     file.profile["layers"] = [{"share": 0.5, **layer} for layer in file.profile["layers"]]
     page = render([network("dense", 7_000_000, (file,))], "r")
     assert ">2 LSB<" in page
@@ -171,22 +194,44 @@ def test_parity_and_layers_are_shown(exported):
 
 
 def record(seconds: float, accuracy: float, **changes) -> dict:
-    return {"schema": 1, "kind": "accuracy", "time": seconds, "file": "a/m.tflite", "sha256": "1" * 64,
-            "runtime": "tflm", "data": {"fingerprint": "x", "split": "test"}, "accuracy": accuracy, "log_loss": 1.0,
-            "environment": {"tools": {"numpy": "1"}}, "origin": "first", **changes}
+    return {
+        "schema": 1,
+        "kind": "accuracy",
+        "time": seconds,
+        "file": "a/m.tflite",
+        "sha256": "1" * 64,
+        "runtime": "tflm",
+        "data": {"fingerprint": "x", "split": "test"},
+        "accuracy": accuracy,
+        "log_loss": 1.0,
+        "environment": {"tools": {"numpy": "1"}},
+        "origin": "first",
+        **changes,
+    }
 
 
 def test_history_tells_a_new_model_from_new_tools():
-    records = [record(1, 0.5), record(2, 0.6, sha256="2" * 64), record(3, 0.7, file="b/m.tflite", origin="second",
-               sha256="2" * 64, environment={"tools": {"numpy": "2"}}), record(4, 0.1, data={"fingerprint": "other"})]
+    records = [
+        record(1, 0.5),
+        record(2, 0.6, sha256="2" * 64),
+        record(3, 0.7, file="b/m.tflite", origin="second", sha256="2" * 64, environment={"tools": {"numpy": "2"}}),
+        record(4, 0.1, data={"fingerprint": "other"}),
+    ]
     block = history_block(records)
-    assert [choice["name"] for choice in block["choices"]] == ["accuracy", "accuracy, table", "log loss",
-                                                               "log loss, table"]
+    assert [choice["name"] for choice in block["choices"]] == [
+        "accuracy",
+        "accuracy, table",
+        "log loss",
+        "log loss, table",
+    ]
     rows = block["choices"][1]["table"]["rows"]
     assert [row[1] for row in rows] == ["first", "first #2", "second"]
     assert [row[4]["text"] for row in rows] == ["-", "+10.00 %", "+10.00 %"]
-    assert [row[5] for row in rows] == ["first", "another model, the same tools",
-                                        "the same model, other tools: numpy 1 -> 2"]
+    assert [row[5] for row in rows] == [
+        "first",
+        "another model, the same tools",
+        "the same model, other tools: numpy 1 -> 2",
+    ]
     assert history_block(records[:1] + records[3:]) is None
 
 

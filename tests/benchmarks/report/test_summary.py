@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from edgepress.benchmarks.report.summary import _difference, _record, _spread, as_markdown
 
 

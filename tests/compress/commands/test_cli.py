@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from edgepress.models.run_directory import RunDirectory
 
+from edgepress.models.run_directory import RunDirectory
 from tests.compress.train_cases import write_task
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -34,10 +34,21 @@ batch_size = 16
 
 
 def call(folder, *arguments, **more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                   "EDGEPRESS_CACHE": str(folder / "cache")}
-    return subprocess.run([sys.executable, "-m", "edgepress.compress", *map(str, arguments)], cwd=folder, env=environment,
-                          capture_output=True, text=True, check=False, **more)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "EDGEPRESS_CACHE": str(folder / "cache"),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "edgepress.compress", *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,32 +113,51 @@ def test_a_users_own_network_without_data_is_pruned_in_one_shot(trained):
     from tests.compress.train_cases import small_net
 
     torch.save(small_net().state_dict(), trained / "mine.pt")
-    done = call(trained, "prune", "--model", "tests.compress.train_cases:small_net", "--weights", "mine.pt", "--input",
-                "1,1,12,8", "--target-macs", "60%", "--run", "runs/own", "--state-dict", "small.safetensors",
-                "--program", "small.pt2")
+    done = call(
+        trained,
+        "prune",
+        "--model",
+        "tests.compress.train_cases:small_net",
+        "--weights",
+        "mine.pt",
+        "--input",
+        "1,1,12,8",
+        "--target-macs",
+        "60%",
+        "--run",
+        "runs/own",
+        "--state-dict",
+        "small.safetensors",
+        "--program",
+        "small.pt2",
+    )
     assert done.returncode == 0, done.stderr
     assert "one-shot" in done.stderr
     assert (trained / "small.safetensors").exists()
     assert torch.export.load(trained / "small.pt2").module()(torch.zeros(1, 1, 12, 8)).shape == (1, 3)
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["prune"], "prune needs a budget"),
-    (["prune", "--target-macs", "20 X"], "--target-macs = '20 X'"),
-    (["prune", "--target-macs", "20e6", "--run", "empty"], "run `compress train` first"),
-    (["prune", "--target-macs", "20e6"], "run `compress train` first"),
-    (["prune", "no/such", "--target-macs", "1k"], "no/such does not exist"),
-    (["prune", "--target-macs", "50%", "--device", "cortex-m99", "--trust"], "cortex-m99"),
-    (["prune", "--target-bytes", "100"], "has no unit"),
-    (["prune", "--target-macs", "10", "--weights", "a.pt"], "belong to --model"),
-    (["prune", "--target-macs", "5", "--no-device-limits", "--trust", "--method", "one-shot"], "can"),
-    (["prune", "--target-macs", "50%", "--method", "magic"], "method = 'magic'"),
-    (["quantize", "--epochs", "3"], "add --qat"),
-    (["train", "--data", "no/such/folder"], "'no/such/folder' does not exist"),
-    (["train", "--network", "cp_resnt"], "did you mean 'cp_resnet'"),
-    (["train", "nothing.toml"], "neither a file nor a shipped recipe"),
-    (["check", "small.toml"], "--trust"),
-    (["list", "things"], "allowed are recipes")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["prune"], "prune needs a budget"),
+        (["prune", "--target-macs", "20 X"], "--target-macs = '20 X'"),
+        (["prune", "--target-macs", "20e6", "--run", "empty"], "run `compress train` first"),
+        (["prune", "--target-macs", "20e6"], "run `compress train` first"),
+        (["prune", "no/such", "--target-macs", "1k"], "no/such does not exist"),
+        (["prune", "--target-macs", "50%", "--device", "cortex-m99", "--trust"], "cortex-m99"),
+        (["prune", "--target-bytes", "100"], "has no unit"),
+        (["prune", "--target-macs", "10", "--weights", "a.pt"], "belong to --model"),
+        (["prune", "--target-macs", "5", "--no-device-limits", "--trust", "--method", "one-shot"], "can"),
+        (["prune", "--target-macs", "50%", "--method", "magic"], "method = 'magic'"),
+        (["quantize", "--epochs", "3"], "add --qat"),
+        (["train", "--data", "no/such/folder"], "'no/such/folder' does not exist"),
+        (["train", "--network", "cp_resnt"], "did you mean 'cp_resnet'"),
+        (["train", "nothing.toml"], "neither a file nor a shipped recipe"),
+        (["check", "small.toml"], "--trust"),
+        (["list", "things"], "allowed are recipes"),
+    ],
+)
 def test_bad_usage_is_one_sentence_and_exit_code_2(trained, arguments, message):
     done = call(trained, *arguments)
     assert done.returncode == 2, done.stderr
@@ -160,9 +190,14 @@ def test_interrupted_the_same_command_goes_on(trained, how):
     arguments = ["train", "small.toml", "--data", "task.npz", "--trust", "--epochs", "400", "--run", f"runs/{how.name}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     # A runner in the background ignores SIGINT, and so would its children.
-    process = subprocess.Popen([sys.executable, "-m", "edgepress.compress", *arguments], cwd=trained, env=environment,
-                               stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgepress.compress", *arguments],
+        cwd=trained,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     run = trained / "runs" / how.name
     end = time.monotonic() + 120
     while not list(run.glob("training/*/last.ckpt")) and time.monotonic() < end:

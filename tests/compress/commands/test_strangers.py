@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from edgepress.compress.commands.own_network import load_weights
 from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.compress.training.loop import LAST, STATE
@@ -19,7 +20,6 @@ from edgepress.models.checkpoints.checkpoint import load_checkpoint
 from edgepress.models.errors import ConfigError, UsageError
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.tasks import load_task
-
 from tests.compress.pipeline.test_sweep import TINY
 from tests.compress.train_cases import small_net, small_task, write_task
 
@@ -80,8 +80,13 @@ def test_a_recipe_file_may_name_code_only_with_trust_and_then_it_is_said(tmp_pat
 def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True,
-                           check=False) if sys.platform == "linux" else None
+    mount = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+        )
+        if sys.platform == "linux"
+        else None
+    )
     if mount is None or mount.returncode:
         pytest.skip("needs the right to mount a small disk (root)")
     yield folder
@@ -89,9 +94,26 @@ def small_disk(tmp_path):
 
 
 def command(run: Path, recipe: Path, seed: int, before=None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "edgepress.compress", "train", str(recipe), "--run", str(run), "--seed",
-                           str(seed), "--accelerator", "cpu"], cwd=ROOT, capture_output=True, text=True, check=False,
-                          preexec_fn=before)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "edgepress.compress",
+            "train",
+            str(recipe),
+            "--run",
+            str(run),
+            "--seed",
+            str(seed),
+            "--accelerator",
+            "cpu",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=before,
+    )
 
 
 @pytest.fixture
@@ -114,7 +136,8 @@ def test_files_that_may_not_grow_end_in_exit_2(tmp_path, recipe):
     assert command(tmp_path / "run", recipe, 0).returncode == 0
     ended = command(tmp_path / "run", recipe, 1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)))
     assert (ended.returncode, "cannot write" in ended.stderr, "Traceback" in ended.stderr) == (2, True, False), (
-        ended.stderr)
+        ended.stderr
+    )
     finished_is_whole(tmp_path / "run")
 
 

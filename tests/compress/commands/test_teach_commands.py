@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgepress.models.run_directory import RunDirectory
 
+from edgepress.models.run_directory import RunDirectory
 from tests.compress.commands.test_cli import call
 from tests.compress.train_cases import write_device_task
 
@@ -63,8 +63,19 @@ def test_teachers_become_an_ensemble_that_a_student_follows(taught):
     assert student.returncode == 0, student.stderr
     assert student.stdout.strip() == "runs/default/checkpoints/distilled"
     assert metrics_of(taught, student.stdout.strip())["distill"]["logits"] == "cached"
-    further = call(taught, "distill", "--student", "runs/default/checkpoints/distilled", "--trust", "--teacher",
-                   "runs/default/teachers/teacher-2", "--form", "2022", "--weight", 50)
+    further = call(
+        taught,
+        "distill",
+        "--student",
+        "runs/default/checkpoints/distilled",
+        "--trust",
+        "--teacher",
+        "runs/default/teachers/teacher-2",
+        "--form",
+        "2022",
+        "--weight",
+        50,
+    )
     assert further.returncode == 0, further.stderr
     assert metrics_of(taught, further.stdout.strip())["distill"]["teacher"] == "teacher-2"
     pruned = call(taught, "prune", "--target-macs", "60%", "--trust", "--teacher", "runs/default/ensembles/ensemble")
@@ -77,8 +88,20 @@ def test_teachers_become_an_ensemble_that_a_student_follows(taught):
 def test_published_weights_come_from_a_file_and_nothing_is_unpickled(taught, tmp_path):
     write_device_task(tmp_path)
     (tmp_path / "small.toml").write_text(RECIPE)
-    missing = call(tmp_path, "teach", "small.toml", "--data", "devices.npz", "--trust", "--network", "passt",
-                   "--weights", "no.pt", "--count", 1)
+    missing = call(
+        tmp_path,
+        "teach",
+        "small.toml",
+        "--data",
+        "devices.npz",
+        "--trust",
+        "--network",
+        "passt",
+        "--weights",
+        "no.pt",
+        "--count",
+        1,
+    )
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr
     torch.save({"state_dict": Path("x")}, tmp_path / "bad.pt")

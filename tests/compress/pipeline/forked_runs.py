@@ -15,15 +15,29 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-for module in ("torch", "lightning.pytorch", "torch.export", "torch.utils.tensorboard", "edgepress.compress.pipeline.run", "edgepress.compress.training.loop",
-               "edgepress.compress.training.train", "edgepress.compress.prune.schedules.trainers", "edgepress.compress.prune.schedules.admm", "edgepress.compress.prune.model",
-               "edgepress.compress.quantize.model", "edgepress.compress.quantize.qat", "edgepress.models.cost.cost", "edgepress.models.checkpoints.checkpoint"):
+for module in (
+    "torch",
+    "lightning.pytorch",
+    "torch.export",
+    "torch.utils.tensorboard",
+    "edgepress.compress.pipeline.run",
+    "edgepress.compress.training.loop",
+    "edgepress.compress.training.train",
+    "edgepress.compress.prune.schedules.trainers",
+    "edgepress.compress.prune.schedules.admm",
+    "edgepress.compress.prune.model",
+    "edgepress.compress.quantize.model",
+    "edgepress.compress.quantize.qat",
+    "edgepress.models.cost.cost",
+    "edgepress.models.checkpoints.checkpoint",
+):
     import_module(module)
 
 
 def attempt(recipe: str, run: Path) -> None:
     """In the child: the recipe, with its messages in a file beside the run."""
     import torch
+
     from edgepress.compress.pipeline.run import run_recipe
 
     log = os.open(f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -54,6 +68,9 @@ for line in sys.stdin:
             os.kill(child, signal.SIGKILL)
             killed = True
         time.sleep(0.002)
-    answer = {"killed": os.WIFSIGNALED(status), "code": os.waitstatus_to_exitcode(status),
-              "seconds": time.monotonic() - began}
+    answer = {
+        "killed": os.WIFSIGNALED(status),
+        "code": os.waitstatus_to_exitcode(status),
+        "seconds": time.monotonic() - began,
+    }
     print(json.dumps(answer), flush=True)

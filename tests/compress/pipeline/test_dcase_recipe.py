@@ -10,26 +10,41 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edgepress.compress.recipes.recipe import read_recipe
 from edgepress.models.run_directory import RunDirectory
-
 from tests.compress.train_cases import write_scenes
 
 ROOT = Path(__file__).resolve().parents[3]
 FRONT_END = "{ sample_rate_hz = 8000, n_fft = 256, window = 256, hop = 250, n_mels = %d, fmax_hz = 4000.0 }"
-TEACHER = ('{ name = "passt_tiny", arguments = { patch_size = 8, stride = 8, embed_dim = 16, depth = 1, '
-           'num_heads = 2 } }')
+TEACHER = (
+    '{ name = "passt_tiny", arguments = { patch_size = 8, stride = 8, embed_dim = 16, depth = 1, num_heads = 2 } }'
+)
 SMALL = (
-    "teacher.count=2", f"teacher.network={TEACHER}", f"front_end={FRONT_END % 32}",
-    f"teacher.front_end={FRONT_END % 24}", "teacher.train.epochs=2", "teacher.train.batch_size=8",
-    "teacher.train.augment.frequency_mask=4", "teacher.train.augment.time_mask=4",
-    "teacher.train.augment.roll_samples=500", "teacher.train.learning_rate=1e-3",
+    "teacher.count=2",
+    f"teacher.network={TEACHER}",
+    f"front_end={FRONT_END % 32}",
+    f"teacher.front_end={FRONT_END % 24}",
+    "teacher.train.epochs=2",
+    "teacher.train.batch_size=8",
+    "teacher.train.augment.frequency_mask=4",
+    "teacher.train.augment.time_mask=4",
+    "teacher.train.augment.roll_samples=500",
+    "teacher.train.learning_rate=1e-3",
     "network.arguments={ rho = 8, n_blocks = [2, 1, 1], base_channels = 8 }",
-    "train.epochs=2", "train.batch_size=8", 'prune.targets=["75%"]', "prune.train.epochs=2",
+    "train.epochs=2",
+    "train.batch_size=8",
+    'prune.targets=["75%"]',
+    "prune.train.epochs=2",
     # Two epochs give logits of a few steps: with other channels one step more in the mean than parity allows.
-    "prune.train.batch_size=8", "prune.updates=2", 'prune.projection="knapsack"',
-    "quantize.train.epochs=1", "quantize.train.batch_size=8",
-    'measure.formats=["tflite"]', 'measure.runtimes=["litert"]')
+    "prune.train.batch_size=8",
+    "prune.updates=2",
+    'prune.projection="knapsack"',
+    "quantize.train.epochs=1",
+    "quantize.train.batch_size=8",
+    'measure.formats=["tflite"]',
+    'measure.runtimes=["litert"]',
+)
 
 
 def test_the_recipe_is_the_whole_report():
@@ -43,16 +58,39 @@ def test_the_recipe_is_the_whole_report():
 @pytest.mark.slow
 def test_from_teachers_to_the_submission_folder(tmp_path):
     write_scenes(tmp_path, places=9)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                   "EDGEPRESS_CACHE": str(tmp_path / "cache")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "EDGEPRESS_CACHE": str(tmp_path / "cache"),
+    }
     overrides = [part for text in SMALL for part in ("--set", text)]
-    done = subprocess.run([sys.executable, "-m", "edgepress.compress", "run", "dcase2023", "--data", "scenes", "--run", "run",
-                           *overrides], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "edgepress.compress",
+            "run",
+            "dcase2023",
+            "--data",
+            "scenes",
+            "--run",
+            "run",
+            *overrides,
+        ],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     run = RunDirectory(tmp_path / "run")
     assert [len(run.entries(kind)) for kind in ("teacher", "ensemble")] == [2, 1]
-    taught = [json.loads((entry["path"] / "metrics.json").read_text())["metrics"]["distill"]
-              for entry in run.entries("checkpoint")]
+    taught = [
+        json.loads((entry["path"] / "metrics.json").read_text())["metrics"]["distill"]
+        for entry in run.entries("checkpoint")
+    ]
     assert len(taught) == 4  # dense and pruned, each as float and as integers
     assert all((found["teacher"], found["members"]) == ("ensemble", 2) for found in taught)
 
@@ -75,8 +113,14 @@ def test_from_teachers_to_the_submission_folder(tmp_path):
             right += row["scene_label"] == row["filename"].split("-")[0]
         assert right == results["correct"]
     page = (tmp_path / "run" / "report.html").read_text()
-    report = subprocess.run([sys.executable, "-m", "edgepress.benchmarks", "report", "--run", "run"], cwd=tmp_path,
-                            env=environment, capture_output=True, text=True, check=False)
+    report = subprocess.run(
+        [sys.executable, "-m", "edgepress.benchmarks", "report", "--run", "run"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert report.returncode == 0, report.stderr
     assert "s4 (unseen)" in report.stdout
     assert "effective models" in report.stdout

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_metrics
 from edgepress.models.run_directory import RunDirectory
-
 from tests.compress.train_cases import write_task
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,7 +73,10 @@ def made(run: Path) -> dict[str, dict]:
         found[entry["name"]] = {
             "weights": json.loads((entry["path"] / "model.json").read_text())["weights"]["sha256"],
             "quantization": (entry["path"] / "quantization.json").read_text() if entry["scheme"] != "float32" else None,
-            "history": history, "test": metrics["test"], "best_epoch": metrics["best_epoch"]}
+            "history": history,
+            "test": metrics["test"],
+            "best_epoch": metrics["best_epoch"],
+        }
     return found
 
 
@@ -85,12 +88,18 @@ def test_killed_at_random_points_a_recipe_ends_with_the_same_bits(tmp_path):
     def attempt(run: Path, kill_after: float | None) -> dict:
         assert forks.stdin is not None
         assert forks.stdout is not None
-        print(json.dumps({"recipe": str(recipe), "run": str(run), "kill_after": kill_after}), file=forks.stdin,
-              flush=True)
+        print(
+            json.dumps({"recipe": str(recipe), "run": str(run), "kill_after": kill_after}), file=forks.stdin, flush=True
+        )
         return json.loads(forks.stdout.readline())
 
-    with subprocess.Popen([sys.executable, "-m", "tests.compress.pipeline.forked_runs"], cwd=ROOT, text=True,
-                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as forks:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.compress.pipeline.forked_runs"],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as forks:
         whole = attempt(tmp_path / "whole", None)
         assert whole["code"] == 0, (tmp_path / "whole.log").read_text()
         expected = made(tmp_path / "whole")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from edgepress.compress.recipes.recipe import Recipe, parse_recipe, read_recipe, shipped_recipes
 from edgepress.models.errors import ConfigError, UsageError
 
@@ -24,30 +25,49 @@ def test_defaults_fill_what_is_left_out():
 
 def test_everything_that_is_wrong_is_said_together():
     with pytest.raises(ConfigError) as caught:
-        parse_recipe({**GOOD, "task": "/no/such/folder", "device": "cortex-m99", "frontend": {},
-                      "train": {"epochs": -1, "epoch": 3, "augment": {"mixstyle_probability": 2}},
-                      "network": {"name": "cp_resnet", "arguments": {"rhos": 8}},
-                      "prune": {"targets": ["20 X"], "method": "magic"}})
+        parse_recipe(
+            {
+                **GOOD,
+                "task": "/no/such/folder",
+                "device": "cortex-m99",
+                "frontend": {},
+                "train": {"epochs": -1, "epoch": 3, "augment": {"mixstyle_probability": 2}},
+                "network": {"name": "cp_resnet", "arguments": {"rhos": 8}},
+                "prune": {"targets": ["20 X"], "method": "magic"},
+            }
+        )
     text = str(caught.value)
-    for part in ("train.epochs = -1", "train.epoch is unknown: did you mean 'epochs'", "mixstyle_probability = 2",
-                 "prune.method = 'magic'", "frontend is unknown: did you mean 'front_end'", "network.arguments.rhos",
-                 "'/no/such/folder' does not exist", "cortex-m99", "20 X"):
+    for part in (
+        "train.epochs = -1",
+        "train.epoch is unknown: did you mean 'epochs'",
+        "mixstyle_probability = 2",
+        "prune.method = 'magic'",
+        "frontend is unknown: did you mean 'front_end'",
+        "network.arguments.rhos",
+        "'/no/such/folder' does not exist",
+        "cortex-m99",
+        "20 X",
+    ):
         assert part in text
     assert len(caught.value.errors) == 9
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"network": {"name": "cp_resnt"}}, "did you mean 'cp_resnet'"),
-    ({"network": {}}, "network.name is missing"),
-    ({"task": "synthetic:x"}, "the seed 'x' is not a number"),
-    ({"task": "os:getcwd"}, "allow it with --trust"),
-    ({"network": {"name": "os:getcwd"}}, "allow it with --trust"),
-    ({"front_end": "mel99"}, "known are mel22"),
-    ({"prune": {"targets": ["0"]}}, "must be above 0"),
-    ({"train": {"ramp_up": 0.9}}, "ramp_up <= decay_from <= decay_to"),
-    ({"train": {"augment": {"mixup_alpha": 0.3, "mixstyle_probability": 0.4}}}, "exclude each other"),
-    ({"train": {"augment": {"impulse_probability": 0.3}}}, "needs impulse_folder"),
-    ({"prune": {"distill": {"weight": 50}}}, "at most 1")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": {"name": "cp_resnt"}}, "did you mean 'cp_resnet'"),
+        ({"network": {}}, "network.name is missing"),
+        ({"task": "synthetic:x"}, "the seed 'x' is not a number"),
+        ({"task": "os:getcwd"}, "allow it with --trust"),
+        ({"network": {"name": "os:getcwd"}}, "allow it with --trust"),
+        ({"front_end": "mel99"}, "known are mel22"),
+        ({"prune": {"targets": ["0"]}}, "must be above 0"),
+        ({"train": {"ramp_up": 0.9}}, "ramp_up <= decay_from <= decay_to"),
+        ({"train": {"augment": {"mixup_alpha": 0.3, "mixstyle_probability": 0.4}}}, "exclude each other"),
+        ({"train": {"augment": {"impulse_probability": 0.3}}}, "needs impulse_folder"),
+        ({"prune": {"distill": {"weight": 50}}}, "at most 1"),
+    ],
+)
 def test_one_problem_is_one_sentence(changes, message):
     with pytest.raises(ConfigError, match="has 1 problem") as caught:
         parse_recipe({**GOOD, **changes})

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edgepress.compress.pipeline import run as module
 from edgepress.compress.pipeline.run import benchmark_stages, export_stages
 from edgepress.compress.pipeline.stages import chain_plans, free_name, key_of
 from edgepress.compress.table import table
 from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 from edgepress.models.run_directory import RunDirectory
-
 from tests.compress.pipeline.test_recipe import GOOD
 
 RECIPE = {**GOOD, "measure": {"formats": ["tflite"], "runtimes": ["litert", "onnxruntime"], "devices": ["dcase2023"]}}
@@ -37,8 +37,13 @@ def directory(tmp_path):
 @pytest.fixture
 def networks(directory):
     entry = {"name": "dense-w8a8-ptq", "path": directory.place("checkpoint", "dense-w8a8-ptq")}
-    return [{"name": "dense", "float": {"macs": 38_071_324, "params": 187_146, "rule": "dcase", "test_accuracy": 0.9},
-             "int8": entry}]
+    return [
+        {
+            "name": "dense",
+            "float": {"macs": 38_071_324, "params": 187_146, "rule": "dcase", "test_accuracy": 0.9},
+            "int8": entry,
+        }
+    ]
 
 
 @pytest.fixture
@@ -65,8 +70,11 @@ def children(directory, monkeypatch):
 def test_finished_child_stages_are_skipped_and_deleted_files_made_again(directory, recipe, networks, children):
     files = export_stages(directory, recipe, networks)
     results = benchmark_stages(directory, recipe, files)
-    assert [command[:2] for command in children] == [["deploy", "export"], ["benchmarks", "run"],
-                                                     ["benchmarks", "gate"]]
+    assert [command[:2] for command in children] == [
+        ["deploy", "export"],
+        ["benchmarks", "run"],
+        ["benchmarks", "gate"],
+    ]
     assert export_stages(directory, recipe, networks) == files
     assert benchmark_stages(directory, recipe, files) == results
     assert len(children) == 3
@@ -82,8 +90,9 @@ def test_the_table_has_a_row_per_network(directory, recipe, networks, children):
     assert rows == [["dense", "38.07 M", "187,146", "4 B", "90.0 %", "85.0 %", "failed"]]
 
 
-@pytest.mark.parametrize(("code", "error"), [(1, VerdictError), (2, UsageError), (3, RuntimeFailure),
-                                             (9, RuntimeFailure)])
+@pytest.mark.parametrize(
+    ("code", "error"), [(1, VerdictError), (2, UsageError), (3, RuntimeFailure), (9, RuntimeFailure)]
+)
 def test_a_failed_child_keeps_its_exit_code(tmp_path, monkeypatch, code, error):
     monkeypatch.setattr(sys, "executable", _script(tmp_path, f"exit {code}"))
     with pytest.raises(error, match=f"exit code {code}"):
@@ -99,11 +108,19 @@ def test_children_get_the_lock_of_their_parent_and_outsiders_do_not(tmp_path):
     import subprocess
 
     run = RunDirectory(tmp_path)
-    code = f"from edgepress.models.run_directory import RunDirectory\nwith RunDirectory({str(tmp_path)!r}).lock(): print('in')"
+    code = (
+        f"from edgepress.models.run_directory import RunDirectory as R\nwith R({str(tmp_path)!r}).lock(): print('in')"
+    )
     root = str(Path(__file__).resolve().parents[3])
     with run.lock():
-        child = subprocess.run([sys.executable, "-c", code], env=run.environment_for_children(), cwd=root,
-                               capture_output=True, text=True, check=False)
+        child = subprocess.run(
+            [sys.executable, "-c", code],
+            env=run.environment_for_children(),
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         outsider = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert child.stdout == "in\n"
     assert "is in use" in outsider.stderr
@@ -133,10 +150,18 @@ def test_keys_follow_from_what_goes_in():
 
 
 def test_the_plans_of_two_prunings_become_one():
-    first = {"schema": 1, "kind": "modules", "tensors": {"a.weight": {"0": [0, 2, 5]}},
-             "attributes": {"a": {"out_channels": 3}}}
-    second = {"schema": 1, "kind": "modules", "tensors": {"a.weight": {"0": [1, 2]}, "b.weight": {"1": [0]}},
-              "attributes": {"a": {"out_channels": 2}}}
+    first = {
+        "schema": 1,
+        "kind": "modules",
+        "tensors": {"a.weight": {"0": [0, 2, 5]}},
+        "attributes": {"a": {"out_channels": 3}},
+    }
+    second = {
+        "schema": 1,
+        "kind": "modules",
+        "tensors": {"a.weight": {"0": [1, 2]}, "b.weight": {"1": [0]}},
+        "attributes": {"a": {"out_channels": 2}},
+    }
     both = chain_plans(first, second)
     assert both["tensors"] == {"a.weight": {"0": [2, 5]}, "b.weight": {"1": [0]}}
     assert both["attributes"] == {"a": {"out_channels": 2}}

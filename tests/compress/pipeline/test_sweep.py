@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+
 from edgepress.compress.commands.sweep import Resources, run_tasks, table
 from edgepress.compress.pipeline.sweep import SweepTask, make_grid, plan, read_grid
 from edgepress.compress.pipeline.sweep_estimate import task_seconds
 from edgepress.compress.pipeline.sweep_task import finished, read_json
 from edgepress.models.errors import ConfigError
-
 from tests.compress.train_cases import write_task
 
 TINY = """
@@ -45,8 +45,16 @@ runtimes = []
 @pytest.fixture
 def grid(tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY)
-    return make_grid({"recipes": [str(tmp_path / "tiny.toml")], "budgets": ["60%", "50%", "40%"], "seeds": [0, 1],
-                      "devices": ["dcase2023", "cortex-m4"], "data": str(write_task(tmp_path))}, "the test")
+    return make_grid(
+        {
+            "recipes": [str(tmp_path / "tiny.toml")],
+            "budgets": ["60%", "50%", "40%"],
+            "seeds": [0, 1],
+            "devices": ["dcase2023", "cortex-m4"],
+            "data": str(write_task(tmp_path)),
+        },
+        "the test",
+    )
 
 
 def test_the_plan_is_the_whole_grid_with_one_dense_training_per_seed(grid, tmp_path):
@@ -57,7 +65,10 @@ def test_the_plan_is_the_whole_grid_with_one_dense_training_per_seed(grid, tmp_p
     assert {task.dense for task in tasks[2:]} == {"tiny-seed0", "tiny-seed1"}
     last = tasks[-1]
     assert (last.name, recipes[last.name].prune.targets, recipes[last.name].device) == (
-        "tiny-40pct-cortex-m4-seed1", ("40%",), "cortex-m4")
+        "tiny-40pct-cortex-m4-seed1",
+        ("40%",),
+        "cortex-m4",
+    )
     words = last.arguments(Path("x"))
     assert words[0] == "run"
     assert words[words.index("--target") + 1] == "40%"
@@ -69,11 +80,18 @@ def test_a_lone_task_trains_its_own_dense_network(tmp_path):
     assert [(task.name, task.dense) for task in tasks] == [("tiny-seed0", None)]
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    ("recipes = []", "recipes is missing"), ("recipe = ['a']", "recipe is unknown"),
-    ("recipes = 'a'", "must be a list"), ("recipes = ['a', 'a']", "twice"),
-    ("recipes = ['a']\nseeds = ['1']", "whole numbers"), ("recipes =", "not TOML"),
-    ("recipes = ['a']\ndata = 3", "data = 3 must be text")])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("recipes = []", "recipes is missing"),
+        ("recipe = ['a']", "recipe is unknown"),
+        ("recipes = 'a'", "must be a list"),
+        ("recipes = ['a', 'a']", "twice"),
+        ("recipes = ['a']\nseeds = ['1']", "whole numbers"),
+        ("recipes =", "not TOML"),
+        ("recipes = ['a']\ndata = 3", "data = 3 must be text"),
+    ],
+)
 def test_a_wrong_grid_is_explained(tmp_path, text, problem):
     path = tmp_path / "grid.toml"
     path.write_text(text)
@@ -83,8 +101,15 @@ def test_a_wrong_grid_is_explained(tmp_path, text, problem):
 
 def test_everything_wrong_with_the_recipes_is_said_before_anything_runs(tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY)
-    grid = make_grid({"recipes": [str(tmp_path / "tiny.toml"), "nothing"], "budgets": ["many"], "devices": ["toaster"],
-                      "data": "synthetic"}, "the test")
+    grid = make_grid(
+        {
+            "recipes": [str(tmp_path / "tiny.toml"), "nothing"],
+            "budgets": ["many"],
+            "devices": ["toaster"],
+            "data": "synthetic",
+        },
+        "the test",
+    )
     with pytest.raises(ConfigError) as found:
         plan(grid)
     for text in ("many", "toaster", "nothing"):
@@ -103,8 +128,15 @@ def test_a_result_counts_for_the_task_that_made_it_only(tmp_path):
 def test_time_is_estimated_from_epochs_and_clips():
     from edgepress.compress.recipes.recipe import parse_recipe
 
-    recipe = parse_recipe({"name": "a", "network": {"name": "ds_cnn"}, "train": {"epochs": 3},
-                           "prune": {"targets": ["50%"], "distill": None, "train": {"epochs": 2}}}, deep=False)
+    recipe = parse_recipe(
+        {
+            "name": "a",
+            "network": {"name": "ds_cnn"},
+            "train": {"epochs": 3},
+            "prune": {"targets": ["50%"], "distill": None, "train": {"epochs": 2}},
+        },
+        deep=False,
+    )
     whole = task_seconds(recipe, 100, 0.5, dense=False, dense_given=False)
     assert whole - task_seconds(recipe, 100, 0.5, dense=False, dense_given=True) == pytest.approx(150)
     assert whole - task_seconds(recipe, 0, 0.5, dense=False, dense_given=False) == pytest.approx(250)
@@ -114,10 +146,21 @@ def by_hand(task: SweepTask, folder: Path) -> dict[str, str]:
     """The weights that the same command makes in this process: checkpoint name -> SHA-256."""
     from edgepress.compress.pipeline.run import run_recipe
 
-    run_recipe(task.recipe, data=task.data, run=folder, seed=task.seed, trust=False, machine=("cpu", "1", "auto", 1),
-               targets=(task.budget,), device=task.device, report=False)
-    return {path.parent.name: json.loads(path.read_text())["weights"]["sha256"]
-            for path in folder.glob("checkpoints/*/model.json")}
+    run_recipe(
+        task.recipe,
+        data=task.data,
+        run=folder,
+        seed=task.seed,
+        trust=False,
+        machine=("cpu", "1", "auto", 1),
+        targets=(task.budget,),
+        device=task.device,
+        report=False,
+    )
+    return {
+        path.parent.name: json.loads(path.read_text())["weights"]["sha256"]
+        for path in folder.glob("checkpoints/*/model.json")
+    }
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+
 from edgepress.compress.prune.budget.importance import importance
 from edgepress.compress.prune.budget.project import project
 from edgepress.compress.prune.coupling.channels import find_groups
@@ -16,7 +17,6 @@ from edgepress.compress.training.loop import SaveEveryEpoch
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.errors import InfeasibleBudget, UsageError
 from edgepress.models.limits import Limits
-
 from tests.compress.train_cases import small_net, small_task
 
 EXAMPLE = (torch.zeros(1, 1, 12, 8),)
@@ -135,17 +135,32 @@ def test_state_goes_on_where_it_was(network, half):
     assert all(torch.equal(one.state_dict()["u"][n], two.state_dict()["u"][n]) for n in one.state_dict()["u"])
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"rho_start": 0.0}, "rho_start = 0.0"), ({"rho_start": 1.0, "rho_end": 0.5}, "rho_end = 0.5"),
-    ({"updates": 0}, "updates = 0"), ({"w_step": "newton"}, "w_step = 'newton'")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rho_start": 0.0}, "rho_start = 0.0"),
+        ({"rho_start": 1.0, "rho_end": 0.5}, "rho_end = 0.5"),
+        ({"updates": 0}, "updates = 0"),
+        ({"w_step": "newton"}, "w_step = 'newton'"),
+    ],
+)
 def test_impossible_schedules_are_refused(network, half, options, message):
     with pytest.raises(UsageError, match=message):
         admm_of(network, half, **options)
 
 
-@pytest.mark.parametrize(("method", "epochs", "share", "before"), [
-    ("admm", 10, 0.4, 4), ("gradual", 10, 0.5, 5), ("one-shot", 10, 0.4, 0), ("from-scratch", 10, 0.4, 0),
-    ("admm", 1, 0.4, 0), ("admm", 2, 1.0, 1), ("admm", 10, 0.0, 0)])
+@pytest.mark.parametrize(
+    ("method", "epochs", "share", "before"),
+    [
+        ("admm", 10, 0.4, 4),
+        ("gradual", 10, 0.5, 5),
+        ("one-shot", 10, 0.4, 0),
+        ("from-scratch", 10, 0.4, 0),
+        ("admm", 1, 0.4, 0),
+        ("admm", 2, 1.0, 1),
+        ("admm", 10, 0.0, 0),
+    ],
+)
 def test_every_method_has_the_same_budget_of_epochs(method, epochs, share, before):
     settings = PruneSettings(method=method, shaping_share=share, train=TrainSettings(epochs=epochs))
     assert split_epochs(settings) == before
@@ -168,12 +183,20 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("epoch", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow),
-                                   pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "epoch",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        2,
+        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(4, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_anywhere_pruning_ends_with_the_same_bits(network, half, tmp_path, monkeypatch, epoch):
     task = small_task(tmp_path)
-    settings = PruneSettings(updates=4, shaping_share=0.5,
-                             train=TrainSettings(epochs=4, batch_size=16, precision="32-true"))
+    settings = PruneSettings(
+        updates=4, shaping_share=0.5, train=TrainSettings(epochs=4, batch_size=16, precision="32-true")
+    )
     arguments = (network, EXAMPLE, task, half, settings)
     whole = prune_and_train(*arguments, run=tmp_path / "whole")
     save, count = SaveEveryEpoch.on_train_epoch_end, []
@@ -190,8 +213,10 @@ def test_killed_anywhere_pruning_ends_with_the_same_bits(network, half, tmp_path
             prune_and_train(*arguments, run=tmp_path / "killed")
     resumed = prune_and_train(*arguments, run=tmp_path / "killed")
     assert len(resumed.history) == 4
-    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(),
-                                                 resumed.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True)
+    )
 
 
 def test_the_uniform_selection_keeps_one_share_everywhere_and_cannot_grow(network, half):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from edgepress.compress.prune.coupling.channels import find_groups
 from edgepress.compress.prune.schedules.gradual import Gradual
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
-
 from tests.compress.train_cases import small_net
 
 EXAMPLE = (torch.zeros(1, 1, 12, 8),)

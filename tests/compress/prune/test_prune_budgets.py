@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from edgepress.benchmarks.experiments.peers.networks import deep_residual, mobilenet_v2_like, randomised, resnet50_like
 from edgepress.compress.prune.budget.importance import importance
 from edgepress.compress.prune.budget.project import METHODS, choices, projection
@@ -14,8 +16,6 @@ from edgepress.models.checkpoints.registry import build
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.errors import InfeasibleBudget, UsageError
 from edgepress.models.limits import Limits
-from torch import nn
-
 from tests.compress.prune.prune_block_cases import CASES
 
 X = torch.randn(1, 3, 32, 32)
@@ -42,9 +42,18 @@ def check_maximal(graph: ChannelGraph, selection: tuple[np.ndarray, ...], budget
 
 
 @pytest.mark.parametrize("share", [0.7, 0.5, 0.25, 0.12])
-@pytest.mark.parametrize("metrics", [("macs",), ("params",), ("weight_bytes",), ("peak_activation_bytes",),
-                                     ("macs", "params"), ("macs", "weight_bytes", "peak_activation_bytes")],
-                         ids=" and ".join)
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        ("macs",),
+        ("params",),
+        ("weight_bytes",),
+        ("peak_activation_bytes",),
+        ("macs", "params"),
+        ("macs", "weight_bytes", "peak_activation_bytes"),
+    ],
+    ids=" and ".join,
+)
 def test_budgets_are_met_and_used_up(resnet8, share: float, metrics: tuple[str, ...]) -> None:
     _, graph, scores = resnet8
     dense = graph.cost(graph.full())
@@ -60,8 +69,9 @@ def test_budgets_are_met_and_used_up(resnet8, share: float, metrics: tuple[str, 
             assert "peak_activation_bytes" in metrics
             assert any("no single unit" in note for note in result.notes)
         retained[method] = result.retained
-        assert result.retained == pytest.approx(sum(s[k].sum() for s, k in zip(scores, result.selection, strict=True))
-                                                / sum(s.sum() for s in scores))
+        assert result.retained == pytest.approx(
+            sum(s[k].sum() for s, k in zip(scores, result.selection, strict=True)) / sum(s.sum() for s in scores)
+        )
     assert retained["knapsack"] >= retained["threshold"]
 
 
@@ -165,8 +175,9 @@ def test_divisor_and_smallest_width(resnet8, divisor: int) -> None:
 
 def test_protected_layers_keep_their_shapes(resnet8) -> None:
     model = resnet8[0]
-    name = next(name for name, module in model.named_modules() if name.startswith("blocks.1") and
-                isinstance(module, nn.Conv2d))
+    name = next(
+        name for name, module in model.named_modules() if name.startswith("blocks.1") and isinstance(module, nn.Conv2d)
+    )
     pruned = prune_model(model, X, macs="50%", protect=(name,))
     before, after = model.state_dict(), pruned.model.state_dict()
     assert after[f"{name}.weight"].shape == before[f"{name}.weight"].shape

@@ -8,18 +8,26 @@ import numpy as np
 import pytest
 import torch
 import torch.utils._pytree as pytree
+
 from edgepress.compress.prune.coupling.channels import ChannelGraph, find_groups
 from edgepress.compress.prune.removal.proof import remove_with_proof
 from edgepress.models.checkpoints.plan import apply_plan
 from edgepress.models.cost.cost import cost_of
-
 from tests.compress.prune.prune_block_cases import CASES, Case
 
 #: Networks in which a removed channel leaves a trace by masking weights alone: a statistic over channels, or a
 #: constant that a non-linearity makes out of zero. The reference of the proof knows better; this oracle does not.
-STATISTICS = {"GroupNorm", "GroupNorm of many groups", "frequency-wise residual normalisation",
-              "global response normalisation", "LayerNorm in a ConvNeXt block", "RMSNorm", "hand-written RMSNorm",
-              "timm-style transformer", "weight_norm"}
+STATISTICS = {
+    "GroupNorm",
+    "GroupNorm of many groups",
+    "frequency-wise residual normalisation",
+    "global response normalisation",
+    "LayerNorm in a ConvNeXt block",
+    "RMSNorm",
+    "hand-written RMSNorm",
+    "timm-style transformer",
+    "weight_norm",
+}
 
 
 def half(graph: ChannelGraph, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -27,7 +35,7 @@ def half(graph: ChannelGraph, seed: int = 0) -> tuple[np.ndarray, ...]:
     selection = []
     for group in graph.groups:
         kept = np.ones(group.size, bool)
-        kept[generator.permutation(group.size)[:group.size // 2]] = False
+        kept[generator.permutation(group.size)[: group.size // 2]] = False
         selection.append(kept)
     return tuple(selection)
 
@@ -136,13 +144,17 @@ def test_a_wrong_removal_is_an_error_that_names_the_group(monkeypatch, wrong: st
     """The plan is falsified: `last` keeps other columns than those of the channels that `middle` keeps, or too many."""
     from collections import OrderedDict
 
-    from edgepress.compress.prune.removal import proof
-    from edgepress.models.errors import ProofError
     from torch import nn
 
+    from edgepress.compress.prune.removal import proof
+    from edgepress.models.errors import ProofError
+
     torch.manual_seed(0)
-    model = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 8, 3), act=nn.ReLU(), middle=nn.Conv2d(8, 8, 3),
-                                      act2=nn.ReLU(), last=nn.Conv2d(8, 4, 3)))
+    model = nn.Sequential(
+        OrderedDict(
+            first=nn.Conv2d(3, 8, 3), act=nn.ReLU(), middle=nn.Conv2d(8, 8, 3), act2=nn.ReLU(), last=nn.Conv2d(8, 4, 3)
+        )
+    )
     x = torch.randn(1, 3, 12, 12)
     graph = find_groups(model, x)
     right = proof.make_plan
@@ -177,9 +189,13 @@ def test_an_lstm_cell_and_spectral_norm_are_pruned_or_say_why_not() -> None:
                 state = self.cell(torch.relu(self.fc(x[:, step])), state)
             return self.head(state[0])
 
-    spectral = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(),
-                             nn.utils.parametrizations.spectral_norm(nn.Conv2d(16, 16, 3)), nn.ReLU(),
-                             nn.Conv2d(16, 4, 3))
+    spectral = nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.ReLU(),
+        nn.utils.parametrizations.spectral_norm(nn.Conv2d(16, 16, 3)),
+        nn.ReLU(),
+        nn.Conv2d(16, 4, 3),
+    )
     for model, x in ((Cell(), torch.randn(2, 3, 10)), (spectral, torch.randn(2, 3, 12, 12))):
         graph = find_groups(model, x)
         smaller, _, proof = remove_with_proof(model, graph, half(graph), x)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from edgepress.benchmarks.experiments.peers.networks import randomised
 from edgepress.compress.prune.budget.importance import KINDS, importance
 from edgepress.compress.prune.budget.project import projection
@@ -15,13 +17,18 @@ from edgepress.models.checkpoints.registry import build
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
-from torch import nn
 
 
 @pytest.fixture(scope="module")
 def small() -> tuple[nn.Module, ChannelGraph]:
-    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                          nn.Flatten(), nn.Linear(3, 2)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 1, bias=False),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(3, 2),
+    ).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([1.0, -2.0, 3.0]).reshape(3, 1, 1, 1))
         model[1].weight.copy_(torch.tensor([4.0, 1.0, -1.0]))
@@ -30,11 +37,16 @@ def small() -> tuple[nn.Module, ChannelGraph]:
     return model, find_groups(model, torch.randn(1, 1, 4, 4))
 
 
-@pytest.mark.parametrize(("kind", "expected"), [
-    ("l1", [4, 2, 3]), ("l2", [16, 4, 9]), ("bn", [4, 1, 1]),
-    ("lamp", [1, 4 / 29, 9 / 25]),  # energies 16, 4, 9, relative to all that are at least as large
-    ("fpgm", [4 + 2 + 4 + 3, 6 + 1, 7 + 1]),  # filters 4, -2, -3
-])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("l1", [4, 2, 3]),
+        ("l2", [16, 4, 9]),
+        ("bn", [4, 1, 1]),
+        ("lamp", [1, 4 / 29, 9 / 25]),  # energies 16, 4, 9, relative to all that are at least as large
+        ("fpgm", [4 + 2 + 4 + 3, 6 + 1, 7 + 1]),  # filters 4, -2, -3
+    ],
+)
 def test_scores_by_hand(small, kind: str, expected: list[float]) -> None:
     model, graph = small
     wanted = [6 + 7, 6 + 1, 7 + 1] if kind == "fpgm" else expected
@@ -61,8 +73,9 @@ def test_normalizers_and_names(small) -> None:
     model, graph = small
     assert importance(model, graph, "l2")[0].mean() == pytest.approx(1)
     np.testing.assert_allclose(importance(model, graph, "l2", normalize="size")[0], [16, 4, 9], rtol=1e-4)
-    assert not np.array_equal(importance(model, graph, "random", seed=0)[0],
-                              importance(model, graph, "random", seed=1)[0])
+    assert not np.array_equal(
+        importance(model, graph, "random", seed=0)[0], importance(model, graph, "random", seed=1)[0]
+    )
     with pytest.raises(UsageError, match=r"importance = 'l3'.*known are l1, l2"):
         importance(model, graph, "l3")
     assert set(KINDS) == {"l1", "l2", "bn", "taylor", "lamp", "fpgm", "random"}
@@ -112,8 +125,9 @@ def test_nan_propagation_agrees_with_the_cost_formula(name: str) -> None:
 
 def test_nan_propagation_sees_dead_ends() -> None:
     """A masked layer takes its producer's filters with it, which the forward pass alone overlooks."""
-    model = randomised(nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                                     nn.Linear(6, 2)))
+    model = randomised(
+        nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    )
     x = torch.randn(1, 1, 2, 2)
     graph = find_groups(model, x, rule="core")
     selection = list(graph.full())

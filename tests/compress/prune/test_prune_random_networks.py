@@ -6,17 +6,29 @@ import json
 
 import numpy as np
 import torch
-from edgepress.compress.prune.coupling.channels import find_groups
-from edgepress.compress.prune.removal.proof import remove_with_proof
-from edgepress.models.checkpoints.plan import apply_plan
-from edgepress.models.cost.cost import cost_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-OPERATIONS = ("conv", "norm", "depthwise", "grouped", "add", "concat", "gate", "chunk", "shuffle", "layer_norm",
-              "slice")
+from edgepress.compress.prune.coupling.channels import find_groups
+from edgepress.compress.prune.removal.proof import remove_with_proof
+from edgepress.models.checkpoints.plan import apply_plan
+from edgepress.models.cost.cost import cost_of
+
+OPERATIONS = (
+    "conv",
+    "norm",
+    "depthwise",
+    "grouped",
+    "add",
+    "concat",
+    "gate",
+    "chunk",
+    "shuffle",
+    "layer_norm",
+    "slice",
+)
 
 
 class RandomNetwork(nn.Module):
@@ -80,13 +92,14 @@ class RandomNetwork(nn.Module):
                 n, c, h, w = left.shape
                 left = left.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
             elif operation == "slice":
-                left = left[:, :max(self.widths[a % len(values)] // 2, 1)]
+                left = left[:, : max(self.widths[a % len(values)] // 2, 1)]
             values.append(left)
         return self.head(torch.cat([value.mean((2, 3)) for value in values], 1))
 
 
-programs = st.lists(st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 20), st.integers(0, 20)), min_size=1,
-                    max_size=7).map(tuple)
+programs = st.lists(
+    st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=7
+).map(tuple)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

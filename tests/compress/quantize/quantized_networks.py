@@ -50,14 +50,20 @@ class _Random(nn.Module):
         super().__init__()
         self.recipe = recipe[1:-1]
         channels = recipe[0][1]
-        self.stem = nn.Sequential(nn.Conv2d(recipe[0][0], channels, 3, recipe[0][2], 1, bias=False),
-                                  nn.BatchNorm2d(channels), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(recipe[0][0], channels, 3, recipe[0][2], 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
         self.layers = nn.ModuleList()
         for kind, *numbers in self.recipe:
             if kind == "conv":
                 out, kernel, bias = numbers
-                self.layers.append(nn.Sequential(nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=bias),
-                                                 *([] if bias else [nn.BatchNorm2d(out)]), nn.ReLU6()))
+                self.layers.append(
+                    nn.Sequential(
+                        nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=bias),
+                        *([] if bias else [nn.BatchNorm2d(out)]),
+                        nn.ReLU6(),
+                    )
+                )
                 channels = out
             elif kind == "depthwise":
                 depthwise = nn.Conv2d(channels, channels, 3, numbers[0], 1, groups=channels, bias=False)
@@ -66,8 +72,9 @@ class _Random(nn.Module):
                 self.layers.append(nn.Conv2d(channels, 2 * channels, 1, groups=channels))
                 channels = 2 * channels
             elif kind == "residual":
-                self.layers.append(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                                                 nn.BatchNorm2d(channels)))
+                self.layers.append(
+                    nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+                )
             elif kind == "concat":
                 self.layers.append(nn.Conv2d(channels, numbers[0], 1))
                 channels += numbers[0]
@@ -98,9 +105,13 @@ def random_networks() -> st.SearchStrategy[list[tuple[Any, ...]]]:
     channels = st.sampled_from([3, 4, 5, 8])
     layer = st.one_of(
         st.tuples(st.just("conv"), channels, st.sampled_from([1, 3]), st.booleans()),
-        st.tuples(st.just("depthwise"), st.sampled_from([1, 2])), st.tuples(st.just("residual")),
-        st.tuples(st.just("grouped")), st.tuples(st.just("concat"), channels),
-        st.tuples(st.just("maximum"), st.sampled_from([0, 1])), st.tuples(st.just("average")))
+        st.tuples(st.just("depthwise"), st.sampled_from([1, 2])),
+        st.tuples(st.just("residual")),
+        st.tuples(st.just("grouped")),
+        st.tuples(st.just("concat"), channels),
+        st.tuples(st.just("maximum"), st.sampled_from([0, 1])),
+        st.tuples(st.just("average")),
+    )
     stem = st.tuples(st.sampled_from([1, 2]), channels, st.sampled_from([1, 2]))
     head = st.tuples(st.sampled_from(["conv", "linear"]), st.booleans())
     return st.tuples(stem, st.lists(layer, min_size=1, max_size=5), head).map(lambda t: [t[0], *t[1], t[2]])

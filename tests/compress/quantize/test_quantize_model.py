@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from torch import nn
+
 from edgepress.compress.quantize import (
     layer_sensitivity,
     prepare_qat,
@@ -20,8 +22,6 @@ from edgepress.compress.quantize.points import find_points
 from edgepress.compress.quantize.qat import parameter_groups
 from edgepress.compress.quantize.sensitivity import figure, table
 from edgepress.models.errors import UsageError
-from torch import nn
-
 from tests.compress.quantize.quantized_networks import Residual, trained_like
 
 
@@ -45,8 +45,11 @@ def test_folding_changes_nothing_and_leaves_no_batch_norm(net: Residual, x: torc
     before = {key: value.clone() for key, value in net.state_dict().items()}
     folded = fold(net, x[:1])
     assert torch.allclose(folded.module(x), net(x), atol=2e-6)
-    assert not any("norm" in str(n.target) or "dropout" in str(n.target) for n in folded.module.graph.nodes
-                   if n.op == "call_function")
+    assert not any(
+        "norm" in str(n.target) or "dropout" in str(n.target)
+        for n in folded.module.graph.nodes
+        if n.op == "call_function"
+    )
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items()), "net is untouched"
     assert folded.dynamic_batch
 
@@ -129,12 +132,15 @@ def test_exceptions_lower_the_error(net: Residual, x: torch.Tensor, quantized) -
     assert error(left.model) < error(quantized.model)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"method": "best"}, "method = 'best' is unknown; known are 'mse'"),
-    ({"scheme": "w4a4"}, "scheme = 'w4a4' is unknown"),
-    ({"exceptions": {"nose": "float"}}, "'nose', which the network does not have; known are .*stem"),
-    ({"exceptions": {"stem": "int3"}}, "is no scheme"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "best"}, "method = 'best' is unknown; known are 'mse'"),
+        ({"scheme": "w4a4"}, "scheme = 'w4a4' is unknown"),
+        ({"exceptions": {"nose": "float"}}, "'nose', which the network does not have; known are .*stem"),
+        ({"exceptions": {"stem": "int3"}}, "is no scheme"),
+    ],
+)
 def test_wrong_options_are_named(net: Residual, x: torch.Tensor, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         quantize_model(net, x[:1], [x[:8]], **options)
@@ -149,8 +155,9 @@ def test_unusable_calibration_is_named(net: Residual, x: torch.Tensor) -> None:
         quantize_model(net, x[:1], [x[:4, :1]])
 
 
-@pytest.mark.parametrize("damage", [{"schema": 9}, {"ranges": {"input": {"min": 0}}},
-                                    {"ranges": {"input": {"min": 0, "max": 1}}}])
+@pytest.mark.parametrize(
+    "damage", [{"schema": 9}, {"ranges": {"input": {"min": 0}}}, {"ranges": {"input": {"min": 0, "max": 1}}}]
+)
 def test_damaged_quantization_is_refused(net: Residual, x: torch.Tensor, quantized, damage: dict) -> None:
     with pytest.raises(UsageError, match=r"damaged|another network"):
         restore_quantized(net, x[:1], {**quantization_json(quantized), **damage})
@@ -184,8 +191,9 @@ def test_options_keep_the_function(net: Residual, x: torch.Tensor, options: dict
 @torch.no_grad()
 def test_equalisation_evens_channels_out_without_changing_the_network() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(),
-                        nn.Conv2d(8, 4, 1))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 4, 1)
+    )
     net[0].weight.mul_(torch.logspace(-1, 1, 8).reshape(-1, 1, 1, 1))
     net[0].bias.mul_(torch.logspace(-1, 1, 8))
     net.eval()
@@ -195,8 +203,9 @@ def test_equalisation_evens_channels_out_without_changing_the_network() -> None:
     folded = fold(net, x[:1])
     equal = equalize_layers(folded, [(x,)])
     assert torch.allclose(equal.module(x), net(x), rtol=1e-4, atol=1e-5)
-    plain, even = (quantize_model(net, x[:1], [x], equalize=flag, bias_correction=False, method="minmax")
-                   for flag in (False, True))
+    plain, even = (
+        quantize_model(net, x[:1], [x], equalize=flag, bias_correction=False, method="minmax") for flag in (False, True)
+    )
     errors = [float((made.model(x) - net(x)).square().mean()) for made in (plain, even)]
     assert errors[1] < errors[0]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgepress.compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer
 from edgepress.compress.quantize.scheme import (
     BIAS_LIMIT,
@@ -16,8 +19,6 @@ from edgepress.compress.quantize.scheme import (
     weight_scales,
 )
 from edgepress.models.errors import UsageError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 reals = st.floats(-1e4, 1e4, width=32)
 

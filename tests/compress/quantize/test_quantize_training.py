@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from edgepress.compress.pipeline.stages import calibration_batches
 from edgepress.compress.quantize import prepare_qat, quantization_json, quantize_model, restore_quantized, unfold
 from edgepress.compress.quantize.fake import ActivationQuantizer, inverse_root
@@ -15,7 +16,6 @@ from edgepress.compress.recipes.recipe import Distill, QuantizeSettings
 from edgepress.compress.training.train import Machine, train
 from edgepress.models.checkpoints.registry import build, zoo
 from edgepress.models.zoo.cp_mobile import GRN
-
 from tests.compress.train_cases import small_net, small_task
 
 
@@ -29,8 +29,12 @@ def started(tmp_path_factory: pytest.TempPathFactory):
 
 
 def _ends(model: torch.nn.Module) -> list[float]:
-    return [float(end.detach()) for module in model.modules() if isinstance(module, ActivationQuantizer)
-            for end in (module.low, module.high)]
+    return [
+        float(end.detach())
+        for module in model.modules()
+        if isinstance(module, ActivationQuantizer)
+        for end in (module.low, module.high)
+    ]
 
 
 def test_ranges_are_held_from_their_share_of_the_steps_on(started) -> None:

@@ -7,6 +7,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
 from edgepress.compress.teach.ensemble import (
     GeneralizedMean,
     fit_ensemble,
@@ -15,9 +19,6 @@ from edgepress.compress.teach.ensemble import (
     probability_mean,
 )
 from edgepress.models.errors import UsageError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn import functional
 
 #: Two models, one clip, two classes: probabilities (0.8, 0.2) and (0.2, 0.8).
 TWO = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]], dtype=torch.float64).log()
@@ -28,14 +29,23 @@ def random_logits(models: int, clips: int, classes: int, seed: int = 0) -> torch
 
 
 def mean_of(log_probs: torch.Tensor, weights: list[float], exponents: list[float]) -> torch.Tensor:
-    return generalized_mean(log_probs, torch.tensor(weights, dtype=torch.float64).log(),
-                            torch.tensor(exponents, dtype=torch.float64))
+    return generalized_mean(
+        log_probs, torch.tensor(weights, dtype=torch.float64).log(), torch.tensor(exponents, dtype=torch.float64)
+    )
 
 
-@pytest.mark.parametrize(("exponent", "expected"), [
-    (1.0, 0.5), (2.0, math.sqrt((0.64 + 0.04) / 2)), (-1.0, 1 / ((1 / 0.8 + 1 / 0.2) / 2)), (0.0, math.sqrt(0.8 * 0.2)),
-    (1e-5, math.sqrt(0.8 * 0.2)), (300.0, 0.8), (-300.0, 0.2),
-])
+@pytest.mark.parametrize(
+    ("exponent", "expected"),
+    [
+        (1.0, 0.5),
+        (2.0, math.sqrt((0.64 + 0.04) / 2)),
+        (-1.0, 1 / ((1 / 0.8 + 1 / 0.2) / 2)),
+        (0.0, math.sqrt(0.8 * 0.2)),
+        (1e-5, math.sqrt(0.8 * 0.2)),
+        (300.0, 0.8),
+        (-300.0, 0.2),
+    ],
+)
 def test_power_means_by_hand(exponent: float, expected: float) -> None:
     value = mean_of(TWO, [1, 1], [exponent, exponent]).exp()
     assert value[0].tolist() == pytest.approx([expected, expected], rel=3e-3 if abs(exponent) == 300 else 1e-4)
@@ -49,7 +59,7 @@ def test_weights_and_an_exponent_per_class_by_hand() -> None:
 
 def test_the_papers_weights_are_a_bias() -> None:
     """Weights of sum 0.6903 over 8 models shift every class by log(0.6903 / 8) / p_j = -2.450 / p_j."""
-    weights = [.0226, .0224, .0838, .0792, .0306, .1666, .0322, .2529]
+    weights = [0.0226, 0.0224, 0.0838, 0.0792, 0.0306, 0.1666, 0.0322, 0.2529]
     logs = functional.log_softmax(random_logits(8, 5, 3), 2)
     normalized = [8 * w / sum(weights) for w in weights]
     shift = mean_of(logs, weights, [0.5, 1, 2]) - mean_of(logs, normalized, [0.5, 1, 2])
@@ -90,8 +100,9 @@ def test_controls_are_special_cases() -> None:
 
 @given(st.integers(1, 4), st.integers(2, 5), st.floats(-8, 8), st.integers(0, 50))
 @settings(max_examples=60, deadline=None)
-def test_a_mean_lies_between_its_members_and_probabilities_sum_to_one(models: int, classes: int, exponent: float,
-                                                                      seed: int) -> None:
+def test_a_mean_lies_between_its_members_and_probabilities_sum_to_one(
+    models: int, classes: int, exponent: float, seed: int
+) -> None:
     logits = random_logits(models, 3, classes, seed)
     logs = functional.log_softmax(logits, 2)
     weights = torch.rand(models, generator=torch.Generator().manual_seed(seed)).double() + 0.1
@@ -100,8 +111,9 @@ def test_a_mean_lies_between_its_members_and_probabilities_sum_to_one(models: in
     assert (value <= logs.max(0).values + 1e-6).all()
     assert (value >= logs.min(0).values - 1e-6).all()
     assert (mean_of(logs, weights, [exponent + 0.5] * classes) >= value - 1e-6).all()
-    assert GeneralizedMean(tuple(weights), (exponent,) * classes, (0.0,) * classes)(logits).exp().sum(1).tolist() == \
-        pytest.approx([1, 1, 1])
+    assert GeneralizedMean(tuple(weights), (exponent,) * classes, (0.0,) * classes)(logits).exp().sum(
+        1
+    ).tolist() == pytest.approx([1, 1, 1])
 
 
 def noisy_teachers(clips: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,8 +143,10 @@ def test_fitting_finds_the_good_model_and_helps_on_other_clips(mode: str, shared
         assert set(fit.ensemble.biases) == {0.0}
         assert fit.ensemble.temperature == 1
     fresh, fresh_labels = noisy_teachers(2000, 1)
-    losses = [float(functional.nll_loss(v, fresh_labels)) for v in (
-        fit.ensemble(fresh), logit_mean(fresh), probability_mean(fresh), functional.log_softmax(fresh[0], 1))]
+    losses = [
+        float(functional.nll_loss(v, fresh_labels))
+        for v in (fit.ensemble(fresh), logit_mean(fresh), probability_mean(fresh), functional.log_softmax(fresh[0], 1))
+    ]
     assert losses[0] < min(losses[1:3])
     if mode == "stable":
         # The paper's mode has no temperature to make up for a power mean's sharpness: it only reaches the best model.
@@ -172,15 +186,18 @@ def test_one_model_of_one_clip_and_float32() -> None:
     assert fit.ensemble(torch.tensor([[[1.0, 0.0]]])).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("logits", "labels", "keywords", "message"), [
-    (torch.zeros(2, 3), torch.zeros(3).long(), {}, r"logits \(2, 3\) must be floating numbers \[models, clips"),
-    (torch.zeros(2, 3, 4), torch.zeros(2).long(), {}, "labels must be 3 whole numbers from 0 to 3"),
-    (torch.zeros(2, 3, 4), torch.full((3,), 4), {}, "labels must be 3 whole numbers from 0 to 3"),
-    (torch.zeros(2, 3, 4), torch.zeros(3), {}, "labels must be 3 whole numbers"),
-    (torch.full((2, 3, 4), math.nan), torch.zeros(3).long(), {}, "logits hold numbers that are not finite"),
-    (torch.zeros(2, 3, 4), torch.zeros(3).long(), {"mode": "best"}, "mode = 'best' is unknown"),
-    (torch.zeros(2, 3, 4), torch.zeros(3).long(), {"ridge": -1}, "ridge = -1 must be"),
-])
+@pytest.mark.parametrize(
+    ("logits", "labels", "keywords", "message"),
+    [
+        (torch.zeros(2, 3), torch.zeros(3).long(), {}, r"logits \(2, 3\) must be floating numbers \[models, clips"),
+        (torch.zeros(2, 3, 4), torch.zeros(2).long(), {}, "labels must be 3 whole numbers from 0 to 3"),
+        (torch.zeros(2, 3, 4), torch.full((3,), 4), {}, "labels must be 3 whole numbers from 0 to 3"),
+        (torch.zeros(2, 3, 4), torch.zeros(3), {}, "labels must be 3 whole numbers"),
+        (torch.full((2, 3, 4), math.nan), torch.zeros(3).long(), {}, "logits hold numbers that are not finite"),
+        (torch.zeros(2, 3, 4), torch.zeros(3).long(), {"mode": "best"}, "mode = 'best' is unknown"),
+        (torch.zeros(2, 3, 4), torch.zeros(3).long(), {"ridge": -1}, "ridge = -1 must be"),
+    ],
+)
 def test_wrong_input(logits: torch.Tensor, labels: torch.Tensor, keywords: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         fit_ensemble(logits, labels, **keywords)
@@ -196,18 +213,21 @@ def test_json_round_trip() -> None:
         again(logits[:2])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"kind": "mean"}, "must be a JSON object of kind 'generalized mean'"),
-    ({"schema": 2}, "has schema 2; this edgepress reads 1"),
-    ({"surplus": 1}, "must have exactly the keys"),
-    ({"weights": [1.0, 0.0]}, "weights = .* must be positive"),
-    ({"weights": []}, "weights = .* must be a list of finite numbers"),
-    ({"exponents": [float("inf"), 1]}, "exponents = .* must be a list of finite numbers"),
-    ({"exponents": "12"}, "exponents = '12' must be a list"),
-    ({"biases": [0.0]}, "2 exponents and 1 biases"),
-    ({"temperature": 0}, "temperature = 0 must be a positive number"),
-    ({"mode": "x"}, "mode = 'x' is unknown"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "mean"}, "must be a JSON object of kind 'generalized mean'"),
+        ({"schema": 2}, "has schema 2; this edgepress reads 1"),
+        ({"surplus": 1}, "must have exactly the keys"),
+        ({"weights": [1.0, 0.0]}, "weights = .* must be positive"),
+        ({"weights": []}, "weights = .* must be a list of finite numbers"),
+        ({"exponents": [float("inf"), 1]}, "exponents = .* must be a list of finite numbers"),
+        ({"exponents": "12"}, "exponents = '12' must be a list"),
+        ({"biases": [0.0]}, "2 exponents and 1 biases"),
+        ({"temperature": 0}, "temperature = 0 must be a positive number"),
+        ({"mode": "x"}, "mode = 'x' is unknown"),
+    ],
+)
 def test_json_from_strangers(change: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         GeneralizedMean.from_json({**GeneralizedMean.of_equals(2, 2).to_json(), **change})

@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from edgepress.compress.teach.probe import _folds, logistic_regression, probe_latents
-from edgepress.models.errors import UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+
+from edgepress.compress.teach.probe import _folds, logistic_regression, probe_latents
+from edgepress.models.errors import UsageError
 
 
 def clips(places: int = 60) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
@@ -122,14 +123,20 @@ def test_same_seed_same_result_and_json() -> None:
     assert json.loads(json.dumps(first.to_json()))["interval"] == list(first.interval)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"latents": np.zeros((3, 2))}, r"latents \(3, 2\), 240 targets and 240 identifiers must belong to the same clips"),
-    ({"latents": np.full((240, 2), np.nan)}, "latents hold numbers that are not finite"),
-    ({"targets": ["a"] * 240}, "at least two different targets, not 1"),
-    ({"identifiers": ["x"] * 240}, r"folds = 5 must be from 2 to the number of identifiers \(1\)"),
-    ({"folds": 1}, "folds = 1 must be from 2"),
-    ({"targets": ["rare"] + ["a"] * 239}, "'rare' occurs only within one fold"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"latents": np.zeros((3, 2))},
+            r"latents \(3, 2\), 240 targets and 240 identifiers must belong to the same clips",
+        ),
+        ({"latents": np.full((240, 2), np.nan)}, "latents hold numbers that are not finite"),
+        ({"targets": ["a"] * 240}, "at least two different targets, not 1"),
+        ({"identifiers": ["x"] * 240}, r"folds = 5 must be from 2 to the number of identifiers \(1\)"),
+        ({"folds": 1}, "folds = 1 must be from 2"),
+        ({"targets": ["rare"] + ["a"] * 239}, "'rare' occurs only within one fold"),
+    ],
+)
 def test_wrong_input(change: dict, message: str) -> None:
     devices, places, random = clips()
     given_all = {"latents": random.normal(size=(240, 2)), "targets": devices, "identifiers": places, **change}

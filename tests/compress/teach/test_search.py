@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.compress.teach.search import RANGES, Search, figure_of, rows_of, run_trials, settings_of
 from edgepress.models.errors import RuntimeFailure, UsageError
@@ -107,18 +108,27 @@ def test_the_process_of_a_search_may_be_killed(tmp_path):
     assert done.returncode == 0, done.stderr
     journal = tmp_path / "killed" / "search" / "adam.journal"
     for at_least in (1, 8, 14):  # lines of the journal: into the first trial, and into later ones
-        process = subprocess.Popen([sys.executable, "-m", "edgepress.compress", *map(str, arguments), "--run", "killed"],
-                                   cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edgepress.compress", *map(str, arguments), "--run", "killed"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         while process.poll() is None and not (journal.exists() and len(journal.read_text().splitlines()) > at_least):
             time.sleep(0.01)
         process.kill()
         process.wait()
     done = call(tmp_path, *arguments, "--run", "killed")
     assert done.returncode == 0, done.stderr
-    found = [[{name: value for name, value in row.items() if name != "trial"}
-              for row in json.loads((tmp_path / run / "search" / "adam.json").read_text())["trials"]
-              if row["state"] in ("complete", "pruned")] for run in ("whole", "killed")]
+    found = [
+        [
+            {name: value for name, value in row.items() if name != "trial"}
+            for row in json.loads((tmp_path / run / "search" / "adam.json").read_text())["trials"]
+            if row["state"] in ("complete", "pruned")
+        ]
+        for run in ("whole", "killed")
+    ]
     assert len(found[0]) == 4
     assert found[0] == found[1]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from edgepress.compress.pipeline.stages import key_of, prune_stage, quantize_stage
 from edgepress.compress.pipeline.teaching import ensemble_stage, student_stage, teacher_stage
 from edgepress.compress.recipes.recipe import (
@@ -28,7 +29,6 @@ from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.tasks import load_task
-
 from tests.compress.train_cases import latent_net, small_net, write_device_task, write_scenes
 
 FAST = TrainSettings(epochs=2, batch_size=16, learning_rate=5e-3, precision="32-true")
@@ -44,10 +44,20 @@ def made(tmp_path_factory):
     patch.setenv("EDGEPRESS_CACHE", str(folder / "cache"))
     source = str(write_device_task(folder))
     task, run = load_task(source), RunDirectory(folder / "run")
-    entries = [teacher_stage(run, TeacherSettings(
-        network=NetworkSettings(name="tests.compress.train_cases:latent_net"),
-        train=FAST.model_copy(update={"contrastive": Contrastive() if seed else None})), task, source, seed=seed,
-        machine=CPU) for seed in (0, 1)]
+    entries = [
+        teacher_stage(
+            run,
+            TeacherSettings(
+                network=NetworkSettings(name="tests.compress.train_cases:latent_net"),
+                train=FAST.model_copy(update={"contrastive": Contrastive() if seed else None}),
+            ),
+            task,
+            source,
+            seed=seed,
+            machine=CPU,
+        )
+        for seed in (0, 1)
+    ]
     joined = ensemble_stage(run, [Path(entry["path"]) for entry in entries], task, source, machine=CPU, trust=True)
     yield run, task, source, entries, joined
     patch.undo()
@@ -76,8 +86,9 @@ def test_a_strong_term_brings_devices_together(made):
     settings = FAST.model_copy(update={"epochs": 8, "select": "last"})
 
     def pull(weight):
-        found = train(network, task, settings.model_copy(update={"contrastive": Contrastive(weight=weight)}),
-                      machine=CPU).model
+        found = train(
+            network, task, settings.model_copy(update={"contrastive": Contrastive(weight=weight)}), machine=CPU
+        ).model
         x = torch.from_numpy(np.array(task.features("test")))
         codes = torch.from_numpy(np.unique(task.split("test").devices, return_inverse=True)[1])
         with torch.no_grad():
@@ -87,8 +98,10 @@ def test_a_strong_term_brings_devices_together(made):
     assert pull(20.0) < 0.7 * pull(0.0)
 
 
-@pytest.mark.parametrize(("network", "devices", "message"), [
-    (small_net, True, "SmallNet has no method forward_with_latent"), (latent_net, False, "recording device of every")])
+@pytest.mark.parametrize(
+    ("network", "devices", "message"),
+    [(small_net, True, "SmallNet has no method forward_with_latent"), (latent_net, False, "recording device of every")],
+)
 def test_what_the_term_needs_is_said(tmp_path, network, devices, message):
     from tests.compress.train_cases import small_task
 
@@ -161,16 +174,23 @@ def test_every_trainer_follows_the_ensemble(made, logits):
     assert read_metrics(followed["path"])["distill"]["members"] == 2
     limits = Limits(macs=int(0.6 * followed["macs"]))
     settings = PruneSettings(method="admm", updates=2, distill=distill, train=FAST)
-    alone, taught = (prune_stage(run, student, limits, settings, task, teacher=one, **options)
-                     for one in (None, teacher))
+    alone, taught = (
+        prune_stage(run, student, limits, settings, task, teacher=one, **options) for one in (None, teacher)
+    )
     assert alone["key"] != taught["key"]
     histories = [read_metrics(entry["path"])["history"] for entry in (alone, taught)]
     assert histories[0][0]["phase"] == histories[1][0]["phase"] == "shape"
     assert histories[0][0]["train_loss"] != histories[1][0]["train_loss"]  # the teacher guides ADMM's first step too
     from edgepress.compress.recipes.recipe import QuantizeSettings
 
-    aware = quantize_stage(run, Path(taught["path"]), QuantizeSettings(clips=32, distill=distill, train=FAST), task,
-                           teacher=teacher, **options)
+    aware = quantize_stage(
+        run,
+        Path(taught["path"]),
+        QuantizeSettings(clips=32, distill=distill, train=FAST),
+        task,
+        teacher=teacher,
+        **options,
+    )
     assert read_metrics(aware["path"])["distill"]["teacher"] == "ensemble"
 
 
@@ -179,15 +199,19 @@ def test_a_teacher_with_another_front_end_only_gives_cached_logits(tmp_path, mon
     from edgepress.models.tasks.front_ends.log_mel import LogMel
 
     source = str(write_scenes(tmp_path, places=3))
-    narrow, wide = (LogMel(sample_rate_hz=8000, n_fft=256, window=256, hop=400, n_mels=bands, fmax_hz=4000)
-                    for bands in (16, 24))
+    narrow, wide = (
+        LogMel(sample_rate_hz=8000, n_fft=256, window=256, hop=400, n_mels=bands, fmax_hz=4000) for bands in (16, 24)
+    )
     tasks = [load_task(source, front_end=front_end) for front_end in (narrow, wide)]
-    settings = TeacherSettings(network=NetworkSettings(name="passt_tiny", arguments={
-        "patch_size": 8, "stride": 8, "embed_dim": 8, "depth": 1, "num_heads": 1}),
-        train=FAST.model_copy(update={"epochs": 0}))
+    settings = TeacherSettings(
+        network=NetworkSettings(
+            name="passt_tiny", arguments={"patch_size": 8, "stride": 8, "embed_dim": 8, "depth": 1, "num_heads": 1}
+        ),
+        train=FAST.model_copy(update={"epochs": 0}),
+    )
     entry = teacher_stage(RunDirectory(tmp_path / "run"), settings, tasks[1], source, seed=0, machine=CPU)
     teacher = open_teacher(entry["path"])
     cached = teacher.guide(tasks[0], source, Distill(logits="cached"))
     assert cached.shape == (len(tasks[0].split("train")), 2)
-    with pytest.raises(UsageError, match="distil with logits = \"cached\""):
+    with pytest.raises(UsageError, match='distil with logits = "cached"'):
         teacher.guide(tasks[0], source, Distill(logits="online"))

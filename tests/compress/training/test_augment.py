@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+
 from edgepress.compress.training import augment
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import LogMel, log_mel
@@ -25,8 +26,16 @@ def features(clips: int = 6) -> torch.Tensor:
 
 
 def settings(**changes) -> SimpleNamespace:
-    nothing = {"mixstyle_probability": 0.0, "mixstyle_alpha": 0.3, "mixup_alpha": 0.0, "frequency_mask": 0,
-               "roll_frames": 0, "roll_samples": 0, "impulse_probability": 0.0, "impulse_folder": None}
+    nothing = {
+        "mixstyle_probability": 0.0,
+        "mixstyle_alpha": 0.3,
+        "mixup_alpha": 0.0,
+        "frequency_mask": 0,
+        "roll_frames": 0,
+        "roll_samples": 0,
+        "impulse_probability": 0.0,
+        "impulse_folder": None,
+    }
     return SimpleNamespace(**{**nothing, **changes})
 
 
@@ -84,8 +93,10 @@ def test_roll_is_circular_and_different_for_every_clip():
     x = features()
     rolled = augment.roll(x, 3, generator=seeded())
     assert torch.equal(rolled.sort(-1).values, x.sort(-1).values)
-    assert torch.equal((rolled[0, 0] == x[0, 0].roll(int(torch.randint(-3, 4, (6,), generator=seeded())[0]), -1)),
-                       torch.ones(8, 20, dtype=torch.bool))
+    assert torch.equal(
+        (rolled[0, 0] == x[0, 0].roll(int(torch.randint(-3, 4, (6,), generator=seeded())[0]), -1)),
+        torch.ones(8, 20, dtype=torch.bool),
+    )
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
@@ -112,8 +123,9 @@ def test_impulse_responses_are_convolved_and_cut():
         candidates = [np.convolve(row.numpy(), response.numpy())[:300] for response in responses]
         assert min(np.abs(made.numpy() - candidate).max() for candidate in candidates) < 1e-5
     assert augment.device_impulse_response(waveforms, responses, 0.0, generator=seeded()) is waveforms
-    only = augment.device_impulse_response(waveforms, responses, 1.0, eligible=torch.tensor([True, False, False, True]),
-                                           generator=seeded())
+    only = augment.device_impulse_response(
+        waveforms, responses, 1.0, eligible=torch.tensor([True, False, False, True]), generator=seeded()
+    )
     assert torch.equal(only[1:3], waveforms[1:3])
     assert not torch.equal(only[0], waveforms[0])
 
@@ -157,13 +169,24 @@ def test_real_impulse_responses_without_those_of_the_devices(shared):
 
 
 def own_task(read_waveforms=lambda name: np.zeros((4, 4000), np.int16), front_end=FRONT_END):
-    return SimpleNamespace(name="own", input_shape=(1, 16, 40), front_end=front_end, read_waveforms=read_waveforms,
-                           split=lambda name: SimpleNamespace(devices=("a", "b", "a", "b")))
+    return SimpleNamespace(
+        name="own",
+        input_shape=(1, 16, 40),
+        front_end=front_end,
+        read_waveforms=read_waveforms,
+        split=lambda name: SimpleNamespace(devices=("a", "b", "a", "b")),
+    )
 
 
 def test_the_whole_chain_repeats_from_its_seed(tmp_path):
-    asked = settings(mixstyle_probability=0.5, frequency_mask=4, roll_frames=5, roll_samples=300,
-                     impulse_probability=0.7, impulse_folder=str(write_responses(tmp_path / "irs")))
+    asked = settings(
+        mixstyle_probability=0.5,
+        frequency_mask=4,
+        roll_frames=5,
+        roll_samples=300,
+        impulse_probability=0.7,
+        impulse_folder=str(write_responses(tmp_path / "irs")),
+    )
     chain = augment.make_augmentation(asked, own_task())
     waveforms = torch.randint(-9000, 9000, (4, 4000), generator=seeded(), dtype=torch.int16)
     outputs = []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.compress.training.average import WeightAverage
 from edgepress.compress.training.train import train
-from torch import nn
-
 from tests.compress.train_cases import small_net, small_task
 
 
@@ -35,8 +35,12 @@ def test_a_training_keeps_the_average_and_does_not_train_on_it(tmp_path):
     plain = train(network, task, settings)
     averaged = train(network, task, settings.model_copy(update={"average": 0.9}))
     assert [r["train_loss"] for r in averaged.history] == [r["train_loss"] for r in plain.history]
-    moved, final = (sum(float((p - q).detach().abs().sum())
-                        for p, q in zip(result.model.parameters(), network.parameters(), strict=True))
-                    for result in (averaged, plain))
+    moved, final = (
+        sum(
+            float((p - q).detach().abs().sum())
+            for p, q in zip(result.model.parameters(), network.parameters(), strict=True)
+        )
+        for result in (averaged, plain)
+    )
     assert 0 < moved < final  # the average lags behind
     assert averaged.history[-1]["validation_loss"] != pytest.approx(plain.history[-1]["validation_loss"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from edgepress.compress.training import batches as module
 from edgepress.models.errors import UsageError
 

@@ -8,6 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgepress.compress.training.batches import BatchOrder, Strata
 from edgepress.compress.training.contrastive import (
     InverseContrastive,
@@ -17,8 +20,6 @@ from edgepress.compress.training.contrastive import (
     stratified_order,
 )
 from edgepress.models.errors import UsageError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 #: Three clips on a line: 0 and 3 from device 0, 7 from device 1.
 LINE = torch.tensor([[0.0], [3.0], [7.0]], dtype=torch.float64)
@@ -50,7 +51,7 @@ def test_same_is_pushed_and_different_is_pulled() -> None:
     """The formula, not the report's prose: a step down the gradient parts equal devices and joins different ones."""
     z = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64, requires_grad=True)
     for devices, grows in ((torch.tensor([0, 0]), True), (torch.tensor([0, 1]), False)):
-        gradient, = torch.autograd.grad(inverse_contrastive(z, devices).loss, z)
+        (gradient,) = torch.autograd.grad(inverse_contrastive(z, devices).loss, z)
         before, after = (float(pairwise_distances(v.detach(), "normalized")[0, 1]) for v in (z, z - 0.1 * gradient))
         assert (after > before) == grows
 
@@ -99,8 +100,12 @@ def test_normalized_loss_does_not_depend_on_the_scale(factor: float, n: int) -> 
 @pytest.mark.parametrize("distance", ["normalized", "rms", "euclidean"])
 @pytest.mark.parametrize("case", ["zeros", "equal", "huge", "one", "one device", "none known"])
 def test_gradients_are_finite(mode: str, distance: str, case: str) -> None:
-    z = {"zeros": torch.zeros(4, 3), "equal": torch.ones(4, 3), "huge": torch.randn(4, 3) * 1e6,
-         "one": torch.ones(1, 3)}.get(case, torch.randn(4, 3)).requires_grad_()
+    z = {
+        "zeros": torch.zeros(4, 3),
+        "equal": torch.ones(4, 3),
+        "huge": torch.randn(4, 3) * 1e6,
+        "one": torch.ones(1, 3),
+    }.get(case, torch.randn(4, 3)).requires_grad_()
     c = torch.arange(len(z)) % 2
     if case == "one device":
         c = torch.zeros(4, dtype=torch.long)
@@ -143,13 +148,16 @@ def test_equation_two() -> None:
     assert float(total) == pytest.approx(2 + 0.5 * float(contrastive.loss))
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"mode": "fair"}, "mode = 'fair' is unknown: allowed are plain, balanced"),
-    ({"distance": "cosine"}, "distance = 'cosine' is unknown"),
-    ({"weight": -1}, "weight = -1 must be a number from 0 to 1000"),
-    ({"alpha": float("nan")}, "alpha = nan must be"),
-    ({"beta": 0}, "beta = 0 must be"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mode": "fair"}, "mode = 'fair' is unknown: allowed are plain, balanced"),
+        ({"distance": "cosine"}, "distance = 'cosine' is unknown"),
+        ({"weight": -1}, "weight = -1 must be a number from 0 to 1000"),
+        ({"alpha": float("nan")}, "alpha = nan must be"),
+        ({"beta": 0}, "beta = 0 must be"),
+    ],
+)
 def test_wrong_settings(changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         InverseContrastive(**changes)
@@ -169,7 +177,7 @@ class TestStratifiedOrder:
         order = stratified_order(self.TAU, seed=3)
         assert sorted(order.tolist()) == list(range(1000))
         for start in range(0, 1000 - 64, 64):
-            counts = Counter(self.TAU[order[start:start + 64]])
+            counts = Counter(self.TAU[order[start : start + 64]])
             assert abs(counts["a"] - 64 * 0.73) < 2
             assert all(2 <= counts[device] <= 5 for device in ("b", "c", "s1", "s2", "s3"))
 
@@ -210,8 +218,10 @@ class TestStratifiedOrder:
         order.set_epoch(1)
         assert any((a != b).any() for a, b in zip(first, order, strict=True))
 
-    @pytest.mark.parametrize(("devices", "balance", "message"), [
-        ([], 0, "devices is empty"), (["a"], 1.5, "balance = 1.5 must be from 0 to 1")])
+    @pytest.mark.parametrize(
+        ("devices", "balance", "message"),
+        [([], 0, "devices is empty"), (["a"], 1.5, "balance = 1.5 must be from 0 to 1")],
+    )
     def test_wrong_arguments(self, devices: list, balance: float, message: str) -> None:
         with pytest.raises(UsageError, match=message):
             stratified_order(devices, balance=balance)

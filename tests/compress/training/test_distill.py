@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from edgepress.compress.recipes.recipe import Distill
 from edgepress.compress.training.distill import distillation_loss, mean_divergence, mixed_logits
 

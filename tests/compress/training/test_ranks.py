@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from edgepress.compress.recipes.recipe import Augment, Distill, PruneSettings, TrainSettings
 from edgepress.compress.training.batches import named, opened
 from edgepress.compress.training.train import Machine, train
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
-
 from tests.compress.train_cases import small_net, small_task
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,8 +26,9 @@ TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
 
 def close(a, b):
     for name, value in a.state_dict().items():
-        torch.testing.assert_close(value, b.state_dict()[name], msg=lambda text, name=name: f"{name}: {text}",
-                                   **TOLERANCE)
+        torch.testing.assert_close(
+            value, b.state_dict()[name], msg=lambda text, name=name: f"{name}: {text}", **TOLERANCE
+        )
 
 
 @pytest.mark.slow
@@ -38,18 +39,39 @@ def test_two_processes_give_the_result_of_one(tmp_path, kind):
     torch.manual_seed(0)
     network, task = small_net(), small_task(tmp_path)
     batch = 15 if kind.startswith("uneven") else 16
-    settings = TrainSettings(epochs=2, batch_size=batch, optimizer="sgd", learning_rate=0.02, select="last",
-                             precision="32-true", augment=Augment(mixup_alpha=0.3, roll_frames=2))
+    settings = TrainSettings(
+        epochs=2,
+        batch_size=batch,
+        optimizer="sgd",
+        learning_rate=0.02,
+        select="last",
+        precision="32-true",
+        augment=Augment(mixup_alpha=0.3, roll_frames=2),
+    )
     teacher = {"teacher": small_net(6), "distill": Distill(logits="cached")} if kind.startswith("uneven") else {}
     if kind == "admm":
         settings = settings.model_copy(update={"augment": Augment()})
     torch.set_num_threads(1)
     results = []
     for count in (1, 2):
-        shaping = make_shaping(PruneSettings(method="admm", updates=4), network, (torch.zeros(1, 1, 12, 8),),
-                               Limits(macs=12_000)) if kind == "admm" else None
-        results.append(train(network, task, settings, seed=1, penalty=shaping, **teacher,
-                             machine=Machine("cpu", count, progress=False)))
+        shaping = (
+            make_shaping(
+                PruneSettings(method="admm", updates=4), network, (torch.zeros(1, 1, 12, 8),), Limits(macs=12_000)
+            )
+            if kind == "admm"
+            else None
+        )
+        results.append(
+            train(
+                network,
+                task,
+                settings,
+                seed=1,
+                penalty=shaping,
+                **teacher,
+                machine=Machine("cpu", count, progress=False),
+            )
+        )
     close(results[0].model, results[1].model)
     for one, two in zip(results[0].history, results[1].history, strict=True):
         assert one["train_loss"] == pytest.approx(two["train_loss"], rel=1e-3)
@@ -60,7 +82,8 @@ def test_two_processes_give_the_result_of_one(tmp_path, kind):
             for name, value in states[0][part].items():
                 torch.testing.assert_close(value, states[1][part][name], **TOLERANCE)
             assert {n: (v == 0).sum() for n, v in states[0][part].items()} == {
-                n: (v == 0).sum() for n, v in states[1][part].items()}
+                n: (v == 0).sum() for n, v in states[1][part].items()
+            }
 
 
 @pytest.mark.slow
@@ -73,15 +96,52 @@ def test_processes_of_torchrun_share_one_run_directory(tmp_path):
         port = free.getsockname()[1]
     recipe = tmp_path / "recipe.toml"
     write_task(tmp_path)
-    recipe.write_text('name = "tiny"\n[network]\nname = "cp_resnet"\n'
-                      'arguments = { base_channels = 4, n_blocks = [1, 1, 1] }\n[train]\nepochs = 1\n'
-                      'batch_size = 16\nprecision = "32-true"\n')
-    command = [sys.executable, "-m", "edgepress.compress", "train", str(recipe), "--data", str(tmp_path / "task.npz"), "--run",
-               str(tmp_path / "run"), "--accelerator", "cpu", "--devices", "1", "--nodes", "2", "--strategy", "ddp"]
-    processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={
-        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank),
-        "LOCAL_RANK": "0", "GROUP_RANK": str(rank), "NODE_RANK": str(rank), "TORCHELASTIC_RUN_ID": "test",
-        "LOCAL_WORLD_SIZE": "1"}) for rank in range(2)]
+    recipe.write_text(
+        'name = "tiny"\n[network]\nname = "cp_resnet"\n'
+        "arguments = { base_channels = 4, n_blocks = [1, 1, 1] }\n[train]\nepochs = 1\n"
+        'batch_size = 16\nprecision = "32-true"\n'
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "edgepress.compress",
+        "train",
+        str(recipe),
+        "--data",
+        str(tmp_path / "task.npz"),
+        "--run",
+        str(tmp_path / "run"),
+        "--accelerator",
+        "cpu",
+        "--devices",
+        "1",
+        "--nodes",
+        "2",
+        "--strategy",
+        "ddp",
+    ]
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={
+                **os.environ,
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "WORLD_SIZE": "2",
+                "RANK": str(rank),
+                "LOCAL_RANK": "0",
+                "GROUP_RANK": str(rank),
+                "NODE_RANK": str(rank),
+                "TORCHELASTIC_RUN_ID": "test",
+                "LOCAL_WORLD_SIZE": "1",
+            },
+        )
+        for rank in range(2)
+    ]
     ends = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], ends
     assert ends[0][0] == ends[1][0] == f"{tmp_path / 'run' / 'checkpoints' / 'dense'}\n"

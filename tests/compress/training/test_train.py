@@ -7,14 +7,14 @@ import csv
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgepress.compress.recipes.recipe import Augment, Distill, TrainSettings
 from edgepress.compress.training.batches import BatchOrder, batches
 from edgepress.compress.training.loop import SaveEveryEpoch, rate_at
 from edgepress.compress.training.train import evaluate_model, logits_of, train
 from edgepress.models.errors import RuntimeFailure, UsageError
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.compress.train_cases import small_net, small_task
 
 FAST = TrainSettings(epochs=4, batch_size=16, learning_rate=5e-3, precision="32-true")
@@ -151,8 +151,10 @@ def test_order_follows_from_seed_and_epoch():
     assert [part.tolist() for part in first] != [part.tolist() for part in second]
 
 
-@pytest.mark.parametrize(("progress", "rate"), [
-    (0.0, np.exp(-5)), (0.05, np.exp(-1.25)), (0.1, 1.0), (0.3, 1.0), (0.55, 0.505), (0.8, 0.01), (1.0, 0.01)])
+@pytest.mark.parametrize(
+    ("progress", "rate"),
+    [(0.0, np.exp(-5)), (0.05, np.exp(-1.25)), (0.1, 1.0), (0.3, 1.0), (0.55, 0.505), (0.8, 0.01), (1.0, 0.01)],
+)
 def test_the_rate_ramps_up_stays_and_falls(progress, rate):
     settings = TrainSettings(ramp_up=0.1, decay_from=0.3, decay_to=0.8, last_rate=0.01)
     assert rate_at(progress, settings) == pytest.approx(rate)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgepress.deploy.boards.run_inputs import run_there
 from edgepress.deploy.boards.ssh import Host, parse_target, run_remote
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.models.errors import RuntimeFailure, UsageError
-
 from tests.deploy.small_models import chain
 
 
@@ -183,8 +183,14 @@ def test_a_connection_that_breaks_off_leaves_nothing(daemon: Daemon, model: Path
     up = 'p=$$; while case $(cat /proc/$p/comm) in sshd*) false;; esac; do p=$(ps -o ppid= -p $p | tr -d " "); done'
     cut = _script(tmp_path / "cut", f"echo $$ > pid; cp pid {pid}; {up}; kill -9 $p; exec sleep 60")
     with pytest.raises(RuntimeFailure, match="the connection failed or broke off"):
-        run_remote(model, [np.zeros((1, 64), np.int8)], daemon.host, python=cut, identity=daemon.identity,
-                   known_hosts=daemon.known_hosts)
+        run_remote(
+            model,
+            [np.zeros((1, 64), np.int8)],
+            daemon.host,
+            python=cut,
+            identity=daemon.identity,
+            known_hosts=daemon.known_hosts,
+        )
     assert _left_behind() <= before
     for _ in range(100):
         if not Path(f"/proc/{pid.read_text().strip()}").exists():
@@ -222,8 +228,16 @@ def test_the_classic_interpreter_gives_the_same_integers(daemon: Daemon, model: 
     x = np.random.default_rng(1).integers(-128, 128, (20, 64)).astype(np.int8)
     with open_session(model, "litert-reference") as session:
         expected = session.run_integer(x)
-    answer = run_remote(model, [x], daemon.host, runtime="litert-reference", python=classic, repeats=5,
-                        identity=daemon.identity, known_hosts=daemon.known_hosts)
+    answer = run_remote(
+        model,
+        [x],
+        daemon.host,
+        runtime="litert-reference",
+        python=classic,
+        repeats=5,
+        identity=daemon.identity,
+        known_hosts=daemon.known_hosts,
+    )
     np.testing.assert_array_equal(answer.arrays[0], expected)
     assert answer.device["interpreter"] == "tflite-runtime"
     assert answer.device["version"].startswith("2.14")

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from edgepress.deploy.export.to_c import c_source, write_c
 from edgepress.models.errors import UsageError
-
 from tests.deploy.small_models import chain, unary
 
 #: What the generated header uses of TFLite Micro, and nothing more: an unknown method is a compiler's error.

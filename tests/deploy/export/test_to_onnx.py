@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
+
 from edgepress.compress.quantize import quantize_model
 from edgepress.deploy.export.export import export_model
 from edgepress.deploy.export.to_onnx import OPSET
 from edgepress.deploy.runtimes.sessions import open_session
-from onnx import numpy_helper
-
 from tests.compress.quantize.quantized_networks import Residual, trained_like
 
 pytest.importorskip("onnxscript")
@@ -32,8 +32,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory):
 def test_the_file_holds_our_ranges_to_the_bit(exported) -> None:
     graph = onnx.load(exported[3].path).graph
     constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
-    pairs = {(float(constants[n.input[1]]), int(constants[n.input[2]]))
-             for n in graph.node if n.op_type == "QuantizeLinear"}
+    pairs = {
+        (float(constants[n.input[1]]), int(constants[n.input[2]])) for n in graph.node if n.op_type == "QuantizeLinear"
+    }
     quantized = exported[2]
     integers = [quantized.quantizer(point).integers() for point in quantized.points.points]
     ours = {(float(entry.scale), entry.zero_point) for entry in integers}
@@ -44,11 +45,16 @@ def test_the_file_holds_our_ranges_to_the_bit(exported) -> None:
 def test_uint8_activations_are_the_same_values_to_the_bit(exported, tmp_path: Path) -> None:
     _, x, quantized, signed = exported
     unsigned = export_model(quantized, x[:1], tmp_path / "u.onnx", format="onnx", samples=x[16:], unsigned=True)
-    ranges = [{name: (entry["scale"], entry["zero_point"] - shift) for name, entry in made.manifest["ranges"].items()}
-              for made, shift in ((signed, 0), (unsigned, 128))]
+    ranges = [
+        {name: (entry["scale"], entry["zero_point"] - shift) for name, entry in made.manifest["ranges"].items()}
+        for made, shift in ((signed, 0), (unsigned, 128))
+    ]
     assert ranges[0] == ranges[1]
-    dtypes = {numpy_helper.to_array(entry).dtype for entry in onnx.load(unsigned.path).graph.initializer
-              if entry.name.endswith("_zero_point")}
+    dtypes = {
+        numpy_helper.to_array(entry).dtype
+        for entry in onnx.load(unsigned.path).graph.initializer
+        if entry.name.endswith("_zero_point")
+    }
     assert np.dtype(np.uint8) in dtypes
     with open_session(signed.path, "onnxruntime") as one, open_session(unsigned.path, "onnxruntime") as other:
         steps = (one.run(x.numpy()) - other.run(x.numpy())) / one.output.scale
@@ -120,8 +126,14 @@ def test_response_norms_are_rounded_where_fake_quantization_rounds(tmp_path: Pat
 
     class Normalised(torch.nn.Sequential):
         def __init__(self) -> None:
-            super().__init__(torch.nn.Conv2d(2, 8, 3, padding=1), GRN(), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
-                             torch.nn.Flatten(), torch.nn.Linear(8, 4))
+            super().__init__(
+                torch.nn.Conv2d(2, 8, 3, padding=1),
+                GRN(),
+                torch.nn.ReLU(),
+                torch.nn.AdaptiveAvgPool2d(1),
+                torch.nn.Flatten(),
+                torch.nn.Linear(8, 4),
+            )
 
     net, x = trained_like(Normalised), torch.randn(64, 2, 12, 10, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

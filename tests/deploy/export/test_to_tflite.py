@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import edgepress.deploy.export.export
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from torch import nn
+
+import edgepress.deploy.export.export
 from edgepress.compress.quantize import quantization_json, quantize_model, restore_quantized, unfold
 from edgepress.compress.quantize.scheme import quantize_weight, weight_scales
 from edgepress.deploy.artifact import read_manifest
@@ -15,9 +18,6 @@ from edgepress.deploy.export.export import export_model
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.tflite.reader import read_tflite
 from edgepress.models.errors import ParityError, UsageError
-from hypothesis import HealthCheck, given, settings
-from torch import nn
-
 from tests.compress.quantize.quantized_networks import Residual, random_network, random_networks, trained_like
 
 pytest.importorskip("litert_torch")
@@ -49,8 +49,9 @@ def test_the_file_holds_our_ranges_to_the_bit(exported) -> None:
     ours = {point.key: quantized.quantizer(point).integers() for point in quantized.points.points}
     for key, integers in ours.items():
         assert found[key] == (integers.scale, integers.zero_point), key
-    assert {name: entry["scale"] for name, entry in artifact.manifest["ranges"].items()} == \
-        {name: float(scale) for name, (scale, _) in found.items()}
+    assert {name: entry["scale"] for name, entry in artifact.manifest["ranges"].items()} == {
+        name: float(scale) for name, (scale, _) in found.items()
+    }
 
 
 def test_weights_and_biases_are_those_of_fake_quantization(exported) -> None:
@@ -65,8 +66,9 @@ def test_weights_and_biases_are_those_of_fake_quantization(exported) -> None:
     assert stored.quantization.axis == 0
     integers = np.frombuffer(stored.data, np.int8).reshape(8, 3, 3, 2)
     assert np.array_equal(integers, quantize_weight(weight, scales, 0).transpose(0, 2, 3, 1))
-    assert np.array_equal(tensors["stem.2/relu.bias"].quantization.scale,
-                          quantized.quantizer(given).integers().scale * scales)
+    assert np.array_equal(
+        tensors["stem.2/relu.bias"].quantization.scale, quantized.quantizer(given).integers().scale * scales
+    )
     assert tensors["depthwise/conv2d.weight"].quantization.axis == 3
 
 
@@ -88,8 +90,9 @@ def test_a_checkpoint_exports_the_same_bytes(exported, tmp_path: Path) -> None:
 
 def test_float_inputs_and_dense_layers_by_choice(exported, tmp_path: Path) -> None:
     _, x, quantized, _ = exported
-    artifact = export_model(quantized, x[:1], tmp_path / "f.tflite", float_io=True, per_tensor_dense=True,
-                            samples=x[16:])
+    artifact = export_model(
+        quantized, x[:1], tmp_path / "f.tflite", float_io=True, per_tensor_dense=True, samples=x[16:]
+    )
     graph = read_tflite(artifact.path).subgraphs[0]
     assert [graph.tensors[i].dtype for i in (*graph.inputs, *graph.outputs)] == ["float32", "float32"]
     dense = next(tensor for tensor in graph.tensors if tensor.name == "head/linear.weight")
@@ -111,9 +114,15 @@ def test_layers_in_float_and_in_16_bits_are_declared(exported, tmp_path: Path) -
 def test_a_padded_value_of_another_width_is_converted(tmp_path: Path) -> None:
     """The converter pads by an operator of its own: a value without a name, of 16 bits, before a layer of 8."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(),
-                        nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                        nn.Linear(4, 5)).eval()
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    ).eval()
     x = torch.randn(32, 3, 8, 8)
     mixed = quantize_model(net, x[:1], [x], exceptions={"0": "a16w8"})
     artifact = export_model(mixed, x[:1], tmp_path / "mixed.tflite", samples=x)  # within 3 LSB, or it is an error
@@ -163,9 +172,10 @@ def test_what_cannot_be_traced_is_refused_with_its_reason(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_published_cp_mobile_names_its_scene_everywhere(shared: Path, tmp_path: Path) -> None:
     """Trained weights, real audio, GRN in integers: ten of ten seconds are a metro station, as in float."""
+    from safetensors.torch import load_file
+
     from edgepress.models.checkpoints.registry import build
     from edgepress.models.tasks.front_ends.log_mel import MEL23, log_mel
-    from safetensors.torch import load_file
 
     net = build("cp_mobile", base_channels=32, channels_multiplier=2.3, expansion_rate=3.0, n_blocks=(3, 2, 1))
     net.load_state_dict(load_file(shared / "data/golden/cp_mobile_tau22.safetensors"))
@@ -205,5 +215,3 @@ def test_two_random_networks_hold(recipe: list, tmp_path_factory: pytest.TempPat
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_thirty_random_networks_hold(recipe: list, tmp_path_factory: pytest.TempPathFactory) -> None:
     _holds(recipe, tmp_path_factory.mktemp("random"))
-
-

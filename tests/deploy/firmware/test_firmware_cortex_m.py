@@ -6,12 +6,12 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+
 from edgepress.deploy.firmware import arm64, cortex_m
 from edgepress.deploy.firmware.cortex_m import CortexM, DoesNotFit, missing_tools
 from edgepress.deploy.firmware.project import firmware
 from edgepress.deploy.runtimes.sessions import available_runtimes, open_session
 from edgepress.models.errors import RuntimeFailure
-
 from tests.deploy.integer_networks import random_network
 
 needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from edgepress.deploy.firmware.lowering import fixedpoint as fp
 from edgepress.deploy.firmware.lowering import tables
 from edgepress.deploy.firmware.lowering.context import Refused, merged

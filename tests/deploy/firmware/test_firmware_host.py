@@ -8,13 +8,13 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+
 from edgepress.deploy.firmware.host import HostProgram
 from edgepress.deploy.firmware.layout import lay_out, lifetimes
 from edgepress.deploy.firmware.lowering.lower import lower
 from edgepress.deploy.firmware.project import firmware, identifier, template, write_project
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.models.errors import UsageError
-
 from tests.deploy.integer_networks import LAST, OPERATORS, Builder, one_operator, random_network
 from tests.deploy.small_models import unary
 
@@ -101,8 +101,9 @@ def test_shifts_beside_multipliers(scales, packed, tmp_path):
     x = b.input((1, 7, 7, 4))
     weights = b.tensor((4, 2, 2, 4), scales, 0, data=b.rng.integers(-127, 128, (4, 2, 2, 4)).astype(np.int8), axis=0)
     y = b.tensor((1, 7, 7, 4), b.quantization[x][0] * 4, 3)
-    b.operator("CONV_2D", [x, weights, -1], [y], "Conv2DOptions", strideH=1, strideW=1, dilationHFactor=1,
-               dilationWFactor=1)
+    b.operator(
+        "CONV_2D", [x, weights, -1], [y], "Conv2DOptions", strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1
+    )
     data = b.finished([y])
     step = lower(data).steps[0]
     assert ("shifts" not in step.arrays) == packed

@@ -8,9 +8,10 @@ import time
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from edgepress.deploy.onnx_files.reader import LARGEST_FILE_BYTES, attributes, read_onnx
 from edgepress.models.errors import UsageError
-from onnx import TensorProto, helper, numpy_helper
 
 
 def small_model(size=3, external=False, batch=1):
@@ -20,8 +21,13 @@ def small_model(size=3, external=False, batch=1):
         entry = weight.external_data.add()
         entry.key, entry.value = "location", "../../etc/passwd"
     node = helper.make_node("Gemm", ["x", "w"], ["y"], "dense", transB=1, alpha=2.0)
-    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, size])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 2])], [weight])
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 2])],
+        [weight],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
@@ -44,9 +50,12 @@ def test_external_data_is_refused():
 
 
 def test_files_that_are_no_model(tmp_path):
-    cases = {"empty": (b"", "is empty"), "text": (b"hello " * 50, "cannot be parsed|no .onnx file"),
-             "zip": (b"PK\x03\x04" + bytes(100), "cannot be parsed|no .onnx file"),
-             "zeros": (bytes(1000), "cannot be parsed|no .onnx file")}
+    cases = {
+        "empty": (b"", "is empty"),
+        "text": (b"hello " * 50, "cannot be parsed|no .onnx file"),
+        "zip": (b"PK\x03\x04" + bytes(100), "cannot be parsed|no .onnx file"),
+        "zeros": (bytes(1000), "cannot be parsed|no .onnx file"),
+    }
     for name, (data, message) in cases.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UsageError, match=message) as caught:
@@ -78,11 +87,19 @@ def test_deeply_nested_graphs_are_refused():
 
 
 def test_a_thousand_mutations():
-    nodes = [helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
-             helper.make_node("Relu", ["a"], ["b"]), helper.make_node("GlobalAveragePool", ["b"], ["y"])]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("GlobalAveragePool", ["b"], ["y"]),
+    ]
     weight = numpy_helper.from_array(np.ones((4, 2, 3, 3), np.float32), "w")
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 5])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 1, 1])], [weight])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 5, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 1, 1])],
+        [weight],
+    )
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
     assert onnx.load_from_string(data).graph.node
     generator = random.Random(3)
@@ -90,7 +107,7 @@ def test_a_thousand_mutations():
     for index in range(1000):
         damaged = bytearray(data)
         if index % 4 == 0:
-            del damaged[generator.randrange(len(data)):]
+            del damaged[generator.randrange(len(data)) :]
         else:
             for _ in range(generator.choice((1, 2, 8))):
                 damaged[generator.randrange(len(data))] ^= 1 << generator.randrange(8)

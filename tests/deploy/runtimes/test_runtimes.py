@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgepress.deploy.runtimes.engines import build_engine
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.runtimes.tensor_details import TensorDetails, from_file_layout, to_file_layout
 from edgepress.models.errors import RuntimeFailure, UsageError
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.deploy.small_models import chain, qdq_onnx, unary
 
 KWS = "data/reference_models/kws_ref_model.tflite"

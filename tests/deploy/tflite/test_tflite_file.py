@@ -11,6 +11,7 @@ import zipfile
 import flatbuffers
 import numpy as np
 import pytest
+
 from edgepress.deploy.tflite.flatbuffer import Flatbuffer
 from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES, read_tflite
 from edgepress.models.errors import UsageError
@@ -22,8 +23,17 @@ def reference(shared, name):
     return shared / "data" / "reference_models" / f"{name}.tflite"
 
 
-def small_model(*, weights=b"\x01\x02\x03\x04\x05\x06", offset=0, shape=(2, 3), dtype=9, opcode=9, signature=True,
-                identifier=b"TFL3", tensor=1):
+def small_model(
+    *,
+    weights=b"\x01\x02\x03\x04\x05\x06",
+    offset=0,
+    shape=(2, 3),
+    dtype=9,
+    opcode=9,
+    signature=True,
+    identifier=b"TFL3",
+    tensor=1,
+):
     """One FULLY_CONNECTED of [1, 3] with a [2, 3] int8 weight, written field by field."""
     schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
     model = schema.ModelT()
@@ -74,14 +84,21 @@ def test_everything_of_a_small_model():
     model = read_tflite(small_model())
     assert (model.version, model.description, model.name) == (3, "by hand", "the model")
     assert [(t.name, t.shape, t.dtype, t.constant, t.size_bytes) for t in model.tensors] == [
-        ("t0", (1, 3), "int8", False, 3), ("t1", (2, 3), "int8", True, 6), ("t2", (1, 2), "int8", False, 2)]
+        ("t0", (1, 3), "int8", False, 3),
+        ("t1", (2, 3), "int8", True, 6),
+        ("t2", (1, 2), "int8", False, 2),
+    ]
     assert model.tensors[1].array().tolist() == [[1, 2, 3], [4, 5, 6]]
     assert model.tensors[1].quantization.scale.tolist() == [0.5, 0.25]
     assert model.tensors[1].quantization.axis == 0
     (operator,) = model.operators
     assert (operator.code, operator.inputs, operator.outputs) == ("FULLY_CONNECTED", (0, 1, -1), (2,))
-    assert operator.options == {"fused_activation": "RELU", "weights_format": 0, "keep_num_dims": True,
-                                "asymmetric_quantize_inputs": False}
+    assert operator.options == {
+        "fused_activation": "RELU",
+        "weights_format": 0,
+        "keep_num_dims": True,
+        "asymmetric_quantize_inputs": False,
+    }
     assert model.signatures[0].key == "serving_default"
     assert (dict(model.signatures[0].inputs), dict(model.signatures[0].outputs)) == ({"audio": 0}, {"logits": 2})
     assert [tensor.name for tensor in (*model.inputs, *model.outputs)] == ["t0", "t2"]
@@ -96,16 +113,19 @@ def test_data_behind_the_flatbuffer():
         read_tflite(data + bytes(5))
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"identifier": b"TFL2"}, "identifier TFL3 is missing"),
-    ({"shape": (3, 3)}, r"tensor 1 't1' has 6 bytes where \[3, 3\] of int8 take 9"),
-    ({"shape": (-1, 3)}, "impossible shape"),
-    ({"shape": (1 << 30, 1 << 30)}, "impossible shape"),
-    ({"shape": (1,) * 20}, "impossible shape"),
-    ({"dtype": 77}, "unknown element type 77"),
-    ({"tensor": 17}, r"operator 0 \(FULLY_CONNECTED\) refers to number 17 of 3 tensors"),
-    ({"tensor": -2}, "refers to number -2"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"identifier": b"TFL2"}, "identifier TFL3 is missing"),
+        ({"shape": (3, 3)}, r"tensor 1 't1' has 6 bytes where \[3, 3\] of int8 take 9"),
+        ({"shape": (-1, 3)}, "impossible shape"),
+        ({"shape": (1 << 30, 1 << 30)}, "impossible shape"),
+        ({"shape": (1,) * 20}, "impossible shape"),
+        ({"dtype": 77}, "unknown element type 77"),
+        ({"tensor": 17}, r"operator 0 \(FULLY_CONNECTED\) refers to number 17 of 3 tensors"),
+        ({"tensor": -2}, "refers to number -2"),
+    ],
+)
 def test_what_is_damaged_is_named(change, message):
     with pytest.raises(UsageError, match=message):
         read_tflite(small_model(**change))
@@ -130,7 +150,8 @@ def test_the_reference_models_agree_with_litert(shared, name):
     # On a copy of the bytes: the interpreter maps the file and may hold it.
     interpreter = interpreter_module.Interpreter(
         model_content=path.read_bytes(),
-        experimental_op_resolver_type=interpreter_module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+        experimental_op_resolver_type=interpreter_module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
     interpreter.allocate_tensors()
     for details in interpreter.get_tensor_details():
         if details["index"] >= len(model.tensors):
@@ -153,8 +174,14 @@ def test_files_that_are_no_model(tmp_path):
         (tmp_path / name).write_bytes(data)
     with zipfile.ZipFile(tmp_path / "zip", "w") as archive:
         archive.writestr("model", "x" * 100)
-    expected = {"empty": "is empty", "short": "has 3 bytes", "text": "TFL3 is missing", "zip": "zip archive",
-                "absent": "No such file", "": "Is a directory"}
+    expected = {
+        "empty": "is empty",
+        "short": "has 3 bytes",
+        "text": "TFL3 is missing",
+        "zip": "zip archive",
+        "absent": "No such file",
+        "": "Is a directory",
+    }
     for name, message in expected.items():
         with pytest.raises(UsageError, match=message) as caught:
             read_tflite(tmp_path / name)
@@ -168,10 +195,12 @@ def test_a_sparse_file_takes_no_memory_and_no_time(tmp_path, size, message):
     path = tmp_path / "sparse.tflite"
     with open(path, "wb") as file:
         file.truncate(size)
-    program = ("import sys\nfrom edgepress.deploy.tflite.reader import read_tflite\n"
-               "from edgepress.models.errors import UsageError\n"
-               "try: read_tflite(sys.argv[1])\nexcept UsageError as error: print(error)\n"
-               "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])")
+    program = (
+        "import sys\nfrom edgepress.deploy.tflite.reader import read_tflite\n"
+        "from edgepress.models.errors import UsageError\n"
+        "try: read_tflite(sys.argv[1])\nexcept UsageError as error: print(error)\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+    )
     start = time.monotonic()
     out = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True).stdout
     assert time.monotonic() - start < 10
@@ -192,7 +221,7 @@ def test_a_thousand_mutations(shared, name):
     for index in range(1000):
         damaged = bytearray(data)
         if index % 4 == 0:
-            del damaged[generator.randrange(len(data)):]
+            del damaged[generator.randrange(len(data)) :]
         elif index % 4 == 1:
             for _ in range(generator.choice((1, 3, 30))):
                 damaged[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
@@ -202,7 +231,7 @@ def test_a_thousand_mutations(shared, name):
             damaged[near if index % 8 == 2 else len(data) - 1 - near] = generator.choice((0, 1, 127, 128, 255))
         else:
             at = generator.randrange(len(data) - 4)
-            damaged[at:at + 4] = generator.choice((0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0)).to_bytes(4, "little")
+            damaged[at : at + 4] = generator.choice((0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0)).to_bytes(4, "little")
         start = time.monotonic()
         try:
             read_tflite(bytes(damaged))
@@ -230,8 +259,10 @@ def test_overlapping_tables_do_not_multiply_the_work():
 
 
 def test_import_is_light():
-    program = ("import sys, numpy, time; t = time.perf_counter(); import edgepress.deploy.tflite.reader; "
-               "print(time.perf_counter() - t, [m for m in ('torch', 'onnx', 'scipy', 'ai_edge_litert', 'tensorflow') "
-               "if m in sys.modules])")
+    program = (
+        "import sys, numpy, time; t = time.perf_counter(); import edgepress.deploy.tflite.reader; "
+        "print(time.perf_counter() - t, [m for m in ('torch', 'onnx', 'scipy', 'ai_edge_litert', 'tensorflow') "
+        "if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("[]")

@@ -7,9 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from edgepress.deploy.tflite.objects import operator_name, read_objects
 from torch import nn
 from torch.nn import functional
+
+from edgepress.deploy.tflite.objects import operator_name, read_objects
 
 pytest.importorskip("litert_torch")
 
@@ -17,8 +18,14 @@ pytest.importorskip("litert_torch")
 class Padded(nn.Module):
     """A padded convolution beside a shortcut that reads the same image: what makes LiteRT-Torch transpose."""
 
-    def __init__(self, padding: tuple[int, int, int, int], kernel: int = 3, stride: int = 2, dilation: int = 1,
-                 depthwise: bool = False):
+    def __init__(
+        self,
+        padding: tuple[int, int, int, int],
+        kernel: int = 3,
+        stride: int = 2,
+        dilation: int = 1,
+        depthwise: bool = False,
+    ):
         super().__init__()
         self.padding = padding
         self.before = nn.Conv2d(3, 4, 1)
@@ -31,19 +38,22 @@ class Padded(nn.Module):
         return self.body(padded).mean((2, 3)), self.shortcut(x).mean((2, 3))
 
 
-@pytest.mark.parametrize(("size", "settings", "pads"), [
-    # SAME of 8 with a kernel of 3 and a stride of 2 pads (4 - 1) 2 + 3 - 8 = 1, behind; of 9: (5 - 1) 2 + 3 - 9 = 2.
-    (8, {"padding": (0, 1, 0, 1)}, 0),
-    (8, {"padding": (0, 1, 0, 1), "depthwise": True}, 0),
-    (9, {"padding": (1, 1, 1, 1)}, 0),
-    # Dilation 2 makes the kernel reach over 5: (8 - 1) 1 + 5 - 8 = 4.
-    (8, {"padding": (2, 2, 2, 2), "stride": 1, "dilation": 2}, 0),
-    # What SAME does not mean stays, without a transpose.
-    (8, {"padding": (1, 0, 1, 0)}, 1),
-    (8, {"padding": (1, 1, 1, 1)}, 1),
-    (8, {"padding": (0, 2, 0, 1), "depthwise": True}, 1),
-    (9, {"padding": (1, 1, 0, 2)}, 1),
-])
+@pytest.mark.parametrize(
+    ("size", "settings", "pads"),
+    [
+        # SAME of 8, kernel 3, stride 2 pads (4 - 1) 2 + 3 - 8 = 1, behind; of 9: (5 - 1) 2 + 3 - 9 = 2.
+        (8, {"padding": (0, 1, 0, 1)}, 0),
+        (8, {"padding": (0, 1, 0, 1), "depthwise": True}, 0),
+        (9, {"padding": (1, 1, 1, 1)}, 0),
+        # Dilation 2 makes the kernel reach over 5: (8 - 1) 1 + 5 - 8 = 4.
+        (8, {"padding": (2, 2, 2, 2), "stride": 1, "dilation": 2}, 0),
+        # What SAME does not mean stays, without a transpose.
+        (8, {"padding": (1, 0, 1, 0)}, 1),
+        (8, {"padding": (1, 1, 1, 1)}, 1),
+        (8, {"padding": (0, 2, 0, 1), "depthwise": True}, 1),
+        (9, {"padding": (1, 1, 0, 2)}, 1),
+    ],
+)
 def test_paddings_and_transposes(size: int, settings: dict, pads: int) -> None:
     from edgepress.deploy.export.to_tflite import float_tflite, run_all
 

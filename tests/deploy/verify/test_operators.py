@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
 from edgepress.deploy.tflite.reader import read_tflite
 from edgepress.deploy.verify import operator_table as table
 from edgepress.deploy.verify.operators import documentation, probe, resolver_method, resolver_methods, support
 from edgepress.models.errors import EdgepressError, UsageError
-
 from tests.deploy.small_models import chain, unary
 
 KWS = "data/reference_models/kws_ref_model.tflite"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from edgepress.compress.quantize import quantize_model
 from edgepress.deploy.export.export import export_model
 from edgepress.deploy.runtimes.sessions import open_session
@@ -14,7 +15,6 @@ from edgepress.deploy.tflite.writer import pack, unpack
 from edgepress.deploy.verify.layers import departures_from_torch, layer_differences, layers_figure
 from edgepress.deploy.verify.parity import Thresholds, behind_integers, compare, in_steps_of, summary, verify
 from edgepress.models.errors import UsageError
-
 from tests.compress.quantize.quantized_networks import Residual, trained_like
 from tests.deploy.small_models import chain
 
@@ -124,8 +124,10 @@ def test_limits_of_16_bit_outputs_are_those_of_8_bits_in_real_values(tmp_path: P
     assert in_steps_of(Thresholds(max_lsb=None), 16).max_lsb is None
     net, x = trained_like(Residual), torch.randn(24, 2, 40, 32, generator=torch.Generator().manual_seed(1))
     quantized = quantize_model(net, x[:1], [x[:16]], "a16w8")
-    file, other = (export_model(quantized, x[:1], tmp_path / f"net.{form}", format=form, samples=x[16:]).path
-                   for form in ("tflite", "onnx"))
+    file, other = (
+        export_model(quantized, x[:1], tmp_path / f"net.{form}", format=form, samples=x[16:]).path
+        for form in ("tflite", "onnx")
+    )
     runtimes = ("litert-reference", "onnxruntime")
     found = verify(file, also=[other], random_samples=16, runtimes=runtimes)
     assert found["output_bits"] == 16

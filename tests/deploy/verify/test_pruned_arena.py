@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(importlib.util.find_spec("tflite_micro") is None,
-                                                   reason="TFLite Micro's package exists for 64-bit x86 Linux only")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tflite_micro") is None,
+        reason="TFLite Micro's package exists for 64-bit x86 Linux only",
+    ),
+]
 
 
-@pytest.mark.parametrize(("name", "shape"), [("resnet8", (3, 32, 32)), ("ds_cnn", (1, 49, 10)),
-                                             ("mobilenet", (3, 96, 96))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet8", (3, 32, 32)), ("ds_cnn", (1, 49, 10)), ("mobilenet", (3, 96, 96))]
+)
 def test_the_budget_is_the_head_of_the_arena(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
     """With the memory plan of `shrink_file`; TFLite Micro's own planner may leave holes, so that it needs more."""
     from edgepress.benchmarks.experiments.peers.networks import randomised

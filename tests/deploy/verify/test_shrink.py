@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.tflite.memory_plan import ALIGNMENT_BYTES, Block, encode, lower_bound_bytes, search
 from edgepress.deploy.tflite.reader import read_tflite
@@ -12,9 +15,6 @@ from edgepress.deploy.tflite.writer import pack, unpack
 from edgepress.deploy.verify import shrink
 from edgepress.deploy.verify.shrink import shrink_file, shrink_model
 from edgepress.models.errors import UsageError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from tests.deploy.small_models import chain, unary
 
 KWS = "data/reference_models/kws_ref_model.tflite"

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
+
 from edgepress.models.checkpoints.checkpoint import (
     export_state_dict,
     load_checkpoint,
@@ -24,14 +27,18 @@ from edgepress.models.checkpoints.plan import apply_plan
 from edgepress.models.checkpoints.registry import build
 from edgepress.models.checkpoints.spec import ModelSpec
 from edgepress.models.errors import UsageError
-from safetensors.torch import load_file
-from torch import nn
-
 from tests.models.zoo.golden_weights import fill
 
 ARGUMENTS = {"base_channels": 4, "n_blocks": [1, 1, 1], "n_classes": 3}
-SPEC = ModelSpec("cp_resnet", ARGUMENTS, ((1, 64, 44),), classes=("a", "b", "c"), front_end={"n_mels": 64},
-                 task="synthetic:1", notes={"command": "compress train"})
+SPEC = ModelSpec(
+    "cp_resnet",
+    ARGUMENTS,
+    ((1, 64, 44),),
+    classes=("a", "b", "c"),
+    front_end={"n_mels": 64},
+    task="synthetic:1",
+    notes={"command": "compress train"},
+)
 
 
 def network() -> nn.Module:
@@ -84,10 +91,13 @@ def test_loading_and_saving_leave_the_random_state_alone(checkpoint: Path, tmp_p
 
 
 def test_the_specification_is_read_without_torch(checkpoint: Path) -> None:
-    code = ("import sys; from edgepress.models.checkpoints.checkpoint import read_spec, read_metrics; "
-            f"print(read_spec({str(checkpoint)!r}).factory, read_metrics({str(checkpoint)!r}), 'torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[3])
+    code = (
+        "import sys; from edgepress.models.checkpoints.checkpoint import read_spec, read_metrics; "
+        f"print(read_spec({str(checkpoint)!r}).factory, read_metrics({str(checkpoint)!r}), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+    )
     assert done.stdout.strip() == "cp_resnet {'accuracy': 0.5} False"
 
 
@@ -116,7 +126,8 @@ def test_tied_weights_and_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_code_outside_the_zoo_needs_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ep_stranger.py").write_text(
         "import pathlib, torch\npathlib.Path('ran').touch()\ndef make(n): return torch.nn.Linear(n, n)\n"
-        "def number(n): return n\ndef fails(n): raise RuntimeError('no')\n")
+        "def number(n): return n\ndef fails(n): raise RuntimeError('no')\n"
+    )
     monkeypatch.chdir(tmp_path)
     path = save_checkpoint(tmp_path / "c", nn.Linear(2, 2), ModelSpec("ep_stranger:make", {"n": 2}, ((2,),)))
     with pytest.raises(UsageError, match="needs code outside edgepress, ep_stranger:make: read that code"):
@@ -139,10 +150,16 @@ def test_a_pruned_network_comes_back(tmp_path: Path) -> None:
     arguments = {"n_inputs": 6, "hidden": 4, "latent": 3, "n_layers": 1}
     kept = [0, 2]
     norm = {f"encoder.4.{name}": {"0": kept} for name in ("weight", "bias", "running_mean", "running_var")}
-    plan = {"schema": 1, "kind": "modules",
-            "tensors": {"encoder.3.weight": {"0": kept}, "decoder.0.weight": {"1": kept}, **norm},
-            "attributes": {"encoder.3": {"out_features": 2}, "encoder.4": {"num_features": 2},
-                           "decoder.0": {"in_features": 2}}}
+    plan = {
+        "schema": 1,
+        "kind": "modules",
+        "tensors": {"encoder.3.weight": {"0": kept}, "decoder.0.weight": {"1": kept}, **norm},
+        "attributes": {
+            "encoder.3": {"out_features": 2},
+            "encoder.4": {"num_features": 2},
+            "decoder.0": {"in_features": 2},
+        },
+    }
     dense = fill(build("autoencoder", **arguments))
     small = apply_plan(dense, plan).eval()
     path = save_checkpoint(tmp_path / "small", small, ModelSpec("autoencoder", arguments, ((6,),), plan=plan))
@@ -171,11 +188,14 @@ class TestSaving:
         assert read_metrics(checkpoint) == {}
         assert read_quantization(checkpoint) is None
 
-    @pytest.mark.parametrize(("keywords", "message"), [
-        ({"metrics": {"loss": float("nan")}}, "metrics cannot be saved as JSON"),
-        ({"metrics": {"loss": torch.ones(1)}}, "metrics cannot be saved as JSON"),
-        ({"quantization": {"x": object()}}, "quantization cannot be saved as JSON"),
-    ])
+    @pytest.mark.parametrize(
+        ("keywords", "message"),
+        [
+            ({"metrics": {"loss": float("nan")}}, "metrics cannot be saved as JSON"),
+            ({"metrics": {"loss": torch.ones(1)}}, "metrics cannot be saved as JSON"),
+            ({"quantization": {"x": object()}}, "quantization cannot be saved as JSON"),
+        ],
+    )
     def test_values_that_are_no_json(self, tmp_path: Path, keywords: dict, message: str) -> None:
         with pytest.raises(UsageError, match=message):
             save_checkpoint(tmp_path / "c", network(), SPEC, **keywords)
@@ -259,23 +279,31 @@ class TestDamage:
         (checkpoint / "model.json").write_text(text[:length])
         self.refused(checkpoint, "model.json is damaged: it is no JSON")
 
-    @pytest.mark.parametrize(("changes", "message"), [
-        ({"kind": "something"}, "is no checkpoint of edgepress: its kind is 'something'"),
-        ({"schema": 2}, "has schema 2, this edgepress reads 1; update edgepress"),
-        ({"schema": "one"}, "has schema 'one', this edgepress reads 1; save the checkpoint again"),
-        ({"weights": None}, "does not give the sha256"),
-        ({"weights__sha256": 3}, "does not give the sha256"),
-        ({"spec": 3}, "model.json is damaged: the model description must be a JSON object"),
-        ({"spec__input_shapes": "1"}, "model.json is damaged: .*input_shapes"),
-        ({"spec__surplus": 1}, "model.json is damaged: .*'surplus' is unknown"),
-        ({"spec__factory": "cp_resnt"}, "network 'cp_resnt' is unknown .*did you mean 'cp_resnet'"),
-        ({"spec__factory": "os:system"}, "needs code outside edgepress, os:system"),
-        ({"spec__arguments": {"base_channels": "x"}}, "does not describe a network that can be built: base_channels"),
-        ({"spec__arguments": {"colour": 3}}, "cp_resnet has no argument 'colour'"),
-        ({"spec__arguments": {}}, "does not fit model.json: in_c.0.weight has shape"),
-        ({"spec__factory": "passt", "spec__arguments": {"embed_dim": 8192, "depth": 128, "num_heads": 2}},
-         "it asks for [0-9,]+ parameters; at most 1,000,000,000"),
-    ])
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"kind": "something"}, "is no checkpoint of edgepress: its kind is 'something'"),
+            ({"schema": 2}, "has schema 2, this edgepress reads 1; update edgepress"),
+            ({"schema": "one"}, "has schema 'one', this edgepress reads 1; save the checkpoint again"),
+            ({"weights": None}, "does not give the sha256"),
+            ({"weights__sha256": 3}, "does not give the sha256"),
+            ({"spec": 3}, "model.json is damaged: the model description must be a JSON object"),
+            ({"spec__input_shapes": "1"}, "model.json is damaged: .*input_shapes"),
+            ({"spec__surplus": 1}, "model.json is damaged: .*'surplus' is unknown"),
+            ({"spec__factory": "cp_resnt"}, "network 'cp_resnt' is unknown .*did you mean 'cp_resnet'"),
+            ({"spec__factory": "os:system"}, "needs code outside edgepress, os:system"),
+            (
+                {"spec__arguments": {"base_channels": "x"}},
+                "does not describe a network that can be built: base_channels",
+            ),
+            ({"spec__arguments": {"colour": 3}}, "cp_resnet has no argument 'colour'"),
+            ({"spec__arguments": {}}, "does not fit model.json: in_c.0.weight has shape"),
+            (
+                {"spec__factory": "passt", "spec__arguments": {"embed_dim": 8192, "depth": 128, "num_heads": 2}},
+                "it asks for [0-9,]+ parameters; at most 1,000,000,000",
+            ),
+        ],
+    )
     def test_foreign_or_hostile_descriptions(self, checkpoint: Path, changes: dict, message: str) -> None:
         edit(checkpoint, **changes)
         self.refused(checkpoint, message)
@@ -291,8 +319,11 @@ class TestDamage:
 
     def test_tensors_of_another_shape(self, checkpoint: Path, tmp_path: Path) -> None:
         """Whoever writes both files consistently still cannot load a network that the description does not give."""
-        other = save_checkpoint(tmp_path / "other", build("cp_resnet", **{**ARGUMENTS, "base_channels": 8}),
-                                ModelSpec("cp_resnet", {**ARGUMENTS, "base_channels": 8}, ((1, 64, 44),)))
+        other = save_checkpoint(
+            tmp_path / "other",
+            build("cp_resnet", **{**ARGUMENTS, "base_channels": 8}),
+            ModelSpec("cp_resnet", {**ARGUMENTS, "base_channels": 8}, ((1, 64, 44),)),
+        )
         edit(other, spec__arguments=ARGUMENTS)
         self.refused(other, r"does not fit model.json: in_c.0.weight has shape \(4, 1, 5, 5\) by model.json and")
 

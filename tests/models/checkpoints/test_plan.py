@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from edgepress.models.checkpoints.plan import apply_plan, empty_plan
 from edgepress.models.errors import UsageError
-from torch import nn
 
 
 def network() -> nn.Module:
@@ -19,10 +20,17 @@ def network() -> nn.Module:
 
 def plan() -> dict[str, Any]:
     kept = [0, 2, 5]
-    tensors = {"0.weight": {"0": kept}, "0.bias": {"0": kept}, "3.weight": {"1": kept},
-               **{f"1.{name}": {"0": kept} for name in ("weight", "bias", "running_mean", "running_var")}}
-    return {**empty_plan(), "tensors": tensors,
-            "attributes": {"0": {"out_channels": 3}, "1": {"num_features": 3}, "3": {"in_channels": 3}}}
+    tensors = {
+        "0.weight": {"0": kept},
+        "0.bias": {"0": kept},
+        "3.weight": {"1": kept},
+        **{f"1.{name}": {"0": kept} for name in ("weight", "bias", "running_mean", "running_var")},
+    }
+    return {
+        **empty_plan(),
+        "tensors": tensors,
+        "attributes": {"0": {"out_channels": 3}, "1": {"num_features": 3}, "3": {"in_channels": 3}},
+    }
 
 
 def test_a_plan_cuts_a_copy() -> None:
@@ -55,21 +63,26 @@ def test_tied_and_frozen_parameters_stay_so() -> None:
     assert not smaller["a"].weight.requires_grad
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"schema": 2}, "schema 2"), ({"kind": "pickle"}, "no pruning plan"), ({"tensors": []}, "tensors must be"),
-    ({"tensors": {"0.weight": {"0": [0, 0]}}}, "different indices"),
-    ({"tensors": {"0.weight": {"0": []}}}, "different indices"),
-    ({"tensors": {"0.weight": {"0": [8]}}}, r"index 8 of axis 0 of '0.weight'"),
-    ({"tensors": {"0.weight": {"7": [0]}}}, "axis 7"),
-    ({"tensors": {"9.weight": {"0": [0]}}}, "does not have; it was made for another network"),
-    ({"attributes": {"9": {"groups": 1}}}, "module '9'"),
-    ({"attributes": {"2": {"groups": 1}}}, "a ReLU, which has none"),
-    ({"attributes": {"0": {"forward": 1}}}, "it sets 'forward'"),
-    ({"attributes": {"0": {"groups": "1"}}}, "to '1'"),
-    ({"kind": "graph"}, "graph must be a JSON object"),
-    ({"kind": "graph", "graph": {"inputs": [[[1, 3, 9, 9], "float32"]], "calls": {"99": {"op": "x"}}}}, "call 99"),
-    ({"kind": "graph", "graph": {"inputs": [[["a"], "float32"]]}}, "graph.inputs must list"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"kind": "pickle"}, "no pruning plan"),
+        ({"tensors": []}, "tensors must be"),
+        ({"tensors": {"0.weight": {"0": [0, 0]}}}, "different indices"),
+        ({"tensors": {"0.weight": {"0": []}}}, "different indices"),
+        ({"tensors": {"0.weight": {"0": [8]}}}, r"index 8 of axis 0 of '0.weight'"),
+        ({"tensors": {"0.weight": {"7": [0]}}}, "axis 7"),
+        ({"tensors": {"9.weight": {"0": [0]}}}, "does not have; it was made for another network"),
+        ({"attributes": {"9": {"groups": 1}}}, "module '9'"),
+        ({"attributes": {"2": {"groups": 1}}}, "a ReLU, which has none"),
+        ({"attributes": {"0": {"forward": 1}}}, "it sets 'forward'"),
+        ({"attributes": {"0": {"groups": "1"}}}, "to '1'"),
+        ({"kind": "graph"}, "graph must be a JSON object"),
+        ({"kind": "graph", "graph": {"inputs": [[[1, 3, 9, 9], "float32"]], "calls": {"99": {"op": "x"}}}}, "call 99"),
+        ({"kind": "graph", "graph": {"inputs": [[["a"], "float32"]]}}, "graph.inputs must list"),
+    ],
+)
 def test_a_damaged_plan_is_refused(change: dict[str, Any], message: str) -> None:
     model = network()
     before = copy.deepcopy(model.state_dict())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from edgepress.models.checkpoints.registry import arguments_of, build, fit_arguments, resolve_factory, zoo
 from edgepress.models.errors import UsageError
 
@@ -24,36 +25,55 @@ def test_every_network_of_the_zoo_takes_its_stated_input() -> None:
 
 
 def test_zoo_is_light_and_a_copy() -> None:
-    code = "import sys, edgepress.models.checkpoints.registry, edgepress.models.checkpoints.spec, edgepress.models.checkpoints.checkpoint as c; c.zoo = edgepress.models.checkpoints.registry.zoo(); " \
-           "print([m for m in ('torch', 'lightning', 'safetensors') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=Path(__file__).parents[3]).stdout.strip() == "[]"
+    code = (
+        "import sys; from edgepress.models.checkpoints import checkpoint, registry, spec; registry.zoo(); "
+        "print([m for m in ('torch', 'lightning', 'safetensors') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
+        ).stdout.strip()
+        == "[]"
+    )
     zoo().clear()
     assert zoo()
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("cp_resnt", r"network 'cp_resnt' is unknown \(did you mean 'cp_resnet'\?\); known are cp_resnet, cp_mobile"),
-    ("zzz", "network 'zzz' is unknown; known are"),
-    ("os:system", "a factory of your own goes through resolve_factory"),
-    (None, "network None is unknown"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cp_resnt", r"network 'cp_resnt' is unknown \(did you mean 'cp_resnet'\?\); known are cp_resnet, cp_mobile"),
+        ("zzz", "network 'zzz' is unknown; known are"),
+        ("os:system", "a factory of your own goes through resolve_factory"),
+        (None, "network None is unknown"),
+    ],
+)
 def test_unknown_network(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build(name)
 
 
 def test_unknown_argument() -> None:
-    with pytest.raises(UsageError, match=r"cp_resnet has no argument 'base_chanels' \(did you mean "
-                                         r"'base_channels'\?\); known are rho, in_channels"):
+    with pytest.raises(
+        UsageError,
+        match=r"cp_resnet has no argument 'base_chanels' \(did you mean "
+        r"'base_channels'\?\); known are rho, in_channels",
+    ):
         build("cp_resnet", base_chanels=8)
     assert arguments_of("cp_resnet")["base_channels"] == 32
 
 
-@pytest.mark.parametrize(("name", "shape"), [
-    ("cp_resnet", (2, 128, 30)), ("cp_mobile", (1, 256, 64)), ("ds_cnn", (1, 256, 44)), ("resnet8", (1, 40, 41)),
-    ("mobilenet", (1, 128, 43)), ("passt_tiny", (1, 64, 50)),
-])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("cp_resnet", (2, 128, 30)),
+        ("cp_mobile", (1, 256, 64)),
+        ("ds_cnn", (1, 256, 44)),
+        ("resnet8", (1, 40, 41)),
+        ("mobilenet", (1, 128, 43)),
+        ("passt_tiny", (1, 64, 50)),
+    ],
+)
 def test_fit_arguments_make_any_network_take_a_task(name: str, shape: tuple[int, ...]) -> None:
     model = build(name, **fit_arguments(name, shape, 7)).eval()
     with torch.no_grad():
@@ -70,7 +90,8 @@ def test_fit_arguments_of_the_autoencoder_and_a_misfit() -> None:
 def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the working folder, which no path of Python's holds."""
     (tmp_path / "ep_user_net.py").write_text(
-        "import torch\nclass Net(torch.nn.Linear):\n    pass\n\ndef make(n=2):\n    return Net(n, n)\nnumber = 3\n")
+        "import torch\nclass Net(torch.nn.Linear):\n    pass\n\ndef make(n=2):\n    return Net(n, n)\nnumber = 3\n"
+    )
     (tmp_path / "ep_broken_net.py").write_text("raise RuntimeError('no such luck')\n")
     (tmp_path / "ep_needy_net.py").write_text("import a_package_nobody_has\n")
     monkeypatch.chdir(tmp_path)
@@ -87,15 +108,18 @@ def test_factory_in_the_working_folder(user_module: str) -> None:
     assert sys.path == before
 
 
-@pytest.mark.parametrize(("reference", "message"), [
-    ("ep_user_net", "must have the form package.module:factory"),
-    ("../evil:make", "must have the form package.module:factory"),
-    ("ep_user_net:mak", r"has no 'mak' \(did you mean 'make'\?\)"),
-    ("ep_user_net:number", "is a int; it must be a function or a class"),
-    ("ep_broken_net:make", "cannot be imported: RuntimeError: no such luck"),
-    ("ep_needy_net:make", "needs 'a_package_nobody_has', which is not installed"),
-    ("ep_absent.net:make", "there is no module 'ep_absent.net'"),
-])
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("ep_user_net", "must have the form package.module:factory"),
+        ("../evil:make", "must have the form package.module:factory"),
+        ("ep_user_net:mak", r"has no 'mak' \(did you mean 'make'\?\)"),
+        ("ep_user_net:number", "is a int; it must be a function or a class"),
+        ("ep_broken_net:make", "cannot be imported: RuntimeError: no such luck"),
+        ("ep_needy_net:make", "needs 'a_package_nobody_has', which is not installed"),
+        ("ep_absent.net:make", "there is no module 'ep_absent.net'"),
+    ],
+)
 def test_bad_factories(user_module: str, reference: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_factory(reference)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from edgepress.models.checkpoints.registry import build
 from edgepress.models.cost.activations import activation_plan
 from edgepress.models.cost.graph import trace
-from torch import nn
 
 
 def plan_of(model, *shape):
@@ -32,7 +33,12 @@ def test_by_hand():
     plan = plan_of(Residual(), 1, 3, 4, 4)
     # x 48, a 128, b 128, sum 128, output 10: nothing for the norm, both ReLUs and the view.
     assert [tensor.shape for tensor in plan.tensors] == [
-        (1, 3, 4, 4), (1, 8, 4, 4), (1, 8, 4, 4), (1, 8, 4, 4), (1, 10)]
+        (1, 3, 4, 4),
+        (1, 8, 4, 4),
+        (1, 8, 4, 4),
+        (1, 8, 4, 4),
+        (1, 10),
+    ]
     assert plan.steps == ("conv2d", "conv2d_1", "add", "linear")
     assert plan.timeline().tolist() == [48 + 128, 256, 384, 138]
     assert plan.peak() == 384
@@ -105,7 +111,14 @@ def test_several_results_and_unread_ones():
 
     plan = plan_of(Split(), 1, 6, 4)
     assert [tensor.shape for tensor in plan.tensors] == [
-        (1, 6, 4), (1, 3, 4), (1, 3, 4), (1, 3, 8), (1, 3, 16), (1, 3, 4), (1, 3, 6)]
+        (1, 6, 4),
+        (1, 3, 4),
+        (1, 3, 4),
+        (1, 3, 8),
+        (1, 3, 16),
+        (1, 3, 4),
+        (1, 3, 6),
+    ]
     assert plan.steps == ("chunk", "cat", "repeat", "slice_1", "lstm")
     assert plan.timeline().tolist() == [48, 48, 24 + 48, 48 + 12, 12 + 18]
 

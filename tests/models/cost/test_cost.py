@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from edgepress.models.checkpoints.registry import build
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.cost.op_costs import RULES
 from edgepress.models.errors import UsageError
-from torch import nn
 
 
 def macs(model, shape, rule="core"):
@@ -43,16 +44,26 @@ def test_by_hand(bias):
     assert costs["dcase"].peak_activation_bytes == 144 + 72
     assert costs["core"].uncounted == ("relu",)
     assert [(layer.name, layer.operator, layer.macs) for layer in costs["core"].layers] == [
-        ("conv", "conv", 2592), ("dense", "dense", 720)]
+        ("conv", "conv", 2592),
+        ("dense", "dense", 720),
+    ]
 
 
 def test_schemes():
     model, x = Small(), torch.zeros(1, 2, 6, 6)
     found = {scheme: cost_of(model, x, scheme=scheme) for scheme in ("w8a8", "w8a16", "fp16", "fp32")}
     assert {name: cost.weight_bytes for name, cost in found.items()} == {
-        "w8a8": 792 + 36, "w8a16": 792 + 72, "fp16": 2 * 801, "fp32": 4 * 801}
+        "w8a8": 792 + 36,
+        "w8a16": 792 + 72,
+        "fp16": 2 * 801,
+        "fp32": 4 * 801,
+    }
     assert {name: cost.peak_activation_bytes for name, cost in found.items()} == {
-        "w8a8": 216, "w8a16": 432, "fp16": 432, "fp32": 864}
+        "w8a8": 216,
+        "w8a16": 432,
+        "fp16": 432,
+        "fp32": 864,
+    }
 
 
 def test_sums_of_the_layers_are_the_totals():
@@ -63,13 +74,22 @@ def test_sums_of_the_layers_are_the_totals():
     assert len({layer.name for layer in cost.layers}) == len(cost.layers)
 
 
-@pytest.mark.parametrize(("config", "core", "dcase", "folded", "unfolded"), [
-    ({"rho": 8}, 53_812_320, 54_103_324, 294_026, 295_156),
-    ({"rho": 4}, 29_236_320, 29_527_324, 130_186, 131_316),
-    ({"rho": 8, "n_blocks": (2, 1, 1)}, 37_837_920, 38_071_324, 187_146, 187_892),
-    ({"rho": 8, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36}, 28_839_120, 29_056_324, 127_046, 127_684),
-    ({"rho": 5, "n_blocks": (2, 1, 1)}, None, 28_240_924, 121_610, None),
-])
+@pytest.mark.parametrize(
+    ("config", "core", "dcase", "folded", "unfolded"),
+    [
+        ({"rho": 8}, 53_812_320, 54_103_324, 294_026, 295_156),
+        ({"rho": 4}, 29_236_320, 29_527_324, 130_186, 131_316),
+        ({"rho": 8, "n_blocks": (2, 1, 1)}, 37_837_920, 38_071_324, 187_146, 187_892),
+        (
+            {"rho": 8, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36},
+            28_839_120,
+            29_056_324,
+            127_046,
+            127_684,
+        ),
+        ({"rho": 5, "n_blocks": (2, 1, 1)}, None, 28_240_924, 121_610, None),
+    ],
+)
 def test_cp_resnet(config, core, dcase, folded, unfolded):
     model, x = build("cp_resnet", **config), torch.zeros(1, 1, 256, 44)
     cost = cost_of(model, x)
@@ -78,9 +98,16 @@ def test_cp_resnet(config, core, dcase, folded, unfolded):
     assert unfolded is None or cost_of(model, x, "torchinfo").params == unfolded
 
 
-@pytest.mark.parametrize(("base", "multiplier", "expansion", "params", "mmacs"), [
-    (8, 1.9, 1.7, 5_722, 1.582), (16, 1.5, 1.7, 12_310, 4.354), (24, 1.5, 1.9, 30_106, 9.638),
-    (32, 1.7, 1.9, 54_182, 16.803), (32, 2.3, 3.0, 124_862, 29.561)])
+@pytest.mark.parametrize(
+    ("base", "multiplier", "expansion", "params", "mmacs"),
+    [
+        (8, 1.9, 1.7, 5_722, 1.582),
+        (16, 1.5, 1.7, 12_310, 4.354),
+        (24, 1.5, 1.9, 30_106, 9.638),
+        (32, 1.7, 1.9, 54_182, 16.803),
+        (32, 2.3, 3.0, 124_862, 29.561),
+    ],
+)
 def test_cp_mobile(base, multiplier, expansion, params, mmacs):
     model = build("cp_mobile", base_channels=base, channels_multiplier=multiplier, expansion_rate=expansion)
     cost = cost_of(model, torch.zeros(1, 1, 256, 64))
@@ -94,12 +121,15 @@ def test_cp_mobile_unfolded():
     assert round(cost.macs / 1e6, 3) == 28.893
 
 
-@pytest.mark.parametrize(("name", "shape", "core", "bias_adds", "params", "peak"), [
-    ("ds_cnn", (1, 49, 10), 2_656_768, 72_012, 22_604, 16_000),
-    ("resnet8", (3, 32, 32), 12_501_632, 86_026, 77_706, 49_152),
-    ("mobilenet", (3, 96, 96), 7_489_664, 231_554, 210_850, 55_296),
-    ("autoencoder", (640,), 264_192, 1_672, 265_864, 768),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "core", "bias_adds", "params", "peak"),
+    [
+        ("ds_cnn", (1, 49, 10), 2_656_768, 72_012, 22_604, 16_000),
+        ("resnet8", (3, 32, 32), 12_501_632, 86_026, 77_706, 49_152),
+        ("mobilenet", (3, 96, 96), 7_489_664, 231_554, 210_850, 55_296),
+        ("autoencoder", (640,), 264_192, 1_672, 265_864, 768),
+    ],
+)
 def test_mlperf_tiny(name, shape, core, bias_adds, params, peak):
     model, x = build(name), torch.zeros(1, *shape)
     cost = cost_of(model, x)
@@ -185,19 +215,22 @@ class Function(nn.Module):
         return self.function(x, self.weight)
 
 
-@pytest.mark.parametrize(("function", "shape", "products", "params"), [
-    (lambda x, w: F.linear(x, w), (1, 3, 4), 3 * 24, 24),
-    (lambda x, w: x @ w.T, (1, 3, 4), 3 * 24, 24),
-    (lambda x, w: torch.einsum("btc,dc->btd", x, w), (1, 3, 4), 3 * 24, 24),
-    (lambda x, w: torch.bmm(x, x.transpose(1, 2)) + w.sum(), (1, 3, 4), 3 * 3 * 4, 1),
-    (lambda x, w: F.scaled_dot_product_attention(x, x, x) * w[0], (1, 3, 4), 2 * 3 * 3 * 4, 4),
-    (lambda x, w: torch.addmm(w[:, 0], x, w.T), (1, 4), 24, 24 + 6),
-    (lambda x, w: F.conv1d(x, w[:, :, None]), (1, 4, 9), 24 * 9, 24),
-    (lambda x, w: F.conv2d(x, w[:, :, None, None]), (1, 4, 2, 3), 24 * 6, 24),
-    (lambda x, w: F.conv3d(x, w[:, :, None, None, None]), (1, 4, 2, 2, 2), 24 * 8, 24),
-    (lambda x, w: F.conv_transpose2d(x, w.T[:, :, None, None], stride=2), (1, 4, 3, 3), 24 * 9, 24),
-    (lambda x, w: F.conv2d(x, F.normalize(w)[:, :, None, None]), (1, 4, 2, 2), 24 * 4, 24),
-])
+@pytest.mark.parametrize(
+    ("function", "shape", "products", "params"),
+    [
+        (lambda x, w: F.linear(x, w), (1, 3, 4), 3 * 24, 24),
+        (lambda x, w: x @ w.T, (1, 3, 4), 3 * 24, 24),
+        (lambda x, w: torch.einsum("btc,dc->btd", x, w), (1, 3, 4), 3 * 24, 24),
+        (lambda x, w: torch.bmm(x, x.transpose(1, 2)) + w.sum(), (1, 3, 4), 3 * 3 * 4, 1),
+        (lambda x, w: F.scaled_dot_product_attention(x, x, x) * w[0], (1, 3, 4), 2 * 3 * 3 * 4, 4),
+        (lambda x, w: torch.addmm(w[:, 0], x, w.T), (1, 4), 24, 24 + 6),
+        (lambda x, w: F.conv1d(x, w[:, :, None]), (1, 4, 9), 24 * 9, 24),
+        (lambda x, w: F.conv2d(x, w[:, :, None, None]), (1, 4, 2, 3), 24 * 6, 24),
+        (lambda x, w: F.conv3d(x, w[:, :, None, None, None]), (1, 4, 2, 2, 2), 24 * 8, 24),
+        (lambda x, w: F.conv_transpose2d(x, w.T[:, :, None, None], stride=2), (1, 4, 3, 3), 24 * 9, 24),
+        (lambda x, w: F.conv2d(x, F.normalize(w)[:, :, None, None]), (1, 4, 2, 2), 24 * 4, 24),
+    ],
+)
 def test_functional_products(function, shape, products, params):
     cost = cost_of(Function(function), torch.zeros(shape), "core")
     assert (cost.macs, cost.params) == (products, params)
@@ -227,8 +260,10 @@ def test_a_normalisation_that_cannot_fold_is_counted_and_said():
     cost = cost_of(Norms(), torch.zeros(1, 2, 3, 3))
     assert cost.macs == 9 * (8 + 4) + 9 * 16 + 8
     assert cost.params == 8 + 4 + 16 + 8
-    assert any("batch normalisation stays is not folded: something else reads the output of second too" in note
-               for note in cost.uncounted)
+    assert any(
+        "batch normalisation stays is not folded: something else reads the output of second too" in note
+        for note in cost.uncounted
+    )
     assert not any("folds" in note for note in cost.uncounted)
     assert cost_of(Norms(), torch.zeros(1, 2, 3, 3), "torchinfo").macs == 9 * 8 + 9 * 16 + 16
 

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 import torch
+from torch import nn
+
 from edgepress.models.cost.graph import Ref, trace, trace_one_sample
 from edgepress.models.errors import UsageError
-from torch import nn
 
 
 class Tied(nn.Module):
@@ -84,8 +85,9 @@ def test_the_batch_is_cut_to_one():
     assert graph.by_name[graph.outputs[0]].shape == (1, 4, 4, 4)
 
 
-@pytest.mark.parametrize(("model", "shape"), [
-    (nn.LSTM(4, 5), (7, 1, 4)), (nn.GRU(4, 5), (7, 4)), (nn.MultiheadAttention(4, 2), (7, 1, 4))])
+@pytest.mark.parametrize(
+    ("model", "shape"), [(nn.LSTM(4, 5), (7, 1, 4)), (nn.GRU(4, 5), (7, 4)), (nn.MultiheadAttention(4, 2), (7, 1, 4))]
+)
 def test_time_is_not_cut(model, shape):
     class OneInput(nn.Module):
         def __init__(self):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgepress.models.cost.op_costs import (
     KINDS,
     RULES,
@@ -17,8 +20,6 @@ from edgepress.models.cost.op_costs import (
     why_not,
 )
 from edgepress.models.errors import UsageError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_convolution_by_hand():
@@ -26,7 +27,12 @@ def test_convolution_by_hand():
     op = convolution((8, 3, 5, 5), (1, 8, 10, 12), groups=1, bias=True)
     products = 8 * 3 * 25 * 120
     assert {rule: macs(op, rule) for rule in ("core", "dcase", "nessi-tflite", "vela", "st")} == {
-        "core": products, "dcase": products + 8 * 120, "nessi-tflite": products, "vela": products, "st": products + 8}
+        "core": products,
+        "dcase": products + 8 * 120,
+        "nessi-tflite": products,
+        "vela": products,
+        "st": products + 8,
+    }
 
 
 def test_grouped_depthwise_and_one_dimensional_convolutions():
@@ -58,12 +64,23 @@ def test_everything_else():
     pool = Op("pool", input_elements=64, output_elements=16, window=4)
     add, mean, softmax = (Op(kind, input_elements=20, output_elements=10) for kind in ("add", "mean", "softmax"))
     found = {rule: tuple(macs(op, rule) for op in (pool, add, mean, softmax)) for rule in RULES if rule != "torchinfo"}
-    assert found == {"core": (0, 0, 0, 0), "dcase": (0, 0, 0, 0), "nessi-tflite": (64, 10, 20, 0),
-                     "vela": (64, 0, 20, 20), "st": (64, 10, 20, 150)}
+    assert found == {
+        "core": (0, 0, 0, 0),
+        "dcase": (0, 0, 0, 0),
+        "nessi-tflite": (64, 10, 20, 0),
+        "vela": (64, 0, 20, 20),
+        "st": (64, 10, 20, 150),
+    }
 
 
-@given(kind=st.sampled_from(KINDS), weights=st.integers(0, 10**6), positions=st.integers(0, 10**4),
-       bias=st.integers(0, 1000), bias_positions=st.integers(0, 10**4), products=st.integers(0, 10**9))
+@given(
+    kind=st.sampled_from(KINDS),
+    weights=st.integers(0, 10**6),
+    positions=st.integers(0, 10**4),
+    bias=st.integers(0, 1000),
+    bias_positions=st.integers(0, 10**4),
+    products=st.integers(0, 10**9),
+)
 def test_dcase_is_never_laxer_than_core(kind, weights, positions, bias, bias_positions, products):
     op = Op(kind, weights=weights, positions=positions, bias=bias, bias_positions=bias_positions, products=products)
     assert macs(op, "dcase") >= macs(op, "core") >= 0
@@ -84,16 +101,19 @@ def test_why_a_rule_has_no_figure():
     assert [rule for rule in RULES if why_not(rule, "onnx")] == ["torchinfo"]
 
 
-@pytest.mark.parametrize(("equation", "shapes", "expected"), [
-    ("ij,jk->ik", [(2, 3), (3, 5)], (30, True)),
-    ("ij,jk", [(2, 3), (3, 5)], (30, True)),
-    ("bhqd,bhkd->bhqk", [(2, 4, 5, 8), (2, 4, 7, 8)], (2 * 4 * 5 * 7 * 8, True)),
-    ("...ij,...jk->...ik", [(6, 2, 3), (6, 3, 5)], (180, True)),
-    ("...ij,jk->...ik", [(6, 2, 3), (3, 5)], (180, True)),
-    ("bc,bchw->bchw", [(2, 3), (2, 3, 4, 4)], (96, False)),
-    ("i,j->ij", [(3,), (4,)], (12, False)),
-    ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)], (2 * 3 * 4 + 2 * 4 * 5, True)),
-    ("bij,bjk->bik", [(1, 2, 3), (5, 3, 4)], (5 * 2 * 3 * 4, True)),
-])
+@pytest.mark.parametrize(
+    ("equation", "shapes", "expected"),
+    [
+        ("ij,jk->ik", [(2, 3), (3, 5)], (30, True)),
+        ("ij,jk", [(2, 3), (3, 5)], (30, True)),
+        ("bhqd,bhkd->bhqk", [(2, 4, 5, 8), (2, 4, 7, 8)], (2 * 4 * 5 * 7 * 8, True)),
+        ("...ij,...jk->...ik", [(6, 2, 3), (6, 3, 5)], (180, True)),
+        ("...ij,jk->...ik", [(6, 2, 3), (3, 5)], (180, True)),
+        ("bc,bchw->bchw", [(2, 3), (2, 3, 4, 4)], (96, False)),
+        ("i,j->ij", [(3,), (4,)], (12, False)),
+        ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)], (2 * 3 * 4 + 2 * 4 * 5, True)),
+        ("bij,bjk->bik", [(1, 2, 3), (5, 3, 4)], (5 * 2 * 3 * 4, True)),
+    ],
+)
 def test_einsum(equation, shapes, expected):
     assert einsum_products(equation, shapes) == expected

@@ -8,12 +8,30 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edgepress.models.devices.classes import METRICS, device_class, device_classes, parse_hertz, read_budgets
 from edgepress.models.errors import ConfigError, UsageError
 
-NAMED = ["dcase2022", "dcase2023", "dcase2024", "dcase2025", "cortex-m0plus", "cortex-m4", "cortex-m7", "cortex-m33",
-         "cortex-m55", "cortex-m55-ethos-u55", "cortex-m85", "esp32", "esp32-s3", "risc-v", "raspberry-pi-3",
-         "raspberry-pi-4", "raspberry-pi-5", "phone"]
+NAMED = [
+    "dcase2022",
+    "dcase2023",
+    "dcase2024",
+    "dcase2025",
+    "cortex-m0plus",
+    "cortex-m4",
+    "cortex-m7",
+    "cortex-m33",
+    "cortex-m55",
+    "cortex-m55-ethos-u55",
+    "cortex-m85",
+    "esp32",
+    "esp32-s3",
+    "risc-v",
+    "raspberry-pi-3",
+    "raspberry-pi-4",
+    "raspberry-pi-5",
+    "phone",
+]
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -65,13 +83,24 @@ def test_systems_behind_the_latency_estimates_exist():
 
 
 def test_the_page_is_what_the_command_prints():
-    done = subprocess.run([sys.executable, "-m", "edgepress.models.devices.classes"], cwd=ROOT, capture_output=True, text=True,
-                          check=True, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
-    assert done.stdout == (ROOT / "docs" / "devices.md").read_text(), "python -m edgepress.models.devices.classes > docs/devices.md"
+    done = subprocess.run(
+        [sys.executable, "-m", "edgepress.models.devices.classes"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.stdout == (ROOT / "docs" / "devices.md").read_text(), (
+        "python -m edgepress.models.devices.classes > docs/devices.md"
+    )
 
 
 def test_budgets_override_one_entry_and_add_a_class(tmp_path):
-    book = read_budgets(budgets(tmp_path, """
+    book = read_budgets(
+        budgets(
+            tmp_path,
+            """
         schema = 1
         [gate]
         baseline = "git:main"
@@ -85,7 +114,9 @@ def test_budgets_override_one_entry_and_add_a_class(tmp_path):
         runtime = "onnxruntime"
         macs = { max = "1 G", max_growth = "5%", level = "warn" }
         macs_rule = "core"
-        """))
+        """,
+        )
+    )
     assert book.own == ("cortex-m4", "doorbell", "server")
     assert book.gate == {"baseline": "git:main"}
     m4 = book.devices["cortex-m4"]
@@ -103,7 +134,9 @@ def test_budgets_override_one_entry_and_add_a_class(tmp_path):
 
 
 def test_all_mistakes_are_reported_together(tmp_path):
-    path = budgets(tmp_path, """
+    path = budgets(
+        tmp_path,
+        """
         flavour = "salt"
         [device.cortex-m4]
         flash = "512"
@@ -121,23 +154,42 @@ def test_all_mistakes_are_reported_together(tmp_path):
         [device.fourth]
         like = "cortex-m4"
         arena = "10 MiB"
-        """)
+        """,
+    )
     with pytest.raises(ConfigError) as caught:
         read_budgets(path)
     text = str(caught.value)
-    for part in ("flavour is an unknown key", "device.cortex-m4.flash: max = '512' has no unit",
-                 "device.cortex-m4.arena: max = 'many kB' is not a quantity",
-                 "device.cortex-m4.speed is an unknown key", "device.cortex-m4.latency.level",
-                 "device.own is new and needs runtime", "device.other.like = 'nothing'",
-                 "device.third.accuracy: accuracy has min and max_drop", "device.fourth.arena is larger than ram"):
+    for part in (
+        "flavour is an unknown key",
+        "device.cortex-m4.flash: max = '512' has no unit",
+        "device.cortex-m4.arena: max = 'many kB' is not a quantity",
+        "device.cortex-m4.speed is an unknown key",
+        "device.cortex-m4.latency.level",
+        "device.own is new and needs runtime",
+        "device.other.like = 'nothing'",
+        "device.third.accuracy: accuracy has min and max_drop",
+        "device.fourth.arena is larger than ram",
+    ):
         assert part in text, part
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["= 1", "[device\n", "device = 3", "[device]\nx = 1", "schema = 2", "\0",
-                                  "[device.m]\nruntime = 'tflm'\nmacs = [1]", "[device.m]\nruntime = 'abacus'",
-                                  "[device.m]\nruntime = 'tflm'\nmacs = true", "[device.m]\nruntime='tflm'\nclock='9'",
-                                  "[device.m]\nruntime = 'tflm'\nlatency = { level = 'warn' }"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "= 1",
+        "[device\n",
+        "device = 3",
+        "[device]\nx = 1",
+        "schema = 2",
+        "\0",
+        "[device.m]\nruntime = 'tflm'\nmacs = [1]",
+        "[device.m]\nruntime = 'abacus'",
+        "[device.m]\nruntime = 'tflm'\nmacs = true",
+        "[device.m]\nruntime='tflm'\nclock='9'",
+        "[device.m]\nruntime = 'tflm'\nlatency = { level = 'warn' }",
+    ],
+)
 def test_a_broken_file_is_one_error_with_its_name(tmp_path, text):
     path = budgets(tmp_path, text)
     with pytest.raises(UsageError, match=r"budgets\.toml"):

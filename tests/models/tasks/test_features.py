@@ -7,6 +7,9 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import (
     MEL16K,
@@ -20,8 +23,6 @@ from edgepress.models.tasks.front_ends.log_mel import (
     log_mel_torch,
     mel_filter_bank,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SMALL = LogMel(sample_rate_hz=8000, n_fft=256, window=200, hop=100, n_mels=16, fmax_hz=4000)
 
@@ -81,7 +82,7 @@ def test_filter_bank_by_hand():
     assert bank.shape == (2, 9)
     mel = 1127 * np.log(1 + np.array([500.0, 1000.0]) / 700)
     width = 1127 * np.log(1 + 4000 / 700) / 3
-    assert bank[0, 1] == pytest.approx(mel[0] / width, abs=1e-6)           # 500 Hz on the rising side
+    assert bank[0, 1] == pytest.approx(mel[0] / width, abs=1e-6)  # 500 Hz on the rising side
     assert bank[0, 2] == pytest.approx((2 * width - mel[1]) / width, abs=1e-6)
     assert bank[1, 2] == pytest.approx((mel[1] - width) / width, abs=1e-6)
     assert bank[:, 0].tolist() == [0, 0]
@@ -124,12 +125,21 @@ def test_definition_survives_json():
         LogMel.from_json([])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"hop": 0}, "hop = 0 must be an integer from 1"), ({"n_fft": 4097}, "n_fft = 4097 must be even"),
-    ({"window": 4096}, "window = 4096 must be an integer from 2 to 2048"), ({"n_mels": 2.5}, "n_mels = 2.5"),
-    ({"fmax_hz": 17000}, "half of sample_rate_hz"), ({"fmin_hz": 16000}, "fmin_hz < fmax_hz"),
-    ({"log_offset": 0}, "log_offset = 0 must be positive"), ({"shift": float("nan")}, "finite"),
-    ({"scale": 0}, "not zero"), ({"sample_rate_hz": True}, "sample_rate_hz = True")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hop": 0}, "hop = 0 must be an integer from 1"),
+        ({"n_fft": 4097}, "n_fft = 4097 must be even"),
+        ({"window": 4096}, "window = 4096 must be an integer from 2 to 2048"),
+        ({"n_mels": 2.5}, "n_mels = 2.5"),
+        ({"fmax_hz": 17000}, "half of sample_rate_hz"),
+        ({"fmin_hz": 16000}, "fmin_hz < fmax_hz"),
+        ({"log_offset": 0}, "log_offset = 0 must be positive"),
+        ({"shift": float("nan")}, "finite"),
+        ({"scale": 0}, "not zero"),
+        ({"sample_rate_hz": True}, "sample_rate_hz = True"),
+    ],
+)
 def test_bad_definitions_are_named(change, message):
     with pytest.raises(UsageError, match=message):
         LogMel(**change)
@@ -142,8 +152,10 @@ def test_bad_waveforms_are_refused(waveforms):
 
 
 def test_features_need_no_torch():
-    code = ("import sys, numpy as np; from edgepress.models.tasks import load_task, log_mel, LogMel, evaluate;"
-            "log_mel(np.zeros((1, 32000), np.float32), LogMel()); assert 'torch' not in sys.modules")
+    code = (
+        "import sys, numpy as np; from edgepress.models.tasks import load_task, log_mel, LogMel, evaluate;"
+        "log_mel(np.zeros((1, 32000), np.float32), LogMel()); assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

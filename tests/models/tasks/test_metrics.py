@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pytest
-from edgepress.models.errors import UsageError
-from edgepress.models.tasks.metrics import cluster_bootstrap, evaluate, paired_cluster_bootstrap, wilson
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edgepress.models.errors import UsageError
+from edgepress.models.tasks.metrics import cluster_bootstrap, evaluate, paired_cluster_bootstrap, wilson
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]]))
 LABELS = np.array([0, 1, 0, 1])
@@ -64,8 +65,12 @@ def test_against_torch():
 def test_wilson_has_the_published_value():
     # Newcombe, "Two-sided confidence intervals for the single proportion", Statistics in Medicine 17 (1998), Table I:
     # the score interval without continuity correction of 81/263, 15/148, 0/20 and 1/29.
-    for correct, total, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605),
-                                      (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+    for correct, total, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
         assert wilson(correct, total) == pytest.approx((low, high), abs=6e-5)
 
 
@@ -116,11 +121,18 @@ def test_cluster_interval_is_reported_with_identifiers():
     assert "by_recording_device" not in found
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ((LOGITS, LABELS[:3]), "one label per clip"), ((LOGITS, LABELS + 2), "from 0 to 2"),
-    ((LOGITS, LABELS.astype(float)), "integers"), ((LOGITS[:0], LABELS[:0]), "one label per clip"),
-    ((LOGITS * np.nan, LABELS), "not finite"), ((LOGITS, LABELS, ["a"]), "1 devices"),
-    ((LOGITS, LABELS, None, ("x",)), "3 outputs but 1 classes")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((LOGITS, LABELS[:3]), "one label per clip"),
+        ((LOGITS, LABELS + 2), "from 0 to 2"),
+        ((LOGITS, LABELS.astype(float)), "integers"),
+        ((LOGITS[:0], LABELS[:0]), "one label per clip"),
+        ((LOGITS * np.nan, LABELS), "not finite"),
+        ((LOGITS, LABELS, ["a"]), "1 devices"),
+        ((LOGITS, LABELS, None, ("x",)), "3 outputs but 1 classes"),
+    ],
+)
 def test_what_does_not_fit_is_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         evaluate(*arguments)

@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks import LogMel, load_task
 from edgepress.models.tasks.sources import arrays as arrays_module

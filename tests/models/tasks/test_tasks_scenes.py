@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks import LogMel, load_task, log_mel
 from edgepress.models.tasks.sources import scenes as scenes_module
@@ -90,8 +91,14 @@ def test_the_fingerprint_depends_on_neither_place_nor_front_end(folder, tmp_path
     assert open_it(tmp_path / "elsewhere/tau", front_end=other).fingerprint == open_it(folder).fingerprint
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:200]),
-                                    lambda path: path.write_bytes(b"nonsense"), lambda path: path.unlink()])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: path.write_bytes(b"nonsense"),
+        lambda path: path.unlink(),
+    ],
+)
 def test_a_damaged_cache_is_made_again(folder, damage):
     before = np.array(open_it(folder).features("train"))
     for path in (folder.parent / "cache").rglob("data.npy"):
@@ -182,32 +189,49 @@ def make_stereo(root):
 
 BAD = {
     "missing meta": (lambda root: (root / "meta.csv").unlink(), r"meta\.csv cannot be read \(No such file"),
-    "missing split": (lambda root: (root / "evaluation_setup/fold1_train.csv").unlink(),
-                      r"no evaluation_setup/fold1_train"),
-    "missing column": (lambda root: edit(root / "meta.csv", "source_label", "device"),
-                       r"meta\.csv, line 1: the column source_label is missing; found 'filename'"),
+    "missing split": (
+        lambda root: (root / "evaluation_setup/fold1_train.csv").unlink(),
+        r"no evaluation_setup/fold1_train",
+    ),
+    "missing column": (
+        lambda root: edit(root / "meta.csv", "source_label", "device"),
+        r"meta\.csv, line 1: the column source_label is missing; found 'filename'",
+    ),
     "commas": (lambda root: (root / "meta.csv").write_text(HEADER.replace("\t", ",")), r"line 1: the columns filename"),
     "no rows": (lambda root: (root / "meta.csv").write_text(HEADER), r"meta\.csv lists no clip"),
     "binary": (lambda root: (root / "meta.csv").write_bytes(b"\xff\xfe\x00"), r"meta\.csv is no UTF-8 text"),
     "short row": (lambda root: edit(root / "meta.csv", "\tparis-park0\ta\n", "\n"), r"meta\.csv, line 2 has 2 columns"),
     "empty field": (lambda root: edit(root / "meta.csv", "\tparis-park0\t", "\t\t"), r"line 2: identifier is empty"),
-    "twice": (lambda root: edit(root / "meta.csv", HEADER, HEADER + f"{FIRST}\tpark\tx\ta\n"),
-              r"line 3: .* listed twice"),
-    "parent": (lambda root: edit(root / "meta.csv", FIRST, "../secret.wav"),
-               r"line 2: filename '\.\./secret\.wav' leaves"),
+    "twice": (
+        lambda root: edit(root / "meta.csv", HEADER, HEADER + f"{FIRST}\tpark\tx\ta\n"),
+        r"line 3: .* listed twice",
+    ),
+    "parent": (
+        lambda root: edit(root / "meta.csv", FIRST, "../secret.wav"),
+        r"line 2: filename '\.\./secret\.wav' leaves",
+    ),
     "inner parent": (lambda root: edit(root / "meta.csv", FIRST, "audio/../../x.wav"), r"line 2: .* leaves the folder"),
     "absolute": (lambda root: edit(root / "meta.csv", FIRST, "/etc/passwd"), r"line 2: .* relative to the folder"),
-    "split parent": (lambda root: edit(root / "evaluation_setup/fold1_train.csv", FIRST, "../x.wav"),
-                     r"fold1_train\.csv, line 2: .* leaves the folder"),
-    "unknown scene": (lambda root: edit(root / "evaluation_setup/fold1_train.csv", "\tpark\n", "\tmoon\n"),
-                      r"fold1_train\.csv, line 2: the scene 'moon' is unknown; meta\.csv has park, tram"),
-    "scene of one row": (lambda root: edit(root / "meta.csv", "\tpark\t", "\tmoon\t"),
-                         r"line 2: .* is 'park' here but 'moon' in meta"),
-    "not in meta": (lambda root: edit(root / "evaluation_setup/fold1_train.csv", FIRST, "audio/other.wav"),
-                    r"fold1_train\.csv, line 2: audio/other\.wav is not in meta"),
-    "train and test": (lambda root: edit(root / "evaluation_setup/fold1_evaluate.csv",
-                                         "audio/park-paris-4-park-0-a.wav", FIRST),
-                       r"fold1_evaluate\.csv, line 2: .* is a training clip too \(.*line 2\)"),
+    "split parent": (
+        lambda root: edit(root / "evaluation_setup/fold1_train.csv", FIRST, "../x.wav"),
+        r"fold1_train\.csv, line 2: .* leaves the folder",
+    ),
+    "unknown scene": (
+        lambda root: edit(root / "evaluation_setup/fold1_train.csv", "\tpark\n", "\tmoon\n"),
+        r"fold1_train\.csv, line 2: the scene 'moon' is unknown; meta\.csv has park, tram",
+    ),
+    "scene of one row": (
+        lambda root: edit(root / "meta.csv", "\tpark\t", "\tmoon\t"),
+        r"line 2: .* is 'park' here but 'moon' in meta",
+    ),
+    "not in meta": (
+        lambda root: edit(root / "evaluation_setup/fold1_train.csv", FIRST, "audio/other.wav"),
+        r"fold1_train\.csv, line 2: audio/other\.wav is not in meta",
+    ),
+    "train and test": (
+        lambda root: edit(root / "evaluation_setup/fold1_evaluate.csv", "audio/park-paris-4-park-0-a.wav", FIRST),
+        r"fold1_evaluate\.csv, line 2: .* is a training clip too \(.*line 2\)",
+    ),
     "missing clip": (lambda root: (root / FIRST).unlink(), r"fold1_train\.csv, line 2: .*-a\.wav does not exist"),
     "text file": (lambda root: (root / FIRST).write_text("hello"), r"line 2: .*-a\.wav is no audio file"),
     "empty file": (lambda root: (root / FIRST).write_bytes(b""), r"line 2: .*-a\.wav is no audio file"),
@@ -266,7 +290,8 @@ def test_a_factory_needs_trust_and_must_return_a_task(tmp_path, monkeypatch):
         "def make(front_end=None):\n"
         "    split = Split(('p', 'q'), np.array([0, 1]))\n"
         "    return Task('own', ('x', 'y'), (3,), '00', {'test': split}, lambda name: np.zeros((2, 3), np.float32))\n"
-        "def wrong():\n    return 3\n")
+        "def wrong():\n    return 3\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match="allow it with trust=True"):
         load_task("own_task:make")
@@ -288,11 +313,17 @@ def test_real_recordings_in_this_layout(shared, tmp_path):
     import subprocess
     import sys
 
-    subprocess.run([sys.executable, shared / "make_esc10_mobile.py", tmp_path / "esc", "--limit", "1"], check=True,
-                   capture_output=True)
+    subprocess.run(
+        [sys.executable, shared / "make_esc10_mobile.py", tmp_path / "esc", "--limit", "1"],
+        check=True,
+        capture_output=True,
+    )
     task = load_task(tmp_path / "esc", cache=tmp_path / "cache")
     assert task.input_shape == (1, 256, 44)
     assert task.unseen_devices == ("s4", "s5", "s6")
     assert np.isfinite(task.features("test")).all()
-    assert len(task.features("test")) == len(task.split("test")) == 9 * len({name.rsplit("-", 1)[0] for name in
-                                                                            task.split("test").names})
+    assert (
+        len(task.features("test"))
+        == len(task.split("test"))
+        == 9 * len({name.rsplit("-", 1)[0] for name in task.split("test").names})
+    )

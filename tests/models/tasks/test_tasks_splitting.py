@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from edgepress.models.tasks.splitting import cut_validation, pick_calibration
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from edgepress.models.tasks.splitting import cut_validation, pick_calibration
 
 
 def test_whole_locations_and_about_an_eighth_of_every_class():

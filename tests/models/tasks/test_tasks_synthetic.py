@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from edgepress.models.tasks import load_task
 from edgepress.models.tasks.sources import synthetic
 from edgepress.models.tasks.sources.microphones import _BANDS_HZ, MICROPHONES, UNSEEN, impulse_response, record
@@ -42,11 +43,16 @@ def test_scenes_can_be_told_apart_by_a_few_numbers():
         envelope = np.sort(np.abs(sound).reshape(160, -1).mean(1))
         return np.concatenate([bands, 3 * np.log(envelope[[8, 40, 80, 120, 152]] / envelope.mean() + 1e-3)])
 
-    table = {scene: [numbers(make_clip(scene, Place(tuple(rng.uniform(0, 1, 8))), rng)) for _ in range(24)]
-             for scene in SCENES}
+    table = {
+        scene: [numbers(make_clip(scene, Place(tuple(rng.uniform(0, 1, 8))), rng)) for _ in range(24)]
+        for scene in SCENES
+    }
     centroids = {scene: np.mean(rows[:16], 0) for scene, rows in table.items()}
-    right = [min(centroids, key=lambda other: np.linalg.norm(row - centroids[other])) == scene
-             for scene, rows in table.items() for row in rows[16:]]
+    right = [
+        min(centroids, key=lambda other: np.linalg.norm(row - centroids[other])) == scene
+        for scene, rows in table.items()
+        for row in rows[16:]
+    ]
     assert np.mean(right) > 0.35
 
 

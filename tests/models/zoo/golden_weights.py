@@ -67,8 +67,9 @@ def count(model: nn.Module, *input_shape: int) -> tuple[int, int]:
         macs += layer.weight.numel() * positions
         params += layer.weight.numel() + output.shape[1]
 
-    handles = [layer.register_forward_hook(hook) for layer in model.modules()
-               if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    handles = [
+        layer.register_forward_hook(hook) for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))
+    ]
     with torch.no_grad():
         model.eval()(torch.zeros(1, *input_shape))
     for handle in handles:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from edgepress.models.checkpoints.registry import build
 from edgepress.models.errors import UsageError
 from edgepress.models.zoo.cp_mobile import GRN, make_divisible
-from safetensors.torch import load_file
-
 from tests.models.zoo.golden_weights import arrays, count, fill, read_golden, shapes
 
 
@@ -26,12 +26,19 @@ def test_published_weights_load_and_name_the_scene(shared: Path) -> None:
     assert logits.argmax(1).tolist() == [3, 3]  # metro_station
 
 
-@pytest.mark.parametrize(("base", "growth", "expansion", "macs_with_bias", "params"), [
-    (8, 1.9, 1.7, 1.582e6, 5_722), (16, 1.5, 1.7, 4.354e6, 12_310), (24, 1.5, 1.9, 9.638e6, 30_106),
-    (32, 1.7, 1.9, 16.803e6, 54_182), (32, 2.3, 3.0, 29.561e6, 124_862),
-])
-def test_counts_are_the_official_ones(base: int, growth: float, expansion: float, macs_with_bias: float,
-                                      params: int) -> None:
+@pytest.mark.parametrize(
+    ("base", "growth", "expansion", "macs_with_bias", "params"),
+    [
+        (8, 1.9, 1.7, 1.582e6, 5_722),
+        (16, 1.5, 1.7, 4.354e6, 12_310),
+        (24, 1.5, 1.9, 9.638e6, 30_106),
+        (32, 1.7, 1.9, 16.803e6, 54_182),
+        (32, 2.3, 3.0, 29.561e6, 124_862),
+    ],
+)
+def test_counts_are_the_official_ones(
+    base: int, growth: float, expansion: float, macs_with_bias: float, params: int
+) -> None:
     """The official figures count the bias once per output position, and GRN's two numbers per block as parameters."""
     model = build("cp_mobile", base_channels=base, channels_multiplier=growth, expansion_rate=expansion)
     core, found = count(model, 1, 256, 64)
@@ -91,15 +98,18 @@ def test_latent_and_logits_of_one_pass() -> None:
         assert torch.allclose(model.feed_forward(latent[:, :, None, None]).flatten(1), logits, atol=1e-4)
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    ({"strides": {"b9": (2, 2)}}, "unknown block 'b9': known are b1, b2, b3, b4, b5, b6"),
-    ({"strides": [2, 2]}, "strides = .* must map block names"),
-    ({"strides": {"b2": 2}}, r"strides\['b2'\] = 2 must be a list of 2"),
-    ({"channels_multiplier": 1e9}, "channels_multiplier = .* from 0.125 to 8"),
-    ({"base_channels": 4096, "channels_multiplier": 8}, "width of the last stage"),
-    ({"expansion_rate": float("nan")}, "expansion_rate = nan must be a number"),
-    ({"n_blocks": ()}, "n_blocks = .* must be a list of 1 to 8"),
-])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"strides": {"b9": (2, 2)}}, "unknown block 'b9': known are b1, b2, b3, b4, b5, b6"),
+        ({"strides": [2, 2]}, "strides = .* must map block names"),
+        ({"strides": {"b2": 2}}, r"strides\['b2'\] = 2 must be a list of 2"),
+        ({"channels_multiplier": 1e9}, "channels_multiplier = .* from 0.125 to 8"),
+        ({"base_channels": 4096, "channels_multiplier": 8}, "width of the last stage"),
+        ({"expansion_rate": float("nan")}, "expansion_rate = nan must be a number"),
+        ({"n_blocks": ()}, "n_blocks = .* must be a list of 1 to 8"),
+    ],
+)
 def test_wrong_arguments(config: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build("cp_mobile", **config)

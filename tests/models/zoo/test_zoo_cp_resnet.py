@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from edgepress.models.checkpoints.registry import build
-from edgepress.models.errors import UsageError
 from torch import nn
 
+from edgepress.models.checkpoints.registry import build
+from edgepress.models.errors import UsageError
 from tests.models.zoo.golden_weights import arrays, count, fill, read_golden, shapes
 
 GOLDEN = ("cp_resnet_rho8", "cp_resnet_dcase22", "cp_resnet_rho5_211")
@@ -26,22 +26,33 @@ def test_keys_and_logits_are_the_published_ones(shared: Path, name: str) -> None
     assert (logits - golden[f"{name}_logits"][:2]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize(("config", "macs", "params"), [
-    ({"rho": 8}, 53_812_320, 294_026),
-    ({"rho": 4}, 29_236_320, 130_186),
-    ({"rho": 8, "n_blocks": (2, 1, 1)}, 37_837_920, 187_146),
-    ({"rho": 8, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36}, 28_839_120, 127_046),
-    ({"rho": 4, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36}, 19_315_920, 63_558),
-    ({"rho": 6, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36}, 21_773_520, 79_942),
-])
+@pytest.mark.parametrize(
+    ("config", "macs", "params"),
+    [
+        ({"rho": 8}, 53_812_320, 294_026),
+        ({"rho": 4}, 29_236_320, 130_186),
+        ({"rho": 8, "n_blocks": (2, 1, 1)}, 37_837_920, 187_146),
+        ({"rho": 8, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36}, 28_839_120, 127_046),
+        ({"rho": 4, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36}, 19_315_920, 63_558),
+        ({"rho": 6, "n_blocks": (2, 1, 1), "s2_group": 2, "cut_channels_s3": 36}, 21_773_520, 79_942),
+    ],
+)
 def test_counts_are_the_published_ones(config: dict, macs: int, params: int) -> None:
     assert count(build("cp_resnet", **config), 1, 256, 44) == (macs, params)
 
 
-@pytest.mark.parametrize(("rho", "n_blocks", "frequency", "time"), [
-    (4, (2, 2, 2), 91, 39), (6, (2, 2, 2), 155, 55), (8, (2, 2, 2), 219, 71),
-    (4, (2, 1, 1), 91, 39), (5, (2, 1, 1), 123, 47), (8, (2, 1, 1), 155, 55), (10, (2, 1, 1), 187, 63),
-])
+@pytest.mark.parametrize(
+    ("rho", "n_blocks", "frequency", "time"),
+    [
+        (4, (2, 2, 2), 91, 39),
+        (6, (2, 2, 2), 155, 55),
+        (8, (2, 2, 2), 219, 71),
+        (4, (2, 1, 1), 91, 39),
+        (5, (2, 1, 1), 123, 47),
+        (8, (2, 1, 1), 155, 55),
+        (10, (2, 1, 1), 187, 63),
+    ],
+)
 def test_receptive_field(rho: int, n_blocks: tuple[int, ...], frequency: int, time: int) -> None:
     """Size of the input region that reaches one position of the last stage, from the kernels and strides alone."""
     field, step = [1, 1], [1, 1]
@@ -123,20 +134,23 @@ def test_a_dropped_stage_three() -> None:
     assert model(torch.zeros(2, 1, 256, 44)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    ({"rho": -1}, "rho = -1 is out of range"),
-    ({"rho": "8"}, "rho = '8' must be a whole number"),
-    ({"rho": 8.5}, "rho = 8.5 must be a whole number"),
-    ({"rho": float("inf")}, "rho = inf is out of range"),
-    ({"base_channels": 10**9}, "base_channels = 1000000000 is out of range"),
-    ({"base_channels": True}, "base_channels = True must be"),
-    ({"n_blocks": (2, 2)}, "n_blocks = .* must be a list of 3"),
-    ({"n_blocks": (3, 1, 1)}, r"n_blocks\[0\] = 3 is out of range"),
-    ({"n_blocks": (0, 1, 1)}, r"n_blocks\[0\] = 0 is out of range"),
-    ({"s2_group": 3}, "s2_group = 3 must divide the channels of stages 1 and 2"),
-    ({"cut_channels_s3": 128}, "stage 3 would have 0 channels"),
-    ({"init": "fixup"}, "init = 'fixup' is unknown: allowed are 'small', 'published'"),
-])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rho": -1}, "rho = -1 is out of range"),
+        ({"rho": "8"}, "rho = '8' must be a whole number"),
+        ({"rho": 8.5}, "rho = 8.5 must be a whole number"),
+        ({"rho": float("inf")}, "rho = inf is out of range"),
+        ({"base_channels": 10**9}, "base_channels = 1000000000 is out of range"),
+        ({"base_channels": True}, "base_channels = True must be"),
+        ({"n_blocks": (2, 2)}, "n_blocks = .* must be a list of 3"),
+        ({"n_blocks": (3, 1, 1)}, r"n_blocks\[0\] = 3 is out of range"),
+        ({"n_blocks": (0, 1, 1)}, r"n_blocks\[0\] = 0 is out of range"),
+        ({"s2_group": 3}, "s2_group = 3 must divide the channels of stages 1 and 2"),
+        ({"cut_channels_s3": 128}, "stage 3 would have 0 channels"),
+        ({"init": "fixup"}, "init = 'fixup' is unknown: allowed are 'small', 'published'"),
+    ],
+)
 def test_wrong_arguments(config: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build("cp_resnet", **config)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edgepress.models.checkpoints.registry import build, zoo
-from edgepress.models.errors import UsageError
-from edgepress.models.zoo.same_padding import output_size, same_conv, same_padding
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from edgepress.models.checkpoints.registry import build, zoo
+from edgepress.models.errors import UsageError
+from edgepress.models.zoo.same_padding import output_size, same_conv, same_padding
 from tests.models.zoo.golden_weights import count
 
 NETWORKS = ("ds_cnn", "resnet8", "mobilenet", "autoencoder")
 
 
-@pytest.mark.parametrize(("name", "macs", "params"), [
-    ("ds_cnn", 2_656_768, 22_604), ("resnet8", 12_501_632, 77_706), ("mobilenet", 7_489_664, 210_850),
-    ("autoencoder", 264_192, 265_864),
-])
+@pytest.mark.parametrize(
+    ("name", "macs", "params"),
+    [
+        ("ds_cnn", 2_656_768, 22_604),
+        ("resnet8", 12_501_632, 77_706),
+        ("mobilenet", 7_489_664, 210_850),
+        ("autoencoder", 264_192, 265_864),
+    ],
+)
 def test_counts_are_those_of_the_reference_files(name: str, macs: int, params: int) -> None:
     assert count(build(name), *zoo()[name].input_shapes[0]) == (macs, params)
 
@@ -61,10 +66,14 @@ def test_same_padding_by_hand() -> None:
     assert same_padding((32, 32), (1, 1), (2, 2)) == (0, 0, 0, 0)
 
 
-@given(size=st.tuples(st.integers(1, 40), st.integers(1, 40)), kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
-       stride=st.tuples(st.integers(1, 3), st.integers(1, 3)))
-def test_same_convolution_keeps_ceil_of_size_over_stride(size: tuple[int, int], kernel: tuple[int, int],
-                                                         stride: tuple[int, int]) -> None:
+@given(
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
+def test_same_convolution_keeps_ceil_of_size_over_stride(
+    size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int]
+) -> None:
     layer = nn.Sequential(*same_conv(size, 1, 1, kernel, stride))
     assert tuple(layer(torch.zeros(1, 1, *size)).shape[2:]) == output_size(size, stride)
     left, right, top, bottom = same_padding(size, kernel, stride)
@@ -72,12 +81,15 @@ def test_same_convolution_keeps_ceil_of_size_over_stride(size: tuple[int, int], 
     assert 0 <= bottom - top <= 1
 
 
-@pytest.mark.parametrize(("name", "config", "message"), [
-    ("ds_cnn", {"input_size": (49,)}, "input_size = .* must be a list of 2"),
-    ("mobilenet", {"width": 0}, "width = 0 must be a number from 0.03125 to 4"),
-    ("resnet8", {"n_classes": 0}, "n_classes = 0 is out of range"),
-    ("autoencoder", {"n_layers": 1000}, "n_layers = 1000 is out of range"),
-])
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("ds_cnn", {"input_size": (49,)}, "input_size = .* must be a list of 2"),
+        ("mobilenet", {"width": 0}, "width = 0 must be a number from 0.03125 to 4"),
+        ("resnet8", {"n_classes": 0}, "n_classes = 0 is out of range"),
+        ("autoencoder", {"n_layers": 1000}, "n_layers = 1000 is out of range"),
+    ],
+)
 def test_wrong_arguments(name: str, config: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build(name, **config)

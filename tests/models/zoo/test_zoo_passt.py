@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from edgepress.models.checkpoints.registry import build
 from edgepress.models.errors import UsageError
 from edgepress.models.zoo.passt import PaSST
 from edgepress.models.zoo.published import load_published
-from safetensors.torch import save_file
-
 from tests.models.zoo.golden_weights import arrays, fill, read_golden, shapes
 
 SMALL = {"embed_dim": 16, "depth": 2, "num_heads": 4}
@@ -48,10 +48,16 @@ def tokens_seen(model: PaSST, columns: int = 100) -> list[int]:
     return lengths
 
 
-@pytest.mark.parametrize(("patchout", "kept"), [
-    ({}, 2 + 6 * 9), ({"s_patchout_f": 0}, 2 + 12 * 9), ({"s_patchout_f": 6, "s_patchout_t": 4}, 2 + 6 * 5),
-    ({"s_patchout_f": 0, "u_patchout": 100}, 2 + 8), ({"s_patchout_f": 11, "s_patchout_t": 8}, 2 + 1),
-])
+@pytest.mark.parametrize(
+    ("patchout", "kept"),
+    [
+        ({}, 2 + 6 * 9),
+        ({"s_patchout_f": 0}, 2 + 12 * 9),
+        ({"s_patchout_f": 6, "s_patchout_t": 4}, 2 + 6 * 5),
+        ({"s_patchout_f": 0, "u_patchout": 100}, 2 + 8),
+        ({"s_patchout_f": 11, "s_patchout_t": 8}, 2 + 1),
+    ],
+)
 def test_patchout_in_training_only(patchout: dict, kept: int) -> None:
     model = build("passt_tiny", **SMALL, **patchout)
     assert tokens_seen(model.train()) == [kept] * 5
@@ -101,13 +107,16 @@ def test_every_trained_parameter_gets_a_gradient() -> None:
     assert not any(p.requires_grad for p in model.head_dist.parameters())
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    ({"num_heads": 5}, "num_heads = 5 must divide embed_dim = 16"),
-    ({"s_patchout_f": 12}, "s_patchout_f = 12 is out of range: allowed are 0 to 11"),
-    ({"u_patchout": 54}, "u_patchout = 54 is out of range: allowed are 0 to 53"),
-    ({"input_size": (8, 100)}, r"patch_size = 16 must not be larger than the input \(8 x 100\)"),
-    ({"time_positions": 3}, "time_positions = 3 is out of range"),
-])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_heads": 5}, "num_heads = 5 must divide embed_dim = 16"),
+        ({"s_patchout_f": 12}, "s_patchout_f = 12 is out of range: allowed are 0 to 11"),
+        ({"u_patchout": 54}, "u_patchout = 54 is out of range: allowed are 0 to 53"),
+        ({"input_size": (8, 100)}, r"patch_size = 16 must not be larger than the input \(8 x 100\)"),
+        ({"time_positions": 3}, "time_positions = 3 is out of range"),
+    ],
+)
 def test_wrong_arguments(config: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build("passt_tiny", **{**SMALL, **config})
@@ -157,8 +166,11 @@ class TestPublishedWeights:
         assert (loaded.adapted, loaded.fresh, loaded.unused) == ((), (), ())
 
     def test_missing_file_says_where_they_are(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"nothing.pt does not exist; get published weights of PaSST from "
-                                             r"https://github.com/kkoutini/PaSST/releases"):
+        with pytest.raises(
+            UsageError,
+            match=r"nothing.pt does not exist; get published weights of PaSST from "
+            r"https://github.com/kkoutini/PaSST/releases",
+        ):
             load_published(build("passt_tiny", **SMALL), tmp_path / "nothing.pt")
 
     def test_a_pickled_module_is_refused(self, tmp_path: Path) -> None:
