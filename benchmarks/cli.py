@@ -207,7 +207,7 @@ def devices_command(
     _one_of(form, ("text", "markdown", "json"))
     known = device_classes(budgets)
     if form == "markdown":
-        from edgepress.models.devices.schema import markdown
+        from edgepress.models.devices.page import markdown
 
         _emit(markdown(known), None, False)
     else:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from edgepress.models.cost.cost import LayerCost as LayerCost
     from edgepress.models.cost.cost import cost_of as cost_of
     from edgepress.models.limits import Limits as Limits
+    from edgepress.models.tasks.sources.load import load_task as load_task
     from edgepress.models.tasks.task import Split as Split
     from edgepress.models.tasks.task import Task as Task
-    from edgepress.models.tasks.task import load_task as load_task
 
 #: Public name -> the module that defines it.
 _HOME = {
@@ -49,7 +49,7 @@ _HOME = {
     "evaluate_gate": "benchmarks.gate.gate",
     "export_model": "deploy.export.export",
     "load_checkpoint": "models.checkpoints.checkpoint",
-    "load_task": "models.tasks.task",
+    "load_task": "models.tasks.sources.load",
     "open_session": "deploy.runtimes.sessions",
     "profile": "benchmarks.measure.profiling",
     "prune_model": "compress.prune.model",

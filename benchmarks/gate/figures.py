@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgepress.benchmarks.measure.linked_firmware import KIND
-from edgepress.models.devices.classes import DeviceClass
+from edgepress.models.devices.device import DeviceClass
 from edgepress.models.errors import UsageError
 from edgepress.models.units import format_quantity
 

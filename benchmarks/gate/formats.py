@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from edgepress.models.devices.classes import WALL_CLOCK
+from edgepress.models.devices.device import WALL_CLOCK
 from edgepress.models.units import format_against, format_quantity
 
 HEADINGS = ("Device", "Metric", "Baseline", "Now", "Change", "Limit", "Headroom")

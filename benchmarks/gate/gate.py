@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.benchmarks.gate.figures import Figure, figure
-from edgepress.models.devices.classes import METRICS, WALL_CLOCK, DeviceClass, Rule, pick, read_budgets, rule_from_text
+from edgepress.models.devices.classes import pick, read_budgets, rule_from_text
+from edgepress.models.devices.device import METRICS, WALL_CLOCK, DeviceClass, Rule
 from edgepress.models.errors import UsageError, VerdictError
 from edgepress.models.limits import MINIMUM_METRICS, Limits
 

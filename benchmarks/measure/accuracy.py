@@ -60,7 +60,8 @@ def measure_accuracy(
     Raises:
         UsageError: missing or damaged file or data, an unknown runtime, shapes that do not fit.
     """
-    from edgepress.models.tasks.task import Task, load_task
+    from edgepress.models.tasks.sources.load import load_task
+    from edgepress.models.tasks.task import Task
 
     path = Path(path)
     wanted = wanted_runtimes(path, runtimes, devices)

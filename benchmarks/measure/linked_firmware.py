@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgepress.models.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgepress.models.devices.classes import DeviceClass
+    from edgepress.models.devices.device import DeviceClass
 
 #: Of a record among the results of the gate.
 KIND = "linked firmware"

@@ -11,7 +11,7 @@ from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.report import charts
 from edgepress.benchmarks.report.gather import Network
 from edgepress.benchmarks.report.shapes import Block, cell, choices_block, table, table_block
-from edgepress.models.devices.classes import METRICS, DeviceClass
+from edgepress.models.devices.device import METRICS, DeviceClass
 from edgepress.models.errors import RuntimeFailure
 from edgepress.models.limits import METRIC_UNITS
 from edgepress.models.units import format_against, format_quantity

@@ -27,7 +27,8 @@ from edgepress.benchmarks.report.history import history_block, read_history
 from edgepress.benchmarks.report.shapes import Block
 from edgepress.benchmarks.report.teacher_tables import blocks
 from edgepress.models.atomic import write_text
-from edgepress.models.devices.classes import DeviceClass, device_classes
+from edgepress.models.devices.classes import device_classes
+from edgepress.models.devices.device import DeviceClass
 from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
 from edgepress.models.units import format_quantity
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgepress.models.units import format_quantity
 
 if TYPE_CHECKING:
-    from edgepress.models.devices.classes import DeviceClass
+    from edgepress.models.devices.device import DeviceClass
 
 
 def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

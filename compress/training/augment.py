@@ -311,7 +311,7 @@ def make_augmentation(settings: Any, task: Any, generator: Generator = None) -> 
             f"augment: roll_samples and impulse_probability need audio, which task {task.name} does not "
             "hold; set both to 0"
         )
-    from edgepress.models.tasks.front_ends.log_mel import log_mel_torch
+    from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch
 
     responses = reference = None
     if settings.impulse_probability:

@@ -39,7 +39,7 @@ from edgepress.deploy.firmware.project import (
 from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 
 if TYPE_CHECKING:
-    from edgepress.models.devices.classes import DeviceClass
+    from edgepress.models.devices.device import DeviceClass
 
 #: Debian's packages with the tools.
 PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgepress.models.tasks.front_ends.log_mel import LogMel as LogMel
     from edgepress.models.tasks.front_ends.log_mel import log_mel as log_mel
-    from edgepress.models.tasks.front_ends.log_mel import log_mel_torch as log_mel_torch
+    from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch as log_mel_torch
     from edgepress.models.tasks.metrics import evaluate as evaluate
+    from edgepress.models.tasks.sources.load import load_task as load_task
     from edgepress.models.tasks.task import Split as Split
     from edgepress.models.tasks.task import Task as Task
-    from edgepress.models.tasks.task import load_task as load_task
 
 #: Public name -> the module that defines it; imported when first used, so that light commands stay light.
 _HOME = {
     "LogMel": "edgepress.models.tasks.front_ends.log_mel",
     "log_mel": "edgepress.models.tasks.front_ends.log_mel",
-    "log_mel_torch": "edgepress.models.tasks.front_ends.log_mel",
+    "log_mel_torch": "edgepress.models.tasks.front_ends.log_mel_torch",
     "evaluate": "edgepress.models.tasks.metrics",
     "Split": "edgepress.models.tasks.task",
     "Task": "edgepress.models.tasks.task",
-    "load_task": "edgepress.models.tasks.task",
+    "load_task": "edgepress.models.tasks.sources.load",
 }
 __all__ = ["LogMel", "Split", "Task", "evaluate", "load_task", "log_mel", "log_mel_torch"]
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -14,12 +11,6 @@ from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import LogMel
 
 SPLITS = ("train", "validation", "test", "calibration")
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
-_SYNTHETIC = re.compile(r"synthetic(?::(\d{1,9}))?\Z")
-SOURCES = (
-    '"synthetic" or "synthetic:SEED", a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile (with '
-    '"@split25" for a training subset), an .npz file, or "package.module:factory"'
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,77 +198,3 @@ class Task:
             if name in self.splits:
                 found.update(self.splits[name].devices or ())
         return found
-
-
-def load_task(
-    source: str | Path, *, front_end: LogMel | None = None, cache: str | Path | None = None, trust: bool = False
-) -> Task:
-    """Open a task.
-
-    Args:
-        source: "synthetic[:SEED]", a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile (DIR, or
-            DIR@split25 for the training clips of split25.csv), an .npz file, or "package.module:factory".
-        front_end: the log-mel definition; None takes the task's default (MEL22 for scenes, MEL16K for synthetic).
-        cache: the folder for waveforms and features; None takes $EDGEPRESS_CACHE, else the user's cache folder.
-        trust: allow "package.module:factory" to run code. Set it where the user typed the source.
-
-    Raises:
-        UsageError: nothing of this kind, or its files are missing or damaged; all problems are reported together.
-    """
-    text = os.fspath(source)
-    synthetic = _SYNTHETIC.match(text)
-    if synthetic:
-        from edgepress.models.tasks.sources.synthetic import load_synthetic
-
-        return load_synthetic(int(synthetic[1] or 0), front_end=front_end, cache=cache)
-    path = Path(text)
-    if path.is_file():
-        if path.suffix != ".npz":
-            raise UsageError(f"data = {text!r} is a file but no .npz; expected {SOURCES}")
-        if front_end is not None:
-            raise UsageError(f"data = {text!r} holds network inputs, to which no front end applies; leave it out")
-        from edgepress.models.tasks.sources.arrays import load_arrays
-
-        return load_arrays(path)
-    if path.is_dir() or Path(text.rpartition("@")[0] or os.devnull).is_dir():
-        from edgepress.models.tasks.sources.scenes import load_scenes
-
-        folder, subset = (text, None) if path.is_dir() else text.rsplit("@", 1)
-        return load_scenes(folder, subset=subset, front_end=front_end, cache=cache)
-    if _FACTORY.match(text) and not text.startswith("synthetic:"):
-        return _call_factory(text, front_end, cache, trust)
-    raise UsageError(f"data = {text!r} is neither an existing file or folder nor a known task; expected {SOURCES}")
-
-
-def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | None, trust: bool) -> Task:
-    import importlib
-    import inspect
-
-    if not trust:
-        raise UsageError(
-            f"data = {source!r} would run code of {source.split(':')[0]}; allow it with trust=True "
-            "(--trust) if you know where it comes from"
-        )
-    from edgepress.models.checkpoints.registry import announce_code
-
-    module_name, name = source.split(":")
-    announce_code(source)
-    try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"data = {source!r}: {error}; check the name, and that the package is importable from {os.getcwd()}"
-        ) from error
-    offered = {"front_end": front_end, "cache": cache}
-    try:
-        accepted = inspect.signature(factory).parameters
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"data = {source!r} is no function: {error}") from error
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    arguments = {key: value for key, value in offered.items() if takes_all or key in accepted}
-    if front_end is not None and "front_end" not in arguments:
-        raise UsageError(f"data = {source!r} takes no front_end; leave it out, or add the parameter to the factory")
-    task = factory(**arguments)
-    if not isinstance(task, Task):
-        raise UsageError(f"data = {source!r} returned {type(task).__name__}, expected edgepress.models.tasks.Task")
-    return task

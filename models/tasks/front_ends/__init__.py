@@ -1,1 +1,1 @@
-"""Sound goes in, what a network hears of it comes out: resampled waveforms, log-mel features."""
+"""Waveforms go in, what a network hears of them comes out: log-mel features, in NumPy and in torch."""

@@ -15,7 +15,6 @@ from edgepress.models.errors import UsageError
 
 if TYPE_CHECKING:
     import scipy.sparse
-    import torch
 
 #: Part of every cache key: raise it when the same definition gives other numbers.
 FEATURES_VERSION = 1
@@ -208,13 +207,3 @@ def _log_mel_batch(waveforms: np.ndarray, config: LogMel, frames: int) -> np.nda
     mel = _sparse_bank(config) @ power.T
     mel = mel.reshape(config.n_mels, len(waveforms), frames).transpose(1, 0, 2)
     return (np.log(mel + np.float32(config.log_offset)) + np.float32(config.shift)) / np.float32(config.scale)
-
-
-def log_mel_torch(config: LogMel) -> torch.nn.Module:
-    """The same front end as a torch module: [N, samples] -> float32 [N, 1, n_mels, frames], equal to 1e-4.
-
-    It follows its input's device; the constants are those of the NumPy one. For augmentation on waveforms.
-    """
-    from edgepress.models.tasks.front_ends.log_mel_torch import TorchLogMel
-
-    return TorchLogMel(config)

@@ -44,3 +44,11 @@ class TorchLogMel(torch.nn.Module):
             power = spectrum.real.square() + spectrum.imag.square()
             mel = torch.matmul(self.bank, power)
             return ((mel + config.log_offset).log() + config.shift).div(config.scale).unsqueeze(1)
+
+
+def log_mel_torch(config: LogMel) -> TorchLogMel:
+    """The same front end as a torch module: [N, samples] -> float32 [N, 1, n_mels, frames], equal to 1e-4.
+
+    It follows its input's device; the constants are those of the NumPy one. For augmentation on waveforms.
+    """
+    return TorchLogMel(config)

@@ -1,1 +1,1 @@
-"""Folders, arrays and generators go in, splits of clips come out."""
+"""A text that names data goes in, its Task comes out: folders of clips, arrays, generated scenes, a user's own code."""

@@ -14,9 +14,9 @@ import numpy as np
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
-from edgepress.models.tasks.front_ends.audio import ClipFormat, check_clips, decode
 from edgepress.models.tasks.front_ends.log_mel import FEATURES_VERSION, MEL22, LogMel, log_mel
 from edgepress.models.tasks.parallel import map_batches
+from edgepress.models.tasks.sources.audio import ClipFormat, check_clips, decode
 from edgepress.models.tasks.sources.listing import Clip, Listing, raise_together, read_listing
 from edgepress.models.tasks.splitting import cut_validation, pick_calibration
 from edgepress.models.tasks.task import Split, Task

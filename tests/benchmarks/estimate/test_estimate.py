@@ -9,7 +9,8 @@ import pytest
 
 from edgepress.benchmarks.estimate import fit_latency
 from edgepress.benchmarks.estimate.estimate import estimate_latency, layer_kind, systems_table, work_of
-from edgepress.models.devices.classes import DeviceClass, device_class
+from edgepress.models.devices.classes import device_class
+from edgepress.models.devices.device import DeviceClass
 from tests.benchmarks.measure.profiles import small_profile
 
 #: As far as they are there.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgepress.benchmarks.gate.figures import Figure
 from edgepress.benchmarks.gate.gate import NO_DEVICE, compare, evaluate_gate, exit_code
-from edgepress.models.devices.classes import Rule
+from edgepress.models.devices.device import Rule
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
 from tests.benchmarks.measure.profiles import small_profile

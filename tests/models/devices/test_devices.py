@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.models.devices.classes import METRICS, device_class, device_classes, parse_hertz, read_budgets
+from edgepress.models.devices.classes import device_class, device_classes, read_budgets
+from edgepress.models.devices.device import METRICS
+from edgepress.models.devices.schema import parse_hertz
 from edgepress.models.errors import ConfigError, UsageError
 
 NAMED = [
@@ -84,7 +86,7 @@ def test_systems_behind_the_latency_estimates_exist():
 
 def test_the_page_is_what_the_command_prints():
     done = subprocess.run(
-        [sys.executable, "-m", "edgepress.models.devices.classes"],
+        [sys.executable, "-m", "edgepress.models.devices.page"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -92,7 +94,7 @@ def test_the_page_is_what_the_command_prints():
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
     assert done.stdout == (ROOT / "docs" / "devices.md").read_text(), (
-        "python -m edgepress.models.devices.classes > docs/devices.md"
+        "python -m edgepress.models.devices.page > docs/devices.md"
     )
 
 

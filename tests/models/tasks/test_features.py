@@ -20,9 +20,9 @@ from edgepress.models.tasks.front_ends.log_mel import (
     LogMel,
     analysis_window,
     log_mel,
-    log_mel_torch,
     mel_filter_bank,
 )
+from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch
 
 SMALL = LogMel(sample_rate_hz=8000, n_fft=256, window=200, hop=100, n_mels=16, fmax_hz=4000)
 
