@@ -11,7 +11,8 @@ import numpy as np
 
 from edgepress.compress.prune.coupling.figures import CostFormula, Figures, cost_formula
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of
-from edgepress.compress.prune.coupling.propagate import Propagation, propagate
+from edgepress.compress.prune.coupling.propagate import propagate
+from edgepress.compress.prune.coupling.propagation import Propagation
 from edgepress.models.cost.graph import Graph, trace_one_sample
 from edgepress.models.cost.op_costs import check_rule, check_scheme
 from edgepress.models.errors import UsageError

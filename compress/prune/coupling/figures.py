@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of
-from edgepress.compress.prune.coupling.propagate import Propagation
+from edgepress.compress.prune.coupling.propagation import Propagation
 from edgepress.compress.prune.coupling.widths import Polynomial, PolynomialTable
 from edgepress.models.cost.activations import activation_plan
 from edgepress.models.cost.cost import cost_of_graph

@@ -218,6 +218,16 @@ def _lifted(value: Labelled, rank: int) -> Labelled:
     return Labelled(shape, tuple(lift(plane, rank) for plane in value.planes))
 
 
+def at_axis(value: Labelled, rank: int, axis: int) -> Labelled:
+    """A vector [C], seen along `axis` of a value of `rank`."""
+    size = [1] * rank
+    size[axis] = value.shape[0]
+    return Labelled(
+        tuple(size),
+        tuple(plane.reshape([plane.size if a == axis else 1 for a in range(rank)]) for plane in value.planes),
+    )
+
+
 def drop_axes(value: Labelled, axes: Sequence[int]) -> Labelled:
     """Remove axes of size 1."""
     shape = tuple(size for axis, size in enumerate(value.shape) if axis not in axes)

@@ -8,19 +8,10 @@ from typing import Any
 import numpy as np
 
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of, drop_axes, lift, reshaped
-from edgepress.compress.prune.coupling.propagate import Propagation
+from edgepress.compress.prune.coupling.propagation import Propagation, Result, RuleTable
 from edgepress.models.cost.graph import Node, Ref
 
-Result = Labelled | tuple[Labelled | None, ...]
-LAYOUT_RULES: dict[str, Callable[[Propagation, Node], Result]] = {}
-
-
-def _rule(*names: str) -> Callable[[Callable[[Propagation, Node], Result]], Callable[[Propagation, Node], Result]]:
-    def register(function: Callable[[Propagation, Node], Result]) -> Callable[[Propagation, Node], Result]:
-        LAYOUT_RULES.update(dict.fromkeys(names, function))
-        return function
-
-    return register
+RULES = RuleTable()
 
 
 def _first(state: Propagation, node: Node) -> Labelled:
@@ -36,18 +27,18 @@ def _mapped(state: Propagation, value: Labelled, shape: Sequence[int], function:
     return Labelled(tuple(shape), state.space.compacted(function(plane) for plane in value.planes))
 
 
-@_rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "_reshape_alias")
+@RULES.rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as", "_reshape_alias")
 def _view(state: Propagation, node: Node) -> Result:
     return reshaped(state.space, _first(state, node), _shape(node))
 
 
-@_rule("permute")
+@RULES.rule("permute")
 def _permute(state: Propagation, node: Node) -> Result:
     order = node.arguments["dims"]
     return _mapped(state, _first(state, node), _shape(node), lambda plane: plane.transpose(order))
 
 
-@_rule("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT")
+@RULES.rule("transpose", "swapaxes", "swapdims", "t", "numpy_T", "mT")
 def _transpose(state: Propagation, node: Node) -> Result:
     value = _first(state, node)
     rank = len(value.shape)
@@ -57,19 +48,19 @@ def _transpose(state: Propagation, node: Node) -> Result:
     return _mapped(state, value, _shape(node), lambda plane: plane.swapaxes(a, b))
 
 
-@_rule("movedim", "moveaxis")
+@RULES.rule("movedim", "moveaxis")
 def _movedim(state: Propagation, node: Node) -> Result:
     source, target = node.arguments["source"], node.arguments["destination"]
     return _mapped(state, _first(state, node), _shape(node), lambda plane: np.moveaxis(plane, source, target))
 
 
-@_rule("unsqueeze")
+@RULES.rule("unsqueeze")
 def _unsqueeze(state: Propagation, node: Node) -> Result:
     dim = node.arguments["dim"] % len(_shape(node))
     return _mapped(state, _first(state, node), _shape(node), lambda plane: np.expand_dims(plane, dim))
 
 
-@_rule("squeeze")
+@RULES.rule("squeeze")
 def _squeeze(state: Propagation, node: Node) -> Result:
     value = _first(state, node)
     dims = node.arguments.get("dim", tuple(range(len(value.shape))))
@@ -77,7 +68,7 @@ def _squeeze(state: Propagation, node: Node) -> Result:
     return drop_axes(value, [dim for dim in dims if value.shape[dim] == 1])
 
 
-@_rule("expand", "expand_as", "broadcast_to")
+@RULES.rule("expand", "expand_as", "broadcast_to")
 def _expand(state: Propagation, node: Node) -> Result:
     value, shape = _first(state, node), _shape(node)
     planes = [lift(plane, len(shape)) for plane in value.planes]
@@ -87,7 +78,7 @@ def _expand(state: Propagation, node: Node) -> Result:
     return Labelled(shape, tuple(planes) + state.free(grown).planes)
 
 
-@_rule("repeat", "tile")
+@RULES.rule("repeat", "tile")
 def _repeat(state: Propagation, node: Node) -> Result:
     value, shape = _first(state, node), _shape(node)
     times = node.arguments.get("repeats", node.arguments.get("dims"))
@@ -104,7 +95,7 @@ def _repeat(state: Propagation, node: Node) -> Result:
     return Labelled(shape, tuple(planes) + state.free(grown).planes)
 
 
-@_rule("repeat_interleave")
+@RULES.rule("repeat_interleave")
 def _repeat_interleave(state: Propagation, node: Node) -> Result:
     value, times, dim = _first(state, node), node.arguments.get("repeats"), node.arguments.get("dim")
     if not isinstance(times, int) or dim is None:
@@ -115,7 +106,7 @@ def _repeat_interleave(state: Propagation, node: Node) -> Result:
     )
 
 
-@_rule("cat", "concat", "concatenate")
+@RULES.rule("cat", "concat", "concatenate")
 def _cat(state: Propagation, node: Node) -> Result:
     values = [state.value(ref.name) for ref in node.arguments["tensors"]]
     values = [value for value in values if value.shape != (0,)]  # torch ignores empty vectors
@@ -161,7 +152,7 @@ def concatenated(state: Propagation, node: Node, values: Sequence[Labelled], dim
     return Labelled(shape, state.space.compacted(planes))
 
 
-@_rule("stack")
+@RULES.rule("stack")
 def _stack(state: Propagation, node: Node) -> Result:
     dim = node.arguments.get("dim", 0) % len(_shape(node))
     values = [state.value(ref.name) for ref in node.arguments["tensors"]]
@@ -171,7 +162,7 @@ def _stack(state: Propagation, node: Node) -> Result:
     return concatenated(state, node, lifted, dim)
 
 
-@_rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
+@RULES.rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
 def _split(state: Propagation, node: Node) -> Result:
     value = _first(state, node)
     dim = node.arguments.get("dim", 0) % len(value.shape)
@@ -189,14 +180,14 @@ def _sliced(state: Propagation, value: Labelled, shape: Sequence[int], dim: int,
     return _mapped(state, value, shape, lambda plane: plane[tuple(index)] if plane.shape[dim] > 1 else plane)
 
 
-@_rule("unbind")
+@RULES.rule("unbind")
 def _unbind(state: Propagation, node: Node) -> Result:
     value = _first(state, node)
     dim = node.arguments.get("dim", 0) % len(value.shape)
     return tuple(_picked(state, node, value, dim, index) for index in range(value.shape[dim]))
 
 
-@_rule("select")
+@RULES.rule("select")
 def _select(state: Propagation, node: Node) -> Result:
     value = _first(state, node)
     dim = node.arguments["dim"] % len(value.shape)
@@ -215,7 +206,7 @@ def _picked(state: Propagation, node: Node, value: Labelled, dim: int, index: in
     return drop_axes(Labelled(shape, state.space.compacted(planes)), [dim])
 
 
-@_rule("slice", "narrow")
+@RULES.rule("slice", "narrow")
 def _slice(state: Propagation, node: Node) -> Result:
     value, shape = _first(state, node), _shape(node)
     dim = node.arguments.get("dim", 0) % len(value.shape)
@@ -236,7 +227,7 @@ def slice_bounds(node: Node, size: int) -> tuple[int, int]:
     return start, end
 
 
-@_rule("pad", "constant_pad_nd")
+@RULES.rule("pad", "constant_pad_nd")
 def _pad(state: Propagation, node: Node) -> Result:
     value, shape = _first(state, node), _shape(node)
     widths = node.arguments["pad"]
@@ -265,7 +256,7 @@ def _pad(state: Propagation, node: Node) -> Result:
     return Labelled(shape, state.space.compacted(planes))
 
 
-@_rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
+@RULES.rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
 def _pixel_shuffle(state: Propagation, node: Node) -> Result:
     value, shape = _first(state, node), _shape(node)
     axis = 1 if "channel" in node.op else len(shape) - 3
@@ -297,19 +288,19 @@ def _pixel_shuffle(state: Propagation, node: Node) -> Result:
     return reshaped(state.space, _mapped(state, grid, swapped, lambda p: p.swapaxes(axis, axis + 1)), shape)
 
 
-@_rule("flip", "roll", "rot90")
+@RULES.rule("flip", "roll", "rot90")
 def _flip(state: Propagation, node: Node) -> Result:
     value = _first(state, node)
     dims = node.arguments.get("dims") or tuple(range(len(value.shape)))
     return state.space.collapse(value, dims, state.cause(node, "the order of the channels changes"))
 
 
-@_rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "empty", "new_empty")
+@RULES.rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "empty", "new_empty")
 def _constant(state: Propagation, node: Node) -> Result:
     return state.free(_shape(node))
 
 
-@_rule("getitem")
+@RULES.rule("getitem")
 def _getitem(state: Propagation, node: Node) -> Result:
     source, index = node.arguments["0"], node.arguments["1"]
     assert isinstance(source, Ref)

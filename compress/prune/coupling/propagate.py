@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import numpy as np
 
-from edgepress.compress.prune.coupling.labels import Cause, Labelled, LabelSpace, axes_of
+from edgepress.compress.prune.coupling import (
+    elementwise_rules,
+    layout_rules,
+    product_rules,
+    sequence_rules,
+    statistic_rules,
+)
+from edgepress.compress.prune.coupling.labels import Cause, Labelled, axes_of
+from edgepress.compress.prune.coupling.propagation import Propagation, RuleTable
 from edgepress.models.cost.graph import Graph, Node
 
 QUIET = "the network's own input or output"
-
-
-@dataclass
-class Propagation:
-    """What is known while the network is walked through.
-
-    Attributes:
-        values: node name -> its labels (a tuple for operators with several results).
-        mode: names of convolutions and group normalisations which lose whole groups ("group"); the others lose equal
-            counts in every group ("index").
-        grids: (plane, cause) of every plane which depends on two axes and must be made rectangular.
-        sources: parameter or buffer name -> its labels as they were given.
-    """
-
-    graph: Graph
-    space: LabelSpace = field(default_factory=LabelSpace)
-    values: dict[str, Labelled | tuple[Labelled | None, ...]] = field(default_factory=dict)
-    mode: dict[str, str] = field(default_factory=dict)
-    grids: list[tuple[Labelled, Cause]] = field(default_factory=list)
-    sources: dict[str, Labelled] = field(default_factory=dict)
-
-    def value(self, name: str) -> Labelled:
-        """The labels of a node with one result."""
-        value = self.values[name]
-        assert isinstance(value, Labelled), f"{name} has several results"
-        return value
-
-    def cause(self, node: Node, reason: str) -> Cause:
-        return Cause(node.op, node.module, reason)
-
-    def free(self, shape: Sequence[int]) -> Labelled:
-        """A value which is the same at every position: any position may be left out."""
-        return self.space.parameter(shape)
-
-    def unknown(self, node: Node, reason: str = "its coupling is not known") -> Labelled | tuple[Labelled | None, ...]:
-        """Fix everything that the operator reads; its results carry no labels."""
-        for name in node.inputs:
-            values = self.values[name]
-            for value in values if isinstance(values, tuple) else (values,):
-                if value is not None:
-                    self.space.fix_value(value, self.cause(node, reason))
-        if node.shapes:
-            return tuple(None if shape is None else Labelled(shape) for shape in node.shapes)
-        return Labelled(node.shape or ())
-
-    def grid(self, node: Node, value: Labelled, axes: tuple[int, int]) -> None:
-        """Remember that the labels over these two axes must stay rectangular."""
-        for plane in value.planes:
-            if all(plane.shape[axis] > 1 for axis in axes):
-                self.grids.append((Labelled(value.shape, (plane,)), self.cause(node, "unequal counts per group")))
+#: ATen operator -> its rule.
+RULES = RuleTable()
+for _table in (elementwise_rules, statistic_rules, product_rules, sequence_rules, layout_rules):
+    RULES.update(_table.RULES)
 
 
 def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
@@ -69,10 +30,6 @@ def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
     Args:
         protected: whether the parameter or buffer of this name must keep its shape.
     """
-    import edgepress.compress.prune.coupling.sequence_rules  # noqa: F401  (adds its rules to COMPUTE_RULES)
-    from edgepress.compress.prune.coupling.compute_rules import COMPUTE_RULES
-    from edgepress.compress.prune.coupling.layout_rules import LAYOUT_RULES
-
     state = Propagation(graph)
     by_source = state.sources
     for node in graph.nodes:
@@ -87,7 +44,7 @@ def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
         elif node.kind in ("input", "constant"):
             state.values[node.name] = Labelled(node.shape or ())
         else:
-            rule = LAYOUT_RULES.get(node.op) or COMPUTE_RULES.get(node.op)
+            rule = RULES.get(node.op)
             try:
                 state.values[node.name] = rule(state, node) if rule else state.unknown(node)
             except (AssertionError, ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:

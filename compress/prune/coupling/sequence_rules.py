@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepress.compress.prune.coupling.compute_rules import Result, at_axis, contract, optional, required, rule
-from edgepress.compress.prune.coupling.labels import Labelled
-from edgepress.compress.prune.coupling.propagate import Propagation
+from edgepress.compress.prune.coupling.labels import Labelled, at_axis
+from edgepress.compress.prune.coupling.product_rules import contract
+from edgepress.compress.prune.coupling.propagation import Propagation, Result, RuleTable, optional, required
 from edgepress.models.cost.graph import Node
 
+RULES = RuleTable()
 
-@rule("scaled_dot_product_attention")
+
+@RULES.rule("scaled_dot_product_attention")
 def _attention(state: Propagation, node: Node) -> Result:
     query, key, value = (required(state, node, name) for name in ("query", "key", "value"))
     rank = len(query.shape)
@@ -28,7 +30,7 @@ def _attention(state: Propagation, node: Node) -> Result:
     )
 
 
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+@RULES.rule("lstm", "gru", "rnn_tanh", "rnn_relu")
 def _recurrent(state: Propagation, node: Node) -> Result:
     params = [state.value(ref.name) for ref in node.arguments["params"]]
     gates = {"lstm": 4, "gru": 3}.get(node.op, 1)

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch.fx.node import map_arg
 
-from edgepress.compress.prune.coupling.compute_rules import STATISTICS
 from edgepress.compress.prune.coupling.labels import Labelled
+from edgepress.compress.prune.coupling.statistic_rules import STATISTICS
 from edgepress.compress.prune.removal.surgery import Removal
 
 #: Operators that look at all channels of an axis at once.
