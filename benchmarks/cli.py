@@ -290,9 +290,9 @@ def _model(file: Path | None, run: Path, runtimes: Sequence[str] = ()) -> Path:
     """The file that was named, else the newest artifact that all of these runtimes take (none: any model file)."""
     if file is not None:
         return file
-    from edgepress.deploy.runtimes.engines import FILE_KINDS
+    from edgepress.deploy.runtimes.registry import RUNTIMES
 
-    kinds = {f".{FILE_KINDS[name]}" for name in runtimes if name in FILE_KINDS} or {".tflite", ".onnx"}
+    kinds = {f".{RUNTIMES[name].file_kind}" for name in runtimes if name in RUNTIMES} or {".tflite", ".onnx"}
     if runtimes and len(kinds) > 1:
         raise UsageError(
             f"{', '.join(dict.fromkeys(runtimes))} take different files ({', '.join(sorted(kinds))}): name the file"

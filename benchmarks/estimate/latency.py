@@ -60,7 +60,7 @@ def measure_latency(
             np.zeros([1 if size < 0 else size for size in details.shape], details.dtype) for details in session.inputs
         )
         session.run_integer(*sample)
-        alone = type(getattr(session, "_engine", None)).__name__ == "IsolatedEngine"
+        alone = session.isolated
     if alone and runtime != "tflm":
         # The guarded run above has shown that the file does not crash its runtime: now time it without the pipe.
         session = open_session(path, runtime, threads=threads, trust=trust, isolate=False)

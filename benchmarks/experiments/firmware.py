@@ -51,7 +51,7 @@ def measure(
         UsageError: the file has no C. RuntimeFailure: a tool or TFLite Micro is missing.
     """
     from edgepress.deploy.firmware.host import HostProgram
-    from edgepress.deploy.firmware.project import firmware, sources
+    from edgepress.deploy.firmware.sources import firmware, sources
     from edgepress.deploy.runtimes.sessions import open_session
 
     made = firmware(path)

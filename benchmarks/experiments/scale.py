@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.benchmarks.experiments.scale_page import LARGEST_RSS_BYTES, LARGEST_WAIT_SHARE, page
 from edgepress.models.atomic import write_json, write_text
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
 SCHEMA = 1
-#: What the issue of large data asks for: gigabytes of memory, and the share of a training step spent on waiting.
-LARGEST_RSS_BYTES, LARGEST_WAIT_SHARE = 4 * 10**9, 0.10
 #: What is measured: name -> sizes, smallest first.
 SIZES: dict[str, tuple[int, ...]] = {
     "features": (100, 1_000, 10_000),
@@ -38,15 +37,6 @@ SIZES: dict[str, tuple[int, ...]] = {
     "sweep": (12, 120, 1_200),
     "full": (200_000,),
     "wait": (200_000,),
-}
-UNITS = {
-    "features": "clips",
-    "input": "clips",
-    "layers": "convolutions",
-    "params": "parameters",
-    "sweep": "tasks",
-    "full": "clips",
-    "wait": "clips",
 }
 #: A clip of the published CP-ResNet: 1 x 256 x 44 float32.
 CLIP = (1, 256, 44)
@@ -277,13 +267,6 @@ _PARTS: dict[str, Callable[[int, Path], dict[str, Any]]] = {
 }
 
 
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """b of value = a * size^b by least squares on logarithms; None where a value is not above 0."""
-    if len(sizes) < 2 or min(values) <= 0:
-        return None
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
 def violations(result: dict[str, Any]) -> list[str]:
     """What the figures should hold and do not."""
     missed = []
@@ -319,8 +302,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.docs is not None:
             if options.output is None:
                 raise UsageError("--docs needs --output, the JSON that it is written from")
-            from edgepress.benchmarks.experiments.scale_page import page
-
             overhead = options.output.with_name("sweep.json")
             write_text(
                 options.docs,

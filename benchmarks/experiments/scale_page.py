@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edgepress.benchmarks.experiments.scale import LARGEST_RSS_BYTES, LARGEST_WAIT_SHARE, UNITS, exponent
+import numpy as np
 
+#: What is asked of large data: bytes of memory at most, and the largest share of a training step spent on waiting.
+LARGEST_RSS_BYTES, LARGEST_WAIT_SHARE = 4 * 10**9, 0.10
+UNITS = {
+    "features": "clips",
+    "input": "clips",
+    "layers": "convolutions",
+    "params": "parameters",
+    "sweep": "tasks",
+    "full": "clips",
+    "wait": "clips",
+}
 #: Clips of 1 s in the development set of TAU Urban Acoustic Scenes 2022 Mobile.
 TAU_CLIPS = 230_350
 #: AudioSet's unbalanced and balanced training clips with audio, 10 s each (Gemmeke et al., ICASSP 2017: 2.08 M).
@@ -39,6 +50,13 @@ _SEVERAL = [
     "state of pruning are the same on all.",
     "",
 ]
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
+    """b of value = a * size^b by least squares on logarithms; None where a value is not above 0."""
+    if len(sizes) < 2 or min(values) <= 0:
+        return None
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 def page(result: dict[str, Any], overhead: dict[str, Any] | None = None) -> str:

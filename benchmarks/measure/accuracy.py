@@ -123,7 +123,7 @@ def model_sha256(path: str | Path) -> str:
 
 def wanted_runtimes(path: Path, runtimes: Sequence[str], devices: Sequence[str] = ()) -> dict[str, list[str]]:
     """Runtime -> the device classes that it stands for here."""
-    from edgepress.deploy.runtimes.sessions import RUNTIMES, available_runtimes
+    from edgepress.deploy.runtimes.registry import RUNTIMES, available_runtimes
     from edgepress.models.devices.classes import device_class
 
     wanted: dict[str, list[str]] = {name: [] for name in runtimes}

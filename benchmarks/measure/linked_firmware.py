@@ -33,7 +33,7 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
     """
     from edgepress.benchmarks.measure.accuracy import model_sha256
     from edgepress.deploy.firmware.cortex_m import RUNTIMES, STACK_BYTES, CortexM, DoesNotFit, memory_limits
-    from edgepress.deploy.firmware.project import firmware, random_sample
+    from edgepress.deploy.firmware.sources import firmware, random_sample
 
     if runtime not in RUNTIMES:
         raise UsageError(f"runtime = {runtime!r} links no firmware: allowed are {', '.join(RUNTIMES)}")

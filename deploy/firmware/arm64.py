@@ -14,12 +14,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from edgepress.deploy.runtimes.engine import Engine, EngineOptions
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure
@@ -32,6 +33,7 @@ _DEBIAN = ("python3.11", "libstdc++6", "libgcc-s1")
 _WHEELS = ("ai-edge-litert", "numpy", "typing-extensions", "flatbuffers", "protobuf", "backports-strenum", "tqdm")
 _PLATFORMS = ("manylinux_2_27_aarch64", "manylinux_2_28_aarch64", "manylinux2014_aarch64", "manylinux_2_17_aarch64")
 _MIRROR = "http://deb.debian.org/debian"
+_TIMEOUT_S = 600.0
 #: The self-test's kernels may round one step differently from exact arithmetic; garbage is off by a hundred.
 _SELF_TEST_STEPS = 2
 
@@ -70,10 +72,10 @@ def interpreter() -> list[str]:
 
 
 class Arm64Engine:
-    """See `edgepress.deploy.runtimes.engines.Engine`: LiteRT with XNNPACK on an emulated 64-bit Arm core."""
+    """See `edgepress.deploy.runtimes.engine.Engine`: LiteRT with XNNPACK on an emulated 64-bit Arm core."""
 
-    def __init__(self, model: bytes, *, threads: int = 1, timeout_s: float = 600.0):
-        self._threads, self._timeout_s = threads, timeout_s
+    def __init__(self, runtime: str, model: bytes, options: EngineOptions):
+        self._options = options
         _self_test(self._open)
         self._engine = self._open(model)
         self.inputs: tuple[TensorDetails, ...] = self._engine.inputs
@@ -83,8 +85,8 @@ class Arm64Engine:
         return IsolatedEngine(
             "litert",
             model,
-            {"threads": self._threads},
-            self._timeout_s,
+            self._options,
+            _TIMEOUT_S,
             open_timeout_s=120,
             interpreter=interpreter(),
             packages=[str(prefix() / "packages")],
@@ -100,7 +102,7 @@ class Arm64Engine:
         self._engine.close()
 
 
-def _self_test(open_engine) -> None:  # type: ignore[no-untyped-def]
+def _self_test(open_engine: Callable[[bytes], Engine]) -> None:
     """Run a dense layer whose result is known.
 
     Raises:

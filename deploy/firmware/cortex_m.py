@@ -26,16 +26,18 @@ from edgepress.deploy.firmware.host import (
     samples_to_bytes,
 )
 from edgepress.deploy.firmware.instructions import Instructions, by_layer, counted
-from edgepress.deploy.firmware.project import (
+from edgepress.deploy.firmware.sources import (
     EXACT,
     HOT_SOURCES,
     Firmware,
     compiled_sources,
     firmware,
+    random_sample,
     sources,
     substituted,
     template,
 )
+from edgepress.deploy.runtimes.engine import EngineOptions
 from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 
 if TYPE_CHECKING:
@@ -370,10 +372,10 @@ class CortexM:
 
 
 class CortexMEngine:
-    """See `edgepress.deploy.runtimes.engines.Engine`: the generated firmware on an emulated core."""
+    """See `edgepress.deploy.runtimes.engine.Engine`: the generated firmware on an emulated core."""
 
-    def __init__(self, model: bytes, runtime: str, timeout_s: float = 600.0):
-        self._core = CortexM(firmware(model), runtime, timeout_s=timeout_s)
+    def __init__(self, runtime: str, model: bytes, options: EngineOptions):
+        self._core = CortexM(firmware(model), runtime)
         network = self._core.made.network
         self.inputs = port_details([network.values[t] for t in network.inputs])
         self.outputs = port_details([network.values[t] for t in network.outputs])
@@ -393,7 +395,6 @@ class CortexMEngine:
 
     def figures(self) -> dict[str, Any]:
         """Flash, RAM, stack in bytes and instructions of one inference on a random input, in total and by layer."""
-        from edgepress.deploy.firmware.project import random_sample
 
         done = self._core.run(random_sample(self._core.made.network), count=True)
         assert done.instructions is not None

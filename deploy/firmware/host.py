@@ -16,7 +16,7 @@ import numpy as np
 
 from edgepress.deploy.firmware.emit import write_sources
 from edgepress.deploy.firmware.lowering.steps import Value
-from edgepress.deploy.firmware.project import (
+from edgepress.deploy.firmware.sources import (
     KERNEL_HEADERS,
     KERNEL_SOURCES,
     Firmware,
@@ -26,6 +26,7 @@ from edgepress.deploy.firmware.project import (
     sources,
     template,
 )
+from edgepress.deploy.runtimes.engine import EngineOptions
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure
 
@@ -48,6 +49,15 @@ def compiler() -> str:
     raise RuntimeFailure(
         "running generated C on this machine needs a C compiler: install gcc (Debian: apt-get install gcc libc6-dev)"
     )
+
+
+def missing_tools() -> str | None:
+    """A sentence that says what to install, or None where there is a compiler."""
+    try:
+        compiler()
+    except RuntimeFailure as error:
+        return str(error)
+    return None
 
 
 class HostProgram:
@@ -203,9 +213,9 @@ def port_details(values: Sequence[Value]) -> tuple[TensorDetails, ...]:
 
 
 class HostEngine:
-    """See `edgepress.deploy.runtimes.engines.Engine`: the generated C with plain kernels, compiled for this machine."""
+    """See `edgepress.deploy.runtimes.engine.Engine`: the generated C with plain kernels, compiled for this machine."""
 
-    def __init__(self, model: bytes):
+    def __init__(self, runtime: str, model: bytes, options: EngineOptions):
         made = firmware(model)
         network = made.network
         self._arena_bytes = made.plain.arena_bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgepress.deploy.firmware.emit import layer_name
 from edgepress.deploy.firmware.host import CompilerFailure, compiler, run_compiler
-from edgepress.deploy.firmware.project import Firmware, template
+from edgepress.deploy.firmware.sources import Firmware, template
 from edgepress.models.errors import RuntimeFailure
 
 _FILE = "count_plugin.c"

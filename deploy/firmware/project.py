@@ -2,104 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from edgepress.deploy.firmware import emit
-from edgepress.deploy.firmware.layout import Layout, lay_out
+from edgepress.deploy.firmware.host import HostProgram
 from edgepress.deploy.firmware.lowering.lower import lower
-from edgepress.deploy.firmware.lowering.steps import Network
+from edgepress.deploy.firmware.sources import (
+    HOT_SOURCES,
+    Firmware,
+    compiled_sources,
+    firmware,
+    identifier,
+    random_sample,
+    sources,
+    substituted,
+)
 from edgepress.models.atomic import new_directory
-from edgepress.models.errors import EdgepressError, UsageError
+from edgepress.models.errors import EdgepressError
 
-#: Kernels that every project is given; the linker leaves out what a network does not call.
-KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h")
-KERNEL_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c", "ep_move.c", "ep_softmax.c")
-
-
-#: Kernels in which networks spend their time: compiled for speed (-O2), everything else for size (-Os).
-HOT_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c")
-#: Without contraction, float operations (QUANTIZE, DEQUANTIZE) round as they are written.
-EXACT = "-ffp-contract=off"
-
-
-@dataclass(frozen=True)
-class Firmware:
-    """A lowered network with its layouts.
-
-    Attributes:
-        network: steps and constants.
-        plain, fast: layout of the arena with either kind of kernels.
-        name: prefix of its names in C.
-    """
-
-    network: Network
-    plain: Layout
-    fast: Layout
-    name: str
-
-
-def firmware(model: str | Path | bytes, name: str = "model") -> Firmware:
-    """Lower a .tflite file and lay out its arenas.
-
-    Raises:
-        UsageError: something in the file has no kernel, or `name` is no identifier of C.
-    """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name.startswith("ep_"):
-        raise UsageError(f"{name!r} cannot name C source: use letters, digits and _, not starting with a digit or ep_")
-    network = lower(model)
-    return Firmware(network, lay_out(network, fast=False), lay_out(network, fast=True), name)
-
-
-def identifier(text: str) -> str:
-    """A file's stem as a name in C."""
-    name = re.sub(r"\W", "_", text, flags=re.ASCII).strip("_").lower() or "model"
-    return f"model_{name}" if name[0].isdigit() or name.startswith("ep_") else name
-
-
-def sources(made: Firmware, origin: str, tflm_head_bytes: int | None = None) -> dict[str, str]:
-    """File name -> text of everything that is compiled into a program."""
-    network, name = made.network, made.name
-    texts = {file: template(file) for file in (*KERNEL_HEADERS, *KERNEL_SOURCES)}
-    texts[f"{name}.h"] = emit.header(network, name, made.plain, made.fast, origin, tflm_head_bytes)
-    texts[f"{name}.c"] = emit.layers(network, name, made.plain, made.fast)
-    texts[f"{name}_weights.h"] = emit.weights_header(network, name)
-    texts[f"{name}_weights.c"] = emit.weights(network, name)
-    return texts
-
-
-def host_main(made: Firmware) -> str:
-    """A main that pipes samples through the network."""
-    return substituted("host_main.c", made)
-
-
-def substituted(file: str, made: Firmware, **more: str) -> str:
-    """A template with the names and sizes of a network."""
-    values = made.network.values
-    return Template(template(f"{file}.template")).substitute(
-        name=made.name,
-        upper=made.name.upper(),
-        **more,
-        input_bytes=", ".join(str(values[t].size_bytes) for t in made.network.inputs),
-        output_bytes=", ".join(str(values[t].size_bytes) for t in made.network.outputs),
-    )
-
-
-def template(file: str) -> str:
-    """The text of a file of deploy/firmware/templates, by its name."""
-    folders = (files("edgepress.deploy.firmware") / "templates" / name for name in ("kernels", "project", "cores"))
-    return next(folder / file for folder in folders if (folder / file).is_file()).read_text(encoding="utf-8")
-
-
-def compiled_sources(made: Firmware) -> tuple[str, ...]:
-    """Names of the C files of a network, without any main."""
-    return (*KERNEL_SOURCES, f"{made.name}.c", f"{made.name}_weights.c")
+#: Inputs, outputs, and what gave them.
+Vector = tuple[Sequence[np.ndarray], Sequence[np.ndarray], str]
 
 
 def write_project(
@@ -134,24 +59,6 @@ def write_project(
     return made
 
 
-Vector = tuple[Sequence[np.ndarray], Sequence[np.ndarray], str]
-
-
-def random_sample(network: Network, seed: int = 1) -> list[np.ndarray]:
-    """One random input, each of the shape [1, *its own], int8 or float32."""
-    generator = np.random.default_rng(seed)
-    found: list[np.ndarray] = []
-    for tensor in network.inputs:
-        value = network.values[tensor]
-        shape = (1, *value.shape)
-        found.append(
-            generator.integers(-128, 128, shape, dtype=np.int8)
-            if value.dtype == "int8"
-            else generator.standard_normal(shape).astype(np.float32)
-        )
-    return found
-
-
 def _reference(path: Path) -> tuple[Vector | None, int | None]:
     """A test vector from TFLite Micro, and the head of its arena; nothing where it does not run here."""
     from edgepress.deploy.runtimes.sessions import open_session
@@ -171,8 +78,6 @@ def _reference(path: Path) -> tuple[Vector | None, int | None]:
 
 def _own_vector(made: Firmware) -> Vector | None:
     """A test vector of this very C, compiled here: it shows that another compiler gives the same."""
-    from edgepress.deploy.firmware.host import HostProgram
-
     inputs = random_sample(made.network)
     try:
         with HostProgram(made) as program:

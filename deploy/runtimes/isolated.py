@@ -11,24 +11,21 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from edgepress.deploy.runtimes.engine import EngineOptions
+from edgepress.deploy.runtimes.messages import receive, send
+from edgepress.deploy.runtimes.registry import find_runtime
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
-from edgepress.deploy.runtimes.worker import receive, send
 from edgepress.models.command_line import import_path
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 #: Samples cross in pieces of about this size: few round trips for small networks, and a timeout for each piece.
 _PIECE_BYTES = 1 << 20
 _PIECE_SAMPLES = 256
-_NAMES = {
-    "tflm": "TFLite Micro",
-    "litert": "LiteRT",
-    "litert-reference": "LiteRT (reference kernels)",
-    "onnxruntime": "ONNX Runtime",
-}
 #: What native code says on stderr that explains a failure, as against its chatter.
 _REASON = re.compile(
     r"failed|error|not supported|unsupported|too small|mismatch|!=|check|invalid|requested|abort", re.I
@@ -36,22 +33,22 @@ _REASON = re.compile(
 
 
 class IsolatedEngine:
-    """See `runtimes.engines.Engine`; the work happens in `python -m edgepress.deploy.runtimes.worker`."""
+    """See `runtimes.engine.Engine`; the work happens in `python -m edgepress.deploy.runtimes.worker`."""
 
     def __init__(
         self,
         runtime: str,
         model: bytes,
-        options: dict[str, Any],
+        options: EngineOptions,
         timeout_s: float = 300.0,
         open_timeout_s: float = 60.0,
         interpreter: Sequence[str] = (sys.executable,),
         packages: Sequence[str] = (),
     ):
         """`interpreter` is the command of another Python, with `packages` as its folders of packages."""
-        self._name, self._timeout_s = _NAMES.get(runtime, runtime), timeout_s
+        self._name, self._timeout_s = find_runtime(runtime).title, timeout_s
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        environment = {**os.environ, "OMP_NUM_THREADS": str(options.get("threads", 1))}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
         # The child must find this very project, installed or not; -P keeps files of the working directory out.
         root = import_path()
         inherited = () if packages else (os.environ.get("PYTHONPATH"),)
@@ -64,7 +61,9 @@ class IsolatedEngine:
             env=environment,
         )
         try:
-            answer, _ = self._ask({"op": "open", "options": options}, [np.frombuffer(model, np.uint8)], open_timeout_s)
+            answer, _ = self._ask(
+                {"op": "open", "options": asdict(options)}, [np.frombuffer(model, np.uint8)], open_timeout_s
+            )
         except BaseException:
             self.close()
             raise

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.runtimes.engines import Engine
+from edgepress.deploy.runtimes.engine import Engine
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import UsageError
 

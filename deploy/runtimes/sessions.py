@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.runtimes.engines import EMULATED, FILE_KINDS, PACKAGES, RUNTIMES, Engine, build_engine
+from edgepress.deploy.artifact import find_manifest
+from edgepress.deploy.runtimes.engine import Engine, EngineOptions
+from edgepress.deploy.runtimes.isolated import IsolatedEngine
+from edgepress.deploy.runtimes.registry import RUNTIMES, build_engine, find_runtime
 from edgepress.deploy.runtimes.tensor_details import TensorDetails, from_file_layout, to_file_layout
-from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.errors import UsageError
 
 #: A file above this size is not read: the runtimes here serve small devices, and it must fit in memory twice.
 _LARGEST_FILE_BYTES = 1 << 30
@@ -29,13 +32,22 @@ class Session:
 
     Attributes:
         path: file or checkpoint directory.
-        runtime: one of `edgepress.deploy.runtimes.engines.RUNTIMES`.
+        runtime: one of `edgepress.deploy.runtimes.registry.RUNTIMES`.
         inputs, outputs: `TensorDetails` of each, in the layout of the file; `input` and `output` are the first.
         layouts: {"inputs": [...], "outputs": [...]} as the manifest says, None where it says nothing.
+        isolated: whether the runtime is in a child process behind a pipe, which takes time of its own.
     """
 
-    def __init__(self, path: Path, runtime: str, engine: Engine, layouts: dict[str, list[str | None]]):
-        self.path, self.runtime, self.layouts, self._engine = path, runtime, layouts, engine
+    def __init__(
+        self,
+        path: Path,
+        runtime: str,
+        engine: Engine,
+        layouts: dict[str, list[str | None]],
+        *,
+        isolated: bool = False,
+    ):
+        self.path, self.runtime, self.layouts, self._engine, self.isolated = path, runtime, layouts, engine, isolated
         self.inputs: tuple[TensorDetails, ...] = engine.inputs
         self.outputs: tuple[TensorDetails, ...] = engine.outputs
 
@@ -171,45 +183,32 @@ def open_session(
     path = Path(path)
     kind = _kind_of(path)
     if runtime is None:
-        runtime = next(name for name in RUNTIMES if FILE_KINDS[name] == kind)
-    if runtime not in RUNTIMES:
-        raise UsageError(f"runtime = {runtime!r} is unknown: allowed are {', '.join(RUNTIMES)}")
-    if FILE_KINDS[runtime] != kind:
-        fitting = [name for name in RUNTIMES if FILE_KINDS[name] == kind]
+        runtime = next(name for name, known in RUNTIMES.items() if known.file_kind == kind)
+    chosen = find_runtime(runtime)
+    if chosen.file_kind != kind:
+        fitting = [name for name, known in RUNTIMES.items() if known.file_kind == kind]
         raise UsageError(
-            f"the runtime {runtime} runs {FILE_KINDS[runtime]} files, and {path} is {kind}: take {' or '.join(fitting)}"
+            f"the runtime {runtime} runs {chosen.file_kind} files, and {path} is {kind}: take {' or '.join(fitting)}"
         )
     if threads < 1:
         raise UsageError(f"threads = {threads} must be at least 1")
-    if runtime == "torch":
+    if kind == "checkpoint":
         from edgepress.deploy.runtimes.torch_engine import TorchEngine
 
         engine: Engine = TorchEngine(path, threads=threads, trust=trust)
         return Session(
             path, runtime, engine, {"inputs": ["NCHW"] * len(engine.inputs), "outputs": ["NCHW"] * len(engine.outputs)}
         )
-    from edgepress.deploy.artifact import find_manifest
-
     model, manifest = _read(path), find_manifest(path)
-    options: dict[str, Any] = {"threads": threads}
-    if kind == "tflite":
-        options.update(_tflite_options(path, model))
-    engine = _engine(runtime, model, options, isolate if isolate is not None else manifest is None, timeout_s)
-    if runtime == "onnxruntime":
+    options = _tflite_options(path, model, threads) if kind == "tflite" else EngineOptions(threads)
+    # An emulated runtime is in processes of its own; TFLite Micro aborts on what it does not like.
+    apart = not chosen.emulated and (runtime == "tflm" or (manifest is None if isolate is None else isolate))
+    engine = IsolatedEngine(runtime, model, options, timeout_s) if apart else build_engine(runtime, model, options)
+    if kind == "onnx":
         from edgepress.deploy.runtimes.onnx_io import OuterScales
 
         engine = OuterScales.around(engine, model)
-    return Session(path, runtime, engine, _layouts(manifest, kind, engine))
-
-
-def _engine(runtime: str, model: bytes, options: dict[str, Any], isolate: bool, timeout_s: float) -> Engine:
-    if runtime in EMULATED:  # these run in processes of their own
-        return build_engine(runtime, model, options)
-    if runtime == "tflm" or isolate:
-        from edgepress.deploy.runtimes.isolated import IsolatedEngine
-
-        return IsolatedEngine(runtime, model, options, timeout_s)
-    return build_engine(runtime, model, options)
+    return Session(path, runtime, engine, _layouts(manifest, kind, engine), isolated=apart)
 
 
 def _kind_of(path: Path) -> str:
@@ -242,7 +241,7 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _tflite_options(path: Path, model: bytes) -> dict[str, Any]:
+def _tflite_options(path: Path, model: bytes, threads: int) -> EngineOptions:
     """Check the file before native code sees it, and size the arena generously from its tensors."""
     from edgepress.deploy.tflite.reader import read_tflite
 
@@ -254,10 +253,11 @@ def _tflite_options(path: Path, model: bytes) -> dict[str, Any]:
     # Surely enough: twice all activations, as if none shared its place, and twice the file for what is persistent.
     wanted = 2 * sum(tensor.size_bytes for tensor in tensors if not tensor.constant) + 2 * len(model)
     # A multiple of the alignment: otherwise the tail, which grows down from the end, measures some bytes more.
-    return {
-        "arena_bytes": min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + wanted) // 16 * 16,
-        "stateful": any(tensor.variable for tensor in tensors),
-    }
+    return EngineOptions(
+        threads,
+        arena_bytes=min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + wanted) // 16 * 16,
+        stateful=any(tensor.variable for tensor in tensors),
+    )
 
 
 def _layouts(manifest: dict[str, Any] | None, kind: str, engine: Engine) -> dict[str, list[str | None]]:
@@ -271,29 +271,3 @@ def _layouts(manifest: dict[str, Any] | None, kind: str, engine: Engine) -> dict
         values = said.get(side)
         found[side] = list(values) if values and len(values) == len(details) else [defaults[side]] * len(details)
     return found
-
-
-def available_runtimes(kind: str, *, emulated: bool = False) -> dict[str, str | None]:
-    """Runtime -> None where its package is installed, else the reason; for files of `kind` ("tflite", "onnx", ...).
-
-    Generated firmware and emulated cores (host-c, cortex-m*, arm64) are only listed with `emulated`: they are slower,
-    and run where they are asked for.
-    """
-    from importlib.util import find_spec
-
-    modules = {"ai-edge-litert": "ai_edge_litert", "tflite-micro": "tflite_micro"}
-    found: dict[str, str | None] = {}
-    for name in RUNTIMES:
-        if FILE_KINDS[name] == kind and name in EMULATED:
-            if emulated:
-                from edgepress.deploy.firmware.engines import missing
-
-                found[name] = missing(name)
-        elif FILE_KINDS[name] == kind:
-            package = PACKAGES[name]
-            there = find_spec(modules.get(package, package)) is not None
-            found[name] = None if there else f"the package {package} is not installed"
-    return found
-
-
-__all__ = ["RUNTIMES", "RuntimeFailure", "Session", "available_runtimes", "open_session"]

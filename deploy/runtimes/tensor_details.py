@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from edgepress.models.errors import UsageError
 
@@ -52,6 +54,15 @@ class TensorDetails:
         if self.scale is None:
             return np.asarray(q).astype(np.float32)
         return (np.asarray(q).astype(np.float32) - np.float32(self.zero_point or 0)) * np.float32(self.scale)
+
+
+def integer_details(
+    name: str, shape: Iterable[int], dtype: DTypeLike, scales: Sequence[float], zeros: Sequence[int]
+) -> TensorDetails:
+    """Details of a tensor as TFLite's runtimes give them: integers where it has one scale, else its bare type."""
+    scale = float(scales[0]) if len(scales) == 1 and float(scales[0]) > 0 else None
+    zero = int(zeros[0]) if scale is not None and len(zeros) else (0 if scale is not None else None)
+    return TensorDetails(name, tuple(int(s) for s in shape), np.dtype(dtype).name, scale, zero)
 
 
 def to_file_layout(x: np.ndarray, details: TensorDetails, layout: str | None, name: str = "x") -> np.ndarray:

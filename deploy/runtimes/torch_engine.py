@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.runtimes.engines import missing_package
+from edgepress.deploy.runtimes.registry import missing_package
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure
 

@@ -162,7 +162,8 @@ def resolver_methods(model: Any) -> tuple[str, ...]:
 
 def probe(path: str | Path) -> dict[str, str | None]:
     """Ask the installed runtimes themselves: runtime -> None where it runs the file, else what it says."""
-    from edgepress.deploy.runtimes.sessions import available_runtimes, open_session
+    from edgepress.deploy.runtimes.registry import available_runtimes
+    from edgepress.deploy.runtimes.sessions import open_session
     from edgepress.deploy.verify.shrink import random_inputs
 
     kind = Path(path).suffix.lower().lstrip(".")

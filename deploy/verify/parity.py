@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from edgepress.deploy.artifact import find_manifest, sha256_of
-from edgepress.deploy.runtimes.engines import EMULATED
-from edgepress.deploy.runtimes.sessions import Session, available_runtimes, open_session
+from edgepress.deploy.runtimes.registry import EMULATED, available_runtimes
+from edgepress.deploy.runtimes.sessions import Session, open_session
 from edgepress.deploy.verify.inputs import Inputs, load_inputs, random_inputs
 from edgepress.models.errors import EdgepressError, UsageError
 
@@ -90,7 +90,7 @@ def verify(
     Args:
         path: a .tflite or .onnx file.
         data: real inputs (`verify.inputs.load_inputs`); None takes the task that the manifest names, if it is there.
-        runtimes: some of `edgepress.deploy.runtimes.sessions.RUNTIMES`; None takes all that are installed and apply.
+        runtimes: some of `edgepress.deploy.runtimes.registry.RUNTIMES`; None takes all that are installed and apply.
         also: further files of the same network (the ONNX beside the TFLite). A file of the other format beside it, made
             from the same checkpoint, is taken by itself.
         samples, random_samples: how many real and random inputs.

@@ -128,7 +128,8 @@ def _on_every_runtime(
     """Export a checkpoint and run the chosen clips of `task`, opened from `data`, through it; right and wrong answers
     are put into `answers`."""
     from edgepress.deploy.export.from_checkpoint import ExportOptions, export_checkpoint
-    from edgepress.deploy.runtimes.sessions import available_runtimes, open_session
+    from edgepress.deploy.runtimes.registry import available_runtimes
+    from edgepress.deploy.runtimes.sessions import open_session
     from edgepress.deploy.verify.parity import compare
     from edgepress.models.run_directory import RunDirectory
 
@@ -373,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.command = portable(
         "edgepress.benchmarks.experiments.integers.accuracy", arguments if arguments is not None else sys.argv[1:]
     )
-    from edgepress.benchmarks.experiments.integers.page import accuracy_tables, reported
+    from edgepress.benchmarks.experiments.integers.tables import accuracy_tables, reported
 
     return reported(lambda: run(options), accuracy_tables, violations)
 

@@ -285,9 +285,9 @@ def _inside(path: Path) -> dict[str, Any]:
 
 def _timed(path: Path, runtime: str, sample: tuple[np.ndarray, ...]) -> Callable[[], Any]:
     """A call of one inference in this process; the file has run in a child before."""
-    from edgepress.deploy.runtimes.engines import build_engine
+    from edgepress.deploy.runtimes.registry import build_engine
 
-    engine = build_engine(runtime, path.read_bytes(), {"threads": 1})
+    engine = build_engine(runtime, path.read_bytes())
     return lambda: engine.run(sample)
 
 
@@ -364,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--onnx2tf", type=Path, metavar="PYTHON", help="of an environment that has onnx2tf")
     parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
     options = parser.parse_args(arguments)
-    from edgepress.benchmarks.experiments.integers.page import peer_tables, reported
+    from edgepress.benchmarks.experiments.integers.tables import peer_tables, reported
 
     given = arguments if arguments is not None else sys.argv[1:]
     return reported(lambda: _run(options, given), peer_tables, violations)

@@ -10,16 +10,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from edgepress.benchmarks.experiments.teachers.page import page_of
+from edgepress.benchmarks.experiments.teachers.plan import ALPHAS, WEIGHTS, Plan, jobs_of
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.atomic import write_bytes, write_json, write_text
 from edgepress.models.errors import UsageError
-
-if TYPE_CHECKING:
-    from edgepress.benchmarks.experiments.teachers.trainings import Plan
 
 SCHEMA = 1
 SPLIT = "test"
@@ -159,8 +158,6 @@ def summarise(plan: Plan, run: Path, task: Any) -> dict[str, Any]:
     Differences are of the mean over the seeds that both arms have, clip by clip; their interval is a paired bootstrap
     over recordings, the seeds and devices of a recording kept together.
     """
-    from edgepress.benchmarks.experiments.teachers.trainings import ALPHAS, WEIGHTS, jobs_of
-
     jobs = jobs_of(plan)
     found = [one for job in jobs if (place := job.place(run, plan)).exists() for one in read(place)]
     clips = task.split(SPLIT)
@@ -219,8 +216,6 @@ def write(plan: Plan, run: Path, task: Any, output: Path | None, page: Path | No
         if path is not None:
             write_json(path, results)
     if page is not None:
-        from edgepress.benchmarks.experiments.teachers.page import page_of
-
         write_text(page, page_of(results))
 
 

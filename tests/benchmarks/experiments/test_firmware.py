@@ -11,7 +11,7 @@ from edgepress.benchmarks.gate import gate
 from edgepress.benchmarks.gate.gate import evaluate_gate, exit_code
 from edgepress.benchmarks.measure.linked_firmware import KIND, linked_firmware
 from edgepress.deploy.firmware.cortex_m import BOARDS, STACK_BYTES, CortexM, memory_limits, missing_tools
-from edgepress.deploy.firmware.project import firmware as lowered
+from edgepress.deploy.firmware.sources import firmware as lowered
 from edgepress.models.devices.classes import device_class
 from edgepress.models.errors import UsageError, VerdictError
 from tests.benchmarks.measure.profiles import small_profile

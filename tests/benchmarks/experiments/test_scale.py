@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.benchmarks.experiments.scale import SIZES, exponent, main, measure, violations
-from edgepress.benchmarks.experiments.scale_page import page
+from edgepress.benchmarks.experiments.scale import SIZES, main, measure, violations
+from edgepress.benchmarks.experiments.scale_page import exponent, page
 from edgepress.benchmarks.experiments.sweep_overhead import LARGEST_OVERHEAD
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,8 +10,9 @@ import pytest
 
 from edgepress.benchmarks.experiments.teachers import trainings as module
 from edgepress.benchmarks.experiments.teachers.page import page_of
+from edgepress.benchmarks.experiments.teachers.plan import Plan, jobs_of
 from edgepress.benchmarks.experiments.teachers.results import measure, read, save, summarise
-from edgepress.benchmarks.experiments.teachers.trainings import Plan, estimate_s, jobs_of, schedule
+from edgepress.benchmarks.experiments.teachers.trainings import estimate_s, schedule
 from edgepress.benchmarks.report.submission import output_csv
 from edgepress.benchmarks.report.teacher_tables import as_text, read_results, results_of_run, tables_of
 from edgepress.models.errors import RuntimeFailure, UsageError

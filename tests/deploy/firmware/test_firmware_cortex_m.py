@@ -9,8 +9,9 @@ import pytest
 
 from edgepress.deploy.firmware import arm64, cortex_m
 from edgepress.deploy.firmware.cortex_m import CortexM, DoesNotFit, missing_tools
-from edgepress.deploy.firmware.project import firmware
-from edgepress.deploy.runtimes.sessions import available_runtimes, open_session
+from edgepress.deploy.firmware.sources import firmware
+from edgepress.deploy.runtimes.registry import available_runtimes
+from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.models.errors import RuntimeFailure
 from tests.deploy.integer_networks import random_network
 

@@ -12,7 +12,8 @@ import pytest
 from edgepress.deploy.firmware.host import HostProgram
 from edgepress.deploy.firmware.layout import lay_out, lifetimes
 from edgepress.deploy.firmware.lowering.lower import lower
-from edgepress.deploy.firmware.project import firmware, identifier, template, write_project
+from edgepress.deploy.firmware.project import write_project
+from edgepress.deploy.firmware.sources import firmware, identifier, template
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.models.errors import UsageError
 from tests.deploy.integer_networks import LAST, OPERATORS, Builder, one_operator, random_network

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress.deploy.runtimes.engines import build_engine
+from edgepress.deploy.firmware.cortex_m import BOARDS
+from edgepress.deploy.runtimes.engine import EngineOptions
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
+from edgepress.deploy.runtimes.registry import EMULATED, RUNTIMES, build_engine
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.runtimes.tensor_details import TensorDetails, from_file_layout, to_file_layout
 from edgepress.models.errors import RuntimeFailure, UsageError
@@ -104,18 +107,18 @@ def test_wrong_runtime_or_file_is_named(tmp_path: Path) -> None:
 def test_missing_package_is_a_runtime_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tflite_micro", None)
     with pytest.raises(RuntimeFailure, match=r"tflite-micro.*Linux on 64-bit x86 only.*edgepress\[tflm\]"):
-        build_engine("tflm", chain([64, 32]), {"arena_bytes": 1 << 16})
+        build_engine("tflm", chain([64, 32]), EngineOptions(arena_bytes=1 << 16))
 
 
 def test_too_small_an_arena_is_a_failure_and_not_a_crash(shared: Path) -> None:
     model = (shared / KWS).read_bytes()
     for arena_bytes in (64, 100, 8000, 16000):  # some of these end TFLite Micro's process by SIGSEGV
         with pytest.raises(RuntimeFailure, match="TFLite Micro"):
-            IsolatedEngine("tflm", model, {"arena_bytes": arena_bytes}).close()
+            IsolatedEngine("tflm", model, EngineOptions(arena_bytes=arena_bytes)).close()
 
 
 def test_killed_process_is_named_by_its_signal(tmp_path: Path) -> None:
-    engine = IsolatedEngine("tflm", chain([64, 32]), {"arena_bytes": 1 << 16})
+    engine = IsolatedEngine("tflm", chain([64, 32]), EngineOptions(arena_bytes=1 << 16))
     engine._process.kill()
     with pytest.raises(RuntimeFailure, match="SIGKILL"):
         engine.run([np.zeros((1, 64), np.int8)])
@@ -172,3 +175,14 @@ def test_raw_inputs_must_be_the_files(tmp_path: Path) -> None:
     session.close()
     with pytest.raises(UsageError, match="closed"):
         session.run_integer(np.zeros((1, 64), np.int8))
+
+
+def test_the_table_of_runtimes_names_what_exists() -> None:
+    """Engines are loaded by name, so that no import tells of a wrong one before a session does."""
+    for name, runtime in RUNTIMES.items():
+        for reference in filter(None, (runtime.engine, runtime.missing_tools)):
+            module, _, attribute = reference.partition(":")
+            assert callable(getattr(import_module(module), attribute)), name
+        assert bool(runtime.package) != bool(runtime.missing_tools), name
+    assert {name for name in RUNTIMES if name.startswith("cortex-m")} == set(BOARDS)
+    assert ("host-c", *BOARDS, "arm64") == EMULATED

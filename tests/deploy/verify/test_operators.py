@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from edgepress.deploy.runtimes.engine import EngineOptions
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
 from edgepress.deploy.tflite.reader import read_tflite
 from edgepress.deploy.verify import operator_table as table
@@ -89,7 +90,7 @@ def test_table_says_what_the_runtime_does(operator: str, element: str, runtime: 
     model = unary(operator, element)
     says = all(row.supported for row in support(read_tflite(model), runtime))
     try:
-        with closing(IsolatedEngine(runtime, model, {"arena_bytes": 1 << 20})) as engine:
+        with closing(IsolatedEngine(runtime, model, EngineOptions(arena_bytes=1 << 20))) as engine:
             engine.run([np.ones((1, 4, 4, 8), {"INT8": np.int8, "INT16": np.int16, "FLOAT32": np.float32}[element])])
         does = True
     except EdgepressError:

@@ -124,6 +124,6 @@ def test_plan_by_hand() -> None:
 
 
 def _outputs(model: bytes, x: np.ndarray) -> np.ndarray:
-    from edgepress.deploy.runtimes.engines import build_engine
+    from edgepress.deploy.runtimes.registry import build_engine
 
-    return build_engine("litert-reference", model, {}).run([x])[0]
+    return build_engine("litert-reference", model).run([x])[0]

@@ -1,0 +1,68 @@
+"""LiteRT as an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgepress.deploy.runtimes.engine import EngineOptions, one_line, samples, stacked
+from edgepress.deploy.runtimes.registry import missing_package
+from edgepress.deploy.runtimes.tensor_details import TensorDetails, integer_details
+from edgepress.models.errors import RuntimeFailure, UsageError
+
+
+class LiteRTEngine:
+    """LiteRT on the CPU, with XNNPACK (the default of phones and boards) or with the reference kernels."""
+
+    def __init__(self, runtime: str, model: bytes, options: EngineOptions):
+        try:
+            from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        except ImportError as error:
+            raise missing_package(runtime, error) from error
+        kind = OpResolverType.BUILTIN_REF if runtime == "litert-reference" else OpResolverType.BUILTIN
+        try:
+            self._interpreter = Interpreter(
+                model_content=model, num_threads=options.threads, experimental_op_resolver_type=kind
+            )
+        except ValueError as error:
+            raise UsageError(f"LiteRT refuses the file: {error}") from error
+        try:
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeFailure(f"{runtime} cannot prepare the file: {one_line(error)}") from error
+        self._runtime = runtime
+        self._given, self._made = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self.inputs = tuple(_litert_details(d) for d in self._given)
+        self.outputs = tuple(_litert_details(d) for d in self._made)
+
+    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        interpreter = self._interpreter
+        kept: list[list[np.ndarray]] = [[] for _ in self._made]
+        for sample in samples(arrays, self.inputs):
+            self._invoke(sample)
+            for tensor, rows in zip(self._made, kept, strict=True):
+                rows.append(interpreter.get_tensor(tensor["index"]))
+        return stacked(kept, len(arrays[0]), self.outputs)
+
+    def arena(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        del self._interpreter
+
+    def _invoke(self, sample: Sequence[np.ndarray]) -> None:
+        for tensor, value in zip(self._given, sample, strict=True):
+            self._interpreter.set_tensor(tensor["index"], value)
+        try:
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeFailure(f"{self._runtime} failed while running: {one_line(error)}") from error
+
+
+def _litert_details(details: dict[str, Any]) -> TensorDetails:
+    quantization = details["quantization_parameters"]
+    return integer_details(
+        details["name"], details["shape"], details["dtype"], quantization["scales"], quantization["zero_points"]
+    )
