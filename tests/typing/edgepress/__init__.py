@@ -1,0 +1,1 @@
+../../../edgepress/__init__.py

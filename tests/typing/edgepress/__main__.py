@@ -1,0 +1,1 @@
+../../../edgepress/__main__.py
