@@ -1,19 +1,23 @@
 # Everything a developer or CI does. `make demo` and `make test` work on a fresh machine with Python 3.11.
-PYTHON ?= python3.11
+# The first Python that is supported and can make environments; `make PYTHON=...` names another.
+PYTHON ?= $(shell for name in python3.11 python3; do $$name -c 'import sys, venv, ensurepip; \
+  assert sys.version_info[:2] == (3, 11)' 2>/dev/null && { echo $$name; break; }; done)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 export PIP_NO_INPUT := 1
 
-.PHONY: install demo test test-fast check format docs wheel audit clean install-firmware-tools
+.PHONY: install demo test test-fast check format docs wheel audit clean install-firmware-tools install-test-tools
 
 install: $(VENV)/.installed
 
 # The CPU build of torch: from a local file or configured index, else from PyTorch's own CPU index, else the plain pin
 # (which on Linux brings CUDA; a machine with a GPU wants that: `make install TORCH_BUILD=cuda`).
 $(VENV)/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -n "$(PYTHON)" || { echo "edgepress needs Python 3.11 with venv (Debian: apt-get install python3.11-venv);" \
+	  "make PYTHON=/path/to/python names one" >&2; exit 2; }
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 ifeq ($(TORCH_BUILD),cuda)
 	$(PIP) install --quiet -c constraints.txt "torch==$(TORCH)"
 else
@@ -64,6 +68,10 @@ install-firmware-tools: install
 	-apt-get update -qq
 	apt-get install -y --no-install-recommends gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-user-static
 	$(BIN)/python -m edgepress.deploy.firmware.arm64
+
+# What some tests need beside: an ssh server to talk to, strace to see what a command opens. Needs root for apt.
+install-test-tools: install-firmware-tools
+	apt-get install -y --no-install-recommends openssh-server openssh-client strace
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
