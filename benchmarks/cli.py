@@ -21,6 +21,12 @@ Run = Annotated[Path, typer.Option("--run", help="Run directory.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to the terminal.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Allow --output to replace a file.")]
 Format = Annotated[str, typer.Option("--format", help="text or json.")]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="INPUT=1,3,512,512: sizes that the file leaves open. Repeatable; =1,3,512,512 names its only input."
+    ),
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow a checkpoint or data source to run its own code.")]
 
 
@@ -30,6 +36,7 @@ def profile_command(
     run: Run = DEFAULT_RUN,
     form: Format = "text",
     arena: Annotated[bool, typer.Option(help="Measure TFLite Micro's arena.")] = True,
+    shape: Shape = None,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -38,7 +45,7 @@ def profile_command(
     from edgepress.benchmarks.measure.profiling import format_profile
 
     _one_of(form, ("text", "json"))
-    found = profile_of(_model(file, run), arena)
+    found = profile_of(_model(file, run), arena, shapes=_shapes(shape))
     _emit(_as_json(found) if form == "json" else format_profile(found), output, overwrite)
 
 
@@ -131,6 +138,11 @@ def gate_command(
     run: Run = DEFAULT_RUN,
     form: Annotated[str, typer.Option("--format", help="text, markdown, json, junit or sarif.")] = "text",
     fixes: Annotated[bool, typer.Option(help="Try on the file what would buy a failed size back.")] = True,
+    allow_unmeasured: Annotated[
+        list[str] | None,
+        typer.Option(help="A metric that may stay unmeasured, or baseline (growth and drop). Repeatable."),
+    ] = None,
+    shape: Shape = None,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -164,6 +176,8 @@ def gate_command(
         rule=macs_rule,
         runtime=runtime,
         try_fixes=fixes,
+        allow_unmeasured=allow_unmeasured or (),
+        shapes=_shapes(shape),
     )
     _emit(render(verdict, form), output, overwrite)
     if output is not None and form != "text":
@@ -345,6 +359,17 @@ def _limits(given: list[str]) -> dict[str, str]:
             raise UsageError(f"--limit {metric} is given twice")
         limits[metric] = quantity
     return limits
+
+
+def _shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in given or ():
+        name, equals, sizes = text.rpartition("=")
+        numbers = sizes.replace("x", ",").split(",")
+        if not equals or not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
+            raise UsageError(f"--shape {text}: write the input's name and its sizes, such as input=1,3,512,512")
+        shapes[name] = tuple(map(int, numbers))
+    return shapes
 
 
 def _budgets(given: Path | None) -> tuple[Path | None, dict[str, str]]:

@@ -111,6 +111,9 @@ def estimate_latency(profile: Mapping[str, Any], device: DeviceClass) -> Estimat
         return Estimate(
             None, note="the published measurements are of int8 models and this one is float: export it in int8"
         )
+    unknown = [found["operator"] for found in profile.get("uncountable") or () if "core" in found["rules"]]
+    if unknown:
+        return Estimate(None, note=f"MACs of {', '.join(unknown)} cannot be counted, so there is no number")
     macs, outputs, other = work_of(profile)
     total = sum(macs.values()) + other
     if not total:

@@ -8,7 +8,7 @@ import math
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,15 @@ class Baseline:
     note: str = ""
 
 
-def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
+def profile_of(
+    path: str | Path, arena: bool = True, shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Any]:
     """The profile of a model file, with its path in it.
 
     Args:
         path: a .tflite or .onnx file or a checkpoint directory.
         arena: whether TFLite Micro's arena is measured, which starts a second process.
+        shapes: input -> sizes, in place of those that the file leaves open.
 
     Raises:
         UsageError: missing, damaged, or not a model.
@@ -57,7 +60,7 @@ def profile_of(path: str | Path, arena: bool = True) -> dict[str, Any]:
     # Neither pipes nor devices: opening one could wait forever.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
-    return named({"file": str(path), **profile(path, arena=arena)}, manifest_beside(path))
+    return named({"file": str(path), **profile(path, arena=arena, shapes=shapes)}, manifest_beside(path))
 
 
 def named(profile: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +83,13 @@ def named(profile: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def load_baseline(source: Any, *, current: Mapping[str, Any], arena: bool = True) -> Baseline:
+def load_baseline(
+    source: Any,
+    *,
+    current: Mapping[str, Any],
+    arena: bool = True,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Baseline:
     """Read a baseline.
 
     Args:
@@ -88,6 +97,7 @@ def load_baseline(source: Any, *, current: Mapping[str, Any], arena: bool = True
             `benchmarks profile` or `benchmarks gate --update-baseline`), or a mapping of one of these.
         current: the profile of the model that is compared; its "file" is the path that is looked up in git.
         arena: whether arenas are measured.
+        shapes: as for `profile_of`.
 
     Raises:
         UsageError: there is no such file or revision, or it is no model.
@@ -99,11 +109,11 @@ def load_baseline(source: Any, *, current: Mapping[str, Any], arena: bool = True
         return _from_json(dict(source), "the given baseline")
     text = str(source)
     if text.startswith("git:"):
-        return _from_git(text, str(current.get("file", "")), arena)
+        return _from_git(text, str(current.get("file", "")), arena, shapes)
     path = Path(text)
     if path.suffix == ".json" and path.is_file():
         return _from_json(_read_json(path), text)
-    return Baseline(profile_of(path, arena), text, manifest=manifest_beside(path))
+    return Baseline(profile_of(path, arena, shapes), text, manifest=manifest_beside(path))
 
 
 def manifest_beside(path: str | Path) -> dict[str, Any]:
@@ -188,7 +198,7 @@ def _usable(profile: Mapping[str, Any]) -> bool:
     return all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in figures)
 
 
-def _from_git(text: str, current: str, arena: bool) -> Baseline:
+def _from_git(text: str, current: str, arena: bool, shapes: Mapping[str, Sequence[int]] | None) -> Baseline:
     revision, _, named = text.removeprefix("git:").partition(":")
     path = Path(named or current)
     if not revision or revision.startswith("-"):
@@ -207,7 +217,7 @@ def _from_git(text: str, current: str, arena: bool) -> Baseline:
     with tempfile.TemporaryDirectory(prefix="edgepress-baseline-") as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(data)
-        profile = profile_of(copy, arena)
+        profile = profile_of(copy, arena, shapes)
     try:
         manifest = json.loads(beside) if beside else {}
     except (ValueError, RecursionError):

@@ -99,6 +99,8 @@ def _figure(
             None if size is None else size + runtime_bytes,
             note=f"model file and {format_quantity(runtime_bytes, 'bytes')} of runtime and kernels",
         )
+    if metric in ("params", "weights") and device is not None and device.memory_rule == "nessi-tflite":
+        return _challenge_memory(metric, profile)
     key = {"params": "params", "weights": "weight_bytes", "file": "file_bytes", "peak": "peak_activation_bytes"}[metric]
     value = profile.get(key)
     if value is not None:
@@ -125,21 +127,36 @@ def _note(profile: dict[str, Any], key: str) -> str:
 
 
 def _macs(profile: dict[str, Any], rule: str) -> Figure:
-    counts = profile["macs"]
+    counts, note = profile["macs"], ""
+    if counts.get(rule) is None and rule in _TORCH_RULES:
+        note = f"{rule} cannot be derived (no batch normalisation is left in this file): dcase is used"
+        rule = "dcase"
+    unknown = [
+        f"{found['operator']} ({found['count']}) cannot be counted: {found['reason']}"
+        for found in profile.get("uncountable") or ()
+        if rule in found["rules"]
+    ]
+    if unknown:
+        return Figure(None, "", rule=rule, note="; ".join(unknown))
     if counts.get(rule) is not None:
-        return Figure(counts[rule], rule=rule)
-    if rule in _TORCH_RULES and counts.get("dcase") is not None:
-        return Figure(
-            counts["dcase"],
-            rule="dcase",
-            note=f"{rule} cannot be derived (no batch normalisation is left in this file): dcase is used",
-        )
+        return Figure(counts[rule], rule=rule, note=note)
     why = _note(profile, rule)
     known = ", ".join(name for name, value in counts.items() if value is not None)
     raise UsageError(
         f"MACs under the rule {rule!r} are not known for this file{f' ({why})' if why else ''}, and "
         f"figures of different rules are never compared: known here are {known}"
     )
+
+
+def _challenge_memory(metric: str, profile: dict[str, Any]) -> Figure:
+    size = profile.get("nessi_memory_bytes")
+    if size is None:
+        value = profile.get("params" if metric == "params" else "weight_bytes")
+        return Figure(value, note="weights and biases: the challenge's counter reads .tflite files only")
+    note = (
+        f"bytes of every constant that an operator reads, as NeSsi counts; {profile.get('weight_bytes'):,} B of them "
+    )
+    return Figure(size, rule="nessi-tflite", note=note + "are weights and biases")
 
 
 def _same_model(profile: dict[str, Any], results: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:

@@ -1,16 +1,17 @@
 """The gate: figures against limits and a baseline. A pure comparison; every violation comes with its overshoot.
 
-Deterministic figures (bytes, MACs, arena, accuracy on fixed data) fail, wall-clock figures only warn. A figure that is
-not known is "not measured", which fails only where its limit was asked for by the user.
+Deterministic figures (bytes, MACs, arena, accuracy on fixed data) fail, wall-clock figures only warn. A limit whose
+figure was not measured fails too, unless its level is "warn" or the caller allows it by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgepress.benchmarks.gate.figures import Figure, figure
+from edgepress.deploy.verify.operators import NPU_OPERATOR
 from edgepress.models.devices.classes import pick, read_budgets, rule_from_text
 from edgepress.models.devices.device import METRICS, WALL_CLOCK, DeviceClass, Rule
 from edgepress.models.errors import UsageError, VerdictError
@@ -19,7 +20,11 @@ from edgepress.models.limits import MINIMUM_METRICS, Limits
 SCHEMA = 1
 #: The name that limits without a device class go by.
 NO_DEVICE = "limits"
-_ORDER = {"failed": 0, "warned": 1, "not measured": 2, "passed": 3}
+#: What `allow_unmeasured` takes beside the metrics: figures of a baseline that is not there.
+BASELINE = "baseline"
+#: The check that a class's runtime has the operators of the file.
+OPERATORS = "operators"
+_ORDER = {"failed": 0, "not measured": 1, "warned": 2, "passed": 3}
 
 
 def evaluate_gate(
@@ -33,6 +38,8 @@ def evaluate_gate(
     rule: str | None = None,
     runtime: str | None = None,
     try_fixes: bool = True,
+    allow_unmeasured: Collection[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Hold a model against device classes and limits.
 
@@ -47,12 +54,18 @@ def evaluate_gate(
         runtime: an emulated core such as "cortex-m4" that stands for every class: the firmware linked for the class's
             memories gives flash and arena, and accuracy counts on it. None takes the runtime of each class.
         try_fixes: measure what lossless shrinking would give where a size fails (seconds); False names the fixes only.
+        allow_unmeasured: metrics whose limits do not fail where the figure could not be had; "baseline" for limits on
+            growth and drop where nothing comparable is given.
+        shapes: input -> sizes, in place of those that the file leaves open.
 
     Returns:
         The verdict, JSON-able: schema, passed, file, sha256, devices, checks, violations, warnings, contributors,
         fixes, cause (where there is a baseline), figures, environment, notes. In `checks`: device, metric, unit, rule,
         kind ("max", "min", "max_drop", "max_growth"), value, limit, baseline, change, headroom, over, level, status
-        ("passed", "failed", "warned", "not measured"), passed, how, source, note. Failures come first.
+        ("passed", "failed", "warned", "not measured"), passed, how, source, note. Failures come first. `passed` of a
+        figure that was not measured is False where it counts against the model, None where its limit only warns or was
+        allowed to stay open. A class that is a machine has the check "operators": how many kinds of operators its
+        runtime refuses.
 
     Raises:
         UsageError: a missing or damaged file, an unknown device class, a limit without its unit, nothing to check.
@@ -64,25 +77,32 @@ def evaluate_gate(
     from edgepress.benchmarks.measure.environment import environment
     from edgepress.benchmarks.measure.result_log import read
 
+    _check_allowed(allow_unmeasured)
     targets = _targets(limits, device, budgets, rule)
-    profile = dict(model) if isinstance(model, Mapping) else profile_of(model, arena=_needs_arena(targets))
+    profile = dict(model) if isinstance(model, Mapping) else profile_of(model, _needs_arena(targets), shapes)
     records = read(results) if isinstance(results, str | Path) else list(results or ())
-    before = load_baseline(baseline, current=profile, arena=_needs_arena(targets)) if baseline is not None else None
+    before = (
+        None
+        if baseline is None
+        else load_baseline(baseline, current=profile, arena=_needs_arena(targets), shapes=shapes)
+    )
     past = [] if before is None else [*before.results, *records]
 
     checks: list[dict[str, Any]] = []
     figures: dict[str, dict[str, Any]] = {}
-    for name, (target, rules, demanded) in targets.items():
+    for name, (target, rules) in targets.items():
         linked = [] if runtime is None else [_linked(profile, runtime, target)]
         now = _figures(profile, target, rules, [*records, *linked], accuracy_runtime=runtime)
         then = {} if before is None or before.note else _figures(before.profile, target, rules, past, strict=False)
         figures[name] = {metric: _shown(found) for metric, found in now.items() if found.value is not None}
         for metric, limit in rules.items():
-            checks += compare(limit, now[metric], then.get(metric), device=name, demanded=metric in demanded)
+            allowed = {BASELINE, *allow_unmeasured} if before is not None and before.note else set(allow_unmeasured)
+            checks += compare(limit, now[metric], then.get(metric), device=name, allowed=allowed)
+        checks += runs_on(profile, target)
         if linked and not linked[0]["fits"] and all(check["status"] != "failed" for check in checks):
             raise VerdictError(linked[0]["verdict"])
-    checks.sort(key=lambda check: _ORDER[check["status"]])
-    violations = [_short(check) for check in checks if check["status"] == "failed"]
+    checks.sort(key=lambda check: (check["passed"] is not False, _ORDER[check["status"]]))
+    violations = [_short(check) for check in checks if check["passed"] is False]
     return {
         "schema": SCHEMA,
         "passed": not violations,
@@ -103,7 +123,12 @@ def evaluate_gate(
 
 
 def compare(
-    limit: Rule, now: Figure, before: Figure | None = None, *, device: str = NO_DEVICE, demanded: bool = False
+    limit: Rule,
+    now: Figure,
+    before: Figure | None = None,
+    *,
+    device: str = NO_DEVICE,
+    allowed: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Hold one figure against one rule: a check for each of its bounds.
 
@@ -111,7 +136,7 @@ def compare(
         limit: the rule.
         now, before: the figure of the model and of the baseline, None where there is no baseline.
         device: the name for the report.
-        demanded: whether a figure that was not measured fails.
+        allowed: metrics, and "baseline", that do not fail where they were not measured.
     """
     if limit.level == "off":
         return []
@@ -128,6 +153,7 @@ def compare(
         bounds.append(("max_drop", None if base is None else base - limit.max_drop))
     if limit.max_growth is not None:
         bounds.append(("max_growth", None if base is None else base * (1 + limit.max_growth)))
+    only_warns = limit.level == "warn" or limit.metric in WALL_CLOCK
     checks = []
     for kind, bound in bounds:
         # Binary dust must not decide: 0.9 - 0.01 is 0.89 for a person.
@@ -135,12 +161,18 @@ def compare(
         over = None
         if now.value is not None and bound is not None:
             over = bound - now.value if kind in ("min", "max_drop") else now.value - bound
-        # A missing baseline is no fault of the model; a missing figure is one where its limit was asked for.
-        status = _status(over, dust, limit, demanded and now.value is None)
-        note = now.note
-        if bound is None:
-            why = "needs --baseline" if before is None else "the baseline has no comparable figure"
-            note = "; ".join(part for part in (note, why) if part)
+        notes = [now.note]
+        if over is None:
+            open_names = {limit.metric, BASELINE} if now.value is not None else {limit.metric}
+            waived = only_warns or not open_names.isdisjoint(allowed)
+            status, passed = "not measured", None if waived else False
+            if now.value is not None:
+                notes.append(_why_no_baseline(limit.metric, before))
+            if not waived:
+                notes.append(f"not measured is not passed; --allow-unmeasured {sorted(open_names)[0]} leaves it open")
+        else:
+            status = "passed" if over <= dust else "warned" if only_warns else "failed"
+            passed = status != "failed"
         checks.append(
             {
                 "device": device,
@@ -156,15 +188,53 @@ def compare(
                 "over": max(0, over) if over is not None else None,
                 "level": "warn" if limit.metric in WALL_CLOCK else limit.level,
                 "status": status,
-                "passed": None if status == "not measured" else status != "failed",
+                "passed": passed,
                 "how": now.how,
                 "interval": None if now.low is None else [now.low, now.high],
                 "source": now.source,
                 "limit_source": limit.source,
-                "note": note,
+                "note": "; ".join(filter(None, notes)),
             }
         )
     return checks
+
+
+def runs_on(profile: Mapping[str, Any], target: DeviceClass | None) -> list[dict[str, Any]]:
+    """The check that a machine's runtime has every operator of the file; none for limits alone and challenge rules.
+
+    Args:
+        profile: with `refused`: runtime -> what it refuses -> why; a profile from before that has no such check.
+        target: the class; one with an NPU takes the operator of the NPU's compiler.
+    """
+    if target is None or target.name == NO_DEVICE or target.challenge or profile.get("refused") is None:
+        return []
+    refused = dict(profile["refused"].get(target.runtime) or {})
+    if target.vela is not None:
+        refused.pop(NPU_OPERATOR, None)
+    note = "; ".join(f"{what}: {why}" for what, why in refused.items())
+    return [
+        {
+            "device": target.name,
+            "metric": OPERATORS,
+            "unit": "number",
+            "rule": target.runtime,
+            "kind": "max",
+            "value": len(refused),
+            "limit": 0,
+            "baseline": None,
+            "change": None,
+            "headroom": -len(refused),
+            "over": len(refused),
+            "level": "error",
+            "status": "failed" if refused else "passed",
+            "passed": not refused,
+            "how": "counted",
+            "interval": None,
+            "source": "",
+            "limit_source": "the runtime that stands for the class",
+            "note": f"{target.runtime} does not run this file: {note}" if refused else "",
+        }
+    ]
 
 
 def exit_code(verdict: Mapping[str, Any]) -> int:
@@ -172,19 +242,26 @@ def exit_code(verdict: Mapping[str, Any]) -> int:
     return 0 if verdict["passed"] else 1
 
 
-def _status(over: float | None, dust: float, limit: Rule, demanded: bool) -> str:
-    only_warns = limit.level == "warn" or limit.metric in WALL_CLOCK
-    if over is None:
-        return "failed" if demanded and not only_warns else "not measured"
-    if over <= dust:
-        return "passed"
-    return "warned" if only_warns else "failed"
+def _why_no_baseline(metric: str, before: Figure | None) -> str:
+    if before is None:
+        return "growth and drop need --baseline FILE or git:REV"
+    data = "; give --data, on which both files are measured" if metric in ("accuracy", "log_loss") else ""
+    return f"the baseline has no comparable figure{data}"
+
+
+def _check_allowed(names: Collection[str]) -> None:
+    unknown = [name for name in names if name not in METRICS and name != BASELINE]
+    if unknown:
+        raise UsageError(
+            f"--allow-unmeasured {', '.join(unknown)}: allowed are {', '.join(METRICS)} and {BASELINE} "
+            "(limits on growth and drop)"
+        )
 
 
 def _targets(
     limits: Limits | Mapping[str, Any] | None, device: Any, budgets: str | Path | None, rule: str | None
-) -> dict[str, tuple[DeviceClass | None, dict[str, Rule], set[str]]]:
-    """Name -> (class, rules by metric, metrics whose figure must be there)."""
+) -> dict[str, tuple[DeviceClass | None, dict[str, Rule]]]:
+    """Name -> (class, rules by metric)."""
     from edgepress.models.devices.classes import device_classes
 
     names = [device] if isinstance(device, str | DeviceClass) else list(device)
@@ -193,21 +270,16 @@ def _targets(
     given = _limit_rules(limits)
     if not names and book is not None and not given:
         names = list(book.own)
-    targets: dict[str, tuple[DeviceClass | None, dict[str, Rule], set[str]]] = {}
+    targets: dict[str, tuple[DeviceClass | None, dict[str, Rule]]] = {}
     for name in names:
         found = name if isinstance(name, DeviceClass) else pick(name, known)
-        own = {
-            metric
-            for metric, limit in found.rules.items()
-            if book is not None and found.name in book.own and limit.level == "error" and metric == "accuracy"
-        }
-        targets[found.name] = (found, dict(found.rules), own)
+        targets[found.name] = (found, dict(found.rules))
     if given:
         only = limits if isinstance(limits, Limits) else None
         macs_rule = only.rule if only else (rule or "dcase")
         frame = DeviceClass(NO_DEVICE, "limits given with the command", given, "", macs_rule=macs_rule)
-        targets[NO_DEVICE] = (frame, given, set(given))
-    if not any(rules for _, rules, _ in targets.values()):
+        targets[NO_DEVICE] = (frame, given)
+    if not any(rules for _, rules in targets.values()):
         raise UsageError("nothing to check: give --device NAME, --limit macs=20M, or a budgets.toml with limits")
     return targets
 
@@ -226,8 +298,8 @@ def _limit_rules(limits: Limits | Mapping[str, Any] | None) -> dict[str, Rule]:
     return {metric: rule_from_text(metric, value) for metric, value in limits.items()}
 
 
-def _needs_arena(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule], set[str]]]) -> bool:
-    return any("arena" in rules and rules["arena"].level != "off" for _, rules, _ in targets.values())
+def _needs_arena(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule]]]) -> bool:
+    return any("arena" in rules and rules["arena"].level != "off" for _, rules in targets.values())
 
 
 def _linked(profile: Mapping[str, Any], runtime: str, target: DeviceClass | None) -> dict[str, Any]:

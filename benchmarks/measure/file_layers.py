@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgepress.models.cost.op_costs import RULES, Op, does_arithmetic, macs
+from edgepress.models.cost.op_costs import RULES, WEIGHTED_KINDS, Op, does_arithmetic, macs
 
 #: Shape of a tensor, without names.
 Shape = tuple[int, ...]
@@ -50,6 +50,23 @@ class FileTensor:
 
 
 @dataclass(frozen=True)
+class Uncountable:
+    """Operators that multiply by weights, or may do, and that a rule has no figure for: never zero, but not known.
+
+    Attributes:
+        operator: the format's own name.
+        count: how many of them.
+        rules: the rules that lack them.
+        reason: why, and what to give.
+    """
+
+    operator: str
+    count: int
+    rules: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class FileContent:
     """Everything that `edgepress.benchmarks.measure.profiling` reads from a file.
 
@@ -61,6 +78,11 @@ class FileContent:
         remarks: what was left out, e.g. further subgraphs.
         dynamic: how sizes that the file leaves open were counted; empty where there are none.
         unfolded: whether batch normalisation is still in the file, so that the rule torchinfo applies.
+        open_sizes: the options for sizes that the file leaves open (more than its batch); empty where there are none.
+        unknown: index of a layer that cannot be counted -> why.
+        nessi_memory_bytes: of every constant once for each operator that reads it, as NeSsi counts the memory of a
+            .tflite; None for other formats.
+        refused: runtime -> what of the file it does not run -> why.
     """
 
     format: str
@@ -73,6 +95,10 @@ class FileContent:
     dynamic: str = ""
     unfolded: bool = False
     facts: Mapping[str, object] = field(default_factory=dict)
+    open_sizes: str = ""
+    unknown: Mapping[int, str] = field(default_factory=dict)
+    nessi_memory_bytes: int | None = None
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def live_bytes(content: FileContent) -> list[int]:
@@ -114,3 +140,31 @@ def uncounted_operators(content: FileContent, rules: tuple[str, ...] = RULES) ->
         f"{operator} ({count}): not in {'any rule' if without == rules else ', '.join(without)}"
         for (operator, without), count in missing.items()
     ]
+
+
+def uncountable_operators(content: FileContent, rules: tuple[str, ...] = RULES) -> list[Uncountable]:
+    """Operators whose MACs are not known under a rule, where a zero in their place would be a lie.
+
+    These are the layers of `content.unknown` under every rule, and layers with weights or with products of
+    activations that a rule leaves out (torchinfo leaves out by its definition what no leaf module of torch made).
+    """
+    found: dict[tuple[str, tuple[str, ...], str], int] = {}
+    for index, layer in enumerate(content.layers):
+        if index in content.unknown:
+            key = (layer.operator, rules, content.unknown[index])
+        elif layer.op.kind in WEIGHTED_KINDS or layer.op.kind == "attention":
+            without = tuple(rule for rule in rules if rule != "torchinfo" and not macs(layer.op, rule))
+            if not without:
+                continue
+            known = [rule for rule in rules if rule not in without and rule != "torchinfo"]
+            key = (
+                layer.operator,
+                without,
+                f"not part of {', '.join(without)}: take --macs-rule {known[0]}"
+                if known
+                else "its sizes are not known",
+            )
+        else:
+            continue
+        found[key] = found.get(key, 0) + 1
+    return [Uncountable(operator, count, lacking, reason) for (operator, lacking, reason), count in found.items()]

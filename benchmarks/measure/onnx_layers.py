@@ -7,6 +7,7 @@ from math import ceil, prod
 from typing import Any
 
 from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, FileTensor, Shape
+from edgepress.benchmarks.measure.onnx_unknown import refused_by_runtimes, why_unknown
 from edgepress.deploy.onnx_files.reader import OnnxFile, attributes
 from edgepress.models.cost.op_costs import Op, convolution, einsum_products, transposed_convolution
 
@@ -87,6 +88,8 @@ _PASSING = frozenset(
         "Flatten",
     }
 )
+#: ONNX Runtime's fused forms -> the operator of the standard whose products and inputs they have.
+_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "TransposeMatMul": "MatMul"}
 _FUSED_ACTIVATIONS = frozenset({"Relu", "Clip"})
 _PRODUCTS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "QLinearConv", "ConvInteger", "MatMulInteger"}
@@ -147,6 +150,9 @@ def onnx_content(file: OnnxFile) -> FileContent:
         tuple(remarks),
         f"sizes that the file leaves open are counted as one: {', '.join(file.dynamic)}" if file.dynamic else "",
         unfolded=any(node.op_type == "BatchNormalization" for node in graph.node),
+        unknown=reader.unknown,
+        refused=refused_by_runtimes(file),
+        open_sizes=" ".join(f"--shape {name}={','.join(sizes)}" for name, sizes in file.open_inputs.items()),
     )
 
 
@@ -154,7 +160,8 @@ class _Reader:
     """Turns nodes into layers; remembers what is constant, what renames what, and what has been counted."""
 
     def __init__(self, file: OnnxFile):
-        self.shapes, self.element_bytes = file.shapes, file.element_bytes
+        self.file, self.shapes, self.element_bytes = file, file.shapes, file.element_bytes
+        self.unknown: dict[int, str] = {}  # index of a layer -> why it cannot be counted
         graph = file.model.graph
         self.nodes = [node for node in graph.node if node.op_type != "Constant"]
         self.constants: dict[str, int] = {tensor.name: tensor.data_type for tensor in graph.initializer}
@@ -221,7 +228,10 @@ class _Reader:
                         self.activation_bytes[place] = min(before, self.bytes_of(name))
                 if node.op_type in _PASSING and node.op_type not in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
                     continue
-            found.append(self._layer(index, node, folded))
+            layer = self._layer(index, node, folded)
+            if index not in folded and (why := why_unknown(node, layer.op, self.file)):
+                self.unknown[len(found)] = why
+            found.append(layer)
         return found
 
     def _renames(self, index: int, node: Any) -> bool:
@@ -340,7 +350,7 @@ class _Reader:
         return writer is not None and self.nodes[writer].op_type == "DequantizeLinear"
 
     def _op(self, index: int, node: Any) -> Op:
-        kind, options = node.op_type, attributes(node)
+        kind, options = _FUSED.get(node.op_type, node.op_type), attributes(node)
         written = prod(self.shape(node.output[0])) if node.output else 0
         read = prod(self.shape(node.input[0])) if node.input else 0
         if kind in _MOVING or kind in _PASSING:
@@ -439,6 +449,8 @@ class _Reader:
     def _recurrent(self, node: Any, written: int) -> Op:
         """W [D, gates * hidden, in], R [D, gates * hidden, hidden], B [D, 2 * gates * hidden] for D directions."""
         data = self.shape(node.input[0])
+        if len(data) != 3:
+            return Op("other", output_elements=written)
         steps = prod(data[:2])
         weights = sum(prod(self.shape(name)) for name in node.input[1:3])
         bias = prod(self.shape(node.input[3])) if len(node.input) > 3 and node.input[3] else 0

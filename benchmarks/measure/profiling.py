@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, FileTensor, live_bytes, uncounted_operators
+from edgepress.benchmarks.measure.file_layers import (
+    FileContent,
+    FileLayer,
+    FileTensor,
+    Uncountable,
+    live_bytes,
+    uncountable_operators,
+    uncounted_operators,
+)
 from edgepress.benchmarks.measure.profile_text import format_profile as format_profile
 from edgepress.models.cost.op_costs import RULES, macs, why_not
 from edgepress.models.errors import EdgepressError, UsageError
@@ -23,17 +32,25 @@ _WHY_LIVE = (
 )
 
 
-def profile(path: str | Path, *, arena: bool = False, trust: bool = False) -> dict[str, Any]:
+def profile(
+    path: str | Path,
+    *,
+    arena: bool = False,
+    trust: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Any]:
     """Count a .tflite file, an .onnx file or a checkpoint directory (only the last needs torch).
 
     Args:
         arena: whether to measure TFLite Micro's arena in a child process.
         trust: whether a checkpoint may run the code of its own factory.
+        shapes: input -> sizes, in place of those that the file leaves open.
 
     Returns:
         JSON: schema, format, sha256, macs (rule -> count or null), params, weight_bytes, constant_bytes, file_bytes,
-        arena_bytes, peak_activation_bytes, memory, layers, inputs, outputs, uncounted, and notes: the reason of every
-        null by its key.
+        arena_bytes, peak_activation_bytes, nessi_memory_bytes, memory, layers, inputs, outputs, uncounted, uncountable
+        (operators with weights that a rule cannot count, see `Uncountable`), refused (runtime -> what it does not run
+        -> why), and notes: the reason of every null by its key.
 
     Raises:
         UsageError: missing, damaged, or not a model.
@@ -41,21 +58,26 @@ def profile(path: str | Path, *, arena: bool = False, trust: bool = False) -> di
     path = Path(path)
     if path.is_dir():
         return _profile_checkpoint(path, trust)
-    content = read_content(path)
+    content = read_content(path, shapes)
     found = _of_file(content)
     found |= {"file_bytes": path.stat().st_size, "sha256": _sha256(path)}
-    found["arena_bytes"], reason = _arena(path, content.format, arena)
+    found["arena_bytes"], reason, refused = _arena(path, content.format, arena)
     if reason:
         found["notes"]["arena"] = reason
+    if refused and not found["refused"].get("tflm"):
+        found["refused"]["tflm"] = {"the file": reason}
     found["notes"]["peak_activation_bytes"] = _why_less(found)
     return found
 
 
-def read_content(path: str | Path) -> FileContent:
+def read_content(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> FileContent:
     """Layers and tensors of a .tflite or .onnx file, told apart by what is in it.
 
+    Args:
+        shapes: input -> sizes, in place of those that the file leaves open.
+
     Raises:
-        UsageError: missing, damaged, or neither.
+        UsageError: missing, damaged, or neither; `shapes` does not fit.
     """
     from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES, open_bytes, read_tflite
 
@@ -63,26 +85,38 @@ def read_content(path: str | Path) -> FileContent:
     if start[4:8] == b"TFL3" or Path(path).suffix != ".onnx":
         from edgepress.benchmarks.measure.tflite_layers import tflite_content
 
-        return tflite_content(read_tflite(path))
+        model = read_tflite(path)
+        if shapes:
+            from edgepress.benchmarks.measure.tflite_shapes import with_shapes
+
+            model = with_shapes(path, model, shapes)
+        return tflite_content(model)
     from edgepress.benchmarks.measure.onnx_layers import onnx_content
     from edgepress.deploy.onnx_files.reader import read_onnx
 
-    return onnx_content(read_onnx(path))
+    return onnx_content(read_onnx(path, shapes))
 
 
 def _of_file(content: FileContent) -> dict[str, Any]:
     counts: dict[str, int | None] = {}
     notes: dict[str, str] = {}
+    # What no rule can count makes every sum too small; what only one leaves out is that rule's own affair.
+    lacking = "; ".join(_why(found) for found in uncountable_operators(content) if len(found.rules) == len(RULES))
     for rule in RULES:
         reason = why_not(rule, "torch" if content.unfolded else content.format)
-        counts[rule] = None if reason else sum(macs(layer.op, rule) for layer in content.layers)
+        rest = 0 if reason else sum(macs(layer.op, rule) for layer in content.layers)
+        if not reason and lacking:
+            reason = f"{lacking}; the rest is {rest:,} MACs"
+        counts[rule] = None if reason else rest
         if reason:
             notes[rule] = reason
     if content.dynamic:
         notes["dynamic"] = content.dynamic
+    if content.open_sizes:
+        notes["open_sizes"] = f"the file leaves sizes open: give {content.open_sizes}"
     alive = live_bytes(content)
     core = counts["core"] or 0
-    rules = tuple(rule for rule in RULES if counts[rule] is not None)
+    rules = tuple(rule for rule in RULES if not why_not(rule, "torch" if content.unfolded else content.format))
     return {
         "schema": SCHEMA,
         "format": content.format,
@@ -90,7 +124,7 @@ def _of_file(content: FileContent) -> dict[str, Any]:
         "params": sum(layer.params for layer in content.layers),
         "weight_bytes": sum(layer.weight_bytes for layer in content.layers),
         "constant_bytes": content.constant_bytes,
-        "peak_activation_bytes": max(alive, default=0),
+        "peak_activation_bytes": None if content.open_sizes else max(alive, default=0),
         "inputs": [_border(tensor) for tensor in content.inputs],
         "outputs": [_border(tensor) for tensor in content.outputs],
         "layers": [_layer(layer, rules, core, alive[step]) for step, layer in enumerate(content.layers)],
@@ -99,6 +133,9 @@ def _of_file(content: FileContent) -> dict[str, Any]:
             for step, layer in enumerate(content.layers)
         ],
         "uncounted": [*uncounted_operators(content, rules), *content.remarks],
+        "uncountable": [asdict(found) for found in uncountable_operators(content, rules)],
+        "nessi_memory_bytes": content.nessi_memory_bytes,
+        "refused": {runtime: dict(reasons) for runtime, reasons in content.refused.items()},
         "facts": dict(content.facts),
         "notes": notes,
     }
@@ -131,23 +168,31 @@ def _border(tensor: FileTensor) -> dict[str, Any]:
     }
 
 
-def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], str]:
-    if kind != "tflite":
-        return {"tflm": None}, f"TFLite Micro runs .tflite files, not .{kind}"
-    if not wanted:
-        return {"tflm": None}, "not measured: it was not asked for"
-    from edgepress.deploy.runtimes.sessions import open_session
+def _why(found: Uncountable) -> str:
+    return f"{found.operator} ({found.count}) cannot be counted: {found.reason}"
 
+
+def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], str, bool]:
+    """The arena or the reason why there is none, and whether that is that TFLite Micro does not run the file."""
+    if kind != "tflite":
+        return {"tflm": None}, f"TFLite Micro runs .tflite files, not .{kind}", True
+    if not wanted:
+        return {"tflm": None}, "not measured: it was not asked for", False
+    from edgepress.deploy.runtimes.sessions import available_runtimes, open_session
+
+    missing = available_runtimes(kind)["tflm"]
     try:
         with open_session(path, "tflm") as session:
             measured = session.arena_bytes()
     except EdgepressError as error:
-        return {"tflm": None}, str(error)
-    return {"tflm": measured["total"], "head": measured["head"], "tail": measured["tail"]}, ""
+        return {"tflm": None}, str(error), missing is None
+    return {"tflm": measured["total"], "head": measured["head"], "tail": measured["tail"]}, "", False
 
 
 def _why_less(found: Mapping[str, Any]) -> str:
     arena = found["arena_bytes"]
+    if found["peak_activation_bytes"] is None:
+        return found["notes"]["open_sizes"]
     if arena["tflm"] is None:
         return _WHY_LIVE
     gaps = arena["head"] - found["peak_activation_bytes"]

@@ -8,7 +8,8 @@ import numpy as np
 
 from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, FileTensor
 from edgepress.deploy.tflite.reader import Operator, Subgraph, Tensor, TFLiteModel
-from edgepress.models.cost.op_costs import Op
+from edgepress.deploy.verify.operators import NPU_OPERATOR, RUNTIMES, support
+from edgepress.models.cost.op_costs import WEIGHTED_KINDS, Op, macs
 
 #: How the name of a tensor without one begins; its index follows.
 NAMELESS = "tensor "
@@ -92,6 +93,18 @@ _ACTIVATIONS = frozenset(
         "TANH",
     }
 )
+#: Custom operators of TFLite Micro and LiteRT that move or compare and multiply nothing by weights.
+_CUSTOM_WITHOUT_PRODUCTS = frozenset(
+    {
+        "CIRCULAR_BUFFER",
+        "SignalDelay",
+        "SignalFramer",
+        "SignalStacker",
+        "TFLite_Detection_PostProcess",
+    }
+)
+#: Built-in operators with weights, or with products of activations, that no rule counts.
+_OTHER_PRODUCTS = frozenset({"STABLEHLO_CONVOLUTION", "STABLEHLO_DOT_GENERAL", "RFFT2D", "CONCAT_EMBEDDINGS"})
 _CONTROL_FLOW = frozenset({"IF", "WHILE", "CALL_ONCE", "STABLEHLO_COMPOSITE", "CALL"})
 #: Operator -> (input that holds the weights, input that holds the bias).
 _WEIGHT_INPUTS = {
@@ -113,6 +126,11 @@ def tflite_content(model: TFLiteModel) -> FileContent:
     graph = model.subgraphs[0]
     reader = _Reader(graph)
     layers = tuple(reader.layer(operator) for operator in graph.operators)
+    unknown = {
+        index: why
+        for index, (operator, layer) in enumerate(zip(graph.operators, layers, strict=True))
+        if (why := _why_unknown(graph, operator, layer))
+    }
     used = {tensor.buffer: tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if tensor.constant}
     remarks = [f"{len(model.subgraphs) - 1} further subgraph(s) are not counted"] if len(model.subgraphs) > 1 else []
     remarks += [
@@ -149,7 +167,62 @@ def tflite_content(model: TFLiteModel) -> FileContent:
             "name_bytes": sum(len(t.name.encode()) for s in model.subgraphs for t in s.tensors),
             "signatures": [signature.key for signature in model.signatures],
         },
+        open_sizes=_open_sizes(graph),
+        unknown=unknown,
+        nessi_memory_bytes=_nessi_memory_bytes(graph),
+        refused=_refused(model),
     )
+
+
+def _why_unknown(graph: Subgraph, operator: Operator, layer: FileLayer) -> str:
+    """Why the MACs of an operator cannot be counted; "" where they can, or where there are none."""
+    if operator.code == "CUSTOM":
+        if f"CUSTOM {operator.custom_code}" == NPU_OPERATOR:
+            return "Vela compiled the network into one command stream: profile the file that Vela was given"
+        return (
+            "" if operator.custom_code in _CUSTOM_WITHOUT_PRODUCTS else "nobody but its author knows what it computes"
+        )
+    if operator.code in _CONTROL_FLOW - {"CALL_ONCE"}:
+        return "it runs another graph of the file, as often as the data say"
+    if operator.code in _OTHER_PRODUCTS:
+        return "its products are not counted here"
+    if layer.op.kind not in WEIGHTED_KINDS and layer.op.kind != "attention":
+        return ""
+    tensors = [graph.tensors[index] for index in (*operator.inputs[:1], *operator.outputs) if index >= 0]
+    if any(-1 in tensor.shape_signature[1:] for tensor in (*tensors, *_open_inputs(graph))):
+        return f"the file leaves its sizes open: give {_open_sizes(graph) or 'another file, no input says them'}"
+    return "" if macs(layer.op, "core") else "its sizes are not known"
+
+
+def _open_inputs(graph: Subgraph) -> list[Tensor]:
+    """Inputs of which more than the batch is left open."""
+    return [graph.tensors[i] for i in graph.inputs if -1 in graph.tensors[i].shape_signature[1:]]
+
+
+def _open_sizes(graph: Subgraph) -> str:
+    return " ".join(
+        f"--shape {tensor.name}={','.join('?' if size < 0 else str(size) for size in tensor.shape_signature)}"
+        for tensor in _open_inputs(graph)
+    )
+
+
+def _nessi_memory_bytes(graph: Subgraph) -> int:
+    """NeSsi's figure: what no operator writes and nobody gives, once for each operator that reads it."""
+    written = {index for operator in graph.operators for index in operator.outputs} | set(graph.inputs)
+    return sum(
+        graph.tensors[index].size_bytes
+        for operator in graph.operators
+        for index in operator.inputs
+        if index >= 0 and index not in written
+    )
+
+
+def _refused(model: TFLiteModel) -> dict[str, dict[str, str]]:
+    found = {
+        runtime: {row.operator: row.reason for row in support(model, runtime) if not row.supported}
+        for runtime in RUNTIMES
+    }
+    return {**found, "onnxruntime": {"the format .tflite": "ONNX Runtime runs .onnx files: export the network to one"}}
 
 
 def _key(tensor: Tensor) -> str:
@@ -289,8 +362,15 @@ class _Reader:
         # Output channels: the first dimension of CONV_2D and FULLY_CONNECTED, the last of the others.
         channels = (shape[0] if code in ("CONV_2D", "FULLY_CONNECTED") else shape[-1]) if shape else 0
         positions = written // channels if channels else 0
+        data = self.tensor(operator, 0)
         return Op(
-            kind, weights=weights, positions=positions, bias=biases, bias_positions=positions, output_elements=written
+            kind,
+            weights=weights,
+            positions=positions,
+            bias=biases,
+            bias_positions=positions,
+            input_width=data.shape[-1] if kind == "dense" and data is not None and data.shape else 0,
+            output_elements=written,
         )
 
     def _matrix_product(self, operator: Operator, written: int) -> Op:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,8 @@ class OnnxFile:
         shapes: tensor name -> sizes; a dynamic size is counted as one.
         element_bytes: tensor name -> bytes of one element; absent where the type has no fixed size.
         dynamic: inputs with dynamic sizes, as "name[axis]".
+        open_inputs: inputs of which more than the batch is dynamic -> their sizes, "?" where one has no name.
+        open_tensors: tensors whose sizes follow from those, or from the data, so that the ones above say nothing.
     """
 
     model: onnx.ModelProto = field(repr=False)
@@ -35,13 +37,20 @@ class OnnxFile:
     shapes: Mapping[str, tuple[int, ...]]
     element_bytes: Mapping[str, float]
     dynamic: tuple[str, ...]
+    open_inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    open_tensors: frozenset[str] = frozenset()
 
 
-def read_onnx(path: str | Path | bytes) -> OnnxFile:
+def read_onnx(path: str | Path | bytes, shapes: Mapping[str, Sequence[int]] | None = None) -> OnnxFile:
     """Parse, check and infer shapes.
 
+    Args:
+        path: the file, or its bytes.
+        shapes: input -> sizes, in place of those that the file leaves open; "" names the only input.
+
     Raises:
-        UsageError: missing, empty, too large, damaged, refused by the ONNX checker, or with data in other files.
+        UsageError: missing, empty, too large, damaged, refused by the ONNX checker, or with data in other files;
+            `shapes` names no input or contradicts the file.
     """
     if isinstance(path, (bytes, bytearray, memoryview)):
         name, data = "the model", bytes(path)
@@ -63,16 +72,29 @@ def read_onnx(path: str | Path | bytes) -> OnnxFile:
     _refuse_external_data(name, model)
     try:
         onnx.checker.check_model(model)
-        dynamic = _fix_dynamic_sizes(model)
-        if dynamic or not _has_all_shapes(model):
+        given = set_input_shapes(model, shapes or {})
+        dynamic = tuple(
+            f"{value.name}[{axis}]"
+            for value in _true_inputs(model)
+            for axis, size in enumerate(value.type.tensor_type.shape.dim)
+            if size.WhichOneof("value") != "dim_value"
+        )
+        open_inputs = _fix_batches(model)
+        followers: frozenset[str] = frozenset()
+        if open_inputs:
+            followers = _unsettled(onnx.shape_inference.infer_shapes(model, data_prop=True))
+        _fix_dynamic_sizes(model)
+        if dynamic or given or open_inputs or not _has_all_shapes(model):
             model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except UsageError:
         raise
     except Exception as error:  # the package raises ValidationError, InferenceError, ValueError, TypeError, ...
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(f"{name} is damaged, the ONNX checker says: {reason[:300]}") from error
-    shapes, element_bytes = _shapes(name, model)
-    return OnnxFile(model, len(data), shapes, element_bytes, dynamic)
+    sizes, element_bytes = _shapes(name, model)
+    return OnnxFile(
+        model, len(data), sizes, element_bytes, dynamic, open_inputs, followers | _unsettled(model, only_known=True)
+    )
 
 
 def attributes(node: Any) -> dict[str, Any]:
@@ -115,24 +137,95 @@ def _all_tensors(graph: Any, depth: int) -> Iterable[Any]:
                 yield from _all_tensors(inner, depth + 1)
 
 
-def _fix_dynamic_sizes(model: Any) -> tuple[str, ...]:
-    """Set dynamic sizes of the inputs to one and forget the shapes that followed from them."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    dynamic = []
-    for value in model.graph.input:
-        if value.name in initializers or not value.type.HasField("tensor_type"):
-            continue
-        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+def set_input_shapes(model: Any, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Write sizes into the inputs of a model; whether there were any.
+
+    Raises:
+        UsageError: no such input, another number of axes, or a size that the file fixes otherwise.
+    """
+    inputs = {value.name: value for value in _true_inputs(model)}
+    for name, sizes in shapes.items():
+        found = inputs.get(name) or (next(iter(inputs.values())) if not name and len(inputs) == 1 else None)
+        if found is None:
+            raise UsageError(f"--shape names the input {name!r}; the file has {', '.join(inputs)}")
+        axes = found.type.tensor_type.shape.dim
+        fixed = [axis.dim_value if axis.WhichOneof("value") == "dim_value" else None for axis in axes]
+        if len(fixed) != len(sizes) or any(old not in (None, new) for old, new in zip(fixed, sizes, strict=True)):
+            stored = ",".join("?" if size is None else str(size) for size in fixed)
+            raise UsageError(f"--shape {found.name}={','.join(map(str, sizes))} does not fit the file's {stored}")
+        for axis, size in zip(axes, sizes, strict=True):
+            axis.dim_value = int(size)
+    if shapes:
+        _forget_shapes(model)
+    return bool(shapes)
+
+
+#: Names that exporters give to the number of samples, wherever it stands, and words in those of a sequence's length.
+_BATCH_NAMES = frozenset({"n", "b", "bs", "batch", "batch_size", "batchsize", "batch_dim", "none", "unk__0"})
+_LENGTH_WORDS = ("seq", "len", "time", "frame", "token", "height", "width", "sample")
+
+
+def _fix_batches(model: Any) -> dict[str, tuple[str, ...]]:
+    """Set the number of samples to one; what stays open of the inputs, with the names that the file gives."""
+    inputs = _true_inputs(model)
+    names = set(_BATCH_NAMES)
+    for value in inputs:
+        axes = value.type.tensor_type.shape.dim
+        first = axes[0].dim_param.lower() if len(axes) > 1 else ""
+        if first and not any(word in first for word in _LENGTH_WORDS):
+            names.add(first)
+    found: dict[str, tuple[str, ...]] = {}
+    for value in inputs:
+        axes = value.type.tensor_type.shape.dim
+        for place, axis in enumerate(axes):
+            unnamed = axis.WhichOneof("value") is None and place == 0 and len(axes) > 1
+            if unnamed or (axis.WhichOneof("value") == "dim_param" and axis.dim_param.lower() in names):
+                axis.dim_value = 1
+                _forget_shapes(model)
+        if any(axis.WhichOneof("value") != "dim_value" for axis in axes):
+            found[value.name] = tuple(
+                str(axis.dim_value) if axis.WhichOneof("value") == "dim_value" else axis.dim_param or "?"
+                for axis in axes
+            )
+    return found
+
+
+def _forget_shapes(model: Any) -> None:
+    """What the file says of intermediate sizes was true for other ones."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        for size in value.type.tensor_type.shape.dim:
             if size.WhichOneof("value") != "dim_value":
-                dynamic.append(f"{value.name}[{axis}]")
+                size.ClearField("dim_param")
+
+
+def _unsettled(model: Any, only_known: bool = False) -> frozenset[str]:
+    """Tensors with a size that inference did not reach; unless `only_known`, those without any shape as well."""
+    complete, partial = set(), set()
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        kind = value.type.tensor_type
+        if kind.HasField("shape"):
+            settled = all(size.WhichOneof("value") == "dim_value" for size in kind.shape.dim)
+            (complete if settled else partial).add(value.name)
+    if not only_known:
+        complete |= {tensor.name for tensor in model.graph.initializer}
+        partial |= {name for node in model.graph.node if node.op_type != "Constant" for name in node.output if name}
+    return frozenset(partial - complete)
+
+
+def _fix_dynamic_sizes(model: Any) -> None:
+    """Set what is still open of the inputs to one."""
+    for value in _true_inputs(model):
+        for size in value.type.tensor_type.shape.dim:
+            if size.WhichOneof("value") != "dim_value":
                 size.dim_value = 1
-    if dynamic:
-        del model.graph.value_info[:]
-        for value in model.graph.output:
-            for size in value.type.tensor_type.shape.dim:
-                if size.WhichOneof("value") != "dim_value":
-                    size.ClearField("dim_param")
-    return tuple(dynamic)
+                _forget_shapes(model)
+
+
+def _true_inputs(model: Any) -> list[Any]:
+    """Inputs with values from outside; old files list their weights among the inputs too."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    return [v for v in model.graph.input if v.name not in initializers and v.type.HasField("tensor_type")]
 
 
 def _has_all_shapes(model: Any) -> bool:

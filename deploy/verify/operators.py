@@ -12,6 +12,8 @@ from edgepress.deploy.verify import operator_table as table
 from edgepress.models.errors import EdgepressError, UsageError
 
 RUNTIMES = ("tflm", "litert", "litert-reference")
+#: What Vela leaves of a network that it compiled for Arm's NPU.
+NPU_OPERATOR = "CUSTOM ethos-u"
 #: So many places of one kind of operator are named.
 _MOST_MODULES = 10
 
@@ -51,6 +53,11 @@ def custom_not_registered(operator: str, element_type: str, hybrid: bool) -> boo
     return operator.startswith("CUSTOM ") and operator.removeprefix("CUSTOM ") not in table.TFLM_CUSTOM
 
 
+def needs_npu(operator: str, element_type: str, hybrid: bool) -> bool:
+    """Vela compiled this for Arm's Ethos-U: only firmware built with AddEthosU, on a chip with that NPU, runs it."""
+    return operator == NPU_OPERATOR
+
+
 def micro_type(operator: str, element_type: str, hybrid: bool) -> bool:
     """TFLite Micro's kernel does not take this element type (it refuses when it prepares or runs)."""
     return element_type in table.TFLM_REFUSES.get(operator, ())
@@ -85,7 +92,7 @@ def reference_lacks(operator: str, element_type: str, hybrid: bool) -> bool:
 
 Rule = Callable[[str, str, bool], bool]
 RULES: dict[str, tuple[Rule, ...]] = {
-    "tflm": (not_registered, custom_not_registered, micro_type, hybrid_weights),
+    "tflm": (not_registered, custom_not_registered, needs_npu, micro_type, hybrid_weights),
     "litert": (interpreter_lacks, custom_in_litert, litert_type),
     "litert-reference": (interpreter_lacks, custom_in_litert, litert_type, reference_lacks),
 }

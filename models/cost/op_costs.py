@@ -10,7 +10,8 @@ dcase           core, plus every bias once per output position, after batch norm
 torchinfo       what the tool torchinfo counts on the network as it stands, unfolded: leaf modules only, batch
                 normalisation once per parameter, dense layers once per parameter whatever the number of positions.
                 NeSsi does this for torch (alias ``nessi-torch``); the official figures of 2024 and 2025
-nessi-tflite    core of CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED, plus pooling (outputs x window), MEAN (inputs) and
+nessi-tflite    core of CONV_2D and DEPTHWISE_CONV_2D, of FULLY_CONNECTED the outputs times the last dimension of the
+                input as it comes, flattened or not, plus pooling (outputs x window), MEAN (inputs) and
                 ADD (outputs); no bias. What NeSsi (tflite-tools) does for .tflite
 vela            core, plus pooling, plus two per element of a softmax. What Arm's Vela 5.2 calls nn_macs
 st              core, plus one per bias parameter, pooling, ADD, and 15 per element of a softmax. ST Edge AI's MACC
@@ -66,6 +67,8 @@ class Op:
         bias_positions: how often each bias is added.
         products: products of two activations (attention, matrix products).
         input_elements: elements of the first input.
+        input_width: last dimension of the input of a dense layer of a .tflite, by which NeSsi multiplies its outputs
+            whether or not the input is flattened; zero where it is not known.
         output_elements: elements of the output.
         window: elements that one output of a pooling reads.
         softmax_elements: elements of a softmax inside the operator (fused attention).
@@ -81,6 +84,7 @@ class Op:
     bias_positions: int = 0
     products: int = 0
     input_elements: int = 0
+    input_width: int = 0
     output_elements: int = 0
     window: int = 0
     softmax_elements: int = 0
@@ -141,6 +145,10 @@ def bias_adds(op: Op) -> int:
     return op.bias * op.bias_positions
 
 
+def _nessi_dense(op: Op) -> int:
+    return op.output_elements * op.input_width if op.input_width else window_products(op)
+
+
 def _dcase_weighted(op: Op) -> int:
     return window_products(op) + bias_adds(op)
 
@@ -196,7 +204,7 @@ _RULE_TABLE: dict[str, dict[str, Callable[[Op], int]]] = {
     "nessi-tflite": {
         "conv": window_products,
         "depthwise": window_products,
-        "dense": window_products,
+        "dense": _nessi_dense,
         "pool": pool_reads,
         "mean": mean_reads,
         "add": add_writes,

@@ -68,6 +68,9 @@ class DeviceClass:
         clock_hz, ram_bytes, ram_reserved_bytes, flash_runtime_bytes: facts; None where not known.
         latency_systems: published systems that stand for its speed, best first (benchmarks/latency_systems.json).
         vela: accelerator, system_config and memory_mode for Arm's NPU compiler, where the class has that NPU.
+        challenge: the rules of a challenge and no machine, so that a file need not run on `runtime`.
+        memory_rule: "nessi-tflite" where params and weights of a .tflite are the bytes of every constant that an
+            operator reads, sizes and axes included, as the challenge's own counter says; None: weights and biases.
     """
 
     name: str
@@ -83,6 +86,8 @@ class DeviceClass:
     flash_runtime_bytes: int = 0
     latency_systems: tuple[str, ...] = ()
     vela: dict[str, str] | None = None
+    challenge: bool = False
+    memory_rule: str | None = None
 
     @property
     def limits(self) -> Limits:

@@ -58,6 +58,13 @@ def markdown(devices: dict[str, DeviceClass]) -> str:
         )
     for device in devices.values():
         lines += ["", f"## {device.name}", "", f"{device.summary}.", ""]
+        if device.challenge:
+            lines.append("- rules of a challenge and no machine: a file need not run on the runtime")
+        if device.memory_rule:
+            lines.append(
+                f"- memory of a .tflite is counted as the challenge's tool does it ({device.memory_rule}): the bytes "
+                "of every constant that an operator reads, those of PAD and MEAN too"
+            )
         for key, text in device.source.items():
             lines.append(f"- {key}: {_shown(device, key)} - {text}")
         if device.latency_systems:

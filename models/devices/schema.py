@@ -58,6 +58,8 @@ class _Device(_Strict):
     flash_runtime: _Fact | None = None
     latency_systems: list[str] | None = None
     vela: _Vela | None = None
+    challenge: bool | None = None
+    memory_rule: Literal["nessi-tflite"] | None = None
     macs: _Limit | None = None
     params: _Limit | None = None
     weights: _Limit | None = None
@@ -168,7 +170,7 @@ def check_file(raw: dict[str, Any], sources: bool) -> tuple[dict[str, dict[str, 
 
 
 def _entry(device: _Device) -> dict[str, Any]:
-    kept = {"summary", "like", "runtime", "macs_rule", "scheme", "vela"}
+    kept = {"summary", "like", "runtime", "macs_rule", "scheme", "vela", "challenge", "memory_rule"}
     entry: dict[str, Any] = device.model_dump(exclude_none=True, include=kept)
     source: dict[str, str] = {}
     for key in ("ram", "ram_reserved", "flash_runtime"):
