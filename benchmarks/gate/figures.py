@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgepress.benchmarks.measure.file_layers import uncountable_sentences
 from edgepress.benchmarks.measure.linked_firmware import KIND
 from edgepress.models.devices.device import DeviceClass
 from edgepress.models.errors import UsageError
@@ -131,13 +132,9 @@ def _macs(profile: dict[str, Any], rule: str) -> Figure:
     if counts.get(rule) is None and rule in _TORCH_RULES:
         note = f"{rule} cannot be derived (no batch normalisation is left in this file): dcase is used"
         rule = "dcase"
-    unknown = [
-        f"{found['operator']} ({found['count']}) cannot be counted: {found['reason']}"
-        for found in profile.get("uncountable") or ()
-        if rule in found["rules"]
-    ]
+    unknown = [found for found in profile.get("uncountable") or () if rule in found["rules"]]
     if unknown:
-        return Figure(None, "", rule=rule, note="; ".join(unknown))
+        return Figure(None, "", rule=rule, note="; ".join(uncountable_sentences(unknown)))
     if counts.get(rule) is not None:
         return Figure(counts[rule], rule=rule, note=note)
     why = _note(profile, rule)

@@ -71,13 +71,16 @@ def _signed(value: float | None, unit: str, base: float | None) -> str:
 
 def headline(verdict: Mapping[str, Any]) -> str:
     """One line: passed or failed, how many checks, where."""
-    failed, warned = len(verdict["violations"]), len(verdict["warnings"])
-    count = len(verdict["checks"])
-    unknown = sum(check["status"] == "not measured" for check in verdict["checks"])
+    checks = verdict["checks"]
+    over = sum(check["status"] == "failed" and check["over"] is not None for check in checks)
+    unmeasured = sum(check["status"] == "failed" and check["over"] is None for check in checks)
+    left_open = sum(check["status"] == "not measured" for check in checks)
+    warned, count = len(verdict["warnings"]), len(checks)
     parts = [
-        f"{failed} over the limit" if failed else "",
+        f"{over} over the limit" if over else "",
+        f"{unmeasured} not measured" if unmeasured else "",
         f"{warned} warned" if warned else "",
-        f"{unknown} not measured" if unknown else "",
+        f"{left_open} left open" if left_open else "",
         f"{count} check" if count == 1 else f"{count} checks",
     ]
     return f"{'passed' if verdict['passed'] else 'FAILED'}: {', '.join(part for part in parts if part)}"

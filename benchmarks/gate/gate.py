@@ -24,7 +24,7 @@ NO_DEVICE = "limits"
 BASELINE = "baseline"
 #: The check that a class's runtime has the operators of the file.
 OPERATORS = "operators"
-_ORDER = {"failed": 0, "not measured": 1, "warned": 2, "passed": 3}
+_ORDER = {"failed": 0, "warned": 1, "not measured": 2, "passed": 3}
 
 
 def evaluate_gate(
@@ -62,10 +62,10 @@ def evaluate_gate(
         The verdict, JSON-able: schema, passed, file, sha256, devices, checks, violations, warnings, contributors,
         fixes, cause (where there is a baseline), figures, environment, notes. In `checks`: device, metric, unit, rule,
         kind ("max", "min", "max_drop", "max_growth"), value, limit, baseline, change, headroom, over, level, status
-        ("passed", "failed", "warned", "not measured"), passed, how, source, note. Failures come first. `passed` of a
-        figure that was not measured is False where it counts against the model, None where its limit only warns or was
-        allowed to stay open. A class that is a machine has the check "operators": how many kinds of operators its
-        runtime refuses.
+        ("passed", "failed", "warned", "not measured"), passed, how, source, note. Failures come first. A figure
+        that was not measured, its value None, has failed where it counts against the model, and is "not measured"
+        where its limit only warns or was allowed to stay open. Where the runtime of a class that is a machine does not
+        run the file, the class has the check "operators": how much of the file it refuses, and why.
 
     Raises:
         UsageError: a missing or damaged file, an unknown device class, a limit without its unit, nothing to check.
@@ -101,8 +101,8 @@ def evaluate_gate(
         checks += runs_on(profile, target)
         if linked and not linked[0]["fits"] and all(check["status"] != "failed" for check in checks):
             raise VerdictError(linked[0]["verdict"])
-    checks.sort(key=lambda check: (check["passed"] is not False, _ORDER[check["status"]]))
-    violations = [_short(check) for check in checks if check["passed"] is False]
+    checks.sort(key=lambda check: _ORDER[check["status"]])
+    violations = [_short(check) for check in checks if check["status"] == "failed"]
     return {
         "schema": SCHEMA,
         "passed": not violations,
@@ -165,7 +165,7 @@ def compare(
         if over is None:
             open_names = {limit.metric, BASELINE} if now.value is not None else {limit.metric}
             waived = only_warns or not open_names.isdisjoint(allowed)
-            status, passed = "not measured", None if waived else False
+            status, passed = ("not measured", None) if waived else ("failed", False)
             if now.value is not None:
                 notes.append(_why_no_baseline(limit.metric, before))
             if not waived:
@@ -200,17 +200,20 @@ def compare(
 
 
 def runs_on(profile: Mapping[str, Any], target: DeviceClass | None) -> list[dict[str, Any]]:
-    """The check that a machine's runtime has every operator of the file; none for limits alone and challenge rules.
+    """The failed check of a file that a machine's own runtime does not run; none where it does.
 
     Args:
-        profile: with `refused`: runtime -> what it refuses -> why; a profile from before that has no such check.
-        target: the class; one with an NPU takes the operator of the NPU's compiler.
+        profile: with `refused`: runtime -> what it refuses -> why; a profile from before that says nothing.
+        target: the class; one with an NPU takes the operator of the NPU's compiler. The rules of a challenge, and
+            limits without a class, name no machine.
     """
-    if target is None or target.name == NO_DEVICE or target.challenge or profile.get("refused") is None:
+    if target is None or target.name == NO_DEVICE or target.challenge:
         return []
-    refused = dict(profile["refused"].get(target.runtime) or {})
+    refused = dict((profile.get("refused") or {}).get(target.runtime) or {})
     if target.vela is not None:
         refused.pop(NPU_OPERATOR, None)
+    if not refused:
+        return []
     note = "; ".join(f"{what}: {why}" for what, why in refused.items())
     return [
         {
@@ -226,13 +229,13 @@ def runs_on(profile: Mapping[str, Any], target: DeviceClass | None) -> list[dict
             "headroom": -len(refused),
             "over": len(refused),
             "level": "error",
-            "status": "failed" if refused else "passed",
-            "passed": not refused,
+            "status": "failed",
+            "passed": False,
             "how": "counted",
             "interval": None,
             "source": "",
             "limit_source": "the runtime that stands for the class",
-            "note": f"{target.runtime} does not run this file: {note}" if refused else "",
+            "note": f"{target.runtime} does not run this file: {note}",
         }
     ]
 

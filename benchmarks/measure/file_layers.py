@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgepress.models.cost.op_costs import RULES, WEIGHTED_KINDS, Op, does_arithmetic, macs
 
@@ -168,3 +169,15 @@ def uncountable_operators(content: FileContent, rules: tuple[str, ...] = RULES) 
             continue
         found[key] = found.get(key, 0) + 1
     return [Uncountable(operator, count, lacking, reason) for (operator, lacking, reason), count in found.items()]
+
+
+def uncountable_sentences(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence for each reason, with the operators that it holds for.
+
+    Args:
+        found: each with the entries of `Uncountable`.
+    """
+    by_reason: dict[str, list[str]] = {}
+    for entry in found:
+        by_reason.setdefault(entry["reason"], []).append(f"{entry['operator']} ({entry['count']})")
+    return [f"{', '.join(operators)} cannot be counted: {reason}" for reason, operators in by_reason.items()]

@@ -12,9 +12,9 @@ from edgepress.benchmarks.measure.file_layers import (
     FileContent,
     FileLayer,
     FileTensor,
-    Uncountable,
     live_bytes,
     uncountable_operators,
+    uncountable_sentences,
     uncounted_operators,
 )
 from edgepress.benchmarks.measure.profile_text import format_profile as format_profile
@@ -101,7 +101,8 @@ def _of_file(content: FileContent) -> dict[str, Any]:
     counts: dict[str, int | None] = {}
     notes: dict[str, str] = {}
     # What no rule can count makes every sum too small; what only one leaves out is that rule's own affair.
-    lacking = "; ".join(_why(found) for found in uncountable_operators(content) if len(found.rules) == len(RULES))
+    entries = [asdict(found) for found in uncountable_operators(content)]
+    lacking = "; ".join(uncountable_sentences([entry for entry in entries if len(entry["rules"]) == len(RULES)]))
     for rule in RULES:
         reason = why_not(rule, "torch" if content.unfolded else content.format)
         rest = 0 if reason else sum(macs(layer.op, rule) for layer in content.layers)
@@ -166,10 +167,6 @@ def _border(tensor: FileTensor) -> dict[str, Any]:
         "scale": tensor.scale,
         "zero_point": tensor.zero_point,
     }
-
-
-def _why(found: Uncountable) -> str:
-    return f"{found.operator} ({found.count}) cannot be counted: {found.reason}"
 
 
 def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], str, bool]:

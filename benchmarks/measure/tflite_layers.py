@@ -179,9 +179,7 @@ def _why_unknown(graph: Subgraph, operator: Operator, layer: FileLayer) -> str:
     if operator.code == "CUSTOM":
         if f"CUSTOM {operator.custom_code}" == NPU_OPERATOR:
             return "Vela compiled the network into one command stream: profile the file that Vela was given"
-        return (
-            "" if operator.custom_code in _CUSTOM_WITHOUT_PRODUCTS else "nobody but its author knows what it computes"
-        )
+        return "" if operator.custom_code in _CUSTOM_WITHOUT_PRODUCTS else "no rule has a formula for a custom operator"
     if operator.code in _CONTROL_FLOW - {"CALL_ONCE"}:
         return "it runs another graph of the file, as often as the data say"
     if operator.code in _OTHER_PRODUCTS:

@@ -11,9 +11,8 @@ from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.report import charts
 from edgepress.benchmarks.report.gather import Network
 from edgepress.benchmarks.report.shapes import Block, cell, choices_block, table, table_block
-from edgepress.models.devices.device import METRICS, DeviceClass
+from edgepress.models.devices.device import DeviceClass
 from edgepress.models.errors import RuntimeFailure
-from edgepress.models.limits import METRIC_UNITS
 from edgepress.models.units import format_against, format_quantity
 
 _STATES = {"failed": "over", "warned": "warns", "passed": "fits"}
@@ -105,7 +104,7 @@ def share_of_limit(check: Mapping[str, Any]) -> float | None:
 
 
 def _texts(check: Mapping[str, Any]) -> tuple[str, str]:
-    return format_against(check["value"], check["limit"], METRIC_UNITS[METRICS[check["metric"]]])
+    return format_against(check["value"], check["limit"], check["unit"])
 
 
 def limits_block(found: Sequence[dict[str, Any]]) -> Block | None:

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgepress.benchmarks.gate.figures import Figure
-from edgepress.benchmarks.gate.gate import NO_DEVICE, compare, evaluate_gate, exit_code
+from edgepress.benchmarks.gate.formats import render
+from edgepress.benchmarks.gate.gate import NO_DEVICE, compare, evaluate_gate, exit_code, runs_on
+from edgepress.models.devices.classes import device_class
 from edgepress.models.devices.device import Rule
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
@@ -112,21 +114,63 @@ def test_a_run_on_a_real_device_counts_for_its_class(tmp_path):
     assert found["raspberry-pi-5", "latency"]["status"] == "not measured"
 
 
-def test_a_figure_that_was_not_measured_fails_only_where_its_limit_was_asked_for():
+def test_a_figure_that_was_not_measured_fails_unless_it_is_allowed_to_stay_open(tmp_path):
     asked = evaluate_gate(small_profile(), {"accuracy": "90%"})
     assert not asked["passed"]
     assert "benchmarks run m.tflite --data DATA" in only(asked, "accuracy")["note"]
-    without = small_profile(arena_bytes={"tflm": None}, notes={"arena": "TFLite Micro is not installed"})
+    assert "1 not measured, 1 check" in render(asked, "text")
+    without = small_profile(arena_bytes={"tflm": None}, notes={"arena": "install edgepress[tflm]"})
     shipped = evaluate_gate(without, device="cortex-m4")
-    assert shipped["passed"]
-    assert only(shipped, "arena")["status"] == "not measured"
+    assert [v["metric"] for v in shipped["violations"]] == ["arena"]
+    assert "install edgepress[tflm]; not measured is not passed" in only(shipped, "arena")["note"]
+    allowed = evaluate_gate(without, device="cortex-m4", allow_unmeasured=["arena"])
+    assert allowed["passed"]
+    assert (only(allowed, "arena")["status"], only(allowed, "arena")["passed"]) == ("not measured", None)
+    budgets = tmp_path / "budgets.toml"
+    budgets.write_text('[device.cortex-m4]\narena = { level = "warn" }\n')
+    assert evaluate_gate(without, budgets=budgets)["passed"]
+    with pytest.raises(UsageError, match=r"--allow-unmeasured areena: allowed are macs, .* and baseline"):
+        evaluate_gate(without, device="cortex-m4", allow_unmeasured=["areena"])
+
+
+def test_growth_without_a_baseline_is_not_passed(tmp_path):
+    budgets = tmp_path / "budgets.toml"
+    budgets.write_text('[device.cortex-m4]\nflash = { max_growth = "5%" }\n')
+    alone = evaluate_gate(small_profile(), budgets=budgets)
+    assert [(v["metric"], v["kind"]) for v in alone["violations"]] == [("flash", "max_growth")]
+    assert "--baseline FILE or git:REV" in only(alone, "flash", "max_growth")["note"]
+    assert evaluate_gate(small_profile(), budgets=budgets, allow_unmeasured=["baseline"])["passed"]
+    with_one = {"schema": 1, "profile": small_profile(file_bytes=990), "results": [], "environment": {}}
+    assert evaluate_gate(small_profile(), budgets=budgets, baseline=with_one)["passed"]
+
+
+def test_a_file_that_the_runtime_of_a_machine_refuses_fails_there_and_not_in_a_challenge():
+    vela = small_profile(refused={"tflm": {"CUSTOM ethos-u": "needs the NPU"}, "litert": {"A": "x", "B": "y"}})
+    (check,) = runs_on(vela, device_class("cortex-m4"))
+    assert (check["status"], check["value"], check["limit"], check["over"]) == ("failed", 1, 0, 1)
+    assert "CUSTOM ethos-u: needs the NPU" in check["note"]
+    assert runs_on(vela, device_class("phone"))[0]["value"] == 2
+    assert runs_on(vela, device_class("cortex-m55-ethos-u55")) == []
+    assert runs_on(vela, device_class("dcase2023")) == []
+    assert runs_on(small_profile(), device_class("cortex-m4")) == [], "a profile of an older version says nothing"
+
+
+def test_what_cannot_be_counted_is_no_zero():
+    custom = {"operator": "ethos-u", "count": 1, "rules": ["core", "dcase"], "reason": "profile the file before Vela"}
+    profile = small_profile(uncountable=[custom], macs={"core": None, "dcase": None, "st": 5})
+    verdict = evaluate_gate(profile, {"macs": "20M"})
+    assert not verdict["passed"]
+    assert only(verdict, "macs")["value"] is None
+    assert "ethos-u (1) cannot be counted: profile the file before Vela" in only(verdict, "macs")["note"]
+    assert evaluate_gate(profile, {"macs": "20M"}, rule="st")["passed"]
 
 
 def test_a_drop_against_the_baseline_is_not_decided_by_binary_dust():
     rule = Rule("accuracy", max_drop=0.01)
     assert compare(rule, Figure(0.89), Figure(0.9))[0]["status"] == "passed"
     assert compare(rule, Figure(0.8899), Figure(0.9))[0]["status"] == "failed"
-    assert compare(rule, Figure(0.89))[0]["status"] == "not measured"
+    assert compare(rule, Figure(0.89))[0]["status"] == "failed"
+    assert compare(rule, Figure(0.89), allowed=["baseline"])[0]["status"] == "not measured"
     assert compare(Rule("macs", max_growth=0.05), Figure(105), Figure(100))[0]["status"] == "passed"
     assert compare(Rule("macs", max_growth=0.05), Figure(106), Figure(100))[0]["over"] == pytest.approx(1)
 
