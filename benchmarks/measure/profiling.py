@@ -175,7 +175,8 @@ def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], 
         return {"tflm": None}, f"TFLite Micro runs .tflite files, not .{kind}", True
     if not wanted:
         return {"tflm": None}, "not measured: it was not asked for", False
-    from edgepress.deploy.runtimes.sessions import available_runtimes, open_session
+    from edgepress.deploy.runtimes.registry import available_runtimes
+    from edgepress.deploy.runtimes.sessions import open_session
 
     missing = available_runtimes(kind)["tflm"]
     try:
