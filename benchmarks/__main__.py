@@ -1,6 +1,6 @@
 """`python -m edgepress.benchmarks` is the command `benchmarks`."""
 
-from edgepress.benchmarks.cli import main
+from edgepress.__main__ import benchmarks
 
 if __name__ == "__main__":
-    main()
+    benchmarks()

@@ -1,6 +1,6 @@
 """`python -m edgepress.compress` is the command `compress`."""
 
-from edgepress.compress.cli import main
+from edgepress.__main__ import compress
 
 if __name__ == "__main__":
-    main()
+    compress()

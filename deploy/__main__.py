@@ -1,6 +1,6 @@
 """`python -m edgepress.deploy` is the command `deploy`."""
 
-from edgepress.deploy.cli import main
+from edgepress.__main__ import deploy
 
 if __name__ == "__main__":
-    main()
+    deploy()

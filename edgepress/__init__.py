@@ -7,6 +7,7 @@ Everything public is here and is imported when it is first used, so that light c
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,18 @@ __all__ = [
     "quantize_model",
     "save_checkpoint",
 ]
+
+#: Nothing phones home. Every process of ours passes here before it imports anything else, and its children inherit it:
+#: ONNX Runtime (device id and telemetry), Ray (usage statistics, which its worker environments ask for as well),
+#: Hugging Face (telemetry and the look-up of new versions), and whatever heeds the general wish.
+_QUIET = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "DO_NOT_TRACK": "1",
+}
+os.environ.update(_QUIET)
 
 # In a checkout the four parts stand beside this folder, not in it: `python -m edgepress` works there uninstalled, too.
 _CHECKOUT = Path(__file__).resolve().parents[1]

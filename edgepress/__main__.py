@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 #: Command -> what it does, as its own help says it.
 COMMANDS = {
@@ -19,7 +21,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     if arguments and arguments[0] in COMMANDS:
         sys.argv = [f"edgepress {arguments[0]}", *arguments[1:]]
-        import_module(f"edgepress.{arguments[0]}.cli").main()
+        _run(arguments[0])
         return
     if arguments == ["--version"]:
         from edgepress import __version__
@@ -38,6 +40,36 @@ def main() -> None:
     for name, says in COMMANDS.items():
         print(f"  {name:<{width}}  {says}")
     print("\nedgepress COMMAND --help says more; compress, deploy and benchmarks are the same commands.")
+
+
+def compress() -> None:
+    """The command `compress`."""
+    _run("compress")
+
+
+def deploy() -> None:
+    """The command `deploy`."""
+    _run("deploy")
+
+
+def benchmarks() -> None:
+    """The command `benchmarks`."""
+    _run("benchmarks")
+
+
+def _run(command: str) -> None:
+    """Hand over to a command; a signal that comes while it is still imported ends it like one that comes later."""
+    signal.signal(signal.SIGTERM, lambda number, frame: _stop("ended by SIGTERM", 143))
+    try:
+        begin = import_module(f"edgepress.{command}.cli").main
+    except KeyboardInterrupt:
+        _stop("interrupted", 130)
+    begin()
+
+
+def _stop(how: str, code: int) -> NoReturn:
+    print(f"error: {how} before it began", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

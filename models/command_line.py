@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from typer.core import TyperGroup
 
 import edgepress
 from edgepress.models.errors import EdgepressError, RuntimeFailure
+from edgepress.models.interruption import Interrupted, Terminated, ended_by_signals, follow_parent, is_child
+from edgepress.models.scratch import scratch_folder
 
 #: Package -> the extra that installs it.
 _EXTRAS = {
@@ -56,12 +59,6 @@ def application(name: str, says: str, epilog: str | None = None) -> typer.Typer:
     return app
 
 
-class Interrupted(EdgepressError):
-    """Ctrl-C."""
-
-    exit_code = 130
-
-
 class _Interruptible(TyperGroup):
     """Ctrl-C as one sentence; typer would leave with its exit code alone."""
 
@@ -69,7 +66,7 @@ class _Interruptible(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Interrupted("interrupted; what was finished is kept, the same command goes on from there") from None
+            raise Interrupted from None
 
 
 def version_text() -> str:
@@ -92,10 +89,17 @@ def run_command(app: Callable[..., Any], arguments: Sequence[str] | None = None)
     """Run a typer application and leave the process with the project's exit codes.
 
     Expected errors become one sentence on stderr. Anything else is our own defect: it is named in one line,
-    and `EDGEPRESS_DEBUG=1` shows the traceback.
+    and `EDGEPRESS_DEBUG=1` shows the traceback. SIGTERM and Ctrl-C end it with 143 and 130, its children and what it
+    wrote to throw away with it.
     """
+    follow_parent()
     try:
-        app(args=list(arguments) if arguments is not None else None)
+        with scratch_folder() as scratch, ended_by_signals(lambda: _remove(scratch)):
+            app(args=list(arguments) if arguments is not None else None)
+    except (Interrupted, Terminated) as error:
+        _leave("" if is_child() else f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _leave("" if is_child() else f"error: {Interrupted()}", Interrupted.exit_code)
     except EdgepressError as error:
         _leave(f"error: {error}", error.exit_code)
     except BrokenPipeError:
@@ -118,6 +122,11 @@ def run_command(app: Callable[..., Any], arguments: Sequence[str] | None = None)
         _defect(error)
 
 
+def _remove(scratch: Path | None) -> None:
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _defect(error: Exception) -> NoReturn:
     if os.environ.get("EDGEPRESS_DEBUG"):
         raise error
@@ -129,5 +138,6 @@ def _defect(error: Exception) -> NoReturn:
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:
-    print(message, file=sys.stderr)
+    if message:
+        print(message, file=sys.stderr)
     sys.exit(exit_code)

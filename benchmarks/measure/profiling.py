@@ -79,7 +79,8 @@ def read_content(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = 
     Raises:
         UsageError: missing, damaged, or neither; `shapes` does not fit.
     """
-    from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES, open_bytes, read_tflite
+    from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES, read_tflite
+    from edgepress.models.reading import open_bytes
 
     start = bytes(open_bytes(path, LARGEST_FILE_BYTES)[:8])
     if start[4:8] == b"TFL3" or Path(path).suffix != ".onnx":

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepress.deploy.tflite.reader import open_bytes
 from edgepress.models.errors import UsageError
+from edgepress.models.reading import open_bytes
 
 if TYPE_CHECKING:
     import onnx

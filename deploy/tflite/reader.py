@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,11 +13,11 @@ import numpy as np
 from edgepress.deploy.tflite.flatbuffer import DamagedFlatbuffer, Flatbuffer, Table
 from edgepress.deploy.tflite.names import BUILTIN_OPERATORS, ELEMENT_TYPES, FUSED_ACTIVATIONS, OPTIONS, PADDINGS
 from edgepress.models.errors import UsageError
+from edgepress.models.reading import open_bytes
 
 #: Larger files are refused: a flatbuffer cannot exceed 2 GiB, and no device class here takes a tenth of it.
 LARGEST_FILE_BYTES = 1 << 30
 #: Files above this are mapped instead of read.
-_MAPPED_ABOVE_BYTES = 16 << 20
 _LARGEST_RANK = 16
 _LARGEST_ELEMENTS = 1 << 40
 
@@ -188,36 +185,6 @@ def read_tflite(source: str | Path | bytes) -> TFLiteModel:
         raise UsageError(f"{name} is damaged: {error}") from error
     except (struct.error, ValueError, OverflowError, IndexError) as error:
         raise UsageError(f"{name} is damaged: {type(error).__name__} while reading it") from error
-
-
-def open_bytes(path: str | Path, largest_bytes: int) -> memoryview:
-    """A file's bytes, mapped if it is large.
-
-    Raises:
-        UsageError: it is missing, a directory, unreadable, empty or larger than `largest_bytes`.
-    """
-    try:
-        # Opening a pipe would wait for a writer.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"{path} is no regular file")
-            size = status.st_size
-            if size > largest_bytes:
-                raise UsageError(f"{path} has {size:,} bytes; files above {largest_bytes:,} bytes are not read")
-            if size > _MAPPED_ABOVE_BYTES:
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            # read() reserves what it is asked for, so it is asked for what is there.
-            data = file.read(size + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:  # a name with a null byte
-        raise UsageError(f"cannot read {str(path)!r}: {error}") from error
-    if not data:
-        raise UsageError(f"{path} is empty")
-    if len(data) > largest_bytes:  # it grew since
-        raise UsageError(f"{path} has more than {largest_bytes:,} bytes; such files are not read")
-    return memoryview(data)
 
 
 def _looks_like(data: memoryview) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 
 from edgepress.deploy.runtimes.sessions import Session
 from edgepress.models.errors import UsageError
+from edgepress.models.numpy_files import read_npy, read_npz
+from edgepress.models.tasks.sources.arrays import as_features, stored_inputs
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,11 @@ def load_inputs(
                 samples,
                 seed,
             )
-        x = _as_float(arrays["x"], session)
+        x = arrays["x"]
+        if x.ndim and any(name in arrays for name in ("layout", "scale", "zero_point")):
+            # It says itself what its numbers mean, as the data of a task do: these are not the file's own integers.
+            x = as_features(x, stored_inputs(path, arrays))
+        x = _as_float(x, session)
         return _thinned(Inputs((x,), _labels(arrays, len(x), path), str(path)), samples, seed)
     from edgepress.models.tasks import load_task
     from edgepress.models.tasks.front_ends.log_mel import LogMel
@@ -117,17 +123,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
         UsageError: missing, damaged, or holding Python objects.
     """
-    import zipfile
-
-    path = Path(path)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"x": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise UsageError(f"{path} cannot be read as NumPy arrays: {error}") from error
+    return {"x": read_npy(path)} if Path(path).suffix == ".npy" else read_npz(path)
 
 
 def _of_split(arrays: dict[str, np.ndarray], split: str | None, path: Path) -> dict[str, np.ndarray]:
@@ -136,7 +132,7 @@ def _of_split(arrays: dict[str, np.ndarray], split: str | None, path: Path) -> d
     rows = np.asarray(arrays["split"]) == split
     if rows.ndim != 1 or not rows.any():
         raise UsageError(f"{path} has an array split without a row {split!r}")
-    return {name: array[rows] if len(array) == len(rows) else array for name, array in arrays.items()}
+    return {name: array[rows] if array.shape[:1] == rows.shape else array for name, array in arrays.items()}
 
 
 def _as_float(array: np.ndarray, session: Session, index: int = 0) -> np.ndarray:

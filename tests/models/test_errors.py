@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgepress.models.command_line import Interrupted, run_command
+from edgepress.models.command_line import run_command
 from edgepress.models.errors import ConfigError, ParityError, RuntimeFailure, UsageError
+from edgepress.models.interruption import Interrupted, Terminated
 
 
 @pytest.mark.parametrize(
@@ -14,7 +15,9 @@ from edgepress.models.errors import ConfigError, ParityError, RuntimeFailure, Us
         (UsageError("bad file"), 2),
         (ParityError("3 LSB apart"), 1),
         (RuntimeFailure("tflm aborted"), 3),
-        (Interrupted("stopped"), 130),
+        (Interrupted(), 130),
+        (KeyboardInterrupt(), 130),
+        (Terminated(), 143),
         (PermissionError(13, "Permission denied", "/x"), 2),
         (ZeroDivisionError("oops"), 3),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), 3),

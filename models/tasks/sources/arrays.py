@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import lzma
 import math
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgepress.models.errors import UsageError
+from edgepress.models.numpy_files import read_npz
 from edgepress.models.tasks.splitting import cut_validation, pick_calibration
 from edgepress.models.tasks.task import Split, StoredInputs, Task
 
 #: Arrays that are read; anything else in the file is an error, since it would be passed over silently.
 KNOWN = ("x", "y", "device", "names", "identifiers", "labels", "split", "layout", "scale", "zero_point")
-#: What a file may unpack to, in all; and how much smaller than that it may be, where it unpacks to something large.
-LARGEST_BYTES = 4 * 2**30
-LARGEST_RATIO = 200
-_SMALL_BYTES = 64 * 2**20
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    OSError,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 def load_arrays(path: str | Path) -> Task:
@@ -71,7 +55,7 @@ def load_arrays(path: str | Path) -> Task:
     if not integers and not np.isfinite(x).all():
         raise UsageError(f"{path}: x holds values that are not finite")
     classes, labels = _labels(path, arrays, len(x))
-    stored = _stored(path, arrays, x, integers)
+    stored = stored_inputs(path, arrays)
     texts = {name: _texts(path, arrays, name, len(x)) for name in ("device", "names", "identifiers", "split")}
     indices = _split_indices(path, labels, texts["split"], texts["identifiers"], len(x))
     names = texts["names"] or tuple(f"clip-{number}" for number in range(len(x)))
@@ -82,10 +66,7 @@ def load_arrays(path: str | Path) -> Task:
         return x if len(indices[split]) == len(x) else x[indices[split]]
 
     def read_features(split: str) -> np.ndarray:
-        rows = read_stored(split).astype(np.float32)
-        if integers:
-            rows = np.float32(stored.scale) * (rows - np.float32(stored.zero_point))
-        return np.ascontiguousarray(np.moveaxis(rows, -1, 1)) if stored.layout == "NHWC" else rows
+        return as_features(read_stored(split), stored)
 
     shape = stored.shape
     if stored.layout == "NHWC":
@@ -97,53 +78,12 @@ def load_arrays(path: str | Path) -> Task:
     )
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """Every array of an .npz, after its directory and headers have been checked against `LARGEST_BYTES`.
-
-    Raises:
-        UsageError: no zip archive, damaged, holds Python objects, or unpacks to too much.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            total = sum(entry.file_size for entry in entries)
-            packed = max(1, sum(entry.compress_size for entry in entries))
-            if total > LARGEST_BYTES or len(entries) > 64:
-                raise UsageError(
-                    f"{path} unpacks to {total / 1e9:.1f} GB in {len(entries)} arrays; at most "
-                    f"{LARGEST_BYTES / 1e9:.1f} GB in 64 are read"
-                )
-            if total > _SMALL_BYTES and total > LARGEST_RATIO * packed:
-                raise UsageError(
-                    f"{path} unpacks to {total / packed:.0f} times its size; at most {LARGEST_RATIO} is "
-                    "read, since no real data compress like that"
-                )
-            return {entry.filename.removesuffix(".npy"): _read_array(path, archive, entry) for entry in entries}
-    except _DAMAGED as error:
-        raise UsageError(f"{path} is no readable .npz file ({error}); write it with numpy.savez") from error
-
-
-def _read_array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
-            version
-        )
-        if read_header is None:
-            raise UsageError(f"{path}: the array {entry.filename!r} has the unknown format version {version}")
-        shape, _, dtype = read_header(file)
-        if dtype.hasobject:
-            raise UsageError(
-                f"{path}: the array {entry.filename!r} holds Python objects, which are never read; "
-                "store text as a NumPy array of strings"
-            )
-        # The header, not the archive's directory, decides what NumPy allocates (and items may have no bytes at all).
-        if math.prod(shape) * max(1, dtype.itemsize) > entry.file_size or any(length < 0 for length in shape):
-            raise UsageError(
-                f"{path}: the array {entry.filename!r} claims the shape {shape}, which is more than the file holds"
-            )
-    with archive.open(entry) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+def as_features(rows: np.ndarray, stored: StoredInputs) -> np.ndarray:
+    """Stored inputs [N, ...] as float32 in torch's layout."""
+    rows = rows.astype(np.float32)
+    if stored.quantized:
+        rows = np.float32(stored.scale) * (rows - np.float32(stored.zero_point))
+    return np.ascontiguousarray(np.moveaxis(rows, -1, 1)) if stored.layout == "NHWC" else rows
 
 
 def _labels(path: Path, arrays: dict[str, np.ndarray], clips: int) -> tuple[tuple[str, ...], np.ndarray]:
@@ -174,7 +114,14 @@ def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, length: int | N
     )
 
 
-def _stored(path: Path, arrays: dict[str, np.ndarray], x: np.ndarray, integers: bool) -> StoredInputs:
+def stored_inputs(path: Path, arrays: dict[str, np.ndarray]) -> StoredInputs:
+    """How `x` is stored, by its type and the single values `layout`, `scale` and `zero_point`.
+
+    Raises:
+        UsageError: one of them is no single value or not allowed.
+    """
+    x = arrays["x"]
+    integers = x.dtype in (np.dtype(np.int8), np.dtype(np.uint8))
     given = _scalar(path, arrays, "layout", "U", None)
     if given not in (None, "NHWC", "NCHW"):
         raise UsageError(f"{path}: layout = {given!r} is unknown: allowed are NHWC and NCHW")

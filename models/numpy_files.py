@@ -1,0 +1,105 @@
+"""Arrays in .npz and .npy files that anybody may have written: nothing is unpickled, sizes are checked first."""
+
+from __future__ import annotations
+
+import lzma
+import math
+import os
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from edgepress.models.errors import UsageError
+from edgepress.models.reading import open_regular
+
+#: What a file may unpack to, in all; and how much smaller than that it may be, where it unpacks to something large.
+LARGEST_BYTES = 4 * 2**30
+LARGEST_RATIO = 200
+_SMALL_BYTES = 64 * 2**20
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,  # encrypted; nested too deeply
+    MemoryError,
+    SyntaxError,
+    tokenize.TokenError,
+    TypeError,
+    OverflowError,
+    KeyError,
+)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Every array of an .npz, after its directory and headers have been checked against `LARGEST_BYTES`.
+
+    Raises:
+        UsageError: missing, no zip archive, damaged, holds Python objects, or unpacks to too much.
+    """
+    path = Path(path)
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            total = sum(entry.file_size for entry in entries)
+            packed = max(1, sum(entry.compress_size for entry in entries))
+            if total > LARGEST_BYTES or len(entries) > 64:
+                raise UsageError(
+                    f"{path} unpacks to {total / 1e9:.1f} GB in {len(entries)} arrays; at most "
+                    f"{LARGEST_BYTES / 1e9:.1f} GB in 64 are read"
+                )
+            if total > _SMALL_BYTES and total > LARGEST_RATIO * packed:
+                raise UsageError(
+                    f"{path} unpacks to {total / packed:.0f} times its size; at most {LARGEST_RATIO} is "
+                    "read, since no real data compress like that"
+                )
+            return {entry.filename.removesuffix(".npy"): _read_array(path, archive, entry) for entry in entries}
+    except _DAMAGED as error:
+        raise UsageError(f"{path} is no readable .npz file ({error}); write it with numpy.savez") from error
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    """The array of an .npy, after its header has been checked against the size of the file.
+
+    Raises:
+        UsageError: missing, damaged, of Python objects, or too large.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_BYTES:
+            raise UsageError(f"{path} has {size / 1e9:.1f} GB; at most {LARGEST_BYTES / 1e9:.1f} GB are read")
+        try:
+            _check_header(file, size, str(path))
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except _DAMAGED as error:
+            raise UsageError(f"{path} is no readable .npy file ({error}); write it with numpy.save") from error
+
+
+def _read_array(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(entry) as file:
+        _check_header(file, entry.file_size, f"{path}: the array {entry.filename!r}")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_header(file: IO[bytes], size: int, what: str) -> None:
+    """The header decides what NumPy allocates, not the archive's directory (and items may have no bytes at all)."""
+    version = np.lib.format.read_magic(file)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(
+        version
+    )
+    if read_header is None:
+        raise UsageError(f"{what} has the unknown format version {version}")
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise UsageError(f"{what} holds Python objects, which are never read; store text as a NumPy array of strings")
+    if math.prod(shape) * max(1, dtype.itemsize) > size or any(length < 0 for length in shape):
+        raise UsageError(f"{what} claims the shape {shape}, which is more than the file holds")
