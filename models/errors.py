@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class EdgepressError(Exception):
@@ -50,3 +50,11 @@ class RuntimeFailure(EdgepressError):
     """A runtime failed: TFLite Micro aborted, a connection broke, a tool is missing."""
 
     exit_code = 3
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """ " (did you mean 'macs'?)" for a name that is near a known one, else nothing: the end of a message's clause."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

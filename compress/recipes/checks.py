@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgepress.models.errors import EdgepressError, UsageError
+from edgepress.models.errors import EdgepressError, UsageError, did_you_mean
 from edgepress.models.units import parse_quantity
-
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
+from edgepress.models.user_code import is_reference
 
 
 def is_code(name: Any) -> bool:
     """Whether a network or a task is named as package.module:factory."""
-    return isinstance(name, str) and bool(_FACTORY.match(name)) and not name.startswith("synthetic:")
+    return is_reference(name) and not str(name).startswith("synthetic:")
 
 
 def network_errors(network: Any, trust: bool) -> list[str]:
@@ -32,11 +29,9 @@ def network_errors(network: Any, trust: bool) -> list[str]:
         resolve_factory(name)
         return []
     if name not in zoo():
-        near = difflib.get_close_matches(name, zoo(), 1)
         return [
-            f"network.name = {name!r} is unknown"
-            + (f" (did you mean {near[0]!r}?)" if near else "")
-            + f": known are {', '.join(zoo())}, or package.module:factory"
+            f"network.name = {name!r} is unknown{did_you_mean(name, zoo())}: known are {', '.join(zoo())}, "
+            "or package.module:factory"
         ]
     known = arguments_of(name)
     return [

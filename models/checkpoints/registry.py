@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import os
-import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgepress.models.errors import EdgepressError, UsageError
+from edgepress.models.errors import UsageError, did_you_mean
+from edgepress.models.user_code import find_object
 
 if TYPE_CHECKING:
     from torch import nn
-
-_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ def build(name: str, **config: Any) -> nn.Module:
     for argument in config:
         if argument not in known:
             raise UsageError(
-                f"{name} has no argument {argument!r}{_near(argument, known)}; known are " + ", ".join(known)
+                f"{name} has no argument {argument!r}{did_you_mean(argument, known)}; known are " + ", ".join(known)
             )
     return factory(**config)
 
@@ -154,62 +148,16 @@ def resolve_factory(reference: str) -> Callable[..., Any]:
     """Import what "package.module:factory" names; running a stranger's code is the caller's decision.
 
     Raises:
-        UsageError: not of that form, no such module, the module fails, no such name in it, or it is not callable.
+        UsageError: what `edgepress.models.user_code.find_object` raises, or it is not callable.
     """
-    if not isinstance(reference, str) or not _REFERENCE.match(reference):
-        raise UsageError(f"factory = {reference!r} must have the form package.module:factory")
-    module_name, _, attribute = reference.partition(":")
-    announce_code(reference)
-    found: Any = _import(module_name)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"module {module_name} has no {attribute!r}{_near(part, dir(found))}")
-        found = getattr(found, part)
+    found = find_object(reference)
     if not callable(found):
         raise UsageError(f"{reference} is a {type(found).__name__}; it must be a function or a class")
     return found
 
 
-_announced: set[str] = set()
-
-
-def announce_code(reference: str) -> None:
-    """Say on stderr, once, that code outside edgepress is about to run."""
-    if not reference.startswith("edgepress.") and reference not in _announced:
-        _announced.add(reference)
-        print(f"running code outside edgepress: {reference}", file=sys.stderr, flush=True)
-
-
-def _import(name: str) -> Any:
-    # A console script does not see the folder that it is called in, where users keep their module; `python -m` does.
-    added = os.getcwd() if os.getcwd() not in sys.path and "" not in sys.path else None
-    if added:
-        sys.path.append(added)
-    try:
-        return importlib.import_module(name)
-    except EdgepressError:
-        raise
-    except ModuleNotFoundError as error:
-        missing = error.name or name
-        if name == missing or name.startswith(f"{missing}."):
-            raise UsageError(
-                f"there is no module {name!r}: call from the folder that holds it, or install it"
-            ) from error
-        raise UsageError(f"module {name!r} needs {missing!r}, which is not installed") from error
-    except Exception as error:
-        raise UsageError(f"module {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        if added:
-            sys.path.remove(added)
-
-
 def _entry(name: str) -> ZooEntry:
     if not isinstance(name, str) or name not in _ZOO:
         hint = " (a factory of your own goes through resolve_factory)" if isinstance(name, str) and ":" in name else ""
-        raise UsageError(f"network {name!r} is unknown{_near(name, _ZOO)}{hint}; known are {', '.join(_ZOO)}")
+        raise UsageError(f"network {name!r} is unknown{did_you_mean(name, _ZOO)}{hint}; known are {', '.join(_ZOO)}")
     return _ZOO[name]
-
-
-def _near(name: Any, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

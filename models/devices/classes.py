@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.models.devices.device import METRICS, DeviceClass, Rule
-from edgepress.models.errors import ConfigError, UsageError
+from edgepress.models.errors import ConfigError, UsageError, did_you_mean
 from edgepress.models.limits import METRIC_UNITS
 
 
@@ -58,12 +58,9 @@ def pick(name: str, known: dict[str, DeviceClass]) -> DeviceClass:
     """`known[name]`, or a UsageError that lists what is known."""
     if name in known:
         return known[name]
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UsageError(
-        f"the device class {name!r} is unknown{hint}: known are {', '.join(known)}; add your own in budgets.toml"
+        f"the device class {name!r} is unknown{did_you_mean(name, known)}: known are {', '.join(known)}; "
+        "add your own in budgets.toml"
     )
 
 

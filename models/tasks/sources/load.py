@@ -9,8 +9,8 @@ from pathlib import Path
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import LogMel
 from edgepress.models.tasks.task import Task
+from edgepress.models.user_code import find_object, is_reference
 
-_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
 _SYNTHETIC = re.compile(r"synthetic(?::(\d{1,9}))?\Z")
 SOURCES = (
     '"synthetic" or "synthetic:SEED", a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile (with '
@@ -53,13 +53,12 @@ def load_task(
 
         folder, subset = (text, None) if path.is_dir() else text.rsplit("@", 1)
         return load_scenes(folder, subset=subset, front_end=front_end, cache=cache)
-    if _FACTORY.match(text) and not text.startswith("synthetic:"):
+    if is_reference(text) and not text.startswith("synthetic:"):
         return _call_factory(text, front_end, cache, trust)
     raise UsageError(f"data = {text!r} is neither an existing file or folder nor a known task; expected {SOURCES}")
 
 
 def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | None, trust: bool) -> Task:
-    import importlib
     import inspect
 
     if not trust:
@@ -67,16 +66,10 @@ def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | Non
             f"data = {source!r} would run code of {source.split(':')[0]}; allow it with trust=True "
             "(--trust) if you know where it comes from"
         )
-    from edgepress.models.checkpoints.registry import announce_code
-
-    module_name, name = source.split(":")
-    announce_code(source)
     try:
-        factory = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"data = {source!r}: {error}; check the name, and that the package is importable from {os.getcwd()}"
-        ) from error
+        factory = find_object(source)
+    except UsageError as error:
+        raise UsageError(f"data = {source!r}: {error}") from error
     offered = {"front_end": front_end, "cache": cache}
     try:
         accepted = inspect.signature(factory).parameters

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgepress.models.checkpoints.registry import arguments_of, build, fit_arguments, resolve_factory, zoo
+from edgepress.models.checkpoints.registry import arguments_of, build, fit_arguments, zoo
 from edgepress.models.errors import UsageError
 
 
@@ -84,42 +84,3 @@ def test_fit_arguments_of_the_autoencoder_and_a_misfit() -> None:
     assert fit_arguments("autoencoder", (320,), 2) == {"n_inputs": 320}
     with pytest.raises(UsageError, match=r"autoencoder takes inputs with 1 dim.* the task has 3 \(1 x 256 x 44\)"):
         fit_arguments("autoencoder", (1, 256, 44), 10)
-
-
-@pytest.fixture
-def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module in the working folder, which no path of Python's holds."""
-    (tmp_path / "ep_user_net.py").write_text(
-        "import torch\nclass Net(torch.nn.Linear):\n    pass\n\ndef make(n=2):\n    return Net(n, n)\nnumber = 3\n"
-    )
-    (tmp_path / "ep_broken_net.py").write_text("raise RuntimeError('no such luck')\n")
-    (tmp_path / "ep_needy_net.py").write_text("import a_package_nobody_has\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    yield "ep_user_net"
-    for name in ("ep_user_net", "ep_broken_net", "ep_needy_net"):
-        sys.modules.pop(name, None)
-
-
-def test_factory_in_the_working_folder(user_module: str) -> None:
-    before = list(sys.path)
-    assert resolve_factory(f"{user_module}:make")(3).weight.shape == (3, 3)
-    assert resolve_factory(f"{user_module}:Net.to").__name__ == "to"
-    assert sys.path == before
-
-
-@pytest.mark.parametrize(
-    ("reference", "message"),
-    [
-        ("ep_user_net", "must have the form package.module:factory"),
-        ("../evil:make", "must have the form package.module:factory"),
-        ("ep_user_net:mak", r"has no 'mak' \(did you mean 'make'\?\)"),
-        ("ep_user_net:number", "is a int; it must be a function or a class"),
-        ("ep_broken_net:make", "cannot be imported: RuntimeError: no such luck"),
-        ("ep_needy_net:make", "needs 'a_package_nobody_has', which is not installed"),
-        ("ep_absent.net:make", "there is no module 'ep_absent.net'"),
-    ],
-)
-def test_bad_factories(user_module: str, reference: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        resolve_factory(reference)

@@ -303,7 +303,7 @@ def test_a_factory_needs_trust_and_must_return_a_task(tmp_path, monkeypatch):
         load_task("own_task:wrong", trust=True)
     with pytest.raises(UsageError, match="takes no front_end"):
         load_task("own_task:wrong", trust=True, front_end=FRONT_END)
-    with pytest.raises(UsageError, match="check the name"):
+    with pytest.raises(UsageError, match="has no 'missing'"):
         load_task("own_task:missing", trust=True)
 
 
