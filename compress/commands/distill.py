@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgepress.compress.commands.prune import check_fits, front_end_of, recipe_of, task_source
 from edgepress.compress.commands.train import given
-from edgepress.compress.pipeline.stages import open_task, say, train_stage
+from edgepress.compress.pipeline.data import open_task, task_of
+from edgepress.compress.pipeline.entries import recipe_of
+from edgepress.compress.pipeline.progress import say
+from edgepress.compress.pipeline.stages import train_stage
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
@@ -70,11 +72,9 @@ def run_distill(
                 {**(found.train if found else TrainSettings()).model_dump(), **given(train)},
                 "the settings of the training",
             )
-            source = data or task_source(student)
-            if source is None:
+            task = task_of(student, data, trust=trust)
+            if task is None:
                 raise UsageError(f"{student} names no task: give --data")
-            task = open_task(source, front_end_of(student), trust=trust or data is not None)
-            check_fits(student, task)
             entry = student_stage(
                 directory,
                 student,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepress.compress.commands.prune import front_end_of, task_source
-from edgepress.compress.pipeline.stages import open_task
+from edgepress.compress.pipeline.data import front_end_of, open_task, task_source
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepress.compress.pipeline.stages import finished, free_name, key_of, say
-from edgepress.compress.provenance import command, cost_facts, source_of, tensors_digest, versions
+from edgepress.compress.pipeline.entries import enter, finished, free_name, key_of, network_facts
+from edgepress.compress.pipeline.progress import say
+from edgepress.compress.pipeline.provenance import command, cost_facts, source_of, versions
+from edgepress.models.checkpoints.digests import tensors_digest
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
@@ -31,7 +33,6 @@ def enter_own_network(
     """
     import torch
 
-    from edgepress.models.checkpoints.checkpoint import save_checkpoint
     from edgepress.models.checkpoints.registry import build, resolve_factory, zoo
     from edgepress.models.checkpoints.spec import ModelSpec
     from edgepress.models.cost.cost import cost_of
@@ -58,35 +59,18 @@ def enter_own_network(
         return entry
     cost = cost_of(model, spec.example_inputs())
     name = free_name(run, factory.replace(":", "."))
-    path = save_checkpoint(
-        run.place("checkpoint", name),
-        model,
-        spec,
-        {
-            "stage": "own",
-            "key": key,
-            "command": command(),
-            "cost": cost_facts(cost),
-            "weights": str(weights),
-            "versions": versions(),
-        },
-    )
-    facts = {
-        "key": key,
+    metrics = {
         "stage": "own",
-        "network": factory,
-        "task": spec.task,
-        "pruned": False,
-        "scheme": "float32",
-        "rule": cost.rule,
-        "macs": cost.macs,
-        "params": cost.params,
-        "weight_bytes": cost.weight_bytes,
-        "peak_activation_bytes": cost.peak_activation_bytes,
+        "key": key,
+        "command": command(),
+        "cost": cost_facts(cost),
+        "weights": str(weights),
+        "versions": versions(),
     }
-    run.add("checkpoint", name, path, **facts)
-    say(f"own network: {path}, {cost.macs:,} MACs ({cost.rule}), {cost.params:,} parameters")
-    return {"kind": "checkpoint", "name": name, "path": path, **facts}
+    facts = network_facts(spec, cost, key=key, stage="own", pruned=False, scheme="float32")
+    entry = enter(run, "checkpoint", name, model, spec, metrics, facts)
+    say(f"own network: {entry['path']}, {cost.macs:,} MACs ({cost.rule}), {cost.params:,} parameters")
+    return entry
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgepress.compress.commands.prune import check_fits, find_entry, front_end_of, opened, recipe_of, task_source
 from edgepress.compress.commands.train import given
-from edgepress.compress.pipeline.stages import is_float, open_task, quantize_stage, say
+from edgepress.compress.pipeline.data import task_of
+from edgepress.compress.pipeline.entries import find_entry, is_float, recipe_of
+from edgepress.compress.pipeline.progress import say
+from edgepress.compress.pipeline.stages import quantize_stage
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
@@ -34,10 +36,11 @@ def run_quantize(
     machine: tuple[str, str, str, int],
 ) -> None:
     """Quantize the newest float checkpoint, or a given one; prints the new checkpoint's path."""
-    from edgepress.compress.training.train import Machine
-
     if epochs and not qat:
         raise UsageError(f"--epochs {epochs} belongs to quantization-aware training: add --qat")
+    from edgepress.compress.teach.teachers import open_teacher
+    from edgepress.compress.training.train import Machine
+
     directory = RunDirectory(run)
     with directory.lock():
         if checkpoint is not None:
@@ -49,11 +52,9 @@ def run_quantize(
             say(f"quantize: the newest float checkpoint is {entry['path']}")
         parent = Path(entry["path"])
         recipe = recipe_of(parent)
-        source = data or task_source(parent)
-        if source is None:
+        task = task_of(parent, data, trust=trust)
+        if task is None:
             raise UsageError(f"{parent} names no task to calibrate on: give --data")
-        task = open_task(source, front_end_of(parent), trust=trust or data is not None)
-        check_fits(parent, task)
         made = quantize_stage(
             directory,
             parent,
@@ -62,7 +63,7 @@ def run_quantize(
             trust=trust,
             resume=not restart,
             machine=Machine(*machine),
-            teacher=opened(teacher, trust),
+            teacher=open_teacher(teacher, trust=trust) if teacher is not None else None,
             seed=seed if seed is not None else recipe.seed if recipe else 0,
         )
         if sensitivity:

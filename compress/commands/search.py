@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.compress.commands.train import given
-from edgepress.compress.pipeline.stages import build_for, open_task, say
-from edgepress.compress.provenance import command, data_facts, source_of, versions
+from edgepress.compress.pipeline.data import open_task
+from edgepress.compress.pipeline.networks import build_for
+from edgepress.compress.pipeline.progress import say
+from edgepress.compress.pipeline.provenance import command, data_facts, source_of, versions
 from edgepress.models.atomic import write_json, write_text
 from edgepress.models.run_directory import RunDirectory
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepress.compress.pipeline.stages import say
+from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.sweep import Grid, SweepTask, make_grid, plan, read_grid
 from edgepress.compress.pipeline.sweep_task import STATE, finished, last_line, read_json, run_task
 from edgepress.models.atomic import write_json
@@ -243,7 +243,7 @@ def table(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, 
 
 def print_plan(tasks: Sequence[SweepTask], recipes: dict[str, Recipe], sweep: Path, resources: Resources) -> None:
     """What would run, and about how long; a few training steps are timed, nothing is written."""
-    from edgepress.compress.pipeline.stages import open_task
+    from edgepress.compress.pipeline.data import open_task
     from edgepress.compress.pipeline.sweep_estimate import seconds_per_clip, task_seconds
 
     cpus = resources.cpus or 1

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.compress.commands.train import given
-from edgepress.compress.pipeline.stages import open_task, say
+from edgepress.compress.pipeline.data import open_task
+from edgepress.compress.pipeline.progress import say
 from edgepress.models.run_directory import RunDirectory
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgepress.compress.pipeline.stages import open_task, train_stage
+from edgepress.compress.pipeline.data import open_task
+from edgepress.compress.pipeline.stages import train_stage
 from edgepress.models.run_directory import RunDirectory
 
 

@@ -15,17 +15,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepress.compress.pipeline.stages import key_of, open_task, prune_stage, quantize_stage, say, train_stage
-from edgepress.compress.provenance import budget_name, identity, source_of
+from edgepress.compress.pipeline.budget import is_within, label_of, limits_for
+from edgepress.compress.pipeline.data import open_task
+from edgepress.compress.pipeline.entries import key_of
+from edgepress.compress.pipeline.progress import say
+from edgepress.compress.pipeline.provenance import source_of
+from edgepress.compress.pipeline.stages import prune_stage, quantize_stage, train_stage
 from edgepress.compress.recipes.checks import is_code
 from edgepress.models.atomic import write_json
+from edgepress.models.checkpoints.digests import identity
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError, VerdictError
-from edgepress.models.limits import Limits
 from edgepress.models.run_directory import RunDirectory, follows
-from edgepress.models.units import parse_quantity
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
+    from edgepress.compress.training.train import Machine
+    from edgepress.models.tasks import Task
 
 
 def run_recipe(
@@ -60,8 +65,8 @@ def run_recipe(
         UsageError: bad data, or the run directory is in use.
         RuntimeFailure: a child command failed.
     """
+    from edgepress.compress.pipeline.table import print_table
     from edgepress.compress.recipes.recipe import read_recipe
-    from edgepress.compress.table import print_table
     from edgepress.compress.training.train import Machine
 
     changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device)) if value is not None}
@@ -85,7 +90,7 @@ def run_recipe(
     print(f"report: {page}" if page else "report: not written")
 
 
-def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) -> list[dict[str, Any]]:
+def compress_stages(run: RunDirectory, recipe: Recipe, task: Task, machine: Machine) -> list[dict[str, Any]]:
     """Dense, pruned and quantized checkpoints: one record {"name", "float", "int8"} of entries per network.
 
     The recipe's teachers and their ensemble come first; every student that distils follows them.
@@ -96,12 +101,11 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
     dense = train_stage(run, recipe, task, machine=machine, teacher=teacher)
     entries = [dense]
     for target in recipe.prune.targets:
-        limits = limits_of(recipe, dense, target)
-        if all(dense[metric] <= limit for metric, limit in limits.budgets().items()):
+        limits = limits_for(dense, {"macs": target}, recipe.device)
+        if is_within(dense, limits):
             say(f"prune to {target}: the dense network is within this budget already; skipped")
             continue
         settings = recipe.prune.model_copy(update={"targets": ()})
-        label = budget_name(Limits(macs=_absolute(dense, target)))
         entries.append(
             prune_stage(
                 run,
@@ -112,7 +116,7 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
                 machine=machine,
                 seed=recipe.seed,
                 trust=True,
-                label=label,
+                label=label_of(dense, {"macs": target}),
                 teacher=teacher,
             )
         )
@@ -133,22 +137,6 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Any, machine: Any) 
         }
         for entry in entries
     ]
-
-
-def _absolute(dense: dict[str, Any], target: str) -> int:
-    return int(parse_quantity(target, "macs", name="prune.targets", relative_to=dense["macs"]))
-
-
-def limits_of(recipe: Recipe, dense: dict[str, Any], target: str) -> Limits:
-    """A target of the recipe and the limits of its device class, whichever is tighter."""
-    from edgepress.compress.commands.prune import targets_within
-    from edgepress.models.devices.classes import device_class
-
-    bound = Limits()
-    if recipe.device is not None:
-        found = device_class(recipe.device).limits
-        bound = Limits(**found.budgets(), rule=found.rule, scheme=found.scheme)  # type: ignore[arg-type]
-    return targets_within(dense, {"macs": target}, bound, recipe.device, refuse=False)
 
 
 def export_stages(run: RunDirectory, recipe: Recipe, networks: Sequence[dict[str, Any]]) -> dict[str, dict[str, Path]]:

@@ -132,7 +132,7 @@ def plan(grid: Grid, *, trust: bool = False) -> tuple[list[SweepTask], dict[str,
     Raises:
         ConfigError: everything that is wrong with any of the recipes, together.
     """
-    from edgepress.compress.provenance import source_of
+    from edgepress.compress.pipeline.provenance import source_of
     from edgepress.compress.recipes.checks import is_code
     from edgepress.compress.recipes.recipe import read_recipe
 

@@ -19,7 +19,7 @@ def seconds_per_clip(recipe: Recipe, task: Any, batch: int = 16) -> float:
     import torch
     import torch.nn.functional as F
 
-    from edgepress.compress.pipeline.stages import build_for
+    from edgepress.compress.pipeline.networks import build_for
     from edgepress.compress.training.train import channels_last
 
     model, spec = build_for(recipe.network, task, recipe.seed)

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edgepress.compress.pipeline.entries import facts_of
 from edgepress.compress.pipeline.sweep import SweepTask
 from edgepress.models.atomic import new_directory, write_json
 from edgepress.models.run_directory import RunDirectory
@@ -123,8 +124,7 @@ def adopt_dense(run: RunDirectory, other: Path) -> None:
     if not target.exists():
         with new_directory(target) as folder:
             shutil.copytree(dense[0]["path"], folder, dirs_exist_ok=True)
-    facts = {key: value for key, value in dense[0].items() if key not in ("kind", "name", "path", "time")}
-    run.add("checkpoint", "dense", target, **facts)
+    run.add("checkpoint", "dense", target, **facts_of(dense[0]))
 
 
 def last_line(folder: Path) -> str:

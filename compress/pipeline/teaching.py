@@ -8,17 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepress.compress.pipeline.stages import (
-    build_for,
-    evaluated_splits,
-    finished,
-    free_name,
-    keep,
-    key_of,
-    open_task,
-    say,
-)
-from edgepress.compress.provenance import command, data_facts, identity, source_of, versions
+from edgepress.compress.pipeline.data import evaluated_splits, open_task
+from edgepress.compress.pipeline.entries import finished, free_name, keep, key_of
+from edgepress.compress.pipeline.networks import build_for
+from edgepress.compress.pipeline.progress import say
+from edgepress.compress.pipeline.provenance import command, data_facts, source_of, versions
+from edgepress.models.checkpoints.digests import identity
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.units import format_quantity

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepress.compress.provenance import identity, tensors_digest
 from edgepress.compress.teach.ensemble import GeneralizedMean
 from edgepress.compress.training.batches import batches
 from edgepress.models.atomic import new_directory, write_json
 from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_quantization, read_spec
+from edgepress.models.checkpoints.digests import identity, tensors_digest
 from edgepress.models.errors import UsageError
+from edgepress.models.tasks import LogMel, Task, load_task
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Teacher:
         networks = [load_checkpoint(member, trust=self.trust)[0] for member in self.members]
         return networks[0] if self.mean is None else EnsembleNetwork(networks, self.mean).eval()
 
-    def logits(self, task: Any, source: str | None, split: str, device: str = "cpu") -> np.ndarray:
+    def logits(self, task: Task, source: str | None, split: str, device: str = "cpu") -> np.ndarray:
         """Logits [N, K] (log-probabilities for an ensemble) of every clip of a split, each member run once per clip.
 
         Args:
@@ -101,7 +102,7 @@ class Teacher:
             return found[0]
         return self.mean(torch.from_numpy(np.stack(found))).numpy()
 
-    def guide(self, task: Any, source: str | None, distill: Distill, device: str = "cpu") -> nn.Module | np.ndarray:
+    def guide(self, task: Task, source: str | None, distill: Distill, device: str = "cpu") -> nn.Module | np.ndarray:
         """What `training.train.train` takes as its teacher: a network for "online", logits for "cached".
 
         Raises:
@@ -191,7 +192,7 @@ def read_ensemble(path: Path) -> dict[str, Any]:
     return found
 
 
-def cached_outputs(model: nn.Module, spec: ModelSpec, task: Any, split: str, device: str = "cpu") -> Outputs:
+def cached_outputs(model: nn.Module, spec: ModelSpec, task: Task, split: str, device: str = "cpu") -> Outputs:
     """Logits and latents of every clip of a split, computed once and found again by network and data.
 
     Args:
@@ -225,7 +226,7 @@ def cached_outputs(model: nn.Module, spec: ModelSpec, task: Any, split: str, dev
     return Outputs(np.array(found[:, :classes]), np.array(found[:, classes:]))
 
 
-def task_for(spec: ModelSpec, path: Path, task: Any, source: str | None) -> Any:
+def task_for(spec: ModelSpec, path: Path, task: Task, source: str | None) -> Task:
     """The clips of a task through the front end of a teacher.
 
     Raises:
@@ -236,9 +237,8 @@ def task_for(spec: ModelSpec, path: Path, task: Any, source: str | None) -> Any:
         return task
     if source is None:
         raise UsageError(f"{path} has another front end than the task, which names no source to read again")
-    from edgepress.compress.pipeline.stages import open_task
-
-    return open_task(source, spec.front_end, trust=True)
+    front_end = LogMel.from_json(spec.front_end) if spec.front_end is not None else None
+    return load_task(source, front_end=front_end, trust=True)
 
 
 def _both(model: nn.Module) -> Any:
@@ -253,11 +253,11 @@ def _both(model: nn.Module) -> Any:
     return without_latent
 
 
-def _same_front_end(spec: ModelSpec, task: Any) -> bool:
+def _same_front_end(spec: ModelSpec, task: Task) -> bool:
     return spec.front_end == (task.front_end.to_json() if task.front_end is not None else None)
 
 
-def _check_classes(spec: ModelSpec, path: Path, task: Any) -> None:
+def _check_classes(spec: ModelSpec, path: Path, task: Task) -> None:
     if spec.classes and tuple(spec.classes) != tuple(task.classes):
         raise UsageError(
             f"the teacher {path} knows the classes {', '.join(spec.classes)}, but the task {task.name} "

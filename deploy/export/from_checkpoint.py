@@ -185,8 +185,9 @@ def _integers(
         home, unfold(quantized, model), spec, {"calibrated_from": made_from}, quantization=quantization_json(quantized)
     )
     if keep:
-        facts = {k: v for k, v in source.facts.items() if k not in ("kind", "name", "path", "time", "scheme")}
-        run.add("checkpoint", name, home, **{**facts, "scheme": options.scheme, "quantized": True})
+        from edgepress.compress.pipeline.entries import facts_of
+
+        run.add("checkpoint", name, home, **{**facts_of(source.facts), "scheme": options.scheme})
         say(f"the calibrated checkpoint is {home}")
     # The verification opens what was saved: it would show a checkpoint that does not give back these integers.
     return quantized, spec, _origin(home), name

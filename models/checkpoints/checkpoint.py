@@ -100,6 +100,22 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> tuple[nn.Module
     return model.eval(), spec
 
 
+def fresh_network(spec: ModelSpec) -> nn.Module:
+    """The network that `spec` describes with fresh weights, drawn from torch's own generator.
+
+    The plan of an earlier pruning is applied. Code outside the zoo is run: that is the caller's decision.
+
+    Raises:
+        UsageError: an unknown network or argument, a factory that fails, or a plan of another network.
+    """
+    model = _call_foreign(spec) if ":" in spec.factory else build(spec.factory, **spec.arguments)
+    if spec.plan is None:
+        return model
+    from edgepress.models.checkpoints.plan import apply_plan
+
+    return apply_plan(model, spec.plan)
+
+
 def read_spec(path: str | Path) -> ModelSpec:
     """The spec of a checkpoint, without importing torch and without reading the weights.
 
@@ -168,19 +184,12 @@ def _rebuild(spec: ModelSpec) -> nn.Module:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        if ":" in spec.factory:
-            model = _call_foreign(spec)
-        else:
+        if ":" not in spec.factory:
             with torch.device("meta"):
                 params = sum(p.numel() for p in build(spec.factory, **spec.arguments).parameters())
             if params > MAX_PARAMS:
                 raise UsageError(f"it asks for {params:,} parameters; at most {MAX_PARAMS:,} are built")
-            model = build(spec.factory, **spec.arguments)
-        if spec.plan is not None:
-            from edgepress.models.checkpoints.plan import apply_plan
-
-            model = apply_plan(model, spec.plan)
-    return model
+        return fresh_network(spec)
 
 
 def _call_foreign(spec: ModelSpec) -> nn.Module:

@@ -81,6 +81,28 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     return smaller
 
 
+def chain_plans(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, Any]:
+    """One plan for a network that was pruned twice: the kept indices of the second are looked up in the first.
+
+    Raises:
+        UsageError: one of them rebuilds the graph, which cannot be done twice.
+    """
+    if first is None:
+        return second
+    if (first["kind"], second["kind"]) != ("modules", "modules"):
+        raise UsageError("this network was rebuilt when it was pruned and cannot be pruned again; prune the dense one")
+    tensors = {name: dict(axes) for name, axes in first["tensors"].items()}
+    for name, axes in second["tensors"].items():
+        for axis, kept in axes.items():
+            before = tensors.setdefault(name, {}).get(axis)
+            tensors[name][axis] = list(kept) if before is None else [before[index] for index in kept]
+    attributes = {
+        path: {**first["attributes"].get(path, {}), **second["attributes"].get(path, {})}
+        for path in {**first["attributes"], **second["attributes"]}
+    }
+    return {**second, "tensors": tensors, "attributes": attributes}
+
+
 def check_plan(plan: Mapping[str, Any]) -> None:
     """Check the form of a plan, before anything is changed.
 

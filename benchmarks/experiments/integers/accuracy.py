@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.benchmarks.experiments.integers.networks import Candidate, candidates, portable
-from edgepress.compress.pipeline.stages import say
+from edgepress.compress.pipeline.progress import say
 from edgepress.deploy.verify.parity import LABEL_AGREEMENT, MAX_LSB, MEAN_LSB
 from edgepress.models.atomic import write_bytes, write_json
 from edgepress.models.errors import RuntimeFailure, UsageError
@@ -60,7 +60,7 @@ def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, folder
     Raises:
         UsageError: the checkpoint does not fit the task. RuntimeFailure: a runtime failed.
     """
-    from edgepress.compress.commands.prune import check_fits
+    from edgepress.compress.pipeline.data import check_fits
     from edgepress.deploy.export.from_checkpoint import Source
     from edgepress.models.checkpoints.checkpoint import read_metrics
 
@@ -198,8 +198,8 @@ def evenly(count: int, clips: int | None) -> np.ndarray:
 
 
 def _key(one: Candidate, task: Any, epochs: int, clips: int | None) -> str:
-    from edgepress.compress.pipeline.stages import key_of
-    from edgepress.compress.provenance import identity
+    from edgepress.compress.pipeline.entries import key_of
+    from edgepress.models.checkpoints.digests import identity
 
     return key_of("integer accuracy", SCHEMA, identity(one.checkpoint), task.fingerprint, epochs, clips, one.seed)
 
@@ -309,8 +309,7 @@ def violations(result: dict[str, Any]) -> list[str]:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that the command line asks for, written to `--output` behind every network."""
     from edgepress.benchmarks.measure.environment import environment
-    from edgepress.compress.commands.prune import front_end_of
-    from edgepress.compress.pipeline.stages import open_task
+    from edgepress.compress.pipeline.data import front_end_of, open_task
 
     groups: dict[str, list[tuple[dict[str, Any], dict[str, np.ndarray]]]] = {}
     identifiers: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgepress.compress.pipeline.stages import say
+from edgepress.compress.pipeline.progress import say
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
@@ -62,8 +62,7 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path, onnx
     Raises:
         UsageError, RuntimeFailure: a file cannot be made or run.
     """
-    from edgepress.compress.commands.prune import check_fits
-    from edgepress.compress.pipeline.stages import calibration_batches
+    from edgepress.compress.pipeline.data import calibration_batches, check_fits
     from edgepress.compress.quantize import quantize_model
     from edgepress.compress.training.train import logits_of
     from edgepress.deploy.export.export import export_model
@@ -373,8 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
     from edgepress.benchmarks.experiments.integers.networks import portable
     from edgepress.benchmarks.measure.environment import environment
-    from edgepress.compress.commands.prune import front_end_of
-    from edgepress.compress.pipeline.stages import open_task
+    from edgepress.compress.pipeline.data import front_end_of, open_task
     from edgepress.models.checkpoints.checkpoint import read_spec
 
     result: dict[str, Any] = {

@@ -57,7 +57,8 @@ def candidates(options: argparse.Namespace) -> Iterator[Candidate]:
 
 def _trained(name: str, data: str, seed: int, options: argparse.Namespace) -> Candidate:
     """Train a network of the zoo, on the task or, where `data` says so, on the digits; once for all calls."""
-    from edgepress.compress.pipeline.stages import open_task, train_stage
+    from edgepress.compress.pipeline.data import open_task
+    from edgepress.compress.pipeline.stages import train_stage
     from edgepress.compress.recipes.recipe import parse_recipe, read_recipe
     from edgepress.compress.training.train import Machine
     from edgepress.models.run_directory import RunDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgepress.compress.pipeline.stages import say
+from edgepress.compress.pipeline.progress import say
 from edgepress.models.errors import EdgepressError
 
 

@@ -178,7 +178,7 @@ def summary(
     recording kept together: it speaks of other recordings, not of other seeds.
     """
     from edgepress.benchmarks.measure.environment import environment
-    from edgepress.compress.provenance import command, versions
+    from edgepress.compress.pipeline.provenance import command, versions
 
     found: dict[str, Any] = {}
     for name, experiment in chosen.items():

@@ -76,7 +76,7 @@ def main(
 def _write(output: Path, part: str, found: Any) -> None:
     from edgepress.benchmarks.experiments.peers.accuracy import package_version
     from edgepress.benchmarks.measure.environment import environment
-    from edgepress.compress.provenance import command
+    from edgepress.compress.pipeline.provenance import command
     from edgepress.models.atomic import write_json
 
     report = json.loads(output.read_text()) if output.exists() else {"schema": SCHEMA, "parts": {}}

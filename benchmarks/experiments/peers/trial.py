@@ -177,7 +177,7 @@ def run_trial(run: Path, trial: Trial) -> dict[str, Any]:
 
 def open_data(trial: Trial) -> Any:
     """The task of a trial."""
-    from edgepress.compress.pipeline.stages import open_task
+    from edgepress.compress.pipeline.data import open_task
 
     return open_task(trial.data, trial.experiment.front_end)
 
@@ -198,7 +198,7 @@ def write_digits(path: Path) -> Path:
 
 def dense_network(trial: Trial, task: Any) -> tuple[nn.Module, Any]:
     """The experiment's network with fresh weights, and its spec."""
-    from edgepress.compress.pipeline.stages import build_for
+    from edgepress.compress.pipeline.networks import build_for
     from edgepress.compress.recipes.recipe import NetworkSettings
 
     settings = NetworkSettings(name=trial.experiment.network, arguments=trial.experiment.arguments)

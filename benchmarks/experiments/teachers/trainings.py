@@ -87,7 +87,7 @@ def run_job(plan: Plan, name: str, run: Path) -> None:
 
 def open_data(plan: Plan) -> Any:
     """The task of a plan."""
-    from edgepress.compress.pipeline.stages import open_task
+    from edgepress.compress.pipeline.data import open_task
 
     return open_task(plan.data, plan.front_end)
 

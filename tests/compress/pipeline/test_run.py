@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from edgepress.compress.pipeline import run as module
+from edgepress.compress.pipeline.entries import free_name, key_of
 from edgepress.compress.pipeline.run import benchmark_stages, export_stages
-from edgepress.compress.pipeline.stages import chain_plans, free_name, key_of
-from edgepress.compress.table import table
+from edgepress.compress.pipeline.table import table
+from edgepress.models.checkpoints.plan import chain_plans
 from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 from edgepress.models.run_directory import RunDirectory
 from tests.compress.pipeline.test_recipe import GOOD

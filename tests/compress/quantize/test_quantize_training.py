@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edgepress.compress.pipeline.stages import calibration_batches
+from edgepress.compress.pipeline.data import calibration_batches
 from edgepress.compress.quantize import prepare_qat, quantization_json, quantize_model, restore_quantized, unfold
 from edgepress.compress.quantize.fake import ActivationQuantizer, inverse_root
 from edgepress.compress.quantize.qat import RANGE_RATE, RangeSchedule, parameter_groups

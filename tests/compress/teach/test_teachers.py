@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgepress.compress.pipeline.stages import key_of, prune_stage, quantize_stage
+from edgepress.compress.pipeline.entries import key_of
+from edgepress.compress.pipeline.stages import prune_stage, quantize_stage
 from edgepress.compress.pipeline.teaching import ensemble_stage, student_stage, teacher_stage
 from edgepress.compress.recipes.recipe import (
     Contrastive,
