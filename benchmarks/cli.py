@@ -41,8 +41,7 @@ def profile_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Count a model under every rule: MACs, params, bytes, arena, layers."""
-    from edgepress.benchmarks.gate.baseline import profile_of
-    from edgepress.benchmarks.measure.profiling import format_profile
+    from edgepress.benchmarks.measure.profiling import format_profile, profile_of
 
     _one_of(form, ("text", "json"))
     found = profile_of(_model(file, run), arena, shapes=_shapes(shape))
@@ -184,7 +183,9 @@ def gate_command(
         # The file is for a machine; who reads the log wants the verdict too.
         _emit(render(verdict, "text"), None, False)
     if update_baseline is not None:
-        from edgepress.benchmarks.gate.baseline import as_json, manifest_beside, profile_of
+        from edgepress.benchmarks.gate.baseline import as_json
+        from edgepress.benchmarks.measure.manifests import manifest_beside
+        from edgepress.benchmarks.measure.profiling import profile_of
         from edgepress.models.atomic import write_json
 
         write_json(update_baseline, as_json(profile_of(path), found, verdict["environment"], manifest_beside(path)))
@@ -340,7 +341,7 @@ def _task_of(path: Path) -> str:
 
         task = read_spec(path).task
     else:
-        from edgepress.benchmarks.gate.baseline import spec_beside
+        from edgepress.benchmarks.measure.manifests import spec_beside
 
         task = spec_beside(path).get("task")
     if not isinstance(task, str):

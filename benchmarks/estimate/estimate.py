@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from edgepress.benchmarks.gate.explain import is_float, layer_macs
+from edgepress.benchmarks.measure.profiles import is_float, layer_macs
 from edgepress.models.devices.device import DeviceClass
 from edgepress.models.errors import RuntimeFailure
 from edgepress.models.units import format_quantity

@@ -126,8 +126,8 @@ def latency_overview(
     from dataclasses import asdict
 
     from edgepress.benchmarks.estimate.estimate import estimate_latency
-    from edgepress.benchmarks.gate.baseline import profile_of
     from edgepress.benchmarks.measure.accuracy import model_sha256, wanted_runtimes
+    from edgepress.benchmarks.measure.profiling import profile_of
     from edgepress.models.devices.classes import device_classes, pick
 
     known = device_classes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgepress.benchmarks.measure.manifests import manifest_beside
+from edgepress.benchmarks.measure.profiling import profile_of
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 _LARGEST_JSON = 200_000_000
@@ -39,48 +40,6 @@ class Baseline:
     environment: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     note: str = ""
-
-
-def profile_of(
-    path: str | Path, arena: bool = True, shapes: Mapping[str, Sequence[int]] | None = None
-) -> dict[str, Any]:
-    """The profile of a model file, with its path in it.
-
-    Args:
-        path: a .tflite or .onnx file or a checkpoint directory.
-        arena: whether TFLite Micro's arena is measured, which starts a second process.
-        shapes: input -> sizes, in place of those that the file leaves open.
-
-    Raises:
-        UsageError: missing, damaged, or not a model.
-    """
-    from edgepress.benchmarks.measure.profiling import profile
-
-    path = Path(path)
-    # Neither pipes nor devices: opening one could wait forever.
-    if not (os.path.isfile(path) or os.path.isdir(path)):
-        raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
-    return named({"file": str(path), **profile(path, arena=arena, shapes=shapes)}, manifest_beside(path))
-
-
-def named(profile: dict[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The profile with the layer names that shrinking took out of the file and put into its manifest."""
-    shrink = manifest.get("shrink")
-    names = shrink.get("tensor_names") if isinstance(shrink, dict) else None
-    if not isinstance(names, list) or manifest.get("sha256") != profile.get("sha256"):
-        return profile
-    from edgepress.benchmarks.measure.tflite_layers import NAMELESS
-
-    def name_of(name: str) -> str:
-        index = name.removeprefix(NAMELESS)
-        known = name.startswith(NAMELESS) and index.isdecimal() and int(index) < len(names)
-        return str(names[int(index)]) if known else name
-
-    return {
-        **profile,
-        "layers": [{**layer, "name": name_of(layer["name"])} for layer in profile["layers"]],
-        "memory": [{**step, "layer": name_of(step["layer"])} for step in profile["memory"]],
-    }
 
 
 def load_baseline(
@@ -114,22 +73,6 @@ def load_baseline(
     if path.suffix == ".json" and path.is_file():
         return _from_json(_read_json(path), text)
     return Baseline(profile_of(path, arena, shapes), text, manifest=manifest_beside(path))
-
-
-def manifest_beside(path: str | Path) -> dict[str, Any]:
-    """The exporter's manifest of a file, {} where there is none or it is damaged (it only adds explanations)."""
-    manifest = Path(f"{path}.manifest.json")
-    try:
-        value = json.loads(manifest.read_text(encoding="utf-8")) if manifest.stat().st_size < _LARGEST_JSON else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def spec_beside(path: str | Path) -> dict[str, Any]:
-    """The network's specification in the manifest of a file, {} where there is none."""
-    spec = manifest_beside(path).get("spec")
-    return spec if isinstance(spec, dict) else {}
 
 
 def as_json(

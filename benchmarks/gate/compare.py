@@ -39,7 +39,9 @@ def _holds_results(path: Path) -> bool:
 
 
 def _models(a: str | Path, b: str | Path) -> dict[str, Any]:
-    from edgepress.benchmarks.gate.baseline import Baseline, manifest_beside, profile_of
+    from edgepress.benchmarks.gate.baseline import Baseline
+    from edgepress.benchmarks.measure.manifests import manifest_beside
+    from edgepress.benchmarks.measure.profiling import profile_of
 
     first, second = profile_of(a), profile_of(b)
     rows = [

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.benchmarks.measure.environment import changed_tools, environment
+from edgepress.benchmarks.measure.manifests import manifest_beside
+from edgepress.benchmarks.measure.profiles import is_float, layer_macs
 from edgepress.models.command_line import import_path
 from edgepress.models.units import format_quantity
 
@@ -28,15 +30,6 @@ _LAYER_KEY = {
 }
 
 _UNIT = {"macs": "macs", "params": "params"}
-
-
-def layer_macs(layer: Mapping[str, Any], rule: str | None) -> int:
-    """MACs of a layer under a rule; the layer may hold one number or one for each rule."""
-    macs = layer.get("macs")
-    if isinstance(macs, Mapping):
-        value = macs.get(rule or "dcase")
-        return int(value if value is not None else macs.get("core") or 0)
-    return int(macs or 0)
 
 
 def contributors(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -190,12 +183,6 @@ def _percent(value: float, limit: float) -> str:
     return f"{100 * (1 - limit / value):.2g} %" if value else "0 %"
 
 
-def is_float(profile: Mapping[str, Any]) -> bool:
-    """Whether the weights take nearly two bytes each or more; int8 weights take one, their biases four."""
-    params, weights = profile.get("params") or 0, profile.get("weight_bytes") or 0
-    return bool(params) and weights > 1.75 * params
-
-
 def _int8_saving(profile: Mapping[str, Any]) -> int:
     # One byte for each parameter is slightly too little: biases keep four. Said as an estimate, never as measured.
     return max(0, (profile.get("weight_bytes") or 0) - (profile.get("params") or 0))
@@ -264,8 +251,6 @@ def cause_of(before: Any, profile: Mapping[str, Any]) -> dict[str, Any]:
         (those that made the file, from the manifests), operators (type -> counts [before, after]), summary (a
         sentence).
     """
-    from edgepress.benchmarks.gate.baseline import manifest_beside
-
     old, new = before.profile.get("sha256"), profile.get("sha256")
     model_changed = None if not old or not new else old != new
     tools = changed_tools(before.environment.get("tools", {}), environment()["tools"]) if before.environment else {}

@@ -72,9 +72,10 @@ def evaluate_gate(
         RuntimeFailure: a runtime that had to measure something failed.
         VerdictError: the firmware does not fit memories that no limit speaks of.
     """
-    from edgepress.benchmarks.gate.baseline import load_baseline, profile_of
+    from edgepress.benchmarks.gate.baseline import load_baseline
     from edgepress.benchmarks.gate.explain import cause_of, contributors, fixes
     from edgepress.benchmarks.measure.environment import environment
+    from edgepress.benchmarks.measure.profiling import profile_of
     from edgepress.benchmarks.measure.result_log import read
 
     _check_allowed(allow_unmeasured)

@@ -152,7 +152,7 @@ def _front_end(path: Path, data: Any) -> Any:
 
         definition = read_spec(path).front_end
     else:
-        from edgepress.benchmarks.gate.baseline import spec_beside
+        from edgepress.benchmarks.measure.manifests import spec_beside
 
         definition = spec_beside(path).get("front_end")
     if not isinstance(definition, dict):

@@ -8,6 +8,8 @@ from typing import Any
 
 from edgepress.models.cost.op_costs import RULES, WEIGHTED_KINDS, Op, does_arithmetic, macs
 
+#: How the name of a tensor without one begins; its index follows.
+NAMELESS = "tensor "
 #: Shape of a tensor, without names.
 Shape = tuple[int, ...]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,9 @@ from edgepress.benchmarks.measure.file_layers import (
     uncountable_sentences,
     uncounted_operators,
 )
+from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profile_text import format_profile as format_profile
+from edgepress.benchmarks.measure.profiles import named
 from edgepress.models.cost.op_costs import RULES, macs, why_not
 from edgepress.models.errors import EdgepressError, UsageError
 
@@ -68,6 +71,26 @@ def profile(
         found["refused"]["tflm"] = {"the file": reason}
     found["notes"]["peak_activation_bytes"] = _why_less(found)
     return found
+
+
+def profile_of(
+    path: str | Path, arena: bool = True, shapes: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, Any]:
+    """The profile of a model file, with its path in it.
+
+    Args:
+        path: a .tflite or .onnx file or a checkpoint directory.
+        arena: whether TFLite Micro's arena is measured, which starts a second process.
+        shapes: input -> sizes, in place of those that the file leaves open.
+
+    Raises:
+        UsageError: missing, damaged, or not a model.
+    """
+    path = Path(path)
+    # Neither pipes nor devices: opening one could wait forever.
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
+    return named({"file": str(path), **profile(path, arena=arena, shapes=shapes)}, manifest_beside(path))
 
 
 def read_content(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> FileContent:

@@ -6,13 +6,11 @@ from math import prod
 
 import numpy as np
 
-from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, FileTensor
+from edgepress.benchmarks.measure.file_layers import NAMELESS, FileContent, FileLayer, FileTensor
 from edgepress.deploy.tflite.reader import Operator, Subgraph, Tensor, TFLiteModel
 from edgepress.deploy.verify.operators import NPU_OPERATOR, RUNTIMES, support
 from edgepress.models.cost.op_costs import WEIGHTED_KINDS, Op, macs
 
-#: How the name of a tensor without one begins; its index follows.
-NAMELESS = "tensor "
 #: Operators that move or name data; constants that they read are sizes and axes, never parameters.
 _MOVING = frozenset(
     {

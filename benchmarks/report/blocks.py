@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgepress.benchmarks.gate.explain import layer_macs
 from edgepress.benchmarks.gate.formats import short_name
 from edgepress.benchmarks.measure.environment import environment
+from edgepress.benchmarks.measure.profiles import layer_macs
 from edgepress.benchmarks.report import charts
 from edgepress.benchmarks.report.gather import File, Network
 from edgepress.benchmarks.report.shapes import Block, cell, choices_block, table, table_block

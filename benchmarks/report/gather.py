@@ -84,7 +84,7 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
 
 
 def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
-    from edgepress.benchmarks.gate.baseline import profile_of
+    from edgepress.benchmarks.measure.profiling import profile_of
     from edgepress.deploy.artifact import read_manifest
 
     records = of_run(run)

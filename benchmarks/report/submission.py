@@ -73,7 +73,7 @@ def write_submission(
 
 
 def _write_network(folder: Path, network: Any, split: str, trust: bool) -> dict[str, Any]:
-    from edgepress.benchmarks.gate.baseline import spec_beside
+    from edgepress.benchmarks.measure.manifests import spec_beside
     from edgepress.deploy.runtimes.sessions import open_session
     from edgepress.models.tasks import LogMel, load_task
     from edgepress.models.tasks.metrics import evaluate

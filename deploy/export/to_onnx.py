@@ -20,9 +20,9 @@ from edgepress.compress.quantize.scheme import (
     weight_scales,
 )
 from edgepress.deploy.export.converted import ConvertedFile
-from edgepress.deploy.export.match import match_values, probe_around, record_values
 from edgepress.deploy.export.to_tflite import silenced
 from edgepress.deploy.onnx_files.tidy import pool_globally, tidy
+from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
 
 #: int16 QuantizeLinear needs 21 (ONNX Runtime 1.18 and later); one opset for all files.

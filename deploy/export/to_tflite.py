@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.deploy.export.converted import ConvertedFile
-from edgepress.deploy.export.match import match_values, probe_around, record_values
+from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
 
 
@@ -74,9 +74,9 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, 
 
 def _tidied(data: bytes) -> bytes:
     from edgepress.deploy.tflite.objects import read_objects
+    from edgepress.deploy.tflite.strip import strip_unused
     from edgepress.deploy.tflite.tidy import tidy
     from edgepress.deploy.tflite.writer import pack
-    from edgepress.deploy.verify.shrink import strip_unused
 
     model = read_objects(data)
     model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]

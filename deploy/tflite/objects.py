@@ -1,4 +1,4 @@
-"""Small questions to the objects of the TFLite schema (see `tflite_writer`)."""
+"""Small questions to the objects of the TFLite schema (see `writer`)."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def _shape(tensor: Any) -> list[int]:
     return [] if tensor.shape is None else [int(size) for size in tensor.shape]
 
 
+def text(name: bytes | str | None) -> str:
+    """A name of the schema, which may be bytes, text or absent."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")
+
+
 def read_objects(data: bytes) -> Any:
-    """The ModelT of a file that was made here; a file of unknown origin goes through `tflite_writer.unpack`."""
+    """The ModelT of a file that was made here; a file of unknown origin goes through `writer.unpack`."""
     return schema().ModelT.InitFromPackedBuf(bytearray(data), 0)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from edgepress.deploy.export.match import layouts
+from edgepress.deploy.verify.match import layouts
 
 
 def compared(

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.tflite.memory_plan import ALIGNMENT_BYTES, Block, aligned, encode, search
-from edgepress.deploy.tflite.writer import KEPT_METADATA, PLAN_NAME, pack, schema, unpack
+from edgepress.deploy.tflite.memory_plan import plan_arena
+from edgepress.deploy.tflite.objects import text
+from edgepress.deploy.tflite.strip import strip_metadata, strip_names, strip_ranges, strip_unused
+from edgepress.deploy.tflite.writer import pack, unpack
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
 _PROVERS = ("tflm", "litert-reference", "litert")
@@ -53,7 +55,7 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
     """
     unpacked = unpack(model)
     for tensor in unpacked.subgraphs[0].tensors:
-        tensor.label = _text(tensor.name)  # not a field of the schema: it travels with the object and isn't written
+        tensor.label = text(tensor.name)  # not a field of the schema: it travels with the object and isn't written
     before = _measure(model, samples, seed, foreign=True)
     if not before.outputs:
         raise RuntimeFailure(
@@ -63,13 +65,13 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
     current, measured, steps = model, before, []
     todo: list[tuple[str, Callable[[Any], str]]] = [
         ("share equal vectors", _no_change),
-        ("tensor names", _strip_names),
-        ("metadata and description", _strip_metadata),
-        ("minimum and maximum of ranges", _strip_ranges),
+        ("tensor names", strip_names),
+        ("metadata and description", strip_metadata),
+        ("minimum and maximum of ranges", strip_ranges),
         ("unused buffers, tensors and operator codes", strip_unused),
     ]
     if plan and before.arena_bytes is not None:
-        todo.append(("arena plan", lambda m: _plan_arena(m, seed)))
+        todo.append(("arena plan", lambda m: plan_arena(m, seed)))
     for name, change in todo:
         candidate = copy.deepcopy(unpacked)
         try:
@@ -211,187 +213,3 @@ def _difference(before: _Measured, after: _Measured) -> str | None:
 
 def _no_change(model: Any) -> str:
     return "written anew: equal vectors once, constants aligned to 16 bytes"
-
-
-def _strip_names(model: Any) -> str:
-    count = 0
-    for graph in model.subgraphs:
-        graph.name = None
-        for tensor in graph.tensors or ():
-            count += bool(tensor.name)
-            tensor.name = None
-    return f"{count} names; signatures keep theirs" if model.signatureDefs else f"{count} names"
-
-
-def _strip_metadata(model: Any) -> str:
-    names = [_text(entry.name) for entry in model.metadata or ()]
-    kept = [entry for entry in model.metadata or () if _text(entry.name) in KEPT_METADATA]
-    model.metadata, model.metadataBuffer, model.description = kept or None, None, None
-    for graph in model.subgraphs:
-        graph.debugMetadataIndex = -1
-        for operator in graph.operators or ():
-            operator.debugMetadataIndex = -1
-    _compact_buffers(model)
-    return ", ".join(name for name in names if name not in KEPT_METADATA) or "no metadata, only the description"
-
-
-def _strip_ranges(model: Any) -> str:
-    count = 0
-    for graph in model.subgraphs:
-        for tensor in graph.tensors or ():
-            quantization = tensor.quantization
-            if quantization is None:
-                continue
-            count += quantization.min is not None
-            quantization.min = quantization.max = None
-            if quantization.scale is None and quantization.details is None:
-                tensor.quantization = None  # an empty table says nothing
-    return f"{count} ranges: the scales say the same"
-
-
-def strip_unused(model: Any) -> str:
-    """Take buffers, tensors and operator codes that nothing uses out of a ModelT, in place; says how many."""
-    fixed = [entry for entry in model.metadata or () if _text(entry.name) in KEPT_METADATA]
-    removed = 0 if fixed else sum(_compact_tensors(model, index) for index in range(len(model.subgraphs)))
-    used = sorted({op.opcodeIndex for graph in model.subgraphs for op in graph.operators or ()})
-    codes = len(model.operatorCodes) - len(used)
-    new = {old: i for i, old in enumerate(used)}
-    model.operatorCodes = [model.operatorCodes[old] for old in used]
-    for graph in model.subgraphs:
-        for operator in graph.operators or ():
-            operator.opcodeIndex = new[operator.opcodeIndex]
-    buffers = _compact_buffers(model)
-    return f"{buffers} buffers, {removed} tensors, {codes} operator codes"
-
-
-def _compact_tensors(model: Any, index: int) -> int:
-    graph = model.subgraphs[index]
-    used = {int(t) for values in (graph.inputs, graph.outputs) if values is not None for t in values}
-    for operator in graph.operators or ():
-        used.update(
-            int(t)
-            for values in (operator.inputs, operator.outputs, operator.intermediates)
-            if values is not None
-            for t in values
-            if t >= 0
-        )
-    signatures = [
-        entry
-        for s in model.signatureDefs or ()
-        if s.subgraphIndex == index
-        for entry in (*(s.inputs or ()), *(s.outputs or ()))
-    ]
-    used.update(entry.tensorIndex for entry in signatures)
-    order = sorted(used)
-    new = {old: i for i, old in enumerate(order)}
-    removed = len(graph.tensors) - len(order)
-    if not removed:
-        return 0
-
-    def renumber(values: Any) -> Any:
-        return None if values is None else np.array([new.get(int(t), -1) for t in values], np.int32)
-
-    graph.tensors = [graph.tensors[old] for old in order]
-    graph.inputs, graph.outputs = renumber(graph.inputs), renumber(graph.outputs)
-    for operator in graph.operators or ():
-        operator.inputs, operator.outputs = renumber(operator.inputs), renumber(operator.outputs)
-        operator.intermediates = renumber(operator.intermediates)
-    for entry in signatures:
-        entry.tensorIndex = new[entry.tensorIndex]
-    return removed
-
-
-def _compact_buffers(model: Any) -> int:
-    """Number the buffers anew: 0 is the empty one, all empty ones become it, unused ones go, equal ones are shared."""
-    new: dict[int, int] = {0: 0}
-    buffers, by_content = [model.buffers[0]], {}
-    owners = [(tensor, tensor.buffer, tensor.isVariable) for graph in model.subgraphs for tensor in graph.tensors or ()]
-    owners += [(entry, entry.buffer, True) for entry in model.metadata or ()]
-    for _, old, alone in owners:
-        if old in new:
-            continue
-        data = model.buffers[old].data
-        if data is None or not len(data):
-            new[old] = 0
-            continue
-        content = bytes(data)
-        if alone or content not in by_content:
-            new[old] = len(buffers)
-            buffers.append(model.buffers[old])
-            if not alone:
-                by_content[content] = new[old]
-        else:
-            new[old] = by_content[content]
-    for owner, old, _ in owners:
-        owner.buffer = new[old]
-    removed = len(model.buffers) - len(buffers)
-    model.buffers = buffers
-    return removed
-
-
-def _plan_arena(model: Any, seed: int) -> str:
-    """Add the plan of the only graph; files with control flow or variables are left to TFLite Micro."""
-    if len(model.subgraphs) != 1 or any(tensor.isVariable for tensor in model.subgraphs[0].tensors):
-        return "not applied: a file with several graphs or variables is left to TFLite Micro"
-    if any(_text(entry.name) == PLAN_NAME for entry in model.metadata or ()):
-        return "not applied: the file has a plan"
-    graph = model.subgraphs[0]
-    blocks = activation_blocks(graph, model.buffers)
-    found = search(blocks, seed=seed)
-    metadata = schema().MetadataT()
-    metadata.name, metadata.buffer = PLAN_NAME, len(model.buffers)
-    buffer = schema().BufferT()
-    buffer.data = encode(found.offsets, len(graph.tensors))
-    model.buffers = [*model.buffers, buffer]
-    model.metadata = [*(model.metadata or ()), metadata]
-    gap = found.arena_bytes - found.lower_bound_bytes
-    reached = "the bytes alive at once, which no plan can beat" if not gap else f"{gap:,} bytes above the lower bound"
-    return f"activations in {found.arena_bytes:,} bytes: {reached}"
-
-
-def activation_blocks(graph: Any, buffers: Sequence[Any]) -> list[Block]:
-    """The activations of a SubGraphT with the operators between which TFLite Micro keeps them alive."""
-    last_operator = max(0, len(graph.operators or ()) - 1)
-    first = {int(t): 0 for t in graph.inputs}
-    last = {int(t): 0 for t in graph.inputs} | {int(t): last_operator for t in graph.outputs}
-    for step, operator in enumerate(graph.operators or ()):
-        for t in operator.outputs if operator.outputs is not None else ():
-            first.setdefault(int(t), step)
-            last[int(t)] = max(last.get(int(t), 0), step)
-        for t in operator.inputs if operator.inputs is not None else ():
-            if int(t) in first:
-                last[int(t)] = max(last.get(int(t), 0), step)
-    blocks = []
-    for t in sorted(first):
-        tensor = graph.tensors[t]
-        data = buffers[tensor.buffer].data
-        if data is None or not len(data):
-            size = int(np.prod(tensor.shape, dtype=np.int64)) if tensor.shape is not None else 1
-            blocks.append(Block(t, aligned(max(size * _item_bytes(tensor.type), ALIGNMENT_BYTES)), first[t], last[t]))
-    return blocks
-
-
-def _item_bytes(kind: int) -> int:
-    types = schema().TensorType
-    sizes = {
-        types.FLOAT32: 4,
-        types.INT32: 4,
-        types.UINT32: 4,
-        types.FLOAT16: 2,
-        types.INT16: 2,
-        types.UINT16: 2,
-        types.INT64: 8,
-        types.UINT64: 8,
-        types.FLOAT64: 8,
-        types.COMPLEX64: 8,
-        types.INT8: 1,
-        types.UINT8: 1,
-        types.BOOL: 1,
-    }
-    if kind not in sizes:
-        raise UsageError(f"a tensor of the schema's type {kind} has no size here, so that no arena is planned")
-    return sizes[kind]
-
-
-def _text(name: Any) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepress.benchmarks.gate.baseline import spec_beside
 from edgepress.benchmarks.gate.gate import evaluate_gate
+from edgepress.benchmarks.measure.manifests import spec_beside
 from edgepress.models.errors import EdgepressError, UsageError
 from tests.benchmarks.test_cli import call
 

@@ -63,7 +63,7 @@ def test_the_committed_coefficients_are_what_the_command_makes(systems):
 
 
 def test_the_work_of_the_reference_models_is_what_their_files_say(shared):
-    from edgepress.benchmarks.gate.baseline import profile_of
+    from edgepress.benchmarks.measure.profiling import profile_of
 
     for task, name in MODELS.items():
         path = shared / "data" / "reference_models" / f"{name}.tflite"

@@ -8,9 +8,10 @@ import subprocess
 
 import pytest
 
-from edgepress.benchmarks.gate.baseline import as_json, load_baseline, named
+from edgepress.benchmarks.gate.baseline import as_json, load_baseline
 from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.measure.environment import changed_tools, environment
+from edgepress.benchmarks.measure.profiles import named
 from edgepress.models.errors import UsageError
 from tests.benchmarks.measure.profiles import small_profile
 

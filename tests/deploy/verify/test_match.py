@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepress.deploy.export.match import match_values
+from edgepress.deploy.verify.match import match_values
 
 VALUES = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
 
