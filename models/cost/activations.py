@@ -16,16 +16,8 @@ from math import prod
 
 import numpy as np
 
-from edgepress.models.cost.aten import (
-    ACTIVATIONS,
-    CONVOLUTIONS,
-    FUSED_ACTIVATIONS,
-    POOLS,
-    PRODUCTS,
-    RESHAPING,
-    data_input,
-    is_transposed,
-)
+from edgepress.models.cost.aten import data_input, is_transposed
+from edgepress.models.cost.aten_names import ACTIVATIONS, CONVOLUTIONS, FUSED_ACTIVATIONS, POOLS, PRODUCTS, RESHAPING
 from edgepress.models.cost.folding import Folding
 from edgepress.models.cost.graph import Graph, Node
 

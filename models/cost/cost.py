@@ -8,7 +8,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from edgepress.models.cost.activations import ActivationPlan, activation_plan
-from edgepress.models.cost.aten import BATCH_NORMS, FOLDABLE, bias_of, op_of
+from edgepress.models.cost.aten import bias_of, op_of
+from edgepress.models.cost.aten_names import BATCH_NORMS, FOLDABLE
 from edgepress.models.cost.folding import Folding, fold_batch_norms
 from edgepress.models.cost.graph import Graph, Node, trace_one_sample
 from edgepress.models.cost.op_costs import WEIGHTED_KINDS, Op, check_rule, check_scheme, does_arithmetic, macs

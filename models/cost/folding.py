@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgepress.models.cost.aten import BATCH_NORMS, FOLDABLE, bias_of, data_input, weight_of
+from edgepress.models.cost.aten import bias_of, data_input, weight_of
+from edgepress.models.cost.aten_names import BATCH_NORMS, FOLDABLE
 from edgepress.models.cost.graph import Graph, Node
 
 
