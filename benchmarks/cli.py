@@ -259,11 +259,11 @@ def pareto_command(
 ) -> None:
     """The networks of many runs on one page, and which of them no other one beats."""
     from edgepress.benchmarks.report.pareto import COLUMNS, front_rows, write_pareto
-    from edgepress.benchmarks.report.tables import aligned
+    from edgepress.models.text_tables import table_text
 
     _keep_existing(output, overwrite)
     page, best = write_pareto(runs, output)
-    _emit(aligned(COLUMNS, front_rows(best)), None, False)
+    _emit(table_text(COLUMNS, front_rows(best)), None, False)
     print(page)
 
 

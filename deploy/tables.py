@@ -5,21 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-
-def rows_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns of equal width; numbers to the right."""
-    cells = [list(header), *[["-" if value is None else str(value) for value in row] for row in rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    right = [all(_numeric(row[i]) for row in cells[1:]) and len(cells) > 1 for i in range(len(header))]
-    lines = [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
-
-
-def _numeric(text: str) -> bool:
-    return text == "-" or text[:1].isdigit() or text[:1] in "+-."
+from edgepress.models.text_tables import table_text
 
 
 def verify_text(report: dict[str, Any]) -> str:
@@ -27,7 +13,7 @@ def verify_text(report: dict[str, Any]) -> str:
     parts = [f"{report['file']}: {report['inputs']['samples']} inputs ({report['inputs']['source']})"]
     for title, pairs in (("", report["pairs"]), ("random inputs", report["random_pairs"])):
         if pairs:
-            body = rows_text(
+            body = table_text(
                 ("a", "b", "max LSB", "mean LSB", "max |a-b|", "equal", "same label", "95 % interval"),
                 [
                     (
@@ -50,7 +36,7 @@ def verify_text(report: dict[str, Any]) -> str:
         if "accuracy" in e
     ]
     if scored:
-        parts.append(rows_text(("runtime", "correct", "accuracy", "95 % interval"), scored))
+        parts.append(table_text(("runtime", "correct", "accuracy", "95 % interval"), scored))
     if "layers" in report:
         parts.append(layers_text(report["layers"]))
     if report["float_islands"]:
@@ -94,7 +80,7 @@ def layers_text(layers: dict[str, Any]) -> str:
     if fed:
         first.append("by itself: values equal where fake quantization is given the runtime's values before the layer")
     return "\n".join(
-        [f"layers against {layers['reference']}, {layers['samples']} inputs", rows_text(header, rows), *first]
+        [f"layers against {layers['reference']}, {layers['samples']} inputs", table_text(header, rows), *first]
     )
 
 
@@ -116,7 +102,7 @@ def shrink_text(report: dict[str, Any]) -> str:
     ]
     before, after, proof = report["before"], report["after"], report["proof"]
     lines = [
-        rows_text(("step", "applied", "file bytes", "arena bytes", "note"), rows),
+        table_text(("step", "applied", "file bytes", "arena bytes", "note"), rows),
         f"file {before['file_bytes']:,} -> {after['file_bytes']:,} bytes",
     ]
     if after["arena_bytes"] is not None:
@@ -144,7 +130,7 @@ def operators_text(found: dict[str, Any]) -> str:
             )
             for operator, kind, count in kinds
         ]
-        parts.append(rows_text(("operator", "type", "count", *names), rows))
+        parts.append(table_text(("operator", "type", "count", *names), rows))
         parts += sorted(
             {
                 f"{name}, {r['operator']} {r['element_type']}: {r['reason']}"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgepress.models.devices.device import WALL_CLOCK
+from edgepress.models.text_tables import table_text
 from edgepress.models.units import format_against, format_quantity
 
 HEADINGS = ("Device", "Metric", "Baseline", "Now", "Change", "Limit", "Headroom")
@@ -119,10 +120,8 @@ def short_name(name: str, longest: int = 60) -> str:
 
 
 def _text(verdict: Mapping[str, Any]) -> str:
-    table = [("", *HEADINGS), *((_MARKS[status], *cells) for status, cells in rows(verdict))]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = [f"{verdict['file']}", ""]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    cells = [(_MARKS[status], *row) for status, row in rows(verdict)]
+    lines = [f"{verdict['file']}", "", table_text(("", *HEADINGS), cells)]
     lines += ["", *_explanations(verdict), "", headline(verdict)]
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 

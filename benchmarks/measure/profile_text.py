@@ -6,6 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgepress.models.text_tables import printable, table_text
+
 _BAR_WIDTH = 40
 _NAME_WIDTH = 32
 _LINE_WIDTH = 118
@@ -20,7 +22,7 @@ def format_profile(profile: Mapping[str, Any]) -> str:
     if notes.get("peak_activation_bytes"):
         parts.append(_wrapped("live tensors: " + notes["peak_activation_bytes"]))
     if profile["uncounted"]:
-        parts.append("\n".join(["not counted:", *(_wrapped(_printable(entry), 2) for entry in profile["uncounted"])]))
+        parts.append("\n".join(["not counted:", *(_wrapped(printable(entry), 2) for entry in profile["uncounted"])]))
     if notes.get("dynamic"):
         parts.append(_wrapped(notes["dynamic"]))
     return "\n\n".join(parts)
@@ -33,7 +35,7 @@ def _heading(profile: Mapping[str, Any]) -> str:
 
 
 def _border(tensor: Mapping[str, Any]) -> str:
-    return f"{_printable(tensor['name'])[:_NAME_WIDTH]} {tensor['dtype']} [{_shape(tensor['shape'])}]"
+    return f"{printable(tensor['name'])[:_NAME_WIDTH]} {tensor['dtype']} [{_shape(tensor['shape'])}]"
 
 
 def _counts(macs: Mapping[str, int | None], notes: Mapping[str, str]) -> str:
@@ -80,12 +82,12 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
     header = ("#", "operator", "layer", "input", "output", "core MACs", "share", "params", "out bytes")
-    rows: list[tuple[str, ...]] = [header]
+    rows: list[tuple[str, ...]] = []
     for index, layer in enumerate(layers):
         rows.append(
             (
                 str(index),
-                _printable(layer["operator"]),
+                printable(layer["operator"]),
                 _short(layer["name"]),
                 _shape(layer["input_shape"]),
                 _shape(layer["output_shape"]),
@@ -95,29 +97,17 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
                 _number(layer["activation_bytes"]),
             )
         )
-    return _table(rows, right=(0, 5, 6, 7, 8))
+    return table_text(header, rows)
 
 
 def _memory(memory: Sequence[Mapping[str, Any]]) -> str:
     peak = max(step["live_bytes"] for step in memory)
-    rows = [("#", "operator", "live bytes", "memory over time")]
+    rows = []
     for step in memory:
         length = round(_BAR_WIDTH * step["live_bytes"] / peak) if peak else 0
         mark = " <- peak" if step["live_bytes"] == peak else ""
-        rows.append((str(step["step"]), _printable(step["operator"]), _number(step["live_bytes"]), "#" * length + mark))
-    return _table(rows, right=(0, 2))
-
-
-def _table(rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+        rows.append((str(step["step"]), printable(step["operator"]), _number(step["live_bytes"]), "#" * length + mark))
+    return table_text(("#", "operator", "live bytes", "memory over time"), rows)
 
 
 def _number(value: int | None) -> str:
@@ -130,10 +120,5 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _short(name: str) -> str:
     """The end of a long name: the layer is there, the front is what all have in common."""
-    name = _printable(name.split(";")[0])
+    name = printable(name.split(";")[0])
     return name if len(name) <= _NAME_WIDTH else "..." + name[3 - _NAME_WIDTH :]
-
-
-def _printable(text: str) -> str:
-    """Names come from files: no control characters reach the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

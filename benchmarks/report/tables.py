@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from edgepress.models.text_tables import table_text
 from edgepress.models.units import format_quantity
 
 if TYPE_CHECKING:
     from edgepress.models.devices.device import DeviceClass
-
-
-def aligned(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in columns as wide as their longest cell."""
-    table = [list(headings), *[list(row) for row in rows]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
-    return (
-        "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-        )
-        + "\n"
-    )
 
 
 def accuracy_text(measured: Mapping[str, Any]) -> str:
@@ -30,7 +19,7 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
     parts = [f"{measured['file']}: {data['samples']} samples of {data['name']} ({data['split']})\n"]
     if results:
         parts.append(
-            aligned(
+            table_text(
                 ("Runtime", "Correct", "Accuracy", "95 % interval", "Log loss", "Stands for"),
                 [
                     (
@@ -48,7 +37,7 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
     emulated = [(r["runtime"], r["firmware"]) for r in results if r.get("firmware")]
     if emulated:
         parts.append(
-            aligned(
+            table_text(
                 ("Firmware", "Flash B", "RAM B", "Stack B", "Instructions per inference", "Kernels"),
                 [
                     (
@@ -67,7 +56,7 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
         names = list(dict.fromkeys(name for r in results for name in r.get(key) or {}))
         if names:
             parts.append(
-                aligned(
+                table_text(
                     (title, *[r["runtime"] for r in results]),
                     [(name, *[_part((r.get(key) or {}).get(name)) for r in results]) for name in names],
                 )
@@ -102,7 +91,7 @@ def latency_text(found: Mapping[str, Any]) -> str:
     if found["measured"]:
         parts.append(f"measured on this host ({found['measured'][0]['cpu']}):\n")
         parts.append(
-            aligned(
+            table_text(
                 ("Runtime", "p50", "p90", "p99", "Runs", "Threads", ""),
                 [
                     (
@@ -120,7 +109,7 @@ def latency_text(found: Mapping[str, Any]) -> str:
     if found["estimated"]:
         parts.append("estimated for device classes:\n")
         parts.append(
-            aligned(
+            table_text(
                 ("Device", "Latency", "Interval", "Energy", "From"),
                 [
                     (
@@ -145,7 +134,7 @@ def latency_text(found: Mapping[str, Any]) -> str:
 
 def compare_text(found: Mapping[str, Any]) -> str:
     """What `benchmarks compare` prints."""
-    table = aligned(("Metric", "A", "B", "Change"), _compare_rows(found))
+    table = table_text(("Metric", "A", "B", "Change"), _compare_rows(found))
     return f"A: {found['a']}\nB: {found['b']}\n\n{table}" + "".join(f"\n{note}" for note in found["notes"]) + "\n"
 
 
@@ -198,4 +187,4 @@ def devices_text(known: Mapping[str, DeviceClass]) -> str:
             if rule.level != "off"
         )
         rows.append((device.name, device.runtime, limits or "-", device.summary))
-    return aligned(("Device", "Runtime", "Limits", ""), rows)
+    return table_text(("Device", "Runtime", "Limits", ""), rows)

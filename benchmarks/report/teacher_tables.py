@@ -18,6 +18,7 @@ from edgepress.benchmarks.report import charts
 from edgepress.benchmarks.report.shapes import table as report_table
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.text_tables import table_text
 
 #: With the contrastive term and without: arms of one row of networks each.
 _PAIRS = (
@@ -63,25 +64,7 @@ def model_table(directory: RunDirectory) -> Table:
 
 def as_text(tables: Sequence[Table]) -> str:
     """The tables for a terminal."""
-    parts = []
-    for table in tables:
-        lines = [list(table.columns), *table.rows]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
-        parts.append(
-            "\n".join(
-                [
-                    table.title,
-                    *(
-                        "  ".join(
-                            cell.ljust(width) if i == 0 else cell.rjust(width)
-                            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-                        ).rstrip()
-                        for line in lines
-                    ),
-                ]
-            )
-        )
-    return "\n\n".join(parts)
+    return "\n\n".join(f"{table.title}\n{table_text(table.columns, table.rows)}" for table in tables)
 
 
 def as_markdown(table: Table) -> str:

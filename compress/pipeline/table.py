@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepress.models.text_tables import table_text
 from edgepress.models.units import format_quantity
 
 
@@ -15,15 +16,7 @@ def print_table(
     results: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """One row per network: MACs, parameters, TFLite bytes, accuracy in fp32 and in int8 per runtime, verdicts."""
-    header, rows = table(networks, files, results)
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    for row in (header, *rows):
-        print(
-            "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-        )
+    print(table_text(*table(networks, files, results)))
 
 
 def table(

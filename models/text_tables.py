@@ -1,0 +1,46 @@
+"""Tables as text: one look for everything that the commands print in columns."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+#: What stands to the right: a figure with its sign and unit, as "+1.5 %", "128 kB" or "90/100"; no sentence.
+_FIGURE = re.compile(r"[-+]?\d[\d,.]*(e[-+]?\d+)?(/\d+)?( ?%| ?[A-Za-z]{1,5})?\Z")
+
+
+def table_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns as wide as their widest cell, whatever the terminal: a pipe gets what a person sees.
+
+    Args:
+        headings: one for each column.
+        rows: cells; None is shown as "-". A column of figures stands to the right.
+
+    Returns:
+        Lines without spaces at their ends, the last one without a line break.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    cells = [["-" if value is None else printable(str(value)) for value in row] for row in (headings, *rows)]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, *column in zip(*cells, strict=True):
+        figures = [cell for cell in column if cell not in ("", "-")]
+        right = bool(figures) and all(_FIGURE.match(cell) for cell in figures)
+        table.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    for row in cells[1:]:
+        table.add_row(*row)
+    file = io.StringIO()
+    # Wide enough for anything, so that nothing is cut or wrapped here; a character takes two places at most. With both
+    # sizes given, no terminal and no variable is asked.
+    size = {"width": 2 * sum(len(cell) + 2 for row in cells for cell in row), "height": len(cells)}
+    plain = Console(file=file, **size, force_terminal=False, color_system=None, markup=False, emoji=False)
+    plain.print(table, highlight=False)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def printable(text: str) -> str:
+    """One line without control characters: names come from files, and must not reach into the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
