@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from edgepress.benchmarks.defaults import (
+    baseline_of,
+    beside,
+    budgets_of,
+    limits_of,
+    model_of,
+    results_of,
+    runtimes_of,
+    shapes_of,
+    task_of,
+)
 from edgepress.models.command_line import application, run_command
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
@@ -44,7 +54,7 @@ def profile_command(
     from edgepress.benchmarks.measure.profiling import format_profile, profile_of
 
     _one_of(form, ("text", "json"))
-    found = profile_of(_model(file, run), arena, shapes=_shapes(shape))
+    found = profile_of(model_of(file, run), arena, shapes=shapes_of(shape))
     _emit(_as_json(found) if form == "json" else format_profile(found), output, overwrite)
 
 
@@ -68,8 +78,8 @@ def run_accuracy(
     from edgepress.benchmarks.report.tables import accuracy_text
 
     _one_of(form, ("text", "json"))
-    path = _model(file, run, [*_names(runtime), *_runtimes_of(device or (), None)])
-    source = data or _task_of(path)
+    path = model_of(file, run, [*_names(runtime), *runtimes_of(device or (), None)])
+    source = data or task_of(path)
     quiet = not sys.stderr.isatty()
     measured = measure_accuracy(
         path,
@@ -112,7 +122,7 @@ def latency_command(
     _one_of(form, ("text", "json"))
     runtimes = _names(runtime)
     found = latency_overview(
-        _model(file, run, runtimes), runtimes, device or (), threads=threads, runs=runs, measure=measure, trust=trust
+        model_of(file, run, runtimes), runtimes, device or (), threads=threads, runs=runs, measure=measure, trust=trust
     )
     _keep(run, found["measured"])
     _emit(_as_json(found) if form == "json" else latency_text(found), output, overwrite)
@@ -150,12 +160,12 @@ def gate_command(
     from edgepress.benchmarks.gate.gate import evaluate_gate, exit_code
 
     _one_of(form, tuple(FORMATS))
-    limits = _limits(limit or [])
-    budgets, named = _budgets(budgets)
+    limits = limits_of(limit or [])
+    budgets, named = budgets_of(budgets)
     # A file or baseline that the budgets name counts from where the budgets are.
-    path = _model(file or _beside(budgets, named.get("file")), run, _runtimes_of(device or (), budgets))
-    baseline = baseline or _baseline(budgets, named.get("baseline"))
-    found = _results(results or _beside(budgets, named.get("results")), run)
+    path = model_of(file or beside(budgets, named.get("file")), run, runtimes_of(device or (), budgets))
+    baseline = baseline or baseline_of(budgets, named.get("baseline"))
+    found = results_of(results or beside(budgets, named.get("results")), run)
     if data is not None:
         from edgepress.benchmarks.measure.accuracy import measure_accuracy, records
 
@@ -176,7 +186,7 @@ def gate_command(
         runtime=runtime,
         try_fixes=fixes,
         allow_unmeasured=allow_unmeasured or (),
-        shapes=_shapes(shape),
+        shapes=shapes_of(shape),
     )
     _emit(render(verdict, form), output, overwrite)
     if output is not None and form != "text":
@@ -245,7 +255,7 @@ def report_command(
 
     if output is not None:
         _keep_existing(output, overwrite)
-    page = write_report(run, output, history=history or (), budgets=_budgets(budgets)[0])
+    page = write_report(run, output, history=history or (), budgets=budgets_of(budgets)[0])
     if tables := run_tables(RunDirectory(run)):
         print(as_text([*tables, model_table(RunDirectory(run))]), end="\n\n")
     print(page)
@@ -299,103 +309,6 @@ def summarize_command(
 def main() -> None:
     """The entry point: errors become one sentence and an exit code."""
     run_command(app)
-
-
-def _model(file: Path | None, run: Path, runtimes: Sequence[str] = ()) -> Path:
-    """The file that was named, else the newest artifact that all of these runtimes take (none: any model file)."""
-    if file is not None:
-        return file
-    from edgepress.deploy.runtimes.registry import RUNTIMES
-
-    kinds = {f".{RUNTIMES[name].file_kind}" for name in runtimes if name in RUNTIMES} or {".tflite", ".onnx"}
-    if runtimes and len(kinds) > 1:
-        raise UsageError(
-            f"{', '.join(dict.fromkeys(runtimes))} take different files ({', '.join(sorted(kinds))}): name the file"
-        )
-    wanted = " or ".join(sorted(kinds, reverse=True))
-    newest = RunDirectory(run).newest(
-        "artifact",
-        lambda entry: entry["path"].suffix in kinds,
-        wanted=f"exported {wanted}",
-        first=f"deploy export --format {'onnx' if kinds == {'.onnx'} else 'tflite'}",
-    )
-    print(f"taking the newest artifact of {run}: {newest['path']}", file=sys.stderr)
-    return newest["path"]
-
-
-def _runtimes_of(devices: Sequence[str], budgets: Path | None) -> list[str]:
-    """The runtimes that stand for device classes; without names, those that a budgets.toml adds or changes."""
-    from edgepress.models.devices.classes import device_classes, pick, read_budgets
-
-    if not devices and budgets is None:
-        return []
-    book = read_budgets(budgets) if budgets is not None else None
-    known = book.devices if book else device_classes()
-    return [pick(name, known).runtime for name in devices or (book.own if book else ())]
-
-
-def _task_of(path: Path) -> str:
-    """The data that the model was made for, as far as it says so."""
-    if path.is_dir():
-        from edgepress.models.checkpoints.checkpoint import read_spec
-
-        task = read_spec(path).task
-    else:
-        from edgepress.benchmarks.measure.manifests import spec_beside
-
-        task = spec_beside(path).get("task")
-    if not isinstance(task, str):
-        raise UsageError(f"{path} does not say which data it was made for: give --data FOLDER or FILE.npz")
-    print(f"taking the task of the model: {task}", file=sys.stderr)
-    return task
-
-
-def _limits(given: list[str]) -> dict[str, str]:
-    limits: dict[str, str] = {}
-    for text in given:
-        metric, equals, quantity = text.partition("=")
-        if not equals:
-            raise UsageError(f"--limit {text}: write METRIC=QUANTITY, such as macs=20M or file=128kB")
-        if metric in limits:
-            raise UsageError(f"--limit {metric} is given twice")
-        limits[metric] = quantity
-    return limits
-
-
-def _shapes(given: list[str] | None) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for text in given or ():
-        name, equals, sizes = text.rpartition("=")
-        numbers = sizes.replace("x", ",").split(",")
-        if not equals or not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
-            raise UsageError(f"--shape {text}: write the input's name and its sizes, such as input=1,3,512,512")
-        shapes[name] = tuple(map(int, numbers))
-    return shapes
-
-
-def _budgets(given: Path | None) -> tuple[Path | None, dict[str, str]]:
-    path = given if given is not None else Path("budgets.toml") if Path("budgets.toml").is_file() else None
-    if path is None:
-        return None, {}
-    from edgepress.models.devices.classes import read_budgets
-
-    if given is None:
-        print(f"using {path}", file=sys.stderr)
-    return path, read_budgets(path).gate
-
-
-def _beside(budgets: Path | None, name: str | None) -> Path | None:
-    return None if budgets is None or name is None else budgets.parent / name
-
-
-def _baseline(budgets: Path | None, text: str | None) -> str | None:
-    return text if text is None or text.startswith("git:") else str(_beside(budgets, text))
-
-
-def _results(given: Path | None, run: Path) -> list[dict[str, Any]]:
-    from edgepress.benchmarks.measure.result_log import of_run, read
-
-    return read(given) if given is not None else of_run(RunDirectory(run))
 
 
 def _keep(run: Path, found: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgepress.benchmarks.measure.file_layers import uncountable_sentences
+from edgepress.benchmarks.measure.layers.file_layers import uncountable_sentences
 from edgepress.benchmarks.measure.linked_firmware import KIND
 from edgepress.models.devices.device import DeviceClass
 from edgepress.models.errors import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepress.benchmarks.measure.file_layers import NAMELESS
+from edgepress.benchmarks.measure.layers.file_layers import NAMELESS
 
 
 def layer_macs(layer: Mapping[str, Any], rule: str | None) -> int:

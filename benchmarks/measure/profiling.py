@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgepress.benchmarks.measure.file_layers import (
+from edgepress.benchmarks.measure.layers.file_layers import (
     FileContent,
     FileLayer,
     FileTensor,
@@ -107,15 +107,15 @@ def read_content(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = 
 
     start = bytes(open_bytes(path, LARGEST_FILE_BYTES)[:8])
     if start[4:8] == b"TFL3" or Path(path).suffix != ".onnx":
-        from edgepress.benchmarks.measure.tflite_layers import tflite_content
+        from edgepress.benchmarks.measure.layers.tflite_layers import tflite_content
 
         model = read_tflite(path)
         if shapes:
-            from edgepress.benchmarks.measure.tflite_shapes import with_shapes
+            from edgepress.benchmarks.measure.layers.tflite_shapes import with_shapes
 
             model = with_shapes(path, model, shapes)
         return tflite_content(model)
-    from edgepress.benchmarks.measure.onnx_layers import onnx_content
+    from edgepress.benchmarks.measure.layers.onnx_layers import onnx_content
     from edgepress.deploy.onnx_files.reader import read_onnx
 
     return onnx_content(read_onnx(path, shapes))

@@ -6,95 +6,16 @@ from dataclasses import replace
 from math import ceil, prod
 from typing import Any
 
-from edgepress.benchmarks.measure.file_layers import FileContent, FileLayer, FileTensor, Shape
-from edgepress.benchmarks.measure.onnx_unknown import refused_by_runtimes, why_unknown
-from edgepress.deploy.onnx_files.reader import OnnxFile, attributes
-from edgepress.models.cost.op_costs import Op, convolution, einsum_products, transposed_convolution
+from edgepress.benchmarks.measure.layers.file_layers import FileContent, FileLayer, FileTensor, Shape
+from edgepress.benchmarks.measure.layers.onnx_ops import MOVING, PASSING, op_of
+from edgepress.benchmarks.measure.layers.onnx_unknown import refused_by_runtimes, why_unknown
+from edgepress.deploy.onnx_files.reader import OnnxFile
+from edgepress.models.cost.op_costs import Op
 
-_MOVING = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Flatten",
-        "Squeeze",
-        "Unsqueeze",
-        "Concat",
-        "Split",
-        "Slice",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Pad",
-        "Expand",
-        "Tile",
-        "Cast",
-        "CastLike",
-        "Identity",
-        "Shape",
-        "Size",
-        "Constant",
-        "ConstantOfShape",
-        "Range",
-        "DepthToSpace",
-        "SpaceToDepth",
-        "Dropout",
-        "Where",
-        "ScatterND",
-        "Resize",
-        "ReverseSequence",
-        "OneHot",
-        "NonZero",
-        "EyeLike",
-        "Trilu",
-        "ScatterElements",
-        "Upsample",
-        "ArgMax",
-        "ArgMin",
-    }
-)
-_ACTIVATIONS = frozenset(
-    {
-        "Relu",
-        "LeakyRelu",
-        "PRelu",
-        "Elu",
-        "Selu",
-        "Celu",
-        "Gelu",
-        "Sigmoid",
-        "HardSigmoid",
-        "HardSwish",
-        "Tanh",
-        "Softplus",
-        "Softsign",
-        "Clip",
-        "Mish",
-        "ThresholdedRelu",
-        "Swish",
-    }
-)
-#: Operators that pass a constant, or an activation without arithmetic of the network, on unchanged.
-_PASSING = frozenset(
-    {
-        "DequantizeLinear",
-        "QuantizeLinear",
-        "Identity",
-        "Cast",
-        "Transpose",
-        "Reshape",
-        "Squeeze",
-        "Unsqueeze",
-        "Dropout",
-        "Flatten",
-    }
-)
-#: ONNX Runtime's fused forms -> the operator of the standard whose products and inputs they have.
-_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "FusedMatMul": "MatMul", "TransposeMatMul": "MatMul"}
 _FUSED_ACTIVATIONS = frozenset({"Relu", "Clip"})
 _PRODUCTS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "QLinearConv", "ConvInteger", "MatMulInteger"}
 )
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 #: Inputs that hold parameters, for operators which also read constants that are none.
 _PARAMETER_PLACES = {
     "Conv": (1, 2),
@@ -214,7 +135,7 @@ class _Reader:
         found = []
         for index, node in enumerate(self.nodes):
             data = node.input[0] if node.input else ""
-            if node.op_type in _PASSING and data in self.origin:
+            if node.op_type in PASSING and data in self.origin:
                 self.origin.update(dict.fromkeys(node.output, self.origin[data]))
                 continue
             if index in folded or self._renames(index, node):
@@ -226,7 +147,7 @@ class _Reader:
                     if node.op_type == "QuantizeLinear":
                         before = self.activation_bytes.get(place, 1 << 60)
                         self.activation_bytes[place] = min(before, self.bytes_of(name))
-                if node.op_type in _PASSING and node.op_type not in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+                if node.op_type in PASSING and node.op_type not in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
                     continue
             layer = self._layer(index, node, folded)
             if index not in folded and (why := why_unknown(node, layer.op, self.file)):
@@ -236,7 +157,7 @@ class _Reader:
 
     def _renames(self, index: int, node: Any) -> bool:
         data = node.input[0] if node.input else ""
-        if node.op_type in _PASSING and node.op_type not in ("Transpose", "Cast"):
+        if node.op_type in PASSING and node.op_type not in ("Transpose", "Cast"):
             return True
         if node.op_type in _FUSED_ACTIVATIONS and data in self.writer and self._only_reader(data, index):
             writer = self.nodes[self.writer[data]]
@@ -286,7 +207,7 @@ class _Reader:
                 self.counted.add(key)
                 params += prod(self.shape(name))
                 weight_bytes += self.bytes_of(name)
-        op = Op("move") if index in folded else self._op(index, node)
+        op = Op("move") if index in folded else op_of(node, self.shape, self.origin, self.bias_for.get(index, 0))
         norm = next(
             (
                 norm
@@ -339,7 +260,7 @@ class _Reader:
             if origin is None or (places is not None and place not in places):
                 continue
             if places is None and (
-                node.op_type in _MOVING or (self.constants[origin] in _INDEX_TYPES and not self._dequantized(name))
+                node.op_type in MOVING or (self.constants[origin] in _INDEX_TYPES and not self._dequantized(name))
             ):
                 continue
             found.append(origin)
@@ -348,134 +269,3 @@ class _Reader:
     def _dequantized(self, name: str) -> bool:
         writer = self.writer.get(name)
         return writer is not None and self.nodes[writer].op_type == "DequantizeLinear"
-
-    def _op(self, index: int, node: Any) -> Op:
-        kind, options = _FUSED.get(node.op_type, node.op_type), attributes(node)
-        written = prod(self.shape(node.output[0])) if node.output else 0
-        read = prod(self.shape(node.input[0])) if node.input else 0
-        if kind in _MOVING or kind in _PASSING:
-            return Op("move", output_elements=written)
-        if kind in ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv"):
-            return self._convolution(node, kind, options, written)
-        if kind in ("Gemm", "MatMul", "MatMulInteger", "QLinearMatMul"):
-            return self._dense(index, node, options, written)
-        if kind in _RECURRENT:
-            return self._recurrent(node, written)
-        if kind == "Attention":
-            return self._attention(node, options, written)
-        if kind == "Einsum":
-            products, summed = einsum_products(str(options.get("equation", "")), [self.shape(n) for n in node.input])
-            return Op("attention" if summed else "mul", products=products if summed else 0, output_elements=written)
-        if kind in ("AveragePool", "MaxPool", "LpPool"):
-            window = prod(options.get("kernel_shape", ()))
-            return Op("pool", input_elements=read, output_elements=written, window=window)
-        if kind == "GlobalMaxPool":
-            return Op("pool", input_elements=read, output_elements=written, window=read // written if written else 0)
-        if kind == "BatchNormalization":
-            channels = prod(self.shape(node.input[1]))
-            return Op(
-                "batch_norm",
-                weights=channels,
-                bias=channels,
-                input_elements=read,
-                output_elements=written,
-                seen_parameters=2 * channels,
-            )
-        if kind in ("LayerNormalization", "GroupNormalization", "InstanceNormalization"):
-            sizes = [prod(self.shape(name)) if name else 0 for name in node.input[1:3]]
-            return Op(
-                "norm",
-                weights=sum(sizes[:1]),
-                bias=sum(sizes[1:]),
-                input_elements=read,
-                output_elements=written,
-                seen_parameters=sum(sizes),
-            )
-        simple = {
-            "GlobalAveragePool": "mean",
-            "ReduceMean": "mean",
-            "Add": "add",
-            "Mul": "mul",
-            "Div": "mul",
-            "Softmax": "softmax",
-            "LogSoftmax": "softmax",
-        }
-        return Op(
-            simple.get(kind, "activation" if kind in _ACTIVATIONS else "other"),
-            input_elements=read,
-            output_elements=written,
-        )
-
-    def _convolution(self, node: Any, kind: str, options: dict[str, Any], written: int) -> Op:
-        weight_place, bias_place = (3, 8) if kind == "QLinearConv" else (1, 2)
-        weight = self.shape(node.input[weight_place])
-        bias = len(node.input) > bias_place and bool(node.input[bias_place])
-        groups = int(options.get("group", 1))
-        data, output = self.shape(node.input[0]), self.shape(node.output[0])
-        if len(weight) < 3 or len(output) != len(weight) or len(data) != len(weight):
-            return Op("other", output_elements=written)
-        op = (
-            transposed_convolution(weight, data, output, groups=groups, bias=bias)
-            if kind == "ConvTranspose"
-            else convolution(weight, output, groups=groups, bias=bias)
-        )
-        return replace(op, seen_parameters=op.weights + op.bias, seen_positions=op.bias_positions)
-
-    def _dense(self, index: int, node: Any, options: dict[str, Any], written: int) -> Op:
-        left, right = (3 * place if node.op_type == "QLinearMatMul" else place for place in (0, 1))
-        shape = self.shape(node.input[left])
-        if not shape or len(node.input) <= right:
-            return Op("other", output_elements=written)
-        inner = shape[0] if options.get("transA") and len(shape) == 2 else shape[-1]
-        weight = next((node.input[place] for place in (right, left) if node.input[place] in self.origin), None)
-        if weight is None or not prod(self.shape(weight)):
-            return Op("attention", products=written * inner, output_elements=written)
-        weights = prod(self.shape(weight))
-        bias = self.bias_for.get(index, 0)
-        if node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]:
-            bias = prod(self.shape(node.input[2]))
-        # torchinfo counts a dense layer once per parameter, whatever the number of rows of one sample.
-        return Op(
-            "dense",
-            weights=weights,
-            positions=written * inner // weights,
-            bias=bias,
-            bias_positions=written // bias if bias else 0,
-            output_elements=written,
-            seen_parameters=weights + bias,
-            seen_positions=(self.shape(node.output[0]) or (1,))[0],
-        )
-
-    def _recurrent(self, node: Any, written: int) -> Op:
-        """W [D, gates * hidden, in], R [D, gates * hidden, hidden], B [D, 2 * gates * hidden] for D directions."""
-        data = self.shape(node.input[0])
-        if len(data) != 3:
-            return Op("other", output_elements=written)
-        steps = prod(data[:2])
-        weights = sum(prod(self.shape(name)) for name in node.input[1:3])
-        bias = prod(self.shape(node.input[3])) if len(node.input) > 3 and node.input[3] else 0
-        return Op(
-            "recurrent",
-            weights=weights,
-            positions=steps,
-            bias=bias,
-            bias_positions=steps,
-            output_elements=written,
-            seen_parameters=weights + bias,
-            seen_positions=steps,
-        )
-
-    def _attention(self, node: Any, options: dict[str, Any], written: int) -> Op:
-        """[batch, heads, length, size], or [batch, length, heads * size] where the heads do not change the products."""
-        if len(node.input) < 3:
-            return Op("other", output_elements=written)
-        query, key, value = (self.shape(name) for name in node.input[:3])
-        if len(query) < 3 or len(key) != len(query) or len(value) != len(query):
-            return Op("other", output_elements=written)
-        shared = int(options.get("q_num_heads", 1)) // max(int(options.get("kv_num_heads", 1)), 1) or 1
-        width = value[-1] * (shared if len(query) == 3 else 1)
-        heads = int(options.get("q_num_heads", 1)) if len(query) == 3 else 1
-        pairs = prod(query[:-1]) * key[-2]
-        return Op(
-            "attention", products=pairs * (query[-1] + width), output_elements=written, softmax_elements=pairs * heads
-        )

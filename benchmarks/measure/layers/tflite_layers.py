@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from edgepress.benchmarks.measure.file_layers import NAMELESS, FileContent, FileLayer, FileTensor
+from edgepress.benchmarks.measure.layers.file_layers import NAMELESS, FileContent, FileLayer, FileTensor
 from edgepress.deploy.tflite.reader import Operator, Subgraph, Tensor, TFLiteModel
 from edgepress.deploy.verify.operators import NPU_OPERATOR, RUNTIMES, support
 from edgepress.models.cost.op_costs import WEIGHTED_KINDS, Op, macs
