@@ -24,7 +24,7 @@ from edgepress.models.command_line import application, run_command
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
 
-app = application("benchmarks", "Files, devices and limits go in, verdicts come out.")
+app: typer.Typer = application("benchmarks", "Files, devices and limits go in, verdicts come out.")
 
 File = Annotated[Path | None, typer.Argument(help="A .tflite, an .onnx or a checkpoint; default: the run's newest.")]
 Run = Annotated[Path, typer.Option("--run", help="Run directory.")]

@@ -13,7 +13,7 @@ from edgepress.models.command_line import application, run_command
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import DEFAULT_RUN, RunDirectory
 
-app = application("deploy", "A checkpoint goes in, a proven file for a device comes out.")
+app: typer.Typer = application("deploy", "A checkpoint goes in, a proven file for a device comes out.")
 
 _Run = Annotated[Path, typer.Option("--run", help="run directory that collects what is made")]
 _Format = Annotated[str, typer.Option("--format", help="text or json (one object on stdout)")]

@@ -35,9 +35,11 @@ def table_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     file = io.StringIO()
     # Wide enough for anything, so that nothing is cut or wrapped here; a character takes two places at most. With both
     # sizes given, no terminal and no variable is asked.
-    size = {"width": 2 * sum(len(cell) + 2 for row in cells for cell in row), "height": len(cells)}
-    plain = Console(file=file, **size, force_terminal=False, color_system=None, markup=False, emoji=False)
-    plain.print(table, highlight=False)
+    width = 2 * sum(len(cell) + 2 for row in cells for cell in row)
+    console = Console(
+        file=file, width=width, height=len(cells), force_terminal=False, color_system=None, markup=False, emoji=False
+    )
+    console.print(table, highlight=False)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 

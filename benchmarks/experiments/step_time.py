@@ -147,6 +147,6 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app: typer.Typer = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     run_command(app)

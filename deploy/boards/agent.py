@@ -5,6 +5,8 @@ and runs on Python 3.7 and NumPy 1. The answer is one line of JSON on stdout, af
 folder; where the connection is gone, the agent does it itself.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import platform
@@ -12,11 +14,12 @@ import shutil
 import signal
 import sys
 import time
+from typing import Any
 
 MARKER = "EDGEPRESS-RESULT "
 
 
-def load_interpreter(path, runtime, threads):
+def load_interpreter(path: str, runtime: str, threads: int) -> tuple[Any, str, str]:
     """(interpreter, package name, version)."""
     errors = []
     for module, package in (
@@ -29,7 +32,7 @@ def load_interpreter(path, runtime, threads):
         except Exception as error:  # NumPy 2 under tflite-runtime raises AttributeError and worse
             errors.append(f"{package}: {(str(error) or type(error).__name__).splitlines()[0]}")
             continue
-        options = {}
+        options: dict[str, Any] = {}
         if runtime == "litert-reference":
             options["experimental_op_resolver_type"] = found.OpResolverType.BUILTIN_REF
         return found.Interpreter(model_path=path, num_threads=threads, **options), package, version_of(package)
@@ -40,7 +43,7 @@ def load_interpreter(path, runtime, threads):
     )
 
 
-def version_of(package):
+def version_of(package: str) -> str:
     """The installed version, or "unknown"."""
     try:
         from importlib import metadata
@@ -50,7 +53,7 @@ def version_of(package):
         return "unknown"
 
 
-def percentile(values, share):
+def percentile(values: list[float], share: float) -> float:
     """Linear between the neighbours; `values` sorted."""
     place = (len(values) - 1) * share
     low = int(place)
@@ -58,7 +61,7 @@ def percentile(values, share):
     return values[low] + (values[high] - values[low]) * (place - low)
 
 
-def describe():
+def describe() -> dict[str, Any]:
     """What the machine says about itself."""
     processor = ""
     try:
@@ -78,7 +81,7 @@ def describe():
     }
 
 
-def main(request_path):
+def main(request_path: str) -> dict[str, Any]:
     """Run what the request says, write the outputs beside it, answer on stdout."""
     with open(request_path) as file:
         request = json.load(file)
@@ -91,11 +94,11 @@ def main(request_path):
     interpreter.allocate_tensors()
     given, made = interpreter.get_input_details(), interpreter.get_output_details()
     arrays = [np.load(os.path.join(folder, f"input{i}.npy"), allow_pickle=False) for i in range(len(given))]
-    kept = [[] for _ in made]
+    kept: list[list[Any]] = [[] for _ in made]
     batch = max(1, int(given[0]["shape"][0]))
     count = len(arrays[0])
 
-    def place(start):
+    def place(start: int) -> None:
         for details, array in zip(given, arrays):  # noqa: B905 - Python 3.7
             rows = array[start : start + batch]
             if len(rows) < batch:
@@ -118,19 +121,21 @@ def main(request_path):
     for i, rows in enumerate(kept):
         np.save(os.path.join(folder, f"output{i}.npy"), np.concatenate(rows)[:count])
     times.sort()
-    latency = {name: percentile(times, share) for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))}
+    latency: dict[str, Any] = {
+        name: percentile(times, share) for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))
+    }
     latency.update(mean=sum(times) / len(times), repeats=len(times), warm_up=min(10, request["repeats"]))
     device = describe()
     device.update(interpreter=package, version=version, numpy=np.__version__)
     return {"outputs": len(kept), "latency_ms": latency, "device": device}
 
 
-def give_up_after(seconds, folder):
+def give_up_after(seconds: float, folder: str) -> None:
     """Nobody waits any longer then: end and take the folder along. The file `pid` is for who cleans up earlier."""
     with open(os.path.join(folder, "pid"), "w") as file:
         file.write(str(os.getpid()))
 
-    def end(*_):
+    def end(*_: object) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         os._exit(3)
 
@@ -139,12 +144,13 @@ def give_up_after(seconds, folder):
     signal.alarm(max(1, int(seconds)))
 
 
-if __name__ == "__main__":
-    here = os.path.dirname(os.path.abspath(sys.argv[1]))
+def answer_to(request_path: str) -> int:
+    """Print the answer to a request, clean up where nobody waits for it any more, and give the exit code."""
+    here = os.path.dirname(os.path.abspath(request_path))
     try:
-        with open(sys.argv[1]) as asked:
+        with open(request_path) as asked:
             give_up_after(json.load(asked)["timeout_s"], here)
-        answer = main(sys.argv[1])
+        answer = main(request_path)
     except Exception as problem:
         answer = {"error": f"{type(problem).__name__}: {' '.join(str(problem).split())[:600]}"}
     if os.path.exists(os.path.join(here, "pid")):
@@ -155,4 +161,8 @@ if __name__ == "__main__":
         # Nobody listens: the connection broke, and whoever asked cannot clean up here.
         shutil.rmtree(here, ignore_errors=True)
         os._exit(3)
-    sys.exit(3 if "error" in answer else 0)
+    return 3 if "error" in answer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(answer_to(sys.argv[1]))

@@ -38,6 +38,7 @@ from edgepress.deploy.firmware.sources import (
     template,
 )
 from edgepress.deploy.runtimes.engine import EngineOptions
+from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class DoesNotFit(VerdictError):
 
     def __init__(self, message: str, flash_over_bytes: int, ram_over_bytes: int):
         super().__init__(message)
-        self.flash_over_bytes, self.ram_over_bytes = flash_over_bytes, ram_over_bytes
+        self.flash_over_bytes: int = flash_over_bytes
+        self.ram_over_bytes: int = ram_over_bytes
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,13 @@ class CortexM:
             raise UsageError(f"runtime = {runtime!r} is no Cortex-M: allowed are {', '.join(BOARDS)}")
         if reason := missing_tools():
             raise RuntimeFailure(f"the runtime {runtime} cannot run: {reason}")
-        self.made, self.runtime, self._board, self._timeout_s = made, runtime, BOARDS[runtime], timeout_s
+        self.made: Firmware = made
+        self.runtime: str = runtime
+        self._board, self._timeout_s = BOARDS[runtime], timeout_s
         defaults = memory_limits(runtime)
         self._flash, self._ram = flash_bytes or defaults[0], ram_bytes or defaults[1]
         # M3 has no DSP instructions; emulating them in C would be slower than the plain kernels.
-        self.fast = runtime != "cortex-m3" if fast is None else fast
+        self.fast: bool = runtime != "cortex-m3" if fast is None else fast
         self._temporary = TemporaryDirectory(prefix="edgepress-")
         self._folder = Path(self._temporary.name)
         try:
@@ -263,7 +267,7 @@ class CortexM:
             if not over:
                 raise
             self._too_large(over, flash, ram, error)
-        self.sizes = self._sizes()
+        self.sizes: Sizes = self._sizes()
 
     def _too_large(self, over: dict[str, int], flash: int, ram: int, cause: Exception) -> None:
         if (flash < self._flash and "FLASH" in over) or (ram < self._ram and "RAM" in over):
@@ -377,8 +381,8 @@ class CortexMEngine:
     def __init__(self, runtime: str, model: bytes, options: EngineOptions):
         self._core = CortexM(firmware(model), runtime)
         network = self._core.made.network
-        self.inputs = port_details([network.values[t] for t in network.inputs])
-        self.outputs = port_details([network.values[t] for t in network.outputs])
+        self.inputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.inputs])
+        self.outputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.outputs])
         self._stack_bytes: int | None = None
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -219,8 +219,8 @@ class HostEngine:
         made = firmware(model)
         network = made.network
         self._arena_bytes = made.plain.arena_bytes
-        self.inputs = port_details([network.values[t] for t in network.inputs])
-        self.outputs = port_details([network.values[t] for t in network.outputs])
+        self.inputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.inputs])
+        self.outputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.outputs])
         self._program = HostProgram(made)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -67,10 +67,8 @@ class IsolatedEngine:
         except BaseException:
             self.close()
             raise
-        self.inputs, self.outputs = (
-            tuple(TensorDetails(**{**d, "shape": tuple(d["shape"])}) for d in answer[side])
-            for side in ("inputs", "outputs")
-        )
+        self.inputs: tuple[TensorDetails, ...] = _details(answer["inputs"])
+        self.outputs: tuple[TensorDetails, ...] = _details(answer["outputs"])
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         count, bytes_each = len(arrays[0]), max(1, sum(a[:1].nbytes for a in arrays))
@@ -151,3 +149,7 @@ class IsolatedEngine:
             return ""
         telling = [line for line in lines if _REASON.search(line) and not line.startswith(("Traceback", "INFO"))]
         return f"; it said: {telling[0][:200]!r}" if telling else ""
+
+
+def _details(said: Sequence[dict[str, Any]]) -> tuple[TensorDetails, ...]:
+    return tuple(TensorDetails(**{**one, "shape": tuple(one["shape"])}) for one in said)

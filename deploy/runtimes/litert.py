@@ -34,8 +34,8 @@ class LiteRTEngine:
             raise RuntimeFailure(f"{runtime} cannot prepare the file: {one_line(error)}") from error
         self._runtime = runtime
         self._given, self._made = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self.inputs = tuple(_litert_details(d) for d in self._given)
-        self.outputs = tuple(_litert_details(d) for d in self._made)
+        self.inputs: tuple[TensorDetails, ...] = tuple(_litert_details(d) for d in self._given)
+        self.outputs: tuple[TensorDetails, ...] = tuple(_litert_details(d) for d in self._made)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         interpreter = self._interpreter

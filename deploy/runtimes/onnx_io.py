@@ -38,7 +38,9 @@ class OuterScales:
     """
 
     def __init__(self, engine: Engine, inputs: Sequence[TensorDetails], outputs: Sequence[TensorDetails]):
-        self._engine, self.inputs, self.outputs = engine, tuple(inputs), tuple(outputs)
+        self._engine = engine
+        self.inputs: tuple[TensorDetails, ...] = tuple(inputs)
+        self.outputs: tuple[TensorDetails, ...] = tuple(outputs)
 
     @classmethod
     def around(cls, engine: Engine, model: bytes) -> Engine:

@@ -35,8 +35,8 @@ class OnnxEngine:
                 else RuntimeFailure
             )
             raise kind(f"ONNX Runtime refuses the file: {text}") from error
-        self.inputs = tuple(_onnx_details(value) for value in self._session.get_inputs())
-        self.outputs = tuple(_onnx_details(value) for value in self._session.get_outputs())
+        self.inputs: tuple[TensorDetails, ...] = tuple(_onnx_details(value) for value in self._session.get_inputs())
+        self.outputs: tuple[TensorDetails, ...] = tuple(_onnx_details(value) for value in self._session.get_outputs())
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         names = [details.name for details in self.inputs]

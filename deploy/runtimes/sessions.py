@@ -47,7 +47,11 @@ class Session:
         *,
         isolated: bool = False,
     ):
-        self.path, self.runtime, self.layouts, self._engine, self.isolated = path, runtime, layouts, engine, isolated
+        self.path: Path = path
+        self.runtime: str = runtime
+        self.layouts: dict[str, list[str | None]] = layouts
+        self.isolated: bool = isolated
+        self._engine: Engine = engine
         self.inputs: tuple[TensorDetails, ...] = engine.inputs
         self.outputs: tuple[TensorDetails, ...] = engine.outputs
 

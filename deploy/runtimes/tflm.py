@@ -34,8 +34,8 @@ class TFLMEngine:
         except Exception as error:  # its Python reader of the file raises whatever struct and flatbuffers raise
             raise UsageError(f"TFLite Micro refuses the file: {one_line(error)}") from error
         self._stateful, self._ran = options.stateful, False
-        self.inputs = self._details(self._interpreter.get_input_details)
-        self.outputs = self._details(self._interpreter.get_output_details)
+        self.inputs: tuple[TensorDetails, ...] = self._details(self._interpreter.get_input_details)
+        self.outputs: tuple[TensorDetails, ...] = self._details(self._interpreter.get_output_details)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         kept: list[list[np.ndarray]] = [[] for _ in self.outputs]

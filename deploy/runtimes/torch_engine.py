@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgepress.deploy.runtimes.registry import missing_package
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure
+
+if TYPE_CHECKING:
+    from edgepress.compress.quantize.model import Quantized
 
 _BATCH = 32
 
@@ -29,8 +32,8 @@ class TorchEngine:
         model, spec = load_checkpoint(path, trust=trust)
         model.eval()
         examples = spec.example_inputs()
-        #: edgepress.compress.quantize Quantized of an int8 checkpoint, else None.
-        self.quantized: Any = None
+        #: Of an int8 checkpoint, else None.
+        self.quantized: Quantized | None = None
         quantization = read_quantization(path)
         if quantization is not None:
             from edgepress.compress.quantize import restore_quantized
@@ -39,8 +42,10 @@ class TorchEngine:
             model = self.quantized.model
             model.eval()
         self._model = model
-        self.inputs = tuple(TensorDetails(f"x{i}", (-1, *e.shape[1:]), "float32") for i, e in enumerate(examples))
-        self.outputs = ()
+        self.inputs: tuple[TensorDetails, ...] = tuple(
+            TensorDetails(f"x{i}", (-1, *e.shape[1:]), "float32") for i, e in enumerate(examples)
+        )
+        self.outputs: tuple[TensorDetails, ...] = ()
         made = self.run([example.numpy() for example in examples])
         self.outputs = tuple(TensorDetails(f"y{i}", (-1, *y.shape[1:]), "float32") for i, y in enumerate(made))
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from edgepress.deploy.tflite.names import BUILTIN_OPERATORS, ELEMENT_TYPES, FUSE
 from edgepress.models.errors import UsageError
 from edgepress.models.reading import open_bytes
 
+T = TypeVar("T", int, float, bool, str)
 #: Larger files are refused: a flatbuffer cannot exceed 2 GiB, and no device class here takes a tenth of it.
 LARGEST_FILE_BYTES = 1 << 30
 #: Files above this are mapped instead of read.
@@ -102,6 +104,13 @@ class Operator:
     outputs: tuple[int, ...]
     intermediates: tuple[int, ...]
     options: Mapping[str, int | float | bool | str | tuple[int, ...]]
+
+    def option(self, name: str, default: T) -> T:
+        """An option in the type of `default`, which stands where the operator has none of that name."""
+        value = self.options.get(name, default)
+        if not isinstance(value, type(default)):
+            raise UsageError(f"the TFLite file is damaged: {name} of {self.code} is {value!r}")
+        return value
 
 
 @dataclass(frozen=True)

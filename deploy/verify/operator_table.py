@@ -139,7 +139,7 @@ TFLM_CUSTOM = {
     "SignalWindow": "AddWindow",
 }
 #: Element types of the first input that TFLite Micro's kernel refuses, most of them only when it runs.
-TFLM_REFUSES = {
+TFLM_REFUSES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("NEG", "SQRT", "SQUARE", "LOG", "EXP", "SIN", "COS", "FLOOR", "CEIL", "ROUND", "FLOOR_DIV", "FLOOR_MOD"),
         ("int8", "int16"),
@@ -163,7 +163,7 @@ TFLM_REFUSES = {
     ),
 }
 #: The same for LiteRT (both kernels).
-LITERT_REFUSES = {
+LITERT_REFUSES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("SQUARE", "SIN", "COS", "FLOOR", "CEIL", "ROUND", "SIGN", "POW", "ZEROS_LIKE"), ("int8", "int16")),
     **dict.fromkeys(
         ("HARD_SWISH", "ELU", "LOG_SOFTMAX", "L2_NORMALIZATION", "RELU_N1_TO_1", "RELU_0_TO_1", "SQUARED_DIFFERENCE"),

@@ -33,7 +33,7 @@ SCHEMA = 1
 ALLOWED_POINTS = {"ptq": 1.0, "qat": 0.3}
 #: Precision -> format -> runtimes, beside torch, which is fake quantization in integers. In float the reference kernels
 #: would only show that they add the same numbers more slowly.
-RUNTIMES = {
+RUNTIMES: dict[str, dict[str, tuple[str, ...]]] = {
     "fp32": {"tflite": ("litert",), "onnx": ("onnxruntime",)},
     "ptq": {"tflite": ("litert", "litert-reference", "tflm"), "onnx": ("onnxruntime",)},
     "qat": {"tflite": ("litert", "litert-reference", "tflm"), "onnx": ("onnxruntime",)},

@@ -42,7 +42,7 @@ SCHEMA = 1
 _SECONDS_PER_MAC, _SECONDS_PER_STEP = 2.5e-10, 0.012
 _STARTING_SECONDS = 8.0
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app: typer.Typer = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()

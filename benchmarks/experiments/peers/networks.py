@@ -17,7 +17,7 @@ class Bottleneck(nn.Module):
     def __init__(self, cin: int, width: int, stride: int):
         super().__init__()
         cout = 4 * width
-        self.body = nn.Sequential(
+        self.body: nn.Module = nn.Sequential(
             nn.Conv2d(cin, width, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
@@ -27,7 +27,7 @@ class Bottleneck(nn.Module):
             nn.Conv2d(width, cout, 1, bias=False),
             nn.BatchNorm2d(cout),
         )
-        self.shortcut = (
+        self.shortcut: nn.Module = (
             nn.Sequential()
             if cin == cout and stride == 1
             else nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
@@ -68,7 +68,8 @@ class InvertedResidual(nn.Module):
             nn.Conv2d(hidden, cout, 1, bias=False),
             nn.BatchNorm2d(cout),
         ]
-        self.conv, self.add = nn.Sequential(*layers), cin == cout and stride == 1
+        self.conv: nn.Module = nn.Sequential(*layers)
+        self.add: bool = cin == cout and stride == 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.conv(x) if self.add else self.conv(x)

@@ -24,7 +24,7 @@ WITHDRAWN = (
     "Torch-Pruning was level with the default of edgepress wherever that was tried. No lead in accuracy is claimed."
 )
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app: typer.Typer = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()

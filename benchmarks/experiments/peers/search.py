@@ -31,7 +31,7 @@ PARTS = ("closeness", "retained", "calls", "growth")
 ON_REQUEST = ("fastnas",)  # closeness of a tool that our requirements do not install
 LARGE = ("resnet50-like", "mobilenetv2-like")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app: typer.Typer = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()

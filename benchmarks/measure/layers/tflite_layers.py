@@ -324,7 +324,7 @@ class _Reader:
         if code in _RECURRENT:
             return self._recurrent(operator, written)
         if code in ("AVERAGE_POOL_2D", "MAX_POOL_2D", "L2_POOL_2D"):
-            window = int(operator.options["filter_h"]) * int(operator.options["filter_w"])  # type: ignore[arg-type]
+            window = operator.option("filter_h", 0) * operator.option("filter_w", 0)
             return Op("pool", input_elements=read, output_elements=written, window=window)
         kind = {
             "MEAN": "mean",
@@ -373,7 +373,7 @@ class _Reader:
         left, right = self.tensor(operator, 0), self.tensor(operator, 1)
         if left is None or right is None or len(left.shape) < 2:
             return Op("other", output_elements=written)
-        inner = left.shape[-2] if operator.options["adj_x"] else left.shape[-1]
+        inner = left.shape[-2] if operator.option("adj_x", False) else left.shape[-1]
         for constant, weight in ((left.index in self.origin, left), (right.index in self.origin, right)):
             if constant and weight.elements:
                 return Op(

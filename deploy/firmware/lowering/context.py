@@ -11,7 +11,7 @@ import numpy as np
 from edgepress.deploy.firmware.lowering.fixedpoint import quantize_multiplier
 from edgepress.deploy.firmware.lowering.steps import FieldValue, Step, Value
 from edgepress.deploy.firmware.lowering.tables import round_away
-from edgepress.deploy.tflite.reader import Quantization, Tensor
+from edgepress.deploy.tflite.reader import Operator, Quantization, Tensor
 
 #: As in the C header.
 DIMS = 5
@@ -36,16 +36,18 @@ class Rows:
         inputs: Sequence[int],
         outputs: Sequence[int],
         tensors: Sequence[Tensor],
-        operators: Sequence[Any] = (),
+        operators: Sequence[Operator] = (),
     ):
         self._tensors, self._operators = tensors, operators
         self.paddings: dict[int, tuple[Value, int, int]] = {}
-        self.values, self.inputs, self.outputs = values, tuple(inputs), tuple(outputs)
+        self.values: Mapping[int, Value] = values
+        self.inputs: tuple[int, ...] = tuple(inputs)
+        self.outputs: tuple[int, ...] = tuple(outputs)
         self.steps: list[Step] = []
         self.aliases: dict[int, int] = {}
-        self._operator: Any = None
+        self._operator: Operator | None = None
 
-    def start(self, operator: Any) -> None:
+    def start(self, operator: Operator) -> None:
         """The operator that the next steps come from."""
         self._operator = operator
 
@@ -61,6 +63,7 @@ class Rows:
     ) -> None:
         """Append a step."""
         operator = self._operator
+        assert operator is not None, "start() comes first"
         self.steps.append(
             Step(operator.index, operator.code, summary, kernel, structure, dict(fields), tuple(inputs), output, **more)
         )
@@ -83,7 +86,7 @@ class Rows:
             for reader in readers
         )
 
-    def operand(self, operator: Any, position: int, *, constant: bool | None = None) -> Value:
+    def operand(self, operator: Operator, position: int, *, constant: bool | None = None) -> Value:
         """An input that must be there; `constant` says whether it must be in the file."""
         if position >= len(operator.inputs) or operator.inputs[position] < 0:
             raise Refused(f"input {position} is missing")
@@ -92,7 +95,7 @@ class Rows:
             raise Refused(f"{value.name!r} must be {'a constant' if constant else 'computed'}")
         return value
 
-    def optional(self, operator: Any, position: int) -> Value | None:
+    def optional(self, operator: Operator, position: int) -> Value | None:
         """An input that may be left out."""
         there = position < len(operator.inputs) and operator.inputs[position] >= 0
         return self.operand(operator, position, constant=True) if there else None
@@ -107,7 +110,7 @@ class Rows:
             raise Refused(f"{value.name!r} has the zero point {value.zero_point}")
         return np.float32(value.scale), value.zero_point
 
-    def integers(self, operator: Any, position: int) -> list[int]:
+    def integers(self, operator: Operator, position: int) -> list[int]:
         """The values of a constant input of int32 or int64."""
         value = self.operand(operator, position, constant=True)
         if value.dtype not in ("int32", "int64") or value.data is None:

@@ -18,6 +18,7 @@ from edgepress.deploy.firmware.lowering.context import (
 )
 from edgepress.deploy.firmware.lowering.steps import Value
 from edgepress.deploy.firmware.lowering.tables import NoTable, exponentials
+from edgepress.deploy.tflite.reader import Operator
 
 #: The fast rescaling doubles a sum; the plain one only has to hold it.
 _FAST_SUM, _LARGEST_SUM = 1 << 30, 1 << 31
@@ -29,7 +30,7 @@ _WIDEST_SPREAD = 3
 _LARGEST_DEPTH = 511
 
 
-def conv_2d(rows: Rows, operator: Any) -> None:
+def conv_2d(rows: Rows, operator: Operator) -> None:
     """Weights [out, h, w, in / groups]."""
     x, weights, y = rows.operand(operator, 0), _weights(rows, operator), rows.values[operator.outputs[0]]
     _rank_4(x, weights, y)
@@ -42,7 +43,7 @@ def conv_2d(rows: Rows, operator: Any) -> None:
     _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": group_c}, quantized, data)
 
 
-def depthwise_conv_2d(rows: Rows, operator: Any) -> None:
+def depthwise_conv_2d(rows: Rows, operator: Operator) -> None:
     """Weights [1, h, w, channels * multiplier]."""
     x, weights, y = rows.operand(operator, 0), _weights(rows, operator), rows.values[operator.outputs[0]]
     _rank_4(x, weights, y)
@@ -59,10 +60,10 @@ def depthwise_conv_2d(rows: Rows, operator: Any) -> None:
         _add_conv(rows, operator, "ep_depthwise_conv_2d", x, y, {**window, "group_c": 1}, quantized, data)
 
 
-def fully_connected(rows: Rows, operator: Any) -> None:
+def fully_connected(rows: Rows, operator: Operator) -> None:
     """Weights [out, in]: a 1x1 convolution of an image with one pixel per row."""
     x, weights, y = rows.operand(operator, 0), _weights(rows, operator), rows.values[operator.outputs[0]]
-    if operator.options.get("weights_format"):
+    if operator.option("weights_format", 0):
         raise Refused("its weights are shuffled")
     if len(weights.shape) != 2:
         raise Refused(f"weights of the shape {list(weights.shape)}")
@@ -94,7 +95,7 @@ def fully_connected(rows: Rows, operator: Any) -> None:
 
 def _add_conv(
     rows: Rows,
-    operator: Any,
+    operator: Operator,
     kernel: str,
     x: Value,
     y: Value,
@@ -143,7 +144,7 @@ def _scratch_bytes(kernel: str, w: dict[str, int]) -> int:
     return 0 if taps == 1 and same and w["group_c"] == w["in_c"] else 2 * taps * w["group_c"]
 
 
-def _weights(rows: Rows, operator: Any) -> Value:
+def _weights(rows: Rows, operator: Operator) -> Value:
     weights = rows.operand(operator, 1, constant=True)
     if weights.dtype != "int8":
         raise Refused(f"its weights are {weights.dtype}, not int8")
@@ -161,11 +162,13 @@ def _rank_4(*values: Value) -> None:
             raise Refused(f"{value.name!r} has the shape {list(value.shape)}, not [N, H, W, C]")
 
 
-def _window(operator: Any, x: Value, y: Value, kernel_h: int, kernel_w: int) -> dict[str, int]:
+def _window(operator: Operator, x: Value, y: Value, kernel_h: int, kernel_w: int) -> dict[str, int]:
     """Sizes, strides and paddings, in the order of the structure."""
-    o = operator.options
-    height = _along(o["padding"], x.shape[1], kernel_h, o["stride_h"], o.get("dilation_h", 1))
-    width = _along(o["padding"], x.shape[2], kernel_w, o["stride_w"], o.get("dilation_w", 1))
+    padding, option = operator.option("padding", "SAME"), operator.option
+    stride_h, stride_w = option("stride_h", 0), option("stride_w", 0)
+    dilation_h, dilation_w = option("dilation_h", 1), option("dilation_w", 1)
+    height = _along(padding, x.shape[1], kernel_h, stride_h, dilation_h)
+    width = _along(padding, x.shape[2], kernel_w, stride_w, dilation_w)
     if (height[0], width[0]) != y.shape[1:3] or x.shape[0] != y.shape[0]:
         raise Refused(
             f"{list(x.shape)} gives {height[0]}x{width[0]} positions, but the output has the shape {list(y.shape)}"
@@ -180,10 +183,10 @@ def _window(operator: Any, x: Value, y: Value, kernel_h: int, kernel_w: int) -> 
         "out_c": y.shape[3],
         "kernel_h": kernel_h,
         "kernel_w": kernel_w,
-        "stride_h": o["stride_h"],
-        "stride_w": o["stride_w"],
-        "dilation_h": o.get("dilation_h", 1),
-        "dilation_w": o.get("dilation_w", 1),
+        "stride_h": stride_h,
+        "stride_w": stride_w,
+        "dilation_h": dilation_h,
+        "dilation_w": dilation_w,
         "pad_top": height[1],
         "pad_left": width[1],
     }
@@ -202,7 +205,7 @@ def _along(padding: str, size: int, kernel: int, stride: int, dilation: int) -> 
 
 def _quantized(
     rows: Rows,
-    operator: Any,
+    operator: Operator,
     x: Value,
     weights: Value,
     y: Value,
@@ -241,7 +244,7 @@ def _quantized(
     largest = int(shifts.max())
     if int(reach.max()) * 2 ** max(0, largest) >= _LARGEST_SUM:
         raise Refused(f"a sum may reach {int(reach.max()):,}, which overflows 32 bits")
-    low, high = activation_range(operator.options.get("fused_activation", "NONE"), out_scale, out_zero)
+    low, high = activation_range(operator.option("fused_activation", "NONE"), out_scale, out_zero)
     words = multipliers & 0x3FFFFFFF
     arrays = {"bias": folded.astype(np.int32)}
     if largest - shifts.min() <= _WIDEST_SPREAD:
@@ -259,7 +262,7 @@ def _quantized(
     }
 
 
-def _channel_scales(rows: Rows, operator: Any, channels: int, axis: int) -> np.ndarray:
+def _channel_scales(rows: Rows, operator: Operator, channels: int, axis: int) -> np.ndarray:
     quantization = rows.quantization(operator.inputs[1])
     if quantization is None or not quantization.scale.size:
         raise Refused("its weights have no scale")
@@ -272,7 +275,7 @@ def _channel_scales(rows: Rows, operator: Any, channels: int, axis: int) -> np.n
     return quantization.scale
 
 
-def _bias(rows: Rows, operator: Any, channels: int) -> np.ndarray:
+def _bias(rows: Rows, operator: Operator, channels: int) -> np.ndarray:
     value = rows.optional(operator, 2)
     if value is None:
         return np.zeros(channels, np.int64)
@@ -281,24 +284,23 @@ def _bias(rows: Rows, operator: Any, channels: int) -> np.ndarray:
     return value.data.reshape(-1).astype(np.int64)
 
 
-def pool(rows: Rows, operator: Any) -> None:
+def pool(rows: Rows, operator: Operator) -> None:
     """Average and maximum; the scale stays."""
     x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
     _rank_4(x, y)
     rows.int8(x)
     out_scale, out_zero = rows.int8(y)
-    o = operator.options
-    window = _window(operator, x, y, o["filter_h"], o["filter_w"])
-    low, high = activation_range(o.get("fused_activation", "NONE"), out_scale, out_zero)
+    window = _window(operator, x, y, operator.option("filter_h", 0), operator.option("filter_w", 0))
+    low, high = activation_range(operator.option("fused_activation", "NONE"), out_scale, out_zero)
     fields = (
         {name: window[name] for name in ("batches", "in_h", "in_w")}
         | {"channels": x.shape[3]}
         | {name: window[name] for name in ("out_h", "out_w")}
         | {
-            "filter_h": o["filter_h"],
-            "filter_w": o["filter_w"],
-            "stride_h": o["stride_h"],
-            "stride_w": o["stride_w"],
+            "filter_h": window["kernel_h"],
+            "filter_w": window["kernel_w"],
+            "stride_h": window["stride_h"],
+            "stride_w": window["stride_w"],
             "pad_top": window["pad_top"],
             "pad_left": window["pad_left"],
             "out_min": low,
@@ -311,7 +313,7 @@ def pool(rows: Rows, operator: Any) -> None:
     rows.add(kernel, "ep_pool", fields, [x.index], y.index, f"{described(x.shape)} -> {described(y.shape)}")
 
 
-def mean(rows: Rows, operator: Any) -> None:
+def mean(rows: Rows, operator: Operator) -> None:
     """Over any axes."""
     x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
     (in_scale, in_zero), (out_scale, out_zero) = rows.int8(x), rows.int8(y)
@@ -351,7 +353,7 @@ def mean(rows: Rows, operator: Any) -> None:
     )
 
 
-def softmax(rows: Rows, operator: Any) -> None:
+def softmax(rows: Rows, operator: Operator) -> None:
     """Along the last dimension, to scale 1/256 and zero point -128."""
     x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
     (in_scale, _), (out_scale, out_zero) = rows.int8(x), rows.int8(y)
@@ -363,7 +365,7 @@ def softmax(rows: Rows, operator: Any) -> None:
     if depth > _LARGEST_DEPTH:
         raise Refused(f"it is over {depth} values; up to {_LARGEST_DEPTH} are certain to be in range")
     try:
-        table = exponentials(in_scale, operator.options["beta"])
+        table = exponentials(in_scale, operator.option("beta", 0.0))
     except (NoTable, ValueError) as reason:
         raise Refused(str(reason)) from None
     rows.add(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from edgepress.deploy.firmware.lowering import layers as lower_layers
 from edgepress.deploy.firmware.lowering import moves as lower_moves
 from edgepress.deploy.firmware.lowering import values as lower_values
 from edgepress.deploy.firmware.lowering.context import Refused, Rows
 from edgepress.deploy.firmware.lowering.steps import Network, Step, Value
-from edgepress.deploy.tflite.reader import Tensor, read_tflite
+from edgepress.deploy.tflite.reader import Operator, Tensor, read_tflite
 from edgepress.models.errors import UsageError
 
 #: Operator -> its rule, which adds steps to `Rows` or raises `Refused` with a reason.
@@ -106,7 +105,7 @@ def _value(tensor: Tensor) -> Value:
     )
 
 
-def _check_activations(tensors: tuple[Tensor, ...], operator: Any) -> None:
+def _check_activations(tensors: tuple[Tensor, ...], operator: Operator) -> None:
     for index in (*operator.inputs, *operator.outputs):
         if index < 0:
             continue

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from edgepress.deploy.firmware.lowering.context import Refused, Rows, described, merged, strides
 from edgepress.deploy.firmware.lowering.steps import Value
+from edgepress.deploy.tflite.reader import Operator
 
 
-def alias(rows: Rows, operator: Any) -> None:
+def alias(rows: Rows, operator: Operator) -> None:
     """RESHAPE and its like: the same memory under another shape."""
     x, y = rows.operand(operator, 0, constant=False), rows.values[operator.outputs[0]]
     if x.size_bytes != y.size_bytes or x.dtype != y.dtype:
@@ -25,9 +26,9 @@ def alias(rows: Rows, operator: Any) -> None:
 
 def _copy(
     rows: Rows,
-    shape: Any,
-    from_step: Any,
-    to_step: Any,
+    shape: Sequence[int],
+    from_step: Sequence[int],
+    to_step: Sequence[int],
     x: Value,
     y: Value,
     summary: str,
@@ -46,7 +47,7 @@ def _copy(
     )
 
 
-def _ends(rows: Rows, operator: Any, position: int = 0) -> tuple[Value, Value]:
+def _ends(rows: Rows, operator: Operator, position: int = 0) -> tuple[Value, Value]:
     x, y = rows.operand(operator, position), rows.values[operator.outputs[0]]
     for value in (x, y):
         if value.dtype != "int8":
@@ -58,7 +59,7 @@ def _fill(rows: Rows, y: Value, value: int) -> None:
     rows.add("ep_fill", "", {}, [], y.index, described(y.shape), arguments=(str(value), str(prod(y.shape))))
 
 
-def pad(rows: Rows, operator: Any) -> None:
+def pad(rows: Rows, operator: Operator) -> None:
     """With the value 0.0, which is the output's zero point."""
     x, y = _ends(rows, operator)
     (in_scale, in_zero), (out_scale, out_zero) = rows.int8(x), rows.int8(y)
@@ -88,13 +89,13 @@ def pad(rows: Rows, operator: Any) -> None:
     )
 
 
-def concatenation(rows: Rows, operator: Any) -> None:
+def concatenation(rows: Rows, operator: Operator) -> None:
     """One copy for each input."""
     y = rows.values[operator.outputs[0]]
-    if operator.options.get("fused_activation", "NONE") != "NONE":
+    if operator.option("fused_activation", "NONE") != "NONE":
         raise Refused("it has a fused activation")
     rank, step, at = len(y.shape), strides(y.shape), 0
-    axis = operator.options["axis"] % rank if rank else 0
+    axis = operator.option("axis", 0) % rank if rank else 0
     for position in range(len(operator.inputs)):
         x, _ = _ends(rows, operator, position)
         # TFLite Micro copies without a change of scale; the format demands that there is none.
@@ -119,7 +120,7 @@ def concatenation(rows: Rows, operator: Any) -> None:
         raise Refused(f"the inputs fill {at} of {list(y.shape)} along axis {axis}")
 
 
-def split(rows: Rows, operator: Any) -> None:
+def split(rows: Rows, operator: Operator) -> None:
     """One copy for each output; the axis is input 0."""
     x = rows.operand(operator, 1)
     axis = rows.integers(operator, 0)[0]
@@ -151,12 +152,12 @@ def split(rows: Rows, operator: Any) -> None:
         raise Refused(f"the outputs take {at} of {x.shape[axis]} along axis {axis}")
 
 
-def strided_slice(rows: Rows, operator: Any) -> None:
+def strided_slice(rows: Rows, operator: Operator) -> None:
     """Begin, end and step of each dimension, as in Python."""
     x, y = _ends(rows, operator)
     begin, end, stride = (rows.integers(operator, position) for position in (1, 2, 3))
-    o = operator.options
-    if o.get("ellipsis_mask") or o.get("new_axis_mask"):
+    option = operator.option
+    if option("ellipsis_mask", 0) or option("new_axis_mask", 0):
         raise Refused("it has an ellipsis or a new axis")
     if not len(begin) == len(end) == len(stride) <= len(x.shape) or 0 in stride:
         raise Refused(f"begin {begin}, end {end}, strides {stride} of {list(x.shape)}")
@@ -164,15 +165,15 @@ def strided_slice(rows: Rows, operator: Any) -> None:
     for i, size in enumerate(x.shape):
         if i >= len(begin):
             chosen = range(size)
-        elif o.get("shrink_axis_mask", 0) >> i & 1:
+        elif option("shrink_axis_mask", 0) >> i & 1:
             at = begin[i] + size if begin[i] < 0 else begin[i]
             chosen = range(at, at + 1)
         else:
-            last = begin[i] + end[i] if o.get("offset") else end[i]
+            last = begin[i] + end[i] if option("offset", False) else end[i]
             chosen = range(size)[
                 slice(
-                    None if o.get("begin_mask", 0) >> i & 1 else begin[i],
-                    None if o.get("end_mask", 0) >> i & 1 else last,
+                    None if option("begin_mask", 0) >> i & 1 else begin[i],
+                    None if option("end_mask", 0) >> i & 1 else last,
                     stride[i],
                 )
             ]
@@ -186,7 +187,7 @@ def strided_slice(rows: Rows, operator: Any) -> None:
     _copy(rows, sizes, walk, strides(sizes), x, y, f"{described(x.shape)} -> {described(y.shape)}", from_start=start)
 
 
-def transpose(rows: Rows, operator: Any) -> None:
+def transpose(rows: Rows, operator: Operator) -> None:
     """Dimensions in another order."""
     x, y = _ends(rows, operator)
     order = rows.integers(operator, 1)
@@ -205,14 +206,14 @@ def transpose(rows: Rows, operator: Any) -> None:
     )
 
 
-def resize_nearest(rows: Rows, operator: Any) -> None:
+def resize_nearest(rows: Rows, operator: Operator) -> None:
     """Which row and column each output takes is worked out here, in float32 as TFLite Micro does."""
     x, y = _ends(rows, operator)
     if len(x.shape) != 4 or len(y.shape) != 4 or (x.shape[0], x.shape[3]) != (y.shape[0], y.shape[3]):
         raise Refused(f"{list(x.shape)} becomes {list(y.shape)}")
     if tuple(rows.integers(operator, 1)) != y.shape[1:3]:
         raise Refused(f"the wanted size is not the one of the output, {list(y.shape)}")
-    corners, centers = operator.options["align_corners"], operator.options["half_pixel_centers"]
+    corners, centers = operator.option("align_corners", False), operator.option("half_pixel_centers", False)
     arrays = {
         "rows": _nearest(x.shape[1], y.shape[1], corners, centers),
         "columns": _nearest(x.shape[2], y.shape[2], corners, centers),

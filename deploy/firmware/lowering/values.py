@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -19,12 +18,13 @@ from edgepress.deploy.firmware.lowering.context import (
     strides,
 )
 from edgepress.deploy.firmware.lowering.steps import Value
+from edgepress.deploy.tflite.reader import Operator
 
 #: Bits that ADD and SUB add to their operands.
 _LEFT_SHIFT = 20
 
 
-def add_or_sub(rows: Rows, operator: Any) -> None:
+def add_or_sub(rows: Rows, operator: Operator) -> None:
     """Both operands on a common scale with 20 more bits."""
     a, b, y = rows.operand(operator, 0), rows.operand(operator, 1), rows.values[operator.outputs[0]]
     (a_scale, a_zero), (b_scale, b_zero), (out_scale, out_zero) = rows.int8(a), rows.int8(b), rows.int8(y)
@@ -65,7 +65,7 @@ def add_or_sub(rows: Rows, operator: Any) -> None:
     )
 
 
-def mul(rows: Rows, operator: Any) -> None:
+def mul(rows: Rows, operator: Operator) -> None:
     """The product of two operands."""
     a, b, y = rows.operand(operator, 0), rows.operand(operator, 1), rows.values[operator.outputs[0]]
     (a_scale, a_zero), (b_scale, b_zero), (out_scale, out_zero) = rows.int8(a), rows.int8(b), rows.int8(y)
@@ -96,7 +96,7 @@ def mul(rows: Rows, operator: Any) -> None:
 
 def _binary(
     rows: Rows,
-    operator: Any,
+    operator: Operator,
     a: Value,
     b: Value,
     y: Value,
@@ -113,7 +113,7 @@ def _binary(
         raise Refused(f"{list(a.shape)} and {list(b.shape)} do not give {list(y.shape)}")
     steps = [[0 if size == 1 else step for size, step in zip(s, strides(s), strict=True)] for s in (first, second)]
     size, a_stride, b_stride = merged(shape, *steps)
-    low, high = activation_range(operator.options.get("fused_activation", "NONE"), out_scale, out_zero)
+    low, high = activation_range(operator.option("fused_activation", "NONE"), out_scale, out_zero)
     rows.add(
         f"ep_{operator.code.lower()}",
         "ep_binary",
@@ -124,7 +124,7 @@ def _binary(
     )
 
 
-def by_table(rows: Rows, operator: Any) -> None:
+def by_table(rows: Rows, operator: Operator) -> None:
     """Any function of one int8."""
     x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
     (in_scale, in_zero), (out_scale, out_zero) = rows.int8(x), rows.int8(y)
@@ -135,12 +135,12 @@ def by_table(rows: Rows, operator: Any) -> None:
         "TANH": lambda: tables.tanh(scales),
         "LOGISTIC": lambda: tables.logistic(scales),
         "HARD_SWISH": lambda: tables.hard_swish(scales),
-        "LEAKY_RELU": lambda: tables.leaky_relu(scales, operator.options["alpha"]),
+        "LEAKY_RELU": lambda: tables.leaky_relu(scales, operator.option("alpha", 0.0)),
     }
     _lookup(rows, operator, x, y, makers[operator.code])
 
 
-def _lookup(rows: Rows, operator: Any, x: Value, y: Value, make: Callable[[], np.ndarray]) -> None:
+def _lookup(rows: Rows, operator: Operator, x: Value, y: Value, make: Callable[[], np.ndarray]) -> None:
     if prod(x.shape) != prod(y.shape):
         raise Refused(f"{list(x.shape)} becomes {list(y.shape)}")
     try:
@@ -159,7 +159,7 @@ def _lookup(rows: Rows, operator: Any, x: Value, y: Value, make: Callable[[], np
     )
 
 
-def quantize(rows: Rows, operator: Any) -> None:
+def quantize(rows: Rows, operator: Operator) -> None:
     """From float32, or from int8 on another scale."""
     x, y = rows.operand(operator, 0, constant=False), rows.values[operator.outputs[0]]
     out_scale, out_zero = rows.int8(y)
@@ -180,7 +180,7 @@ def quantize(rows: Rows, operator: Any) -> None:
     )
 
 
-def dequantize(rows: Rows, operator: Any) -> None:
+def dequantize(rows: Rows, operator: Operator) -> None:
     """From int8 to float32."""
     x, y = rows.operand(operator, 0, constant=False), rows.values[operator.outputs[0]]
     in_scale, in_zero = rows.int8(x)
