@@ -8,11 +8,12 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from edgepress.models.errors import EdgepressError, UsageError, did_you_mean
 
@@ -20,6 +21,7 @@ _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]
 #: The folder of our parts: a checkout, or `edgepress` where it is installed.
 _OWN = Path(__file__).resolve().parents[1]
 _PARTS = ("models", "compress", "deploy", "benchmarks")
+T = TypeVar("T")
 _announced: set[str] = set()
 
 
@@ -53,6 +55,24 @@ def find_object(reference: str) -> Any:
             raise UsageError(f"module {module_name} has no {attribute!r}{did_you_mean(part, dir(found))}")
         found = getattr(found, part)
     return found
+
+
+def call(reference: str, function: Callable[..., T], **arguments: Any) -> T:
+    """Call a user's function; what it raises becomes one sentence, with the place where it was raised.
+
+    Raises:
+        UsageError: it failed.
+    """
+    try:
+        return function(**arguments)
+    except EdgepressError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        given = {name: value for name, value in arguments.items() if value is not None}
+        raise UsageError(
+            f"{reference} failed{f' with {given}' if given else ''}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        ) from error
 
 
 def _import_from_here(name: str) -> ModuleType:

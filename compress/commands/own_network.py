@@ -33,16 +33,14 @@ def enter_own_network(
     """
     import torch
 
-    from edgepress.models.checkpoints.registry import build, resolve_factory, zoo
+    from edgepress.models.checkpoints.registry import make_network, zoo
     from edgepress.models.checkpoints.spec import ModelSpec
     from edgepress.models.cost.cost import cost_of
 
     if not inputs and factory not in zoo():
         raise UsageError("--model needs --input, the shape of its input with the batch, such as --input 1,3,32,32")
     shapes = tuple(_shape(text) for text in inputs) or zoo()[factory].input_shapes
-    made = resolve_factory(factory)() if ":" in factory else build(factory)
-    if not isinstance(made, torch.nn.Module):
-        raise UsageError(f"{factory} returned a {type(made).__name__}; it must return a torch.nn.Module")
+    made = make_network(factory, {})
     if weights is not None:
         load_weights(made, weights)
     model = made.float().eval()

@@ -22,7 +22,7 @@ def build_for(network: NetworkSettings, task: Task, seed: int) -> tuple[nn.Modul
     """
     import torch
 
-    from edgepress.models.checkpoints.registry import build, fit_arguments, resolve_factory
+    from edgepress.models.checkpoints.registry import fit_arguments, make_network
     from edgepress.models.checkpoints.spec import ModelSpec
 
     shape, classes = tuple(task.input_shape), tuple(task.classes)
@@ -31,7 +31,7 @@ def build_for(network: NetworkSettings, task: Task, seed: int) -> tuple[nn.Modul
         arguments = {**fit_arguments(network.name, shape, len(classes)), **arguments}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = resolve_factory(network.name)(**arguments) if ":" in network.name else build(network.name, **arguments)
+        model = make_network(network.name, arguments)
     spec = ModelSpec(
         network.name,
         arguments,

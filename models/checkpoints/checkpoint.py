@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.atomic import new_directory, write_bytes
-from edgepress.models.checkpoints.registry import build, resolve_factory
+from edgepress.models.checkpoints.registry import build, make_network
 from edgepress.models.checkpoints.spec import ModelSpec
 from edgepress.models.errors import ConfigError, UsageError
 
@@ -108,7 +108,7 @@ def fresh_network(spec: ModelSpec) -> nn.Module:
     Raises:
         UsageError: an unknown network or argument, a factory that fails, or a plan of another network.
     """
-    model = _call_foreign(spec) if ":" in spec.factory else build(spec.factory, **spec.arguments)
+    model = make_network(spec.factory, spec.arguments)
     if spec.plan is None:
         return model
     from edgepress.models.checkpoints.plan import apply_plan
@@ -190,19 +190,6 @@ def _rebuild(spec: ModelSpec) -> nn.Module:
             if params > MAX_PARAMS:
                 raise UsageError(f"it asks for {params:,} parameters; at most {MAX_PARAMS:,} are built")
         return fresh_network(spec)
-
-
-def _call_foreign(spec: ModelSpec) -> nn.Module:
-    from torch import nn
-
-    factory = resolve_factory(spec.factory)
-    try:
-        model = factory(**spec.arguments)
-    except Exception as error:
-        raise UsageError(f"{spec.factory} failed with {spec.arguments}: {type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"{spec.factory} returned a {type(model).__name__}; it must return a torch.nn.Module")
-    return model
 
 
 def _check_state(state: dict[str, torch.Tensor], model: nn.Module, problem: str, source: str) -> None:

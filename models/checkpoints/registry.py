@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import UsageError, did_you_mean
-from edgepress.models.user_code import find_object
+from edgepress.models.user_code import call, find_object
 
 if TYPE_CHECKING:
     from torch import nn
@@ -154,6 +154,22 @@ def resolve_factory(reference: str) -> Callable[..., Any]:
     if not callable(found):
         raise UsageError(f"{reference} is a {type(found).__name__}; it must be a function or a class")
     return found
+
+
+def make_network(factory: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network of a name of the zoo, or of "package.module:factory", whose code is run.
+
+    Raises:
+        UsageError: what `build` or `resolve_factory` raises, or a factory that fails or returns something else.
+    """
+    if ":" not in factory:
+        return build(factory, **arguments)
+    from torch import nn
+
+    model = call(factory, resolve_factory(factory), **arguments)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{factory} returned a {type(model).__name__}; it must return a torch.nn.Module")
+    return model
 
 
 def _entry(name: str) -> ZooEntry:

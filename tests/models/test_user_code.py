@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.models.checkpoints.registry import resolve_factory
+from edgepress.models.checkpoints.registry import make_network, resolve_factory
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks import load_task
 from edgepress.models.user_code import find_object, is_reference
@@ -148,3 +148,18 @@ def test_a_task_is_found_the_same_way(here):
     assert load_task("ep_own_task:make", trust=True).name == "own"
     with pytest.raises(UsageError, match=r"data = 'ep_own_task:made': .* \(did you mean 'make'\?\)"):
         load_task("ep_own_task:made", trust=True)
+
+
+def test_code_that_fails_is_the_users_and_is_named_with_its_place(here):
+    (here / "ep_failing.py").write_text(
+        "def make(front_end=None):\n    return 1 / 0\ndef net(width):\n    return width\n"
+    )
+    message = r"ep_failing:make failed.*: ZeroDivisionError: division by zero \(.*ep_failing.py, line 2\)"
+    with pytest.raises(UsageError, match=message):
+        load_task("ep_failing:make", trust=True)
+    with pytest.raises(UsageError, match=message):
+        make_network("ep_failing:make", {})
+    with pytest.raises(UsageError, match=r"ep_failing:net failed with {'depth': 3}: TypeError: .*'depth'"):
+        make_network("ep_failing:net", {"depth": 3})
+    with pytest.raises(UsageError, match=r"ep_failing:net returned a int; it must return a torch.nn.Module"):
+        make_network("ep_failing:net", {"width": 3})

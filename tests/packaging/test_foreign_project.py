@@ -36,9 +36,10 @@ from benchmarks import CLIPS
 
 def make():
     rng = np.random.default_rng(0)
-    def split(n):
-        return Split(rng.normal(size=(n, 3, 16, 16)).astype("float32"), rng.integers(0, 4, n))
-    return Task("mine", {"train": split(CLIPS), "validation": split(8), "test": split(8)}, [str(i) for i in range(4)])
+    sizes = {"train": CLIPS, "validation": 8, "test": 8}
+    splits = {name: Split([f"{name}-{i}" for i in range(n)], rng.integers(0, 4, n)) for name, n in sizes.items()}
+    arrays = {name: rng.normal(size=(n, 3, 16, 16)).astype("float32") for name, n in sizes.items()}
+    return Task("mine", ("a", "b", "c", "d"), (3, 16, 16), "0f", splits, arrays.__getitem__)
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import LogMel
 from edgepress.models.tasks.task import Task
-from edgepress.models.user_code import find_object, is_reference
+from edgepress.models.user_code import call, find_object, is_reference
 
 _SYNTHETIC = re.compile(r"synthetic(?::(\d{1,9}))?\Z")
 SOURCES = (
@@ -79,7 +79,7 @@ def _call_factory(source: str, front_end: LogMel | None, cache: str | Path | Non
     arguments = {key: value for key, value in offered.items() if takes_all or key in accepted}
     if front_end is not None and "front_end" not in arguments:
         raise UsageError(f"data = {source!r} takes no front_end; leave it out, or add the parameter to the factory")
-    task = factory(**arguments)
+    task = call(source, factory, **arguments)
     if not isinstance(task, Task):
         raise UsageError(f"data = {source!r} returned {type(task).__name__}, expected edgepress.models.tasks.Task")
     return task
