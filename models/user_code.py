@@ -71,7 +71,8 @@ def call(reference: str, function: Callable[..., T], **arguments: Any) -> T:
         last = traceback.extract_tb(error.__traceback__)[-1]
         given = {name: value for name, value in arguments.items() if value is not None}
         raise UsageError(
-            f"{reference} failed{f' with {given}' if given else ''}: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+            f"{reference} failed{f' with {given}' if given else ''}: {type(error).__name__}: {error} "
+            f"({last.filename}, line {last.lineno})"
         ) from error
 
 

@@ -135,7 +135,8 @@ def _full(clips: int, folder: Path) -> dict[str, Any]:
     from torch import nn
 
     from edgepress.compress.recipes.recipe import TrainSettings
-    from edgepress.compress.training.train import Machine, train
+    from edgepress.compress.training.machine import Machine
+    from edgepress.compress.training.train import train
 
     torch.manual_seed(0)
     network = nn.Sequential(nn.AvgPool2d(11), nn.Flatten(), nn.Linear(23 * 4, 10))
@@ -159,7 +160,7 @@ def _wait(clips: int, folder: Path, steps: int = 40) -> dict[str, Any]:
     import torch.nn.functional as F
 
     from edgepress.compress.training.batches import batches
-    from edgepress.compress.training.train import channels_last
+    from edgepress.compress.training.machine import channels_last
     from edgepress.models.checkpoints.registry import build
     from edgepress.models.cost.cost import cost_of
 

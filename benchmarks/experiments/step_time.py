@@ -48,7 +48,8 @@ def plain_epochs(network: Any, task: Any, settings: Any, epochs: int, channels_l
 def our_epochs(network: Any, task: Any, settings: Any, teacher: Any = None) -> list[float]:
     """Milliseconds a step of each epoch of `training.train.train`, under cached logits where they are given."""
     from edgepress.compress.recipes.recipe import Distill
-    from edgepress.compress.training.train import Machine, train
+    from edgepress.compress.training.machine import Machine
+    from edgepress.compress.training.train import train
 
     steps = len(task.split("train")) // settings.batch_size
     result = train(

@@ -36,7 +36,7 @@ def run_distill(
     """
     from edgepress.compress.pipeline.teaching import student_stage
     from edgepress.compress.recipes.recipe import Distill, TrainSettings, read_recipe, validated
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     if student is not None and (recipe or network):
         raise UsageError(f"give either --student {student}, or a recipe whose network is trained from the beginning")

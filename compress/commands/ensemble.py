@@ -27,7 +27,7 @@ def run_ensemble(
     """
     from edgepress.compress.pipeline.teaching import ensemble_stage, ensemble_text
     from edgepress.compress.teach.teachers import read_ensemble
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     directory = RunDirectory(run)
     with directory.lock():

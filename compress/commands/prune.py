@@ -57,7 +57,7 @@ def run_prune(
         if out is not None and out.exists():
             raise UsageError(f"{out} exists already; choose another name")
     from edgepress.compress.teach.teachers import open_teacher
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     directory = RunDirectory(run)
     with directory.lock():

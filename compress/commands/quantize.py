@@ -39,7 +39,7 @@ def run_quantize(
     if epochs and not qat:
         raise UsageError(f"--epochs {epochs} belongs to quantization-aware training: add --qat")
     from edgepress.compress.teach.teachers import open_teacher
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     directory = RunDirectory(run)
     with directory.lock():

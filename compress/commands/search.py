@@ -36,7 +36,8 @@ def run_search(
     """
     from edgepress.compress.recipes.recipe import read_recipe
     from edgepress.compress.teach.search import Search, rows_of, run_trials
-    from edgepress.compress.training.train import Machine, train
+    from edgepress.compress.training.machine import Machine
+    from edgepress.compress.training.train import train
 
     checked = read_recipe(recipe, given({"task": data, "seed": seed}), trust=trust)
     directory, began = RunDirectory(run), time.monotonic()

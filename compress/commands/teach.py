@@ -43,7 +43,7 @@ def run_teach(
         read_recipe,
         validated,
     )
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     checked = read_recipe(recipe, given({"task": data, "seed": seed}), trust=trust)
     base = teacher_settings(checked)

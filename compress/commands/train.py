@@ -24,7 +24,7 @@ def run_train(
 ) -> None:
     """Train the dense network of a recipe, with changes from the command line; prints the checkpoint's path."""
     from edgepress.compress.recipes.recipe import read_recipe
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     changes: dict[str, Any] = given({"task": data, "seed": seed})
     checked = read_recipe(

@@ -166,7 +166,7 @@ def keep(
     kind: str = "checkpoint",
 ) -> dict[str, Any]:
     """Measure and save a checkpoint, enter it in the run, and drop the training state that it came from."""
-    from edgepress.compress.training.train import evaluate_model
+    from edgepress.compress.training.evaluate import evaluate_model
     from edgepress.models.cost.cost import cost_of
 
     if follows():

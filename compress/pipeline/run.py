@@ -29,7 +29,7 @@ from edgepress.models.run_directory import RunDirectory, follows
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
     from edgepress.models.tasks import Task
 
 
@@ -67,7 +67,7 @@ def run_recipe(
     """
     from edgepress.compress.pipeline.table import print_table
     from edgepress.compress.recipes.recipe import read_recipe
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device)) if value is not None}
     recipe = read_recipe(

@@ -21,7 +21,7 @@ from edgepress.models.run_directory import RunDirectory
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Distill, PruneSettings, QuantizeSettings, Recipe
     from edgepress.compress.teach.teachers import Teacher
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
     from edgepress.models.tasks import Task
 
 
@@ -94,7 +94,7 @@ def _teaching(teacher: Teacher | None, distill: Distill | None) -> list[Any]:
 def _guide(teacher: Teacher | None, task: Task, source: str | None, distill: Distill | None, machine: Machine) -> Any:
     if teacher is None or distill is None:
         return None
-    from edgepress.compress.training.train import inference_device
+    from edgepress.compress.training.machine import inference_device
 
     return teacher.guide(task, source, distill, inference_device(machine))
 
@@ -246,7 +246,8 @@ def quantize_stage(
         return entry
     from edgepress.compress.quantize import prepare_qat, quantization_json, quantize_model, unfold
     from edgepress.compress.quantize.qat import RangeSchedule
-    from edgepress.compress.training.train import evaluate_model, train
+    from edgepress.compress.training.evaluate import evaluate_model
+    from edgepress.compress.training.train import train
 
     model, spec = load_checkpoint(parent, trust=trust)
     folder = run.path / "training" / f"{name}-{key[:8]}"

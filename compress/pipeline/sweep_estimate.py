@@ -20,7 +20,7 @@ def seconds_per_clip(recipe: Recipe, task: Any, batch: int = 16) -> float:
     import torch.nn.functional as F
 
     from edgepress.compress.pipeline.networks import build_for
-    from edgepress.compress.training.train import channels_last
+    from edgepress.compress.training.machine import channels_last
 
     model, spec = build_for(recipe.network, task, recipe.seed)
     channels_last(model)

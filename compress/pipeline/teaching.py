@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edgepress.compress.recipes.recipe import Distill, NetworkSettings, Recipe, TeacherSettings, TrainSettings
     from edgepress.compress.teach.teachers import Teacher
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
     from edgepress.models.checkpoints.spec import ModelSpec
 
 
@@ -118,7 +118,9 @@ def teacher_stage(
     if entry := finished(run, key, name, "teacher"):
         return entry
     from edgepress.compress.teach.teachers import cached_outputs
-    from edgepress.compress.training.train import evaluate_logits, inference_device, train
+    from edgepress.compress.training.evaluate import evaluate_logits
+    from edgepress.compress.training.machine import inference_device
+    from edgepress.compress.training.train import train
 
     model, spec = _start(network, settings.train, task, source, seed, weights)
     folder = run.path / "training" / f"{name}-{key[:8]}"
@@ -267,7 +269,8 @@ def fit_and_measure(
 
     from edgepress.compress.teach.ensemble import fit_ensemble, logit_mean, probability_mean
     from edgepress.compress.teach.teachers import open_teacher
-    from edgepress.compress.training.train import evaluate_logits, inference_device
+    from edgepress.compress.training.evaluate import evaluate_logits
+    from edgepress.compress.training.machine import inference_device
 
     device = inference_device(machine)
     teachers = [open_teacher(member, trust=trust) for member in members]
@@ -326,7 +329,8 @@ def student_stage(
     )
     if entry := finished(run, key, f"distill {student.name}"):
         return entry
-    from edgepress.compress.training.train import inference_device, train
+    from edgepress.compress.training.machine import inference_device
+    from edgepress.compress.training.train import train
 
     model, spec = load_checkpoint(student, trust=trust)
     name = f"{student.name}-distilled"

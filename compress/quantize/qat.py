@@ -75,7 +75,7 @@ def parameter_groups(model: nn.Module, learning_rate: float) -> list[dict[str, A
 
 
 class RangeSchedule:
-    """Lets the ranges move for a share of all steps and holds them from then on (see `training.loop.Shaping`).
+    """Lets the ranges move for a share of all steps and holds them from then on (see `training.shaping.Shaping`).
 
     Held ranges are put back behind every step, so that neither an optimiser's momentum moves them nor several devices
     disagree about which parameters have gradients.

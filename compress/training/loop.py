@@ -1,67 +1,26 @@
-"""The Lightning module and callbacks behind `training.train`: one loop for everything that trains."""
+"""The Lightning module behind `training.train`: one loop for everything that trains."""
 
 from __future__ import annotations
 
-import io
 import math
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback, Checkpoint
-from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgepress.compress.quantize.qat import parameter_groups
 from edgepress.compress.recipes.recipe import Distill, TrainSettings
-from edgepress.compress.training.average import WeightAverage
 from edgepress.compress.training.batches import seed_of
 from edgepress.compress.training.contrastive import contrastive_of, inverse_contrastive, regularized
 from edgepress.compress.training.distill import distillation_loss, mixed_logits
-from edgepress.models.atomic import write_bytes, write_text
+from edgepress.compress.training.shaping import Shaping
+from edgepress.compress.training.state import STATE
 from edgepress.models.errors import RuntimeFailure, UsageError
-
-#: Under which key of a Lightning checkpoint our own state lies.
-STATE = "edgepress"
-#: The file of a training state in its folder.
-LAST = "last.ckpt"
-
-
-class Shaping(Protocol):
-    """What is done to weights while they train: ADMM's penalty, gradual masks.
-
-    The loop calls it; who trains on their own calls the same four in their loop: `start` once, `loss + penalty()`,
-    `after_step()` behind every optimizer step.
-    """
-
-    def start(self, model: nn.Module, steps: int) -> None:
-        """Take hold of the model's parameters, on the device where they are; `steps` optimizer steps will follow."""
-
-    def penalty(self) -> Tensor | None:
-        """A scalar to add to the loss of every batch."""
-
-    def after_step(self) -> None:
-        """Called behind every optimizer step."""
-
-    def figures(self) -> dict[str, float]:
-        """Numbers to log at the end of an epoch."""
-        ...
-
-    def finished(self) -> bool:
-        """Whether the stopping rule holds; asked at the end of an epoch."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain numbers only."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; called after `start`."""
 
 
 def rate_at(progress: float, settings: TrainSettings) -> float:
@@ -92,7 +51,7 @@ class TrainingLoop(lightning.LightningModule):
         seed: of everything random; with the epoch it seeds each epoch anew, so that a resumed run repeats it.
         distill: how to follow the teacher; None: not at all.
         teacher: a network in evaluation mode, or cached logits [N, K] by index of the training split.
-        shaping: see `Shaping`.
+        shaping: ADMM, gradual masks, the schedule of ranges.
         devices: [N] integers, the recording device of every training clip, where `settings.contrastive` is given.
         watch: called with each epoch's record; what it raises ends the training.
     """
@@ -122,7 +81,8 @@ class TrainingLoop(lightning.LightningModule):
         self._devices, self._watch = devices, watch
         self._contrastive_sums: dict[str, tuple[Tensor, int]] = {}
         self._restored: dict[str, Any] | None = None
-        self._average: WeightAverage | None = None
+        # In a tuple for the same reason.
+        self._average: tuple[AveragedModel | None] = (None,)
         self._began, self._loss_sum, self._loss_count = 0.0, torch.zeros(()), 0
         self._validation: list[tuple[float, int, int]] = []
         self.history: list[dict[str, float]] = []
@@ -173,11 +133,12 @@ class TrainingLoop(lightning.LightningModule):
         if teacher is not None:
             self._teacher = (teacher.to(self.device),)
         if self._settings.average:
-            self._average = WeightAverage(self.network, self._settings.average)
+            ema = get_ema_multi_avg_fn(self._settings.average)
+            self._average = (AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True).eval(),)
         if self._shaping is not None:
             self._shaping.start(self.network, self._steps)
         if self._restored is not None:
-            for part, name in ((self._average, "average"), (self._shaping, "shaping")):
+            for part, name in ((self._average[0], "average"), (self._shaping, "shaping")):
                 if part is not None:
                     part.load_state_dict(_moved(self._restored[name], self.device))
 
@@ -255,18 +216,25 @@ class TrainingLoop(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._shaping is not None:
             self._shaping.after_step()
-        if self._average is not None:
-            self._average.update()
+        if (average := self._average[0]) is not None:
+            average.update_parameters(self.network)
 
-    def on_validation_start(self) -> None:
-        if self._average is not None:
-            self._average.swap_in()
+    @property
+    def _kept(self) -> nn.Module:
+        """What is validated and kept: the moving average of weights and batch statistics, where there is one.
+
+        Freq-MixStyle changes the statistics of whole batches, so that the running statistics of batch normalisation,
+        and with them the accuracy, jump from epoch to epoch; their average does not. After Polyak and Juditsky,
+        "Acceleration of stochastic approximation by averaging", SIAM J. Control Optim. 1992.
+        """
+        average = self._average[0]
+        return self.network if average is None else average.module
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         inputs, labels, _ = batch
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = self.network(inputs).float()
+        logits = self._kept(inputs).float()
         self._validation.append(
             (
                 float(F.cross_entropy(logits, labels, reduction="sum")),
@@ -308,10 +276,8 @@ class TrainingLoop(lightning.LightningModule):
             self.best = {
                 "epoch": self.current_epoch + 1,
                 "score": list(score),
-                "state": {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()},
+                "state": {name: value.detach().cpu().clone() for name, value in self._kept.state_dict().items()},
             }
-        if self._average is not None:
-            self._average.swap_out()
         if self._shaping is not None and self._shaping.finished():
             self.trainer.should_stop = True
         if self._watch is not None:
@@ -336,7 +302,7 @@ class TrainingLoop(lightning.LightningModule):
             "best": self.best,
             "done": done,
             "shaping": self._shaping.state_dict() if self._shaping is not None else None,
-            "average": self._average.state_dict() if self._average is not None else None,
+            "average": average.state_dict() if (average := self._average[0]) is not None else None,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -348,101 +314,3 @@ def _moved(state: Any, device: torch.device) -> Any:
     if isinstance(state, dict):
         return {name: _moved(value, device) for name, value in state.items()}
     return state.to(device) if isinstance(state, Tensor) else state
-
-
-class AtomicCheckpoints(CheckpointIO):
-    """Lightning's checkpoints, written whole or not at all, and read without unpickling objects."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_bytes(Path(path), buffer.getvalue())
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        # Also called for the weights that a spawned process hands back, which are no training state.
-        return (
-            read_state(Path(path))
-            if Path(path).name == LAST
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """A Lightning checkpoint of ours: tensors and plain values only.
-
-    Raises:
-        UsageError: damaged, or it holds something else.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state[STATE]["history"], list):
-            raise TypeError("history")
-        return state
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise UsageError(
-            f"{path} is damaged or not a training state of edgepress; remove it to train from the beginning"
-        ) from error
-
-
-class SaveEveryEpoch(Checkpoint):
-    """Write the state of the whole training, and its history as CSV, behind every epoch."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        trainer.save_checkpoint(self._folder / LAST)
-        if trainer.is_global_zero and isinstance(pl_module, TrainingLoop):
-            names = list(dict.fromkeys(name for record in pl_module.history for name in record))
-            rows = [",".join(str(record.get(name, "")) for name in names) for record in pl_module.history]
-            write_text(self._folder / "history.csv", "\n".join([",".join(names), *rows]) + "\n")
-
-
-class ProgressLine(Callback):
-    """Progress on stderr: a bar on a terminal, otherwise a line at most every few seconds."""
-
-    def __init__(self, name: str, epochs: int, seconds: float = 10.0):
-        self._name, self._epochs, self._seconds = name, epochs, seconds
-        self._last, self._bar = 0.0, None  # type: ignore[var-annotated]
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.is_global_zero and sys.stderr.isatty() and self._bar is None:
-            from tqdm import tqdm
-
-            self._bar: Any = tqdm(
-                total=self._epochs * int(trainer.num_training_batches),
-                desc=self._name,
-                unit="step",
-                initial=trainer.global_step,
-                file=sys.stderr,
-                leave=False,
-                dynamic_ncols=True,
-            )
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self._bar is not None:
-            self._bar.update(1)
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if not trainer.is_global_zero or not isinstance(pl_module, TrainingLoop):
-            return
-        record = pl_module.history[-1]
-        text = (
-            f"epoch {record['epoch']}/{self._epochs}: loss {record['train_loss']:.3f}, "
-            f"validation accuracy {100 * record['validation_accuracy']:.1f} %"
-        )
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
-        elif time.monotonic() - self._last > self._seconds or record["epoch"] == self._epochs:
-            self._last = time.monotonic()
-            print(f"  {self._name}: {text}", file=sys.stderr, flush=True)
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None

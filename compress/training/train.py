@@ -22,31 +22,15 @@ from torch import Tensor, nn
 
 from edgepress.compress.recipes.recipe import Distill, TrainSettings
 from edgepress.compress.training.batches import Strata, batches, named, opened, seed_of
+from edgepress.compress.training.evaluate import logits_of
+from edgepress.compress.training.machine import AUTO, Machine, channels_last, precision_for, strategy_for
 from edgepress.models.atomic import write_text
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import follows, launched
 
 if TYPE_CHECKING:
-    from edgepress.compress.training.loop import Shaping
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What to train on; Lightning's own options, passed through.
-
-    Attributes:
-        accelerator: "auto", "cpu", "gpu", ...
-        devices: "auto", a count, or a list as Lightning reads it.
-        strategy: "auto", "ddp", "ddp_spawn", "fsdp", ...
-        nodes: machines that take part.
-        progress: show progress on stderr.
-    """
-
-    accelerator: str = "auto"
-    devices: str | int = "auto"
-    strategy: str = "auto"
-    nodes: int = 1
-    progress: bool = True
+    from edgepress.compress.training.shaping import Shaping
+    from edgepress.models.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,7 @@ class TrainResult:
 
 def train(
     model: nn.Module,
-    task: Any,
+    task: Task,
     settings: TrainSettings,
     *,
     teacher: nn.Module | np.ndarray | None = None,
@@ -79,7 +63,7 @@ def train(
     run: Path | None = None,
     resume: bool = True,
     seed: int = 0,
-    machine: Machine = Machine(),
+    machine: Machine = AUTO,
     name: str = "train",
     watch: Callable[[dict[str, float]], None] | None = None,
 ) -> TrainResult:
@@ -92,7 +76,7 @@ def train(
         teacher: a network on the same inputs to distil from, or its logits [N, K] of the training split; used where
             `distill` is given.
         distill: the form of the distillation loss.
-        penalty: ADMM or gradual masks, see `edgepress.compress.training.loop.Shaping`.
+        penalty: ADMM or gradual masks, see `edgepress.compress.training.shaping.Shaping`.
         run: folder of logs and of the training state; a training with the same inputs found there goes on from its
             last finished epoch (bit-equal on one CPU thread). None: nothing is kept.
         resume: False starts anew.
@@ -135,7 +119,7 @@ def train(
 
 def _fit(
     model: nn.Module,
-    task: Any,
+    task: Task,
     settings: TrainSettings,
     teacher: nn.Module | np.ndarray | None,
     distill: Distill | None,
@@ -148,8 +132,10 @@ def _fit(
 ) -> None:
     import lightning.pytorch as lightning
 
+    from edgepress.compress.training.callbacks import ProgressLine, SaveEveryEpoch
     from edgepress.compress.training.distill import teacher_of
-    from edgepress.compress.training.loop import AtomicCheckpoints, ProgressLine, SaveEveryEpoch, TrainingLoop
+    from edgepress.compress.training.loop import TrainingLoop
+    from edgepress.compress.training.state import AtomicCheckpoints
 
     splits = {split: task.split(split) for split in ("train", "validation")}
     labels = {split: np.asarray(found.labels, np.int64) for split, found in splits.items()}
@@ -195,7 +181,7 @@ def _fit(
             accelerator=machine.accelerator,
             devices=machine.devices,
             num_nodes=machine.nodes,
-            strategy=_strategy(machine),
+            strategy=strategy_for(machine),
             precision=precision_for(settings, machine),  # type: ignore[arg-type]
             max_epochs=settings.epochs,
             callbacks=callbacks,
@@ -265,80 +251,6 @@ def _loaders_again(
     return _Loaders(both[0], both[1], batch_size, seed, strata)  # type: ignore[arg-type]
 
 
-def logits_of(model: nn.Module, features: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Logits of every row, float32, on the CPU.
-
-    Args:
-        model: used in evaluation mode; left in the mode that it was in.
-        features: [N, *input_shape] float32, memory-mapped or not.
-
-    Returns:
-        [N, K] float32.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            return np.concatenate(
-                [model(inputs).float().cpu().numpy() for inputs, _ in batches((features,), batch_size)]
-            )
-    finally:
-        model.train(was_training)
-
-
-def evaluate_model(model: nn.Module, task: Any, split: str) -> dict[str, Any]:
-    """Accuracy, log loss and their breakdown of a network on one split (edgepress.models.tasks.metrics.evaluate)."""
-    return evaluate_logits(logits_of(model, task.features(split)), task, split)
-
-
-def evaluate_logits(logits: np.ndarray, task: Any, split: str) -> dict[str, Any]:
-    """The same from logits [N, K] of every clip of the split."""
-    from edgepress.models.tasks.metrics import evaluate
-
-    found = task.split(split)
-    return evaluate(
-        logits, np.asarray(found.labels), found.devices, task.classes, found.identifiers, task.unseen_devices
-    )
-
-
-def inference_device(machine: Machine) -> str:
-    """Where a network runs that does not train: the first GPU unless the CPU is asked for."""
-    return "cuda" if machine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
-
-
-def channels_last(model: nn.Module) -> None:
-    """The layout in which CPU and GPU kernels of 2-d convolutions are fastest; values do not change."""
-    if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def precision_for(settings: TrainSettings, machine: Machine) -> str:
-    """ "auto" is bf16-mixed where the hardware multiplies bf16, otherwise fp32."""
-    if settings.precision != "auto":
-        return settings.precision
-    if machine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    flags = Path("/proc/cpuinfo")
-    if machine.accelerator in ("auto", "cpu") and flags.exists() and "avx512_bf16" in flags.read_text():
-        return "bf16-mixed"
-    return "32-true"
-
-
-def _strategy(machine: Machine) -> str:
-    """Several devices of one machine: spawned processes, so that the command line is not run once for each."""
-    if machine.strategy in ("auto", "ddp") and machine.nodes == 1 and _devices(machine) > 1 and not launched():
-        return "ddp_spawn"
-    return machine.strategy
-
-
-def _devices(machine: Machine) -> int:
-    """How many devices of one machine Lightning will take, as far as it matters: one, or several."""
-    text = str(machine.devices)
-    if text in ("auto", "-1"):
-        return torch.cuda.device_count() if machine.accelerator in ("auto", "gpu", "cuda") else 1
-    return int(text) if text.isdigit() else len([part for part in text.split(",") if part.strip()])
-
-
 def _tensorboard(folder: Path) -> Any:
     try:
         from lightning.pytorch.loggers import TensorBoardLogger
@@ -398,7 +310,7 @@ def _claim(folder: Path, key: str, resume: bool) -> None:
 
 
 def _finished(last: Path) -> dict[str, Any] | None:
-    from edgepress.compress.training.loop import STATE, read_state
+    from edgepress.compress.training.state import STATE, read_state
 
     if not last.exists():
         return None
@@ -408,7 +320,7 @@ def _finished(last: Path) -> dict[str, Any] | None:
 
 def _fingerprint(
     model: nn.Module,
-    task: Any,
+    task: Task,
     settings: TrainSettings,
     distill: Distill | None,
     teacher: nn.Module | np.ndarray | None,

@@ -104,7 +104,7 @@ def _quantized(one: Candidate, task: Any, epochs: int, folder: Path) -> Any:
     """The int8 checkpoint of a network, made where it isn't there yet."""
     from edgepress.compress.pipeline.stages import quantize_stage
     from edgepress.compress.recipes.recipe import QuantizeSettings
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
     from edgepress.deploy.export.from_checkpoint import Source
     from edgepress.models.run_directory import RunDirectory
 

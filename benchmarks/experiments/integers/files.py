@@ -64,7 +64,7 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path, onnx
     """
     from edgepress.compress.pipeline.data import calibration_batches, check_fits
     from edgepress.compress.quantize import quantize_model
-    from edgepress.compress.training.train import logits_of
+    from edgepress.compress.training.evaluate import logits_of
     from edgepress.deploy.export.export import export_model
     from edgepress.deploy.verify.shrink import shrink_bytes
     from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_metrics

@@ -60,7 +60,7 @@ def _trained(name: str, data: str, seed: int, options: argparse.Namespace) -> Ca
     from edgepress.compress.pipeline.data import open_task
     from edgepress.compress.pipeline.stages import train_stage
     from edgepress.compress.recipes.recipe import parse_recipe, read_recipe
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
     from edgepress.models.run_directory import RunDirectory
 
     if data not in ("", DIGITS):

@@ -288,7 +288,7 @@ def _dense_checkpoint(run: Path, trial: Trial) -> Path:
 
 
 def _one_core() -> Any:
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
     return Machine(accelerator="cpu", devices=1)
 
@@ -307,7 +307,7 @@ def _trained(result: Any) -> dict[str, Any]:
 def _measured(model: nn.Module, task: Any) -> dict[str, Any]:
     import torch
 
-    from edgepress.compress.training.train import logits_of
+    from edgepress.compress.training.evaluate import logits_of
     from edgepress.models.cost.cost import cost_of
 
     cost = cost_of(model, torch.zeros(1, *task.input_shape))

@@ -49,7 +49,7 @@ def run_job(plan: Plan, name: str, run: Path) -> None:
     import torch
 
     from edgepress.compress.pipeline.teaching import ensemble_stage
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
     from edgepress.models.run_directory import RunDirectory
 
     jobs = {job.name: job for job in jobs_of(plan)}

@@ -23,7 +23,7 @@ from edgepress.models.limits import Limits
 if TYPE_CHECKING:
     from edgepress.compress.prune.model import Pruned
     from edgepress.compress.recipes.recipe import PruneSettings, TrainSettings
-    from edgepress.compress.training.train import Machine
+    from edgepress.compress.training.machine import Machine
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def prune_and_train(
         InfeasibleBudget: no pruning reaches the budget.
         ProofError: the removed network differs from its reference.
     """
-    from edgepress.compress.training.train import Machine, train
+    from edgepress.compress.training.machine import Machine
+    from edgepress.compress.training.train import train
 
     machine = machine or Machine()
     before = split_epochs(settings)

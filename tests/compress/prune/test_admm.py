@@ -13,7 +13,7 @@ from edgepress.compress.prune.coupling.channels import find_groups
 from edgepress.compress.prune.schedules.admm import Admm
 from edgepress.compress.prune.schedules.trainers import prune_and_train, split_epochs, uniform_selection
 from edgepress.compress.recipes.recipe import PruneSettings, TrainSettings
-from edgepress.compress.training.loop import SaveEveryEpoch
+from edgepress.compress.training.callbacks import SaveEveryEpoch
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.errors import InfeasibleBudget, UsageError
 from edgepress.models.limits import Limits

@@ -13,7 +13,8 @@ from edgepress.compress.quantize import prepare_qat, quantization_json, quantize
 from edgepress.compress.quantize.fake import ActivationQuantizer, inverse_root
 from edgepress.compress.quantize.qat import RANGE_RATE, RangeSchedule, parameter_groups
 from edgepress.compress.recipes.recipe import Distill, QuantizeSettings
-from edgepress.compress.training.train import Machine, train
+from edgepress.compress.training.machine import Machine
+from edgepress.compress.training.train import train
 from edgepress.models.checkpoints.registry import build, zoo
 from edgepress.models.zoo.cp_mobile import GRN
 from tests.compress.train_cases import small_net, small_task

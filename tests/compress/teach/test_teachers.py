@@ -24,7 +24,8 @@ from edgepress.compress.recipes.recipe import (
 from edgepress.compress.teach import teachers as module
 from edgepress.compress.teach.teachers import cached_outputs, open_teacher
 from edgepress.compress.training.contrastive import InverseContrastive, inverse_contrastive
-from edgepress.compress.training.train import Machine, train
+from edgepress.compress.training.machine import Machine
+from edgepress.compress.training.train import train
 from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_metrics
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits

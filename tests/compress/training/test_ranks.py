@@ -14,7 +14,8 @@ import torch
 
 from edgepress.compress.recipes.recipe import Augment, Distill, PruneSettings, TrainSettings
 from edgepress.compress.training.batches import named, opened
-from edgepress.compress.training.train import Machine, train
+from edgepress.compress.training.machine import Machine
+from edgepress.compress.training.train import train
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
 from tests.compress.train_cases import small_net, small_task

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from edgepress.compress.recipes.recipe import Augment, Distill, TrainSettings
 from edgepress.compress.training.batches import BatchOrder, batches
-from edgepress.compress.training.loop import SaveEveryEpoch, rate_at
-from edgepress.compress.training.train import evaluate_model, logits_of, train
+from edgepress.compress.training.callbacks import SaveEveryEpoch
+from edgepress.compress.training.evaluate import evaluate_model, logits_of
+from edgepress.compress.training.loop import rate_at
+from edgepress.compress.training.train import train
 from edgepress.models.errors import RuntimeFailure, UsageError
 from tests.compress.train_cases import small_net, small_task
 

@@ -1,0 +1,55 @@
+"""The state of a training on disk: written whole or not at all, and read without unpickling objects."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from edgepress.models.atomic import write_bytes
+from edgepress.models.errors import UsageError
+
+#: Under which key of a Lightning checkpoint our own state lies.
+STATE = "edgepress"
+#: The file of a training state in its folder.
+LAST = "last.ckpt"
+
+
+class AtomicCheckpoints(CheckpointIO):
+    """Lightning's checkpoints, written whole or not at all, and read without unpickling objects."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(Path(path), buffer.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        # Also called for the weights that a spawned process hands back, which are no training state.
+        return (
+            read_state(Path(path))
+            if Path(path).name == LAST
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint of ours: tensors and plain values only.
+
+    Raises:
+        UsageError: damaged, or it holds something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state[STATE]["history"], list):
+            raise TypeError("history")
+        return state
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UsageError(
+            f"{path} is damaged or not a training state of edgepress; remove it to train from the beginning"
+        ) from error
