@@ -10,28 +10,18 @@ from __future__ import annotations
 
 import copy
 import operator
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from edgepress.compress.quantize.rewrite import DECOMPOSITIONS, pool_instead_of_mean, rewrite_response_norm
-from edgepress.models.errors import UsageError
+from edgepress.compress.quantize.graph.layers import LAYERS, TRANSPOSED, channel_axis, groups_of, weight_and_bias
+from edgepress.compress.quantize.graph.trace import quiet, trace
+from edgepress.compress.quantize.rewrite import pool_instead_of_mean, rewrite_response_norm
+from edgepress.models.cost.graph import as_inputs
 
 aten = torch.ops.aten
-#: Operators with weights: target -> (axis of the output channels, index of the weight, index of the bias).
-LAYERS: dict[Any, int] = {
-    aten.conv2d.default: 0,
-    aten.conv2d.padding: 0,
-    aten.conv1d.default: 0,
-    aten.conv1d.padding: 0,
-    aten.conv_transpose2d.input: 1,
-    aten.linear.default: 0,
-}
 #: Operators which do nothing in inference.
 _IDENTITIES = {
     aten.clone.default,
@@ -41,6 +31,8 @@ _IDENTITIES = {
     aten.dropout.default,
     aten.lift_fresh_copy.default,
 }
+#: Operators which make a tensor from numbers alone.
+_MAKING = {aten.zeros, aten.ones, aten.full, aten.arange, aten.eye, aten.linspace, aten.scalar_tensor}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 
 
@@ -69,32 +61,19 @@ class Folded:
     Attributes:
         module: GraphModule without batch norm, dropout or in-place operators; a copy, trainable.
         origins: name of the layer's node -> where its tensors came from.
-        dynamic_batch: False where the network has its batch size written into it.
+        fixed_batch: the only size of batch that the network's own forward takes; None means any.
+        fixed_by: which operator of which module fixes it.
     """
 
     module: fx.GraphModule
     origins: dict[str, Origin] = field(default_factory=dict)
-    dynamic_batch: bool = True
+    fixed_batch: int | None = None
+    fixed_by: str = ""
 
-
-def as_inputs(batch: Any) -> tuple[torch.Tensor, ...]:
-    """Inputs as a tuple of tensors; a bare tensor is the only input.
-
-    Raises:
-        UsageError: something else was given.
-    """
-    inputs = (batch,) if isinstance(batch, torch.Tensor) else batch
-    if not isinstance(inputs, (tuple, list)) or not inputs or not all(isinstance(x, torch.Tensor) for x in inputs):
-        raise UsageError(f"inputs must be a tensor or a tuple of tensors, one per input, not {type(batch).__name__}")
-    return tuple(inputs)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide warnings that torch's own tracer gives about torch's own code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether the network takes batches of any size."""
+        return self.fixed_batch is None
 
 
 def fold(model: nn.Module, example_inputs: Any) -> Folded:
@@ -109,12 +88,10 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
     """
     inputs = as_inputs(example_inputs)
     with quiet():
-        traced, dynamic = _trace(copy.deepcopy(model).eval(), inputs)
-    graph = traced.graph
+        found = trace(copy.deepcopy(model).eval(), inputs)
+    traced, graph = found.module, found.module.graph
     for node in list(graph.nodes):
-        if node.op == "call_module" and "_guards" in str(node.target):
-            graph.erase_node(node)
-        elif node.op == "call_function" and node.target in _IDENTITIES:
+        if node.op == "call_function" and node.target in _IDENTITIES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     _fold_constants(traced)
@@ -125,32 +102,10 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
             _fold_batch_norm(traced, node, origins)
     rewrite_response_norm(graph)
     pool_instead_of_mean(graph)
-    _plain_output(graph)
     graph.eliminate_dead_code()
     graph.lint()
-    return Folded(fx.GraphModule(traced, graph, class_name="Folded").eval(), origins, dynamic)
-
-
-def _plain_output(graph: fx.Graph) -> None:
-    """Return a tensor or a tuple of tensors as itself, not by way of torch's tree description."""
-    output = graph.output_node()
-    spec = getattr(getattr(graph._codegen, "pytree_info", None), "out_spec", None)
-    if spec is None:
-        return
-    if spec.is_leaf():
-        output.args = (output.args[0][0],)  # type: ignore[index]
-    elif spec.type in (tuple, list) and spec.num_leaves == spec.num_children:
-        output.args = (tuple(output.args[0]),)  # type: ignore[arg-type]
-    else:
-        return
-    graph.set_codegen(fx.graph.CodeGen())
-
-
-def weight_and_bias(node: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-    """The nodes which give a layer its weight and bias."""
-    weight = node.args[1]
-    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-    return weight, bias  # type: ignore[return-value]
+    module = fx.GraphModule(traced, graph, class_name="Folded").eval()
+    return Folded(module, origins, found.fixed_batch, found.reason)
 
 
 def fetch(module: nn.Module, target: str) -> torch.Tensor:
@@ -174,39 +129,19 @@ def store(module: nn.Module, target: str, value: torch.Tensor, parameter: bool =
         module.register_buffer(name, value.detach().clone())
 
 
-def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[fx.GraphModule, bool]:
-    batch = inputs[0].shape[0] if inputs[0].ndim else 0
-    attempts: list[tuple[tuple[torch.Tensor, ...], Any]] = []
-    if batch and all(x.ndim and x.shape[0] == batch for x in inputs):
-        # torch.export takes a batch of 1 for a constant: trace with two copies.
-        doubled = tuple(torch.cat([x, x])[: max(2, batch)] for x in inputs)
-        attempts.append((doubled, tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)))
-        attempts.append((doubled, tuple({0: torch.export.Dim.AUTO} for _ in inputs)))
-    attempts.append((inputs, None))
-    first: Exception | None = None
-    for example, shapes in attempts:
-        try:
-            with quiet(), torch.no_grad():
-                program = torch.export.export(model, example, dynamic_shapes=shapes)
-                traced = program.run_decompositions(DECOMPOSITIONS).module()
-                if shapes is not None:  # a batch size that is written into the graph fails on another batch
-                    traced(*(torch.cat([x, x, x])[: len(x) + 1] for x in example))
-            return fx.GraphModule(traced, traced.graph), shapes is not None
-        except Exception as error:
-            first = first or error
-    raise UsageError(
-        f"torch.export cannot trace {type(model).__name__}: "
-        f"{type(first).__name__}: {str(first).strip().splitlines()[0]}"
-    ) from first
-
-
 def _fold_constants(module: fx.GraphModule) -> None:
-    """Evaluate what depends on parameters alone, such as a weight that a parametrization computes."""
+    """Evaluate what depends on parameters alone, such as a weight that a parametrization computes, or a mask."""
     constants: dict[fx.Node, torch.Tensor] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
-            constants[node] = fetch(module, str(node.target))
-        elif node.op == "call_function" and node.all_input_nodes and all(n in constants for n in node.all_input_nodes):
+            value = fetch(module, str(node.target))
+            if isinstance(value, torch.Tensor):
+                constants[node] = value
+        elif (
+            node.op == "call_function"
+            and all(n in constants for n in node.all_input_nodes)
+            and (node.all_input_nodes or getattr(node.target, "overloadpacket", None) in _MAKING)
+        ):
             with torch.no_grad():
                 value = node.target(
                     *fx.map_arg(node.args, constants.__getitem__), **fx.map_arg(node.kwargs, constants.__getitem__)
@@ -270,8 +205,8 @@ def _fold_batch_norm(module: fx.GraphModule, node: fx.Node, origins: dict[str, O
         isinstance(source, fx.Node)
         and source.name in origins
         and len(source.users) == 1
-        and not (source.target is aten.linear.default and _dimensions(source) not in (2, None))
-        and not (source.target is aten.conv_transpose2d.input and len(source.args) > 6 and source.args[6] != 1)
+        and channel_axis(source) + (_dimensions(source) or 0) == 1  # a batch norm's channels are axis 1
+        and not (source.target in TRANSPOSED and groups_of(source) != 1)
     )
     with module.graph.inserting_before(node):
         if foldable:
@@ -299,7 +234,7 @@ def _scale_layer(
     weight_node, bias_node = weight_and_bias(layer)
     weight = fetch(module, str(weight_node.target)).detach()
     shape = [1] * weight.ndim
-    shape[LAYERS[layer.target]] = -1
+    shape[LAYERS[layer.target].weight_axis] = -1
     store(module, str(weight_node.target), weight * factor.reshape(shape))
     if bias_node is not None:
         store(module, str(bias_node.target), fetch(module, str(bias_node.target)).detach() * factor + shift)
@@ -369,9 +304,3 @@ def _exists(module: nn.Module, target: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-def module_path(node: fx.Node) -> str:
-    """Dotted path of the module that a node came from; "" for the network itself."""
-    stack: Sequence[Any] = tuple((node.meta.get("nn_module_stack") or {}).values())
-    return str(stack[-1][0]) if stack and isinstance(stack[-1], (tuple, list)) else ""

@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edgepress.compress.quantize.equalize import correct_biases, equalize_layers
 from edgepress.compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer, inverse_root
-from edgepress.compress.quantize.fold import LAYERS, Folded, Origin, as_inputs, aten, fold, quiet, weight_and_bias
+from edgepress.compress.quantize.fold import Folded, Origin, fold
+from edgepress.compress.quantize.graph.layers import LAYERS, aten, weight_and_bias
+from edgepress.compress.quantize.graph.trace import pieces, quiet
 from edgepress.compress.quantize.observe import METHODS, choose_range, observe
 from edgepress.compress.quantize.points import (
     AVERAGES,
@@ -25,9 +28,10 @@ from edgepress.compress.quantize.points import (
     known_names,
 )
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES, Integers, activation_bits
+from edgepress.models.cost.graph import as_inputs
 from edgepress.models.errors import UsageError
 
-#: Means settle with fewer inputs than extremes, and each layer needs a pass of its own.
+#: Means settle with fewer inputs than extremes, and all of them are held at once.
 CORRECTION_SAMPLES = 64
 _ACTIVATIONS, _WEIGHTS, _CONSTANTS = "activation_quantizers", "weight_quantizers", "constant_quantizers"
 
@@ -44,7 +48,8 @@ class Quantized:
         origins: name of a layer's node -> where its tensors came from.
         exceptions: layers with another scheme, or "float".
         per_tensor_dense: whether fully connected layers have one weight scale for all outputs.
-        dynamic_batch: whether `model` takes batches of any size.
+        fixed_batch: the only size of batch that `model` takes; None means any.
+        fixed_by: which operator of which module fixes it.
         method: how the ranges were found.
     """
 
@@ -54,8 +59,14 @@ class Quantized:
     origins: dict[str, Origin]
     exceptions: dict[str, str] = field(default_factory=dict)
     per_tensor_dense: bool = False
-    dynamic_batch: bool = True
+    fixed_batch: int | None = None
+    fixed_by: str = ""
     method: str = "mse"
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether `model` takes batches of any size."""
+        return self.fixed_batch is None
 
     @property
     def ranges(self) -> dict[str, dict[str, float]]:
@@ -147,16 +158,10 @@ def quantize_model(
         raise UsageError(f"method = {method!r} is unknown; known are {', '.join(map(repr, METHODS))}")
     inputs = as_inputs(example_inputs)
     batches = [as_inputs(batch) for batch in calibration]
-    for batch in batches:
-        if len(batch) != len(inputs) or any(a.shape[1:] != b.shape[1:] for a, b in zip(batch, inputs, strict=True)):
-            raise UsageError(
-                f"a calibration batch has the shapes {[list(x.shape) for x in batch]}, the example "
-                f"inputs have {[list(x.shape) for x in inputs]}; they may differ in the batch size only"
-            )
     folded = fold(model, inputs)
+    _check_batches(batches, inputs, 0 if folded.fixed_batch == 0 else 1)
+    batches = [piece for batch in batches for piece in pieces(batch, folded.fixed_batch)]
     if equalize:
-        from edgepress.compress.quantize.equalize import equalize_layers
-
         folded = equalize_layers(folded, batches)
     quantized = assemble(folded, scheme, dict(exceptions or {}), per_tensor_dense, method)
     nodes = {name: point.key for point in quantized.points.points if point.scheme != FLOAT for name in point.nodes}
@@ -165,9 +170,8 @@ def quantize_model(
         if point.scheme != FLOAT:
             quantized.quantizer(point).set_range(*choose_range(seen[point.key], method, 2 ** SCHEMES[point.scheme]))
     if bias_correction:
-        from edgepress.compress.quantize.equalize import correct_biases
-
-        correct_biases(quantized, limited(batches, CORRECTION_SAMPLES))
+        few = limited(batches, CORRECTION_SAMPLES, whole=folded.fixed_batch is not None)
+        correct_biases(quantized.model, folded.module, few)
     quantized.set_range_mode(ranges)
     quantized.model.eval()
     return quantized
@@ -230,7 +234,7 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
             given = of_node.get(sources[node.name][0].name) if sources[node.name] else None
             source_quantizer = quantizers.get(given.nodes[0]) if given is not None else None
             dense = node.target is aten.linear.default and per_tensor_dense
-            axis = None if dense else LAYERS[node.target]
+            axis = None if dense else LAYERS[node.target].weight_axis
             _round_layer(module, node, WeightQuantizer(axis, source_quantizer, own_bits))
     for node in originals:
         if node.target is aten.rsqrt.default:
@@ -244,7 +248,8 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
         dict(folded.origins),
         dict(exceptions),
         per_tensor_dense,
-        folded.dynamic_batch,
+        folded.fixed_batch,
+        folded.fixed_by,
         method,
     )
 
@@ -310,6 +315,20 @@ def _melted_into(node: fx.Node, of_node: dict[str, Point]) -> Point | None:
     return None
 
 
+def _check_batches(
+    batches: list[tuple[torch.Tensor, ...]], inputs: tuple[torch.Tensor, ...], first_axis: int
+) -> None:
+    for batch in batches:
+        if len(batch) != len(inputs) or any(
+            a.shape[first_axis:] != b.shape[first_axis:] for a, b in zip(batch, inputs, strict=True)
+        ):
+            raise UsageError(
+                f"a calibration batch has the shapes {[list(x.shape) for x in batch]}, the example "
+                f"inputs have {[list(x.shape) for x in inputs]}; they may differ in the batch size only"
+                + ("" if first_axis else ", and these inputs have no common first dimension, the batch")
+            )
+
+
 def _check_exceptions(graph: fx.Graph, exceptions: Mapping[str, str]) -> None:
     known = known_names(graph)
     for name, wanted in exceptions.items():
@@ -323,12 +342,14 @@ def _check_exceptions(graph: fx.Graph, exceptions: Mapping[str, str]) -> None:
             )
 
 
-def limited(batches: list[tuple[torch.Tensor, ...]], samples: int) -> list[tuple[torch.Tensor, ...]]:
-    """The first batches, up to so many samples, at least one."""
+def limited(
+    batches: list[tuple[torch.Tensor, ...]], samples: int, whole: bool = False
+) -> list[tuple[torch.Tensor, ...]]:
+    """The first batches, up to so many samples, at least one; `whole` cuts none of them."""
     kept, count = [], 0
     for batch in batches:
         if count >= samples:
             break
-        kept.append(tuple(x[: samples - count] for x in batch) if batch[0].ndim else batch)
+        kept.append(batch if whole else tuple(x[: samples - count] for x in batch))
         count += len(batch[0]) if batch[0].ndim else 1
     return kept

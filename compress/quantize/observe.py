@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,18 +38,24 @@ class Observed:
         return self.low + width * (np.arange(BINS) + 0.5)
 
 
-class _Recorder(fx.Interpreter):
-    """Runs a graph and shows every value that belongs to a point."""
+def watch(
+    module: fx.GraphModule,
+    names: Collection[str],
+    batches: Iterable[tuple[torch.Tensor, ...]],
+    see: Callable[[str, torch.Tensor], None],
+) -> None:
+    """Run batches through a graph and show the tensors of some of its nodes: `see(name, value)`."""
 
-    def __init__(self, module: fx.GraphModule, wanted: Mapping[str, str], see: Callable[[str, torch.Tensor], None]):
-        super().__init__(module)
-        self.wanted, self.see = wanted, see
+    class Watcher(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n.name in names and isinstance(value, torch.Tensor):
+                see(n.name, value.detach())
+            return value
 
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.name in self.wanted and isinstance(value, torch.Tensor):
-            self.see(self.wanted[n.name], value.detach())
-        return value
+    with torch.no_grad():
+        for batch in batches:
+            Watcher(module).run(*batch)
 
 
 def observe(
@@ -70,7 +76,8 @@ def observe(
         raise UsageError("calibration holds no batch; give some tens of inputs as the network sees them in use")
     seen: dict[str, Observed] = {key: Observed() for key in nodes.values()}
 
-    def extremes(key: str, value: torch.Tensor) -> None:
+    def extremes(name: str, value: torch.Tensor) -> None:
+        key = nodes[name]
         if value.numel():
             low, high = (float(v) for v in torch.aminmax(value))
             if not (np.isfinite(low) and np.isfinite(high)):
@@ -79,16 +86,14 @@ def observe(
                 )
             seen[key].low, seen[key].high = min(seen[key].low, low), max(seen[key].high, high)
 
-    def histogram(key: str, value: torch.Tensor) -> None:
-        point = seen[key]
+    def histogram(name: str, value: torch.Tensor) -> None:
+        point = seen[nodes[name]]
         if value.numel() and point.high > point.low:
             counts = torch.histc(value.float(), BINS, min=point.low, max=point.high)
             point.counts += counts.cpu().numpy().astype(np.float64)
 
-    with torch.no_grad():
-        for see in (extremes, histogram):
-            for batch in batches:
-                _Recorder(module, nodes, see).run(*batch)
+    for see in (extremes, histogram):
+        watch(module, nodes.keys(), batches, see)
     return seen
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgepress.compress.quantize.fold import LAYERS, aten, module_path
+from edgepress.compress.quantize.graph.layers import LAYERS, aten
+from edgepress.compress.quantize.graph.trace import module_path
 from edgepress.compress.quantize.rewrite import WANTED_SCHEME
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES
 
@@ -82,7 +83,7 @@ COMPUTED = {
     aten.leaky_relu.default,
     aten.rsqrt.default,
     aten.sum.dim_IntList,
-    *LAYERS,
+    *(target for target, layer in LAYERS.items() if layer.integers),
 }
 RELUS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}
 #: What a ReLU melts into.

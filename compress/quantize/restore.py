@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from edgepress.compress.quantize.fold import Origin, fetch, fold, weight_and_bias
+from edgepress.compress.quantize.fold import Origin, fetch, fold
+from edgepress.compress.quantize.graph.layers import weight_and_bias
 from edgepress.compress.quantize.model import Quantized, assemble
 from edgepress.compress.quantize.scheme import FLOAT
 from edgepress.models.errors import UsageError

@@ -11,6 +11,7 @@ from torch import fx
 
 from edgepress.compress.quantize.model import Quantized
 from edgepress.models.bars import bars_svg
+from edgepress.models.cost.graph import as_inputs
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,6 @@ def layer_sensitivity(
     Returns:
         The costliest first.
     """
-    from edgepress.compress.quantize.fold import as_inputs
-
     inputs = [as_inputs(batch) for batch in batches]
     model = quantized.model.eval()
     rounding = [

@@ -60,7 +60,7 @@ def export_model(
         UsageError: unknown format, existing file, or a network that cannot be converted.
         ParityError: a runtime departs too far, see `compare_with_torch`; nothing is written then.
     """
-    from edgepress.compress.quantize.fold import as_inputs
+    from edgepress.models.cost.graph import as_inputs
 
     path = Path(path)
     if format not in FORMATS:

@@ -164,7 +164,7 @@ def silenced() -> Iterator[Any]:
             sink.seek(0)
             return sink.read().decode(errors="replace").strip().splitlines()[-1:]
 
-        from edgepress.compress.quantize.fold import quiet
+        from edgepress.compress.quantize.graph.trace import quiet
 
         level = logging.root.manager.disable
         logging.disable(logging.CRITICAL)
