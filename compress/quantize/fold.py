@@ -33,6 +33,7 @@ _IDENTITIES = {
 }
 #: Operators which make a tensor from numbers alone.
 _MAKING = {aten.zeros, aten.ones, aten.full, aten.arange, aten.eye, aten.linspace, aten.scalar_tensor}
+_MAKING_LIKE = {aten.new_zeros, aten.new_ones, aten.new_full}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 
 
@@ -94,6 +95,8 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
         if node.op == "call_function" and node.target in _IDENTITIES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+        elif node.target is aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
     _fold_constants(traced)
     origins = {node.name: _origin(node) for node in graph.nodes if node.target in LAYERS}
     _separate_shared(traced, origins)
@@ -141,20 +144,30 @@ def _fold_constants(module: fx.GraphModule) -> None:
             node.op == "call_function"
             and all(n in constants for n in node.all_input_nodes)
             and (node.all_input_nodes or getattr(node.target, "overloadpacket", None) in _MAKING)
-        ):
+        ) or _is_made_like_another(node):
+            given = {n: constants[n] if n in constants else _like(n) for n in node.all_input_nodes}
             with torch.no_grad():
-                value = node.target(
-                    *fx.map_arg(node.args, constants.__getitem__), **fx.map_arg(node.kwargs, constants.__getitem__)
-                )
+                value = node.target(*fx.map_arg(node.args, given.get), **fx.map_arg(node.kwargs, given.get))
             if not isinstance(value, torch.Tensor):
                 continue
             name = f"folded_{node.name}"
             store(module, name, value)
             with module.graph.inserting_before(node):
                 constant = module.graph.get_attr(name)
-            constants[constant] = value
+            constant.meta["val"] = constants[constant] = value
             node.replace_all_uses_with(constant)
             module.graph.erase_node(node)
+
+
+def _is_made_like_another(node: fx.Node) -> bool:
+    """x.new_zeros((4, 4)): made of x's type, not of its values."""
+    packet = getattr(node.target, "overloadpacket", None)
+    return packet in _MAKING_LIKE and node.all_input_nodes == [node.args[0]]
+
+
+def _like(node: fx.Node) -> torch.Tensor:
+    value = node.meta["val"]
+    return torch.empty(0, dtype=value.dtype, device=value.device)
 
 
 def _origin(node: fx.Node) -> Origin:

@@ -315,9 +315,7 @@ def _melted_into(node: fx.Node, of_node: dict[str, Point]) -> Point | None:
     return None
 
 
-def _check_batches(
-    batches: list[tuple[torch.Tensor, ...]], inputs: tuple[torch.Tensor, ...], first_axis: int
-) -> None:
+def _check_batches(batches: list[tuple[torch.Tensor, ...]], inputs: tuple[torch.Tensor, ...], first_axis: int) -> None:
     for batch in batches:
         if len(batch) != len(inputs) or any(
             a.shape[first_axis:] != b.shape[first_axis:] for a, b in zip(batch, inputs, strict=True)

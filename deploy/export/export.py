@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.deploy.artifact import FORMATS, Artifact, manifest_path, write_manifest
+from edgepress.deploy.export.converted import ConvertedFile
 from edgepress.deploy.verify.parity import Thresholds, compare, violations
 from edgepress.models.atomic import write_bytes
 from edgepress.models.errors import ParityError, RuntimeFailure, UsageError
@@ -80,11 +82,12 @@ def export_model(
             verify=verify,
             spec=spec,
         )
+    network = _network(model, inputs, per_tensor_dense)
     one = tuple(x[:1] for x in inputs)
-    reference, original, made, scheme, scales = _convert(model, one, format, float_io, per_tensor_dense, unsigned)
+    made = _convert(network, one, format, float_io, unsigned)
     manifest = {
         "format": format,
-        "scheme": scheme,
+        "scheme": network.scheme,
         "ranges": made.ranges,
         "float_islands": made.islands,
         "layouts": made.layouts,
@@ -98,12 +101,13 @@ def export_model(
             batch = as_inputs(samples) if samples is not None else _noise(one)
             manifest["parity"] = compare_with_torch(
                 draft,
-                reference,
+                network.reference,
                 batch,
                 runtimes or _RUNTIMES[format],
-                original,
-                scales=scales,
+                network.original,
+                scales=network.steps,
                 required=runtimes is not None,
+                fixed_batch=network.fixed_batch,
             )
     if path.exists():
         manifest_path(path).unlink(missing_ok=True)
@@ -120,6 +124,7 @@ def compare_with_torch(
     *,
     scales: Sequence[float | None] = (),
     required: bool = False,
+    fixed_batch: int | None = None,
 ) -> dict[str, Any]:
     """Run a file and its network on the same inputs.
 
@@ -137,6 +142,7 @@ def compare_with_torch(
         original: the float network that `reference` quantizes; None holds every file to the limits themselves.
         scales: real value of one step of each output; without them differences are absolute.
         required: whether a runtime that is missing or fails is an error; otherwise it is noted.
+        fixed_batch: the only size of batch that `reference` takes; None means any.
 
     Returns:
         {"samples", "runtimes": {name: figures of `parity.compare` or {"skipped": reason}}}.
@@ -144,14 +150,13 @@ def compare_with_torch(
     Raises:
         ParityError: a runtime departs too far. RuntimeFailure: none of the runtimes could run the file.
     """
-    import torch
-
+    from edgepress.compress.quantize.graph.trace import run_in_pieces
     from edgepress.deploy.runtimes.sessions import open_session
 
-    with torch.no_grad():
-        outputs = reference(*batch)
-        exact = original(*batch) if original is not None else outputs
-    expected, unrounded = _arrays(outputs), _arrays(exact)
+    expected = [y.cpu().numpy() for y in run_in_pieces(reference, batch, fixed_batch)]
+    unrounded = expected
+    if original is not None:
+        unrounded = [y.cpu().numpy() for y in run_in_pieces(original, batch, fixed_batch)]
     noise = _rms(unrounded, expected)
     figures: dict[str, Any] = {}
     departed, ran = [], 0
@@ -183,36 +188,59 @@ def compare_with_torch(
     return {"samples": len(batch[0]), "runtimes": figures}
 
 
-def _arrays(outputs: Any) -> list[np.ndarray]:
-    return [y.cpu().numpy() for y in (outputs if isinstance(outputs, (tuple, list)) else [outputs])]
+@dataclass(frozen=True)
+class _Network:
+    """A network on its way into a file.
+
+    Attributes:
+        reference: what the file must give, in evaluation mode.
+        original: the float network that `reference` quantizes, or None.
+        quantized: edgepress.compress.quantize Quantized, or None for a float file.
+        fixed_batch: 1 where the network's forward takes one sample only, else None.
+        steps: real value of one step of each output, None for an output in float.
+    """
+
+    reference: Any
+    original: Any
+    quantized: Any
+    fixed_batch: int | None
+    scheme: str
+    steps: list[float | None]
 
 
-def _convert(
-    model: Any,
-    inputs: tuple[Any, ...],
-    format: str,
-    float_io: bool,
-    per_tensor_dense: bool | None,
-    unsigned: bool = False,
-) -> tuple[Any, Any, Any, str, list[float | None]]:
-    """(reference module, the float network behind it or None, file in memory, scheme, steps of the outputs)."""
+def _network(model: Any, inputs: tuple[Any, ...], per_tensor_dense: bool | None) -> _Network:
     from edgepress.compress.quantize.fold import fold
     from edgepress.compress.quantize.model import Quantized
-    from edgepress.deploy.export.to_onnx import float_onnx, integer_onnx
-    from edgepress.deploy.export.to_tflite import float_tflite, integer_tflite
 
     if isinstance(model, Quantized):
         if per_tensor_dense is not None and per_tensor_dense != model.per_tensor_dense:
             model = model.with_dense(per_tensor_dense)
-        reference = model.model.eval()
-        made: Any = (
-            integer_tflite(model, inputs, float_io) if format == "tflite" else integer_onnx(model, inputs, unsigned)
+        found: Any = model
+        network = _Network(
+            model.model.eval(), model.float_module(), model, model.fixed_batch, model.scheme, _output_scales(model)
         )
-        return reference, model.float_module(), made, model.scheme, _output_scales(model)
-    folded = fold(model, inputs)
+    else:
+        found = fold(model, inputs)
+        network = _Network(found.module, None, None, found.fixed_batch, "float32", [])
+    if found.fixed_batch not in (None, 1):
+        raise UsageError(
+            f"a file runs one sample at a time, and the network does not: {found.fixed_by}. "
+            "Give every input a first dimension for the batch, and write x.shape[0] or -1 for it in forward"
+        )
+    return network
+
+
+def _convert(network: _Network, one: tuple[Any, ...], format: str, float_io: bool, unsigned: bool) -> ConvertedFile:
+    from edgepress.deploy.export.to_onnx import float_onnx, integer_onnx
+    from edgepress.deploy.export.to_tflite import float_tflite, integer_tflite
+
+    if network.quantized is not None:
+        if format == "tflite":
+            return integer_tflite(network.quantized, one, float_io)
+        return integer_onnx(network.quantized, one, unsigned)
     if format == "tflite":
-        return folded.module, None, float_tflite(folded.module, inputs), "float32", []
-    return folded.module, None, float_onnx(folded.module, inputs, folded.dynamic_batch), "float32", []
+        return float_tflite(network.reference, one)
+    return float_onnx(network.reference, one, network.fixed_batch is None)
 
 
 def _export_c(model: Any, inputs: tuple[Any, ...], path: Path, overwrite: bool, **options: Any) -> Artifact:
@@ -257,9 +285,10 @@ def _noise(example: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _output_scales(quantized: Any) -> list[float | None]:
     """Size of one step of each output; None for an output in float."""
+    from edgepress.compress.quantize.graph.outputs import tensors
+
     integers = quantized.integers()
-    nodes = quantized.float_module().graph.output_node().args[0]
-    found = [integers.get(node.name) for node in (nodes if isinstance(nodes, (tuple, list)) else [nodes])]
+    found = [integers.get(node.name) for node in tensors(quantized.float_module().graph.output_node().args[0])]
     return [float(entry.scale) if entry is not None else None for entry in found]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.compress.quantize.graph.outputs import flat
 from edgepress.compress.quantize.scheme import (
     Integers,
     bias_scales,
@@ -61,7 +62,7 @@ def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool
     Raises:
         UsageError: torch cannot export it, or the ONNX checker refuses the result; the message carries the reason.
     """
-    model = convert_float(module, example_inputs, dynamic_batch)
+    model = convert_float(flat(module)[0], example_inputs, dynamic_batch)
     return ConvertedFile(_checked(model), {}, [], _layouts(model))
 
 
@@ -77,7 +78,7 @@ def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...], unsigned: bool
     Raises:
         UsageError: see `float_onnx`; or a value of the file has no range although the network declares no float island.
     """
-    module = quantized.float_module()
+    module, _ = flat(quantized.float_module())
     model = convert_float(module, example_inputs, quantized.dynamic_batch)
     names = match_tensors(model, module, example_inputs)
     writer = _Writer(model, names, quantized, unsigned)

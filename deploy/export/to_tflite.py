@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.compress.quantize.graph.outputs import flat
 from edgepress.deploy.export.converted import ConvertedFile
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
@@ -87,7 +88,7 @@ def _tidied(data: bytes) -> bytes:
 
 def float_tflite(module: Any, example_inputs: tuple[Any, ...]) -> ConvertedFile:
     """A float network as an fp32 TFLite file."""
-    data, layouts = convert_float(module, example_inputs)
+    data, layouts = convert_float(flat(module)[0], example_inputs)
     return ConvertedFile(data, {}, [], layouts)
 
 
@@ -104,7 +105,7 @@ def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bo
     """
     from edgepress.deploy.tflite.integers import rewrite
 
-    module = quantized.float_module()
+    module, _ = flat(quantized.float_module())
     data, layouts = convert_float(module, example_inputs)
     names = match_tensors(data, module, example_inputs)
     rewritten = rewrite(data, names, quantized, float_io)

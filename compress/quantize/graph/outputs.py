@@ -36,3 +36,21 @@ def tensors(value: Any) -> list[Any]:
     import torch
 
     return [leaf for _, leaf in named_leaves(value) if isinstance(leaf, (torch.Tensor, torch.fx.Node))]
+
+
+def flat(module: Any) -> tuple[Any, list[str]]:
+    """A graph which returns its tensors one after the other, as files do, and their names.
+
+    Args:
+        module: GraphModule, see `graph.trace.trace`; untouched.
+    """
+    from torch import fx
+
+    graph = fx.Graph()
+    copied: dict[Any, Any] = {}
+    graph.graph_copy(module.graph, copied)
+    leaves = [(name, leaf) for name, leaf in named_leaves(module.graph.output_node().args[0]) if leaf in copied]
+    nodes = tuple(copied[leaf] for _, leaf in leaves)
+    graph.output(nodes if len(nodes) > 1 else nodes[0])
+    made = fx.GraphModule(module, graph, class_name=type(module).__name__)
+    return made.eval(), [name for name, _ in leaves]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from edgepress.compress.quantize.graph.outputs import named_leaves, plain_structure
+from edgepress.compress.quantize.graph.outputs import named_leaves, plain_structure, tensors
 from edgepress.compress.quantize.rewrite import DECOMPOSITIONS
 from edgepress.models.errors import UsageError
 
@@ -97,10 +97,23 @@ def pieces(batch: tuple[torch.Tensor, ...], fixed_batch: int | None) -> list[tup
     return [tuple(x[i : i + fixed_batch] for x in batch) for i in range(0, len(batch[0]), fixed_batch)]
 
 
+def run_in_pieces(module: nn.Module, batch: tuple[torch.Tensor, ...], fixed_batch: int | None) -> list[torch.Tensor]:
+    """The tensors that a network returns for a batch of any size, in the order of `named_leaves`.
+
+    Raises:
+        UsageError: see `pieces`.
+    """
+    with torch.no_grad():
+        made = [tensors(module(*piece)) for piece in pieces(batch, fixed_batch)]
+    return [torch.cat(parts) if len(made) > 1 else parts[0] for parts in zip(*made, strict=True)]
+
+
 def place_of(node: fx.Node) -> str:
     """An operator and the module that it came from, for sentences."""
     kind = str(getattr(node.target, "__name__", node.target)).split(".")[0]
     path = module_path(node)
+    if node.op == "output":
+        return "what the network returns"
     return f"{kind} in module {path!r}" if path else f"{kind} in the network's own forward"
 
 
@@ -133,7 +146,7 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModul
 
 
 def _plain_output(graph: fx.Graph) -> None:
-    """Return what the network does (tensors, dictionaries, tuples) as itself, not by way of torch's tree description."""
+    """Return what the network does as itself (dictionaries, tuples), not by way of torch's tree description."""
     spec = getattr(getattr(graph._codegen, "pytree_info", None), "out_spec", None)
     if spec is None:
         return
@@ -163,6 +176,10 @@ def _follow_batch(first: fx.GraphModule, second: fx.GraphModule) -> str | None:
     follower = _Follower(first)
     for node, other in zip(ours, theirs, strict=True):
         if node.op not in ("call_function", "output"):
+            continue
+        if node.target is aten.squeeze.default:  # of a batch of one it would take the batch as well
+            shape = node.args[0].meta["val"].shape
+            node.target, node.args = aten.squeeze.dims, (node.args[0], [i for i, n in enumerate(shape) if n == 1])
             continue
         try:
             if node.target is aten.reshape.default:
@@ -195,9 +212,9 @@ class _Follower:
             return {key: self.follow(node, ours[key], theirs[key]) for key in ours}
         if ours is theirs or (type(ours) is type(theirs) and (ours == theirs or ours != ours)):
             return ours
-        if type(ours) is int and type(theirs) is int and ours * _SIZES[1] == theirs * _SIZES[0]:
-            if ours % _SIZES[0] == 0:
-                return self._multiple(ours // _SIZES[0])
+        follows = type(ours) is int and type(theirs) is int and ours * _SIZES[1] == theirs * _SIZES[0]
+        if follows and ours % _SIZES[0] == 0:
+            return self._multiple(ours // _SIZES[0])
         raise _Different(f"{ours} and {theirs}")
 
     def _multiple(self, factor: int) -> fx.Node:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,13 +149,13 @@ def test_an_existing_file_stays_unless_asked(exported) -> None:
 
 def test_a_wrong_file_is_not_written(exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, x, quantized, _artifact = exported
-    convert = edgepress.deploy.export.export._convert
+    right = edgepress.deploy.export.export._network
 
-    def wrong(*args, **options):
-        reference, original, made, scheme, scales = convert(*args, **options)
-        return (lambda batch: reference(batch) + 1), original, made, scheme, scales
+    def wrong(*args):
+        network = right(*args)
+        return replace(network, reference=lambda batch: network.reference(batch) + 1)
 
-    monkeypatch.setattr(edgepress.deploy.export.export, "_convert", wrong)
+    monkeypatch.setattr(edgepress.deploy.export.export, "_network", wrong)
     with pytest.raises(ParityError, match=r"departs from the network: litert-reference by max_lsb .*allowed are 3"):
         export_model(quantized, x[:1], tmp_path / "wrong.tflite")
     assert list(tmp_path.iterdir()) == []
