@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from edgepress.compress.quantize.graph.layers import LAYERS, TRANSPOSED, channel_axis, groups_of, weight_and_bias
 from edgepress.compress.quantize.graph.trace import quiet, trace
-from edgepress.compress.quantize.rewrite import pool_instead_of_mean, rewrite_response_norm
+from edgepress.compress.quantize.rewrite import DECOMPOSITIONS, pool_instead_of_mean, rewrite_response_norm
 from edgepress.models.cost.graph import as_inputs
 
 aten = torch.ops.aten
@@ -89,7 +89,7 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
     """
     inputs = as_inputs(example_inputs)
     with quiet():
-        found = trace(copy.deepcopy(model).eval(), inputs)
+        found = trace(copy.deepcopy(model).eval(), inputs, DECOMPOSITIONS)
     traced, graph = found.module, found.module.graph
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _IDENTITIES:
