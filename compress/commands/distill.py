@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from edgepress.compress.commands.train import given
+import typer
+
+from edgepress.compress.commands.options import (
+    DEFAULT_RUN,
+    Accelerator,
+    BatchSize,
+    Data,
+    Devices,
+    Epochs,
+    Form,
+    LearningRate,
+    Logits,
+    Network,
+    Nodes,
+    Restart,
+    Run,
+    Seed,
+    Strategy,
+    Teacher,
+    Temperature,
+    Trust,
+    Weight,
+    given,
+)
 from edgepress.compress.pipeline.data import open_task, task_of
 from edgepress.compress.pipeline.entries import recipe_of
 from edgepress.compress.pipeline.progress import say
@@ -14,33 +37,40 @@ from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_distill(
-    recipe: str | None,
-    *,
-    teacher: Path | None,
-    student: Path | None,
-    distill: dict[str, Any],
-    data: str | None,
-    run: Path,
-    seed: int | None,
-    network: str | None,
-    train: dict[str, Any],
-    restart: bool,
-    trust: bool,
-    machine: tuple[str, str, str, int],
+def distill(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a file; its network and [train].")] = None,
+    teacher: Teacher = None,
+    student: Annotated[
+        Path | None, typer.Option(help="Go on with this checkpoint, instead of the recipe's network.")
+    ] = None,
+    form: Form = None,
+    temperature: Temperature = None,
+    weight: Weight = None,
+    logits: Logits = None,
+    data: Data = None,
+    run: Run = DEFAULT_RUN,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    network: Network = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    trust: Trust = False,
+    restart: Restart = False,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    nodes: Nodes = 1,
 ) -> None:
-    """Train a recipe's network, or go on with a checkpoint, under a teacher; prints the new checkpoint's path.
-
-    Raises:
-        UsageError: no teacher in the run, a teacher of other classes, or one that cannot run online on these inputs.
-    """
+    """Train a student under a teacher: a given one, else the run's newest ensemble, else its newest teacher."""
     from edgepress.compress.pipeline.teaching import student_stage
     from edgepress.compress.recipes.recipe import Distill, TrainSettings, read_recipe, validated
     from edgepress.compress.training.machine import Machine
 
     if student is not None and (recipe or network):
         raise UsageError(f"give either --student {student}, or a recipe whose network is trained from the beginning")
-    directory, options = RunDirectory(run), Machine(*machine)
+    directory, machine = RunDirectory(run), Machine(accelerator, devices, strategy, nodes)
+    following = given({"form": form, "temperature": temperature, "weight": weight, "logits": logits})
+    training = given({"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate})
     with directory.lock():
         followed = find_teacher(directory, teacher, trust)
         if student is None:
@@ -50,26 +80,24 @@ def run_distill(
                 changes,
                 trust=trust,
                 sections={
-                    "train": given(train),
+                    "train": training,
                     **({"network": {"name": network, "arguments": {}}} if network else {}),
                 },
             )
             base = checked.distill or Distill()
             checked = checked.model_copy(
-                update={
-                    "distill": validated(Distill, {**base.model_dump(), **given(distill)}, "the settings of distill")
-                }
+                update={"distill": validated(Distill, {**base.model_dump(), **following}, "the settings of distill")}
             )
             task = open_task(checked.task, checked.front_end, trust=True)
             entry = train_stage(
-                directory, checked, task, machine=options, name="distilled", resume=not restart, teacher=followed
+                directory, checked, task, machine=machine, name="distilled", resume=not restart, teacher=followed
             )
         else:
             found = recipe_of(student)
             base = (found.distill or found.prune.distill if found else None) or Distill()
             settings = validated(
                 TrainSettings,
-                {**(found.train if found else TrainSettings()).model_dump(), **given(train)},
+                {**(found.train if found else TrainSettings()).model_dump(), **training},
                 "the settings of the training",
             )
             task = task_of(student, data, trust=trust)
@@ -79,11 +107,11 @@ def run_distill(
                 directory,
                 student,
                 settings,
-                validated(Distill, {**base.model_dump(), **given(distill)}, "the settings of distill"),
+                validated(Distill, {**base.model_dump(), **following}, "the settings of distill"),
                 followed,
                 task,
                 seed=seed if seed is not None else found.seed if found else 0,
-                machine=options,
+                machine=machine,
                 trust=trust,
                 resume=not restart,
             )

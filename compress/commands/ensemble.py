@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from edgepress.compress.commands.options import DEFAULT_RUN, Accelerator, Data, Run, Trust
 from edgepress.compress.pipeline.data import front_end_of, open_task, task_source
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_ensemble(
-    teachers: tuple[Path, ...],
-    *,
-    mode: str,
-    shared_exponent: bool,
-    data: str | None,
-    run: Path,
-    name: str,
-    trust: bool,
-    machine: tuple[str, str, str, int],
+def ensemble(
+    teachers: Annotated[
+        list[Path] | None, typer.Argument(help="Checkpoints; otherwise every teacher of the run.")
+    ] = None,
+    mode: Annotated[str, typer.Option(help="stable, or paper (free weights, no bias).")] = "stable",
+    shared_exponent: Annotated[bool, typer.Option("--shared-exponent", help="One exponent for all classes.")] = False,
+    name: Annotated[str, typer.Option(help="Of the ensemble.")] = "ensemble",
+    data: Data = None,
+    run: Run = DEFAULT_RUN,
+    trust: Trust = False,
+    accelerator: Accelerator = "auto",
 ) -> None:
-    """Fit weights and exponents on the validation split; prints weights, figures and the path.
-
-    Raises:
-        UsageError: fewer than two teachers, another mode, or teachers of other classes.
-    """
+    """Join teachers by a generalised mean, fitted on the validation split."""
     from edgepress.compress.pipeline.teaching import ensemble_stage, ensemble_text
     from edgepress.compress.teach.teachers import read_ensemble
     from edgepress.compress.training.machine import Machine
 
     directory = RunDirectory(run)
     with directory.lock():
-        members = list(teachers) or [Path(entry["path"]) for entry in directory.entries("teacher")]
+        members = teachers or [Path(entry["path"]) for entry in directory.entries("teacher")]
         if len(members) < 2:
             raise UsageError(
                 f"{run} holds {len(members)} teachers: an ensemble needs two or more; run `compress teach "
@@ -48,7 +49,7 @@ def run_ensemble(
             source,
             mode=mode,
             shared_exponent=shared_exponent,
-            machine=Machine(*machine),
+            machine=Machine(accelerator),
             trust=trust,
             name=name,
         )

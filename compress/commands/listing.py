@@ -1,9 +1,13 @@
-"""`compress list`: recipes, networks, tasks, device classes."""
+"""`compress list`: recipes, networks, tasks, device classes; `compress check`: whether a recipe is valid."""
 
 from __future__ import annotations
 
 import tomllib
+from typing import Annotated
 
+import typer
+
+from edgepress.compress.commands.options import Trust
 from edgepress.models.errors import UsageError
 
 _TASKS = (
@@ -14,12 +18,10 @@ _TASKS = (
 )
 
 
-def list_things(what: str) -> None:
-    """Print a table of each kind asked for.
-
-    Raises:
-        UsageError: unknown kind.
-    """
+def list_(
+    what: Annotated[str, typer.Argument(help="recipes, networks, tasks, devices, or all of them.")] = "all",
+) -> None:
+    """What there is: recipes, networks, tasks, device classes."""
     kinds = {"recipes": _recipes, "networks": _networks, "tasks": lambda: list(_TASKS), "devices": _devices}
     if what != "all" and what not in kinds:
         raise UsageError(f"list = {what!r} is unknown: allowed are {', '.join(kinds)}, all")
@@ -31,6 +33,15 @@ def list_things(what: str) -> None:
         print(f"{kind}:")
         for name, summary in found:
             print(f"  {name:<{width}}  {summary}".rstrip())
+
+
+def check(recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file.")], trust: Trust = False) -> None:
+    """Check a recipe as a whole and say everything that is wrong with it."""
+    from edgepress.compress.recipes.recipe import read_recipe
+
+    checked = read_recipe(recipe, trust=trust)
+    data = checked.task or "the --data you give"
+    typer.echo(f"{recipe}: a valid recipe ({checked.network.name} on {data}, {len(checked.prune.targets)} budgets)")
 
 
 def _recipes() -> list[tuple[str, str]]:

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from edgepress.compress.commands.train import given
+import typer
+
+from edgepress.compress.commands.options import (
+    DEFAULT_RUN,
+    Accelerator,
+    Data,
+    Devices,
+    Epochs,
+    Nodes,
+    Restart,
+    Run,
+    Seed,
+    Strategy,
+    Teacher,
+    Trust,
+    given,
+)
 from edgepress.compress.pipeline.budget import absolute, is_within, label_of, limits_for
 from edgepress.compress.pipeline.data import task_of
 from edgepress.compress.pipeline.entries import find_entry, is_float, recipe_of
@@ -20,30 +36,63 @@ if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import PruneSettings, Recipe
 
 
-def run_prune(
-    checkpoint: Path | None,
-    *,
-    targets: Mapping[str, str | None],
-    device: str | None,
-    device_limits: bool,
-    settings: dict[str, Any],
-    epochs: int | None,
-    teacher: Path | None,
-    protect: tuple[str, ...],
-    model: str | None,
-    weights: Path | None,
-    inputs: tuple[str, ...],
-    state_dict: Path | None,
-    program: Path | None,
-    data: str | None,
-    run: Path,
-    seed: int | None,
-    trust: bool,
-    restart: bool,
-    machine: tuple[str, str, str, int],
+def prune(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="A checkpoint; otherwise the newest unpruned float one of the run above the target."),
+    ] = None,
+    target_macs: Annotated[str | None, typer.Option(help="20e6, 20M, or a share such as 50%.")] = None,
+    target_params: Annotated[str | None, typer.Option(help="61148, 128k, or a share.")] = None,
+    target_bytes: Annotated[str | None, typer.Option(help="Of weights: 128 kB, 64 KiB, or a share.")] = None,
+    target_peak: Annotated[str | None, typer.Option(help="Of activations alive at once: 64 KiB, or a share.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device class whose limits bind too; the recipe's otherwise.")
+    ] = None,
+    no_device_limits: Annotated[bool, typer.Option("--no-device-limits", help="Only the targets bind.")] = False,
+    method: Annotated[str | None, typer.Option(help="admm, gradual, one-shot or from-scratch.")] = None,
+    projection: Annotated[str | None, typer.Option(help="knapsack or threshold.")] = None,
+    importance: Annotated[str | None, typer.Option(help="l2, l1, bn, taylor, lamp, fpgm or random.")] = None,
+    epochs: Epochs = None,
+    teacher: Teacher = None,
+    divisor: Annotated[int | None, typer.Option(min=1, help="Channels in multiples of this.")] = None,
+    min_channels: Annotated[int | None, typer.Option(min=1, help="Channels that every group keeps.")] = None,
+    floor: Annotated[float | None, typer.Option(min=0, max=1, help="Share of its width that a group keeps.")] = None,
+    protect: Annotated[list[str] | None, typer.Option(help="Module that keeps its width; may be repeated.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Your own network, package.module:factory (its code is run).")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its weights, .safetensors or .pt.")] = None,
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Shape of an input with the batch, 1,3,32,32; once per input.")
+    ] = None,
+    state_dict: Annotated[Path | None, typer.Option(help="Also write a state dict, .safetensors or .pt.")] = None,
+    program: Annotated[Path | None, typer.Option(help="Also write a torch.export program, .pt2.")] = None,
+    data: Data = None,
+    run: Run = DEFAULT_RUN,
+    seed: Seed = None,
+    trust: Trust = False,
+    restart: Restart = False,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    nodes: Nodes = 1,
 ) -> None:
-    """Prune a checkpoint of the run, or a user's own network; prints the new checkpoint's path."""
-    wanted = given(dict(targets))
+    """Prune a network to hard budgets: train, remove channels, prove the removal, fine-tune."""
+    targets = {
+        "macs": target_macs,
+        "params": target_params,
+        "weight_bytes": target_bytes,
+        "peak_activation_bytes": target_peak,
+    }
+    settings = {
+        "method": method,
+        "projection": projection,
+        "importance": importance,
+        "divisor": divisor,
+        "min_channels": min_channels,
+        "floor": floor,
+    }
+    wanted = given(targets)
     if not wanted and device is None:
         raise UsageError(
             "prune needs a budget: --target-macs 20e6, --target-params, --target-bytes, --target-peak or --device NAME"
@@ -64,7 +113,7 @@ def run_prune(
         if model is not None:
             from edgepress.compress.commands.own_network import enter_own_network
 
-            entry, trust = enter_own_network(directory, model, weights, inputs, data), True
+            entry, trust = enter_own_network(directory, model, weights, tuple(inputs or ()), data), True
         else:
             entry = _entry(directory, checkpoint, wanted)
         parent = Path(entry["path"])
@@ -72,14 +121,14 @@ def run_prune(
         changed = _settings(recipe, settings, epochs)
         task = task_of(parent, data, trust=trust)
         if task is None and changed.method != "one-shot":
-            if settings.get("method") is not None or epochs:
+            if method is not None or epochs:
                 raise UsageError(
                     f"method = {changed.method!r} trains, and {parent} names no task: give --data, or --method one-shot"
                 )
             changed = changed.model_copy(update={"method": "one-shot"})
             say("no task is known (--data): one-shot pruning without training")
         bound_by = device or (recipe.device if recipe else None)
-        limits = limits_for(entry, wanted, bound_by if device_limits else None)
+        limits = limits_for(entry, wanted, None if no_device_limits else bound_by)
         if is_within(entry, limits):
             raise UsageError(
                 f"{entry['path']} is within the budget already ("
@@ -94,10 +143,10 @@ def run_prune(
             task,
             label=label_of(entry, wanted, device),
             seed=seed if seed is not None else recipe.seed if recipe else 0,
-            protect=protect,
+            protect=tuple(protect or ()),
             trust=trust,
             resume=not restart,
-            machine=Machine(*machine),
+            machine=Machine(accelerator, devices, strategy, nodes),
             teacher=open_teacher(teacher, trust=trust) if teacher is not None else None,
         )
     _export(Path(made["path"]), state_dict, program, trust)

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from edgepress.compress.commands.train import given
+import typer
+
+from edgepress.compress.commands.options import (
+    DEFAULT_RUN,
+    Accelerator,
+    Data,
+    Devices,
+    Epochs,
+    Nodes,
+    Restart,
+    Run,
+    Seed,
+    Strategy,
+    Teacher,
+    Trust,
+    given,
+)
 from edgepress.compress.pipeline.data import task_of
 from edgepress.compress.pipeline.entries import find_entry, is_float, recipe_of
 from edgepress.compress.pipeline.progress import say
@@ -20,22 +36,61 @@ QAT_EPOCHS = 5
 SENSITIVITY_CLIPS = 256
 
 
-def run_quantize(
-    checkpoint: Path | None,
-    *,
-    settings: dict[str, Any],
-    qat: bool,
-    epochs: int | None,
-    sensitivity: bool,
-    teacher: Path | None,
-    data: str | None,
-    run: Path,
-    seed: int | None,
-    trust: bool,
-    restart: bool,
-    machine: tuple[str, str, str, int],
+def quantize(
+    checkpoint: Annotated[Path | None, typer.Argument(help="A float checkpoint; otherwise the newest.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="w8a8 or a16w8.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How ranges follow from calibration: mse, minmax, percentile or entropy.")
+    ] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips to calibrate on.")] = None,
+    qat: Annotated[
+        bool,
+        typer.Option("--qat", help="Train the weights under the rounding (5 epochs unless --epochs says otherwise)."),
+    ] = False,
+    epochs: Epochs = None,
+    ranges: Annotated[str | None, typer.Option(help="In training: learned, averaged or frozen.")] = None,
+    in_float: Annotated[
+        list[str] | None, typer.Option("--float", help="Leave this layer or module in float; may be repeated.")
+    ] = None,
+    in_16_bits: Annotated[
+        list[str] | None, typer.Option("--a16w8", help="16-bit activations for this layer or module; may be repeated.")
+    ] = None,
+    equalize: Annotated[bool | None, typer.Option(help="Balance neighbouring layers first.")] = None,
+    bias_correction: Annotated[
+        bool | None, typer.Option(help="Take the mean error of each layer out of its bias.")
+    ] = None,
+    per_tensor_dense: Annotated[
+        bool | None, typer.Option(help="One weight scale per fully connected layer, for old TFLite Micro.")
+    ] = None,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity", help="Also measure what rounding each layer costs: a table, a figure, a JSON file."
+        ),
+    ] = False,
+    teacher: Teacher = None,
+    data: Data = None,
+    run: Run = DEFAULT_RUN,
+    seed: Seed = None,
+    trust: Trust = False,
+    restart: Restart = False,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    nodes: Nodes = 1,
 ) -> None:
-    """Quantize the newest float checkpoint, or a given one; prints the new checkpoint's path."""
+    """Make an int8 checkpoint: calibrate activation ranges, optionally train under them."""
+    exceptions = {**dict.fromkeys(in_float or (), "float"), **dict.fromkeys(in_16_bits or (), "a16w8")}
+    settings = {
+        "scheme": scheme,
+        "method": method,
+        "clips": clips,
+        "ranges": ranges,
+        "equalize": equalize,
+        "bias_correction": bias_correction,
+        "per_tensor_dense": per_tensor_dense,
+        "exceptions": exceptions or None,
+    }
     if epochs and not qat:
         raise UsageError(f"--epochs {epochs} belongs to quantization-aware training: add --qat")
     from edgepress.compress.teach.teachers import open_teacher
@@ -62,7 +117,7 @@ def run_quantize(
             task,
             trust=trust,
             resume=not restart,
-            machine=Machine(*machine),
+            machine=Machine(accelerator, devices, strategy, nodes),
             teacher=open_teacher(teacher, trust=trust) if teacher is not None else None,
             seed=seed if seed is not None else recipe.seed if recipe else 0,
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from edgepress.compress.commands.train import given
+import typer
+
+from edgepress.compress.commands.options import DEFAULT_RUN, Accelerator, Data, Run, Seed, Trust, given
 from edgepress.compress.pipeline.data import open_task
 from edgepress.compress.pipeline.networks import build_for
 from edgepress.compress.pipeline.progress import say
@@ -15,25 +17,24 @@ from edgepress.models.atomic import write_json, write_text
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_search(
-    recipe: str,
-    *,
-    trials: int,
-    epochs: int,
-    weight_decay: bool,
-    storage: str | None,
-    name: str,
-    data: str | None,
-    run: Path,
-    seed: int | None,
-    trust: bool,
-    machine: tuple[str, str, str, int],
+def search(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file; its network and [train].")] = ("default"),
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials in all, those of before included.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Of every trial.")] = 5,
+    weight_decay: Annotated[
+        bool, typer.Option("--weight-decay", help="Also search the weight decay, in the learning rate's range.")
+    ] = False,
+    storage: Annotated[
+        str | None, typer.Option(help="URL of a database that several machines share; otherwise a file of the run.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the search; the same name goes on with it.")] = "adam",
+    data: Data = None,
+    run: Run = DEFAULT_RUN,
+    seed: Seed = None,
+    trust: Trust = False,
+    accelerator: Accelerator = "auto",
 ) -> None:
-    """Search until `trials` are finished; prints the best ones and the paths of the trials and their figure.
-
-    Raises:
-        UsageError: a storage that cannot be opened, or a search of that name with other settings.
-    """
+    """Search Adam's learning rate, beta1, beta2 and epsilon in the report's ranges; killed, it goes on."""
     from edgepress.compress.recipes.recipe import read_recipe
     from edgepress.compress.teach.search import Search, rows_of, run_trials
     from edgepress.compress.training.machine import Machine
@@ -41,7 +42,7 @@ def run_search(
 
     checked = read_recipe(recipe, given({"task": data, "seed": seed}), trust=trust)
     directory, began = RunDirectory(run), time.monotonic()
-    options = Machine(*machine, progress=False)
+    machine = Machine(accelerator, progress=False)
     search = Search(name, trials, epochs, weight_decay, checked.seed)
     folder = directory.path / "search"
     place: str | Path = storage or folder / f"{name}.journal"
@@ -62,7 +63,7 @@ def run_search(
                 task,
                 settings,
                 seed=checked.seed,
-                machine=options,
+                machine=machine,
                 watch=watch,
             )
 

@@ -10,8 +10,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from edgepress.compress.commands.options import Data, Trust
 from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.sweep import Grid, SweepTask, make_grid, plan, read_grid
 from edgepress.compress.pipeline.sweep_task import STATE, finished, last_line, read_json, run_task
@@ -47,40 +50,43 @@ class Resources:
     retries: int = 3
 
 
-def run_sweep(
-    grid: Path | None,
-    given: dict[str, Any],
-    *,
-    sweep: Path,
-    trust: bool,
-    dry_run: bool,
-    report: bool,
-    address: str | None,
-    cpus: int | None,
-    gpus: float | None,
-    memory: str,
-    retries: int,
+def sweep(
+    grid: Annotated[
+        Path | None, typer.Argument(help="A TOML file with recipes, budgets, seeds, devices, data.")
+    ] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="May be repeated, like the next three.")] = None,
+    budget: Annotated[list[str] | None, typer.Option(help="MACs, 20M or 50%.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Of everything random.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Device class.")] = None,
+    data: Data = None,
+    run: Annotated[Path, typer.Option("--run", help="Folder that collects all tasks.")] = Path("runs/sweep"),
+    address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster: auto or host:port; otherwise this machine. --run must be on a shared disk."),
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Cores and threads of a task.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a task; one where there are any.")] = None,
+    memory: Annotated[str, typer.Option(help="Memory of a task, for how many run at once.")] = "2 GB",
+    retries: Annotated[int, typer.Option(min=0, help="How often a killed or failed task starts again.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate of time.")] = False,
+    report: Annotated[bool, typer.Option(help="Write the Pareto report.")] = True,
+    trust: Trust = False,
 ) -> None:
-    """Plan a sweep, run what is not finished, report; results are in SWEEP/results.json at any time.
-
-    Raises:
-        ConfigError: the grid or a recipe is wrong.
-        RuntimeFailure: tasks failed, after all others have ended.
-    """
-    found = _grid(grid, given)
+    """A grid of recipes, budgets, seeds and device classes on Ray; killed, the same command goes on where it was."""
+    found = _grid(grid, {"recipes": recipe, "budgets": budget, "seeds": seed, "devices": device, "data": data})
     tasks, recipes = plan(found, trust=trust)
     resources = Resources(address, cpus, gpus, int(parse_quantity(memory, "bytes", name="--memory")), retries)
     if dry_run:
-        print_plan(tasks, recipes, sweep, resources)
+        print_plan(tasks, recipes, run, resources)
         return
-    directory = RunDirectory(sweep)
+    directory = RunDirectory(run)
     with directory.lock():
-        write_json(sweep / "plan.json", {"tasks": [task.to_json() for task in tasks]})
-        results = run_tasks(tasks, sweep, resources)
+        write_json(run / "plan.json", {"tasks": [task.to_json() for task in tasks]})
+        results = run_tasks(tasks, run, resources)
         runs = [task for task in tasks if task.kind == "run"]
         failed = [task.name for task in runs if results[task.name].get("state") != "done"]
         if report and len(failed) < len(runs):
-            _report(sweep, [task for task in runs if task.name not in failed])
+            _report(run, [task for task in runs if task.name not in failed])
     if failed:
         raise RuntimeFailure(
             f"{len(failed)} of {len(runs)} tasks failed: {', '.join(failed)}; their log.txt says why, "

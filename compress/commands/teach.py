@@ -3,38 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from edgepress.compress.commands.train import given
+import typer
+
+from edgepress.compress.commands.options import (
+    DEFAULT_RUN,
+    Accelerator,
+    BatchSize,
+    Data,
+    Devices,
+    Epochs,
+    LearningRate,
+    Nodes,
+    Restart,
+    Run,
+    Seed,
+    Strategy,
+    Trust,
+    given,
+)
 from edgepress.compress.pipeline.data import open_task
 from edgepress.compress.pipeline.progress import say
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_teach(
-    recipe: str,
-    *,
-    data: str | None,
-    run: Path,
-    seed: int | None,
-    count: int | None,
-    network: str | None,
-    weights: Path | None,
-    front_end: str | None,
-    train: dict[str, Any],
-    contrastive: dict[str, Any],
-    term: bool | None,
-    name: str,
-    restart: bool,
-    trust: bool,
-    machine: tuple[str, str, str, int],
+def teach(
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe or a file; its [teacher], else its network and [train].")
+    ] = "default",
+    data: Data = None,
+    run: Run = DEFAULT_RUN,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Teachers, of different seeds.")] = None,
+    network: Annotated[str | None, typer.Option(help="passt, passt_tiny, cp_resnet or any other.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Published weights to start from, .safetensors, .pt or .ckpt; tensors only are read."),
+    ] = None,
+    front_end: Annotated[str | None, typer.Option(help="Of the teacher: mel22, mel23, melpasst, mel16k.")] = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    contrastive: Annotated[
+        bool | None,
+        typer.Option("--contrastive/--no-contrastive", help="Train with the inverse contrastive term, or without."),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Barrier of the contrastive term.")] = None,
+    weight: Annotated[float | None, typer.Option("--lambda", help="Weight of the contrastive term.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Of its pairs: plain or balanced.")] = None,
+    distance: Annotated[str | None, typer.Option(help="normalized, rms or euclidean.")] = None,
+    name: Annotated[str, typer.Option(help="Of the teachers.")] = "teacher",
+    trust: Trust = False,
+    restart: Restart = False,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    nodes: Nodes = 1,
 ) -> None:
-    """Train teachers, run each once over all clips, probe them; prints the paths.
-
-    Raises:
-        ConfigError: everything that is wrong with the recipe and the options, together.
-        UsageError: a file of weights that is missing, holds more than tensors, or is of another network.
-    """
+    """Train teachers; their logits and features are computed once per clip and kept."""
     from edgepress.compress.pipeline.teaching import teacher_settings, teacher_stage
     from edgepress.compress.recipes.recipe import (
         NetworkSettings,
@@ -54,11 +81,15 @@ def run_teach(
         if errors := network_errors({"name": network}, True):
             raise ConfigError(errors, "--network")
         base = base.model_copy(update={"network": NetworkSettings(name=network)})
-    changed = {**base.train.model_dump(), **given(train)}
-    if term is False:
+    changed = {
+        **base.train.model_dump(),
+        **given({"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}),
+    }
+    term = given({"alpha": alpha, "weight": weight, "mode": mode, "distance": distance})
+    if contrastive is False:
         changed["contrastive"] = None
-    elif term or given(contrastive):
-        changed["contrastive"] = {**(changed.get("contrastive") or {}), **given(contrastive)}
+    elif contrastive or term:
+        changed["contrastive"] = {**(changed.get("contrastive") or {}), **term}
     settings = validated(
         TeacherSettings,
         {
@@ -79,7 +110,7 @@ def run_teach(
                 task,
                 checked.task,
                 seed=100 * checked.seed + index,
-                machine=Machine(*machine),
+                machine=Machine(accelerator, devices, strategy, nodes),
                 name=title,
                 resume=not restart,
             )

@@ -2,44 +2,65 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import typer
+
+from edgepress.compress.commands.options import (
+    DEFAULT_RUN,
+    Accelerator,
+    BatchSize,
+    Data,
+    Devices,
+    Epochs,
+    LearningRate,
+    Network,
+    Nodes,
+    Restart,
+    Run,
+    Seed,
+    Strategy,
+    Trust,
+    given,
+)
 from edgepress.compress.pipeline.data import open_task
 from edgepress.compress.pipeline.stages import train_stage
 from edgepress.models.run_directory import RunDirectory
 
 
-def run_train(
-    recipe: str,
-    *,
-    data: str | None,
-    run: Path,
-    seed: int | None,
-    network: str | None,
-    restart: bool,
-    train: dict[str, Any],
-    trust: bool,
-    machine: tuple[str, str, str, int],
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe or a file; its network and [train].")] = "default",
+    data: Data = None,
+    run: Run = DEFAULT_RUN,
+    seed: Seed = None,
+    epochs: Epochs = None,
+    network: Network = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    trust: Trust = False,
+    restart: Restart = False,
+    accelerator: Accelerator = "auto",
+    devices: Devices = "auto",
+    strategy: Strategy = "auto",
+    nodes: Nodes = 1,
 ) -> None:
-    """Train the dense network of a recipe, with changes from the command line; prints the checkpoint's path."""
+    """Train the dense network of a recipe; killed, the same command goes on from the last epoch."""
     from edgepress.compress.recipes.recipe import read_recipe
     from edgepress.compress.training.machine import Machine
 
-    changes: dict[str, Any] = given({"task": data, "seed": seed})
     checked = read_recipe(
         recipe,
-        changes,
+        given({"task": data, "seed": seed}),
         trust=trust,
-        sections={"train": given(train), **({"network": {"name": network, "arguments": {}}} if network else {})},
+        sections={
+            "train": given({"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}),
+            **({"network": {"name": network, "arguments": {}}} if network else {}),
+        },
     )
     directory = RunDirectory(run)
     with directory.lock():
         task = open_task(checked.task, checked.front_end, trust=True)
-        entry = train_stage(directory, checked, task, machine=Machine(*machine), resume=not restart)
+        entry = train_stage(
+            directory, checked, task, machine=Machine(accelerator, devices, strategy, nodes), resume=not restart
+        )
     print(entry["path"])
-
-
-def given(values: dict[str, Any]) -> dict[str, Any]:
-    """What the command line gave, without what it left out."""
-    return {name: value for name, value in values.items() if value is not None}

@@ -40,7 +40,7 @@ def run_recipe(
     run: Path,
     seed: int | None,
     trust: bool,
-    machine: tuple[str, str, str, int],
+    machine: Machine,
     targets: tuple[str, ...] = (),
     device: str | None = None,
     overrides: Sequence[str] = (),
@@ -54,7 +54,7 @@ def run_recipe(
         run: the run directory.
         seed: another seed than the recipe's.
         trust: the recipe may name code.
-        machine: accelerator, devices, strategy, nodes.
+        machine: what to train on.
         targets: others than the recipe's.
         device: another device class than the recipe's.
         report: write the HTML page.
@@ -67,7 +67,6 @@ def run_recipe(
     """
     from edgepress.compress.pipeline.table import print_table
     from edgepress.compress.recipes.recipe import read_recipe
-    from edgepress.compress.training.machine import Machine
 
     changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device)) if value is not None}
     recipe = read_recipe(
@@ -77,7 +76,7 @@ def run_recipe(
     with directory.lock():
         say(f"recipe {recipe.name} in {run}")
         task = open_task(recipe.task, recipe.front_end, trust=True)
-        networks = compress_stages(directory, recipe, task, Machine(*machine))
+        networks = compress_stages(directory, recipe, task, machine)
         if follows():
             return
         files = export_stages(directory, recipe, networks)

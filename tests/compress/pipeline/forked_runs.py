@@ -39,12 +39,13 @@ def attempt(recipe: str, run: Path) -> None:
     import torch
 
     from edgepress.compress.pipeline.run import run_recipe
+    from edgepress.compress.training.machine import Machine
 
     log = os.open(f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(1)
-    run_recipe(recipe, data=None, run=run, seed=None, trust=False, machine=("cpu", "1", "auto", 1), report=False)
+    run_recipe(recipe, data=None, run=run, seed=None, trust=False, machine=Machine("cpu", "1"), report=False)
 
 
 for line in sys.stdin:

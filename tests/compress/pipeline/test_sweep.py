@@ -145,6 +145,7 @@ def test_time_is_estimated_from_epochs_and_clips():
 def by_hand(task: SweepTask, folder: Path) -> dict[str, str]:
     """The weights that the same command makes in this process: checkpoint name -> SHA-256."""
     from edgepress.compress.pipeline.run import run_recipe
+    from edgepress.compress.training.machine import Machine
 
     run_recipe(
         task.recipe,
@@ -152,7 +153,7 @@ def by_hand(task: SweepTask, folder: Path) -> dict[str, str]:
         run=folder,
         seed=task.seed,
         trust=False,
-        machine=("cpu", "1", "auto", 1),
+        machine=Machine("cpu", "1"),
         targets=(task.budget,),
         device=task.device,
         report=False,
