@@ -63,10 +63,11 @@ wheel: install
 audit: install
 	$(PIP) install --quiet pip-audit && $(BIN)/pip-audit --strict -r constraints.txt --no-deps --disable-pip
 
-# Optional: Cortex-M compiler and emulator, and an emulated 64-bit Arm Linux for the runtime arm64 (needs root for apt).
+# Optional: Cortex-M and RISC-V compilers and emulators, and an emulated 64-bit Arm Linux for the runtime arm64 (needs root for apt).
 install-firmware-tools: install
 	-apt-get update -qq
-	apt-get install -y --no-install-recommends gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-user-static
+	apt-get install -y --no-install-recommends gcc libc6-dev gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-user-static \
+	  gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf qemu-system-misc
 	$(BIN)/python -m edgepress.deploy.firmware.arm64
 
 # What some tests need beside: an ssh server to talk to, strace to see what a command opens. Needs root for apt.

@@ -272,8 +272,8 @@ def _write_firmware(file: Path, folder: Path, overwrite: bool) -> None:
     network = made.network
     print(
         f"wrote {folder}: {made.name}_invoke() in {made.name}.h; {network.macs:,} MACs, "
-        f"{network.constant_bytes:,} bytes of constants, arena {made.plain.arena_bytes:,} bytes with plain "
-        f"and {made.fast.arena_bytes:,} with fast kernels"
+        f"{network.constant_bytes:,} bytes of constants, arena {made.layouts['plain'].arena_bytes:,} bytes with plain "
+        f"and {made.layouts['dsp'].arena_bytes:,} with DSP instructions"
     )
 
 

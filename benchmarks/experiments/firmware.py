@@ -24,7 +24,7 @@ from edgepress.models.atomic import write_json, write_text
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
 SCHEMA = 1
-CORES = ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
+CORES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32")
 #: What is asked of the fast kernels on Cortex-M4: instructions per multiply-accumulate, and flash beside the weights.
 LARGEST_PER_MAC, LARGEST_PER_MAC_OF = 3.0, {"kws_ref_model": 5.0}
 LARGEST_EXTRA_FLASH_BYTES = 16_000
@@ -50,7 +50,9 @@ def measure(
     Raises:
         UsageError: the file has no C. RuntimeFailure: a tool or TFLite Micro is missing.
     """
+    from edgepress.deploy.firmware.boards import BOARDS
     from edgepress.deploy.firmware.host import HostProgram
+    from edgepress.deploy.firmware.lowering.steps import PORTABLE_KERNELS
     from edgepress.deploy.firmware.sources import firmware, sources
     from edgepress.deploy.runtimes.sessions import open_session
 
@@ -60,7 +62,7 @@ def measure(
     if kept is None or (kept.get("code_sha256"), kept["host"][0]["inputs"]) != (code, inputs):
         kept = {"host": [], "cores": []}
     rows = {(row["core"], row["kernels"]): row for row in kept["cores"]}
-    wanted = [(core, kind) for core in cores for kind in ("plain", "fast") if (core, kind) != ("cortex-m3", "fast")]
+    wanted = [(core, kind) for core in cores for kind in ("plain", BOARDS[core].kernels)]
     if kept["host"] and all(key in rows for key in wanted):
         return kept
     generator = np.random.default_rng(0)
@@ -71,17 +73,17 @@ def measure(
         arena = session.arena_bytes()
     shaped = [x.reshape(inputs, *network.values[t].shape) for x, t in zip(given, network.inputs, strict=True)]
     host = list(kept["host"])
-    for fast in () if host else (False, True):
-        with HostProgram(made, fast=fast) as program:
+    for kernels in () if host else PORTABLE_KERNELS:
+        with HostProgram(made, kernels=kernels) as program:
             equal = _equal(program.run(shaped), expected, inputs)
-        host.append({"kernels": "fast" if fast else "plain", "inputs": inputs, "equal": equal})
+        host.append({"kernels": kernels, "inputs": inputs, "equal": equal})
     for core, kind in wanted:
         if (core, kind) in rows:
             continue
-        count = inputs if (core, kind) == ("cortex-m4", "fast") else min(inputs, _COUNTED)
+        count = inputs if (core, kind) == ("cortex-m4", "dsp") else min(inputs, _COUNTED)
         _say(f"{path.stem}: {core}, {kind} kernels")
         few, outputs = [x[:count] for x in shaped], [y[:count] for y in expected]
-        rows[core, kind] = _on_core(made, core, kind == "fast", few, outputs)
+        rows[core, kind] = _on_core(made, core, kind, few, outputs)
     return {
         "name": path.stem,
         "code_sha256": code,
@@ -89,26 +91,27 @@ def measure(
         "macs": network.macs,
         "weight_bytes": network.weight_bytes,
         "constant_bytes": network.constant_bytes,
-        "arena_bytes": made.plain.arena_bytes,
-        "arena_fast_bytes": made.fast.arena_bytes,
+        "arena_bytes": {kernels: layout.arena_bytes for kernels, layout in made.layouts.items()},
         "tflm_arena_bytes": arena,
         "host": host,
-        "cores": [rows[key] for key in sorted(rows, key=lambda key: (CORES.index(key[0]), key[1] == "fast"))],
+        "cores": [rows[key] for key in sorted(rows, key=lambda key: (CORES.index(key[0]), key[1] != "plain"))],
     }
 
 
-def _on_core(made: Any, core: str, fast: bool, shaped: list[np.ndarray], expected: list[np.ndarray]) -> dict[str, Any]:
-    from edgepress.deploy.firmware.cortex_m import CortexM, DoesNotFit, memory_limits
+def _on_core(
+    made: Any, core: str, kernels: str, shaped: list[np.ndarray], expected: list[np.ndarray]
+) -> dict[str, Any]:
+    from edgepress.deploy.firmware.emulated import DoesNotFit, EmulatedCore, memory_limits
 
     flash_limit, ram_limit = memory_limits(core)
     row: dict[str, Any] = {
         "core": core,
-        "kernels": "fast" if fast else "plain",
+        "kernels": kernels,
         "flash_limit_bytes": flash_limit,
         "ram_limit_bytes": ram_limit,
     }
     try:
-        with CortexM(made, core, fast=fast) as firmware:
+        with EmulatedCore(made, core, kernels=kernels) as firmware:
             done = firmware.run([x[:_COUNTED] for x in shaped], count=True)
             counts, outputs = done.instructions, done.outputs
             assert counts is not None
@@ -216,15 +219,16 @@ def page(result: dict[str, Any]) -> str:
 def tables(result: dict[str, Any]) -> str:
     """The measured part of the page."""
     lines = [
-        "| network | MACs | weights B | arena B (plain / fast) | TFLM arena B (head / total) | host, equal to TFLM |",
+        "| network | MACs | weights B | arena B (plain / tiled / DSP) | TFLM's (head / total) | host, equal to TFLM |",
         "|---|---|---|---|---|---|",
     ]
     for one in result["networks"]:
         host = ", ".join(f"{row['kernels']} {row['equal']}/{row['inputs']}" for row in one["host"])
         arena = one["tflm_arena_bytes"]
+        arenas = " / ".join(f"{size:,}" for size in one["arena_bytes"].values())
         lines.append(
-            f"| {one['name']} | {one['macs']:,} | {one['weight_bytes']:,} | {one['arena_bytes']:,} / "
-            f"{one['arena_fast_bytes']:,} | {arena['head']:,} / {arena['total']:,} | {host} |"
+            f"| {one['name']} | {one['macs']:,} | {one['weight_bytes']:,} | {arenas} | "
+            f"{arena['head']:,} / {arena['total']:,} | {host} |"
         )
     lines += [
         "",
@@ -266,7 +270,7 @@ def _sentences(result: dict[str, Any]) -> list[str]:
     spread = max((row["largest_instructions"] / row["smallest_instructions"] - 1 for _, row in rows), default=0.0)
     found.append(f"Instructions depend on the input by clamping: by {spread:.2%} at most, where they were counted.")
     for one, row in rows:
-        if one["name"].startswith("cp_resnet_20M") and (row["core"], row["kernels"]) == ("cortex-m4", "fast"):
+        if one["name"].startswith("cp_resnet_20M") and (row["core"], row["kernels"]) == ("cortex-m4", "dsp"):
             found.append(
                 f"{one['name']} on a part with {row['ram_limit_bytes']:,} bytes of RAM and "
                 f"{row['flash_limit_bytes']:,} of flash: RAM and stack take "
@@ -287,7 +291,7 @@ def violations(result: dict[str, Any]) -> list[str]:
         ]
         found += [f"{where}: departs from TFLite Micro" for where in wrong]
         for row in one["cores"]:
-            if row["core"] != "cortex-m4" or row["kernels"] != "fast" or not row["fits"]:
+            if row["core"] != "cortex-m4" or row["kernels"] != "dsp" or not row["fits"]:
                 continue
             largest = LARGEST_PER_MAC_OF.get(name, LARGEST_PER_MAC)
             if row["per_mac"] > largest:
@@ -345,9 +349,9 @@ def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
     """Measure file by file; what is done is kept, and the same command goes on after an interruption with --resume."""
     from edgepress.benchmarks.measure.environment import environment
     from edgepress.deploy.artifact import sha256_of
-    from edgepress.deploy.firmware.cortex_m import missing_tools
+    from edgepress.deploy.firmware.boards import missing_tools
 
-    if reason := missing_tools():
+    if reason := missing_tools("cortex-m4"):
         raise RuntimeFailure(reason)
     cores = [core.strip() for core in options.cores.split(",")]
     command = ["python -m edgepress.benchmarks.experiments.firmware", *(file.name for file in options.files)]

@@ -19,7 +19,7 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
 
     Args:
         path: the file.
-        runtime: "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33" or "cortex-m55".
+        runtime: an emulated core, a key of `deploy.firmware.boards.BOARDS`.
         device: the class whose flash and RAM are the linker's limits; None takes the one of the runtime's name.
 
     Returns:
@@ -32,11 +32,12 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
         RuntimeFailure: a tool is missing, or the emulated run failed.
     """
     from edgepress.benchmarks.measure.accuracy import model_sha256
-    from edgepress.deploy.firmware.cortex_m import RUNTIMES, STACK_BYTES, CortexM, DoesNotFit, memory_limits
+    from edgepress.deploy.firmware.boards import BOARDS
+    from edgepress.deploy.firmware.emulated import STACK_BYTES, DoesNotFit, EmulatedCore, memory_limits
     from edgepress.deploy.firmware.sources import firmware, random_sample
 
-    if runtime not in RUNTIMES:
-        raise UsageError(f"runtime = {runtime!r} links no firmware: allowed are {', '.join(RUNTIMES)}")
+    if runtime not in BOARDS:
+        raise UsageError(f"runtime = {runtime!r} links no firmware: allowed are {', '.join(BOARDS)}")
     made = firmware(path)
     flash, ram = memory_limits(runtime, device)
     record: dict[str, Any] = {
@@ -51,7 +52,7 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
         "verdict": "",
     }
     try:
-        with CortexM(made, runtime, flash_bytes=flash, ram_bytes=ram) as core:
+        with EmulatedCore(made, runtime, flash_bytes=flash, ram_bytes=ram) as core:
             done = core.run(random_sample(made.network), count=True)
             assert done.instructions is not None
             record.update(

@@ -46,7 +46,7 @@ def prefix() -> Path:
     )
 
 
-def missing_tools() -> str | None:
+def missing_tools(runtime: str = "arm64") -> str | None:
     """A sentence that says what to install, or None where all is there."""
     if not any(shutil.which(name) for name in _EMULATORS):
         return f"{_EMULATORS[0]} is not installed; Debian: apt-get install {PACKAGES} (or make install-firmware-tools)"

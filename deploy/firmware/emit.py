@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +16,16 @@ _C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint32": 
 _WIDTH = 116
 
 
-def header(network: Network, name: str, plain: Layout, fast: Layout, source: str, tflm_head_bytes: int | None) -> str:
+def header(network: Network, name: str, layouts: Mapping[str, Layout], source: str, tflm_head_bytes: int | None) -> str:
     """NAME.h."""
     upper = name.upper()
     head = "not measured here" if tflm_head_bytes is None else f"{tflm_head_bytes:,} bytes"
+    arenas = ", ".join(f"{kernels} {layout.arena_bytes:,}" for kernels, layout in layouts.items())
     lines = [
         f"/* Generated from {source}: {network.operators} operators, {network.macs:,} multiply-accumulates.",
         " *",
-        f" * Constants: {network.constant_bytes:,} bytes. Arena: {plain.arena_bytes:,} bytes with plain kernels,",
-        f" * {fast.arena_bytes:,} with fast ones; activations of TFLite Micro's arena (its head): {head}.",
+        f" * Constants: {network.constant_bytes:,} bytes. Arena by kernels: {arenas} bytes;",
+        f" * activations of TFLite Micro's arena (its head): {head}.",
         " *",
         f" * Write the inputs to {name}_input(i), call {name}_invoke(), read {name}_output(i).",
         " * The arena is reused: write every input before every call, read outputs before the next. Not reentrant.",
@@ -34,11 +35,7 @@ def header(network: Network, name: str, plain: Layout, fast: Layout, source: str
         "",
         '#include "ep_kernels.h"',
         "",
-        "#if EP_FAST",
-        f"#define {upper}_ARENA_BYTES {fast.arena_bytes}",
-        "#else",
-        f"#define {upper}_ARENA_BYTES {plain.arena_bytes}",
-        "#endif",
+        *_by_kernels({k: [f"#define {upper}_ARENA_BYTES {layout.arena_bytes}"] for k, layout in layouts.items()}),
         f"#define {upper}_MACS {network.macs}",
         f"#define {upper}_LAYERS {len(network.steps)}",
         "",
@@ -83,7 +80,7 @@ def _comment(text: str) -> str:
     return "".join(c if c.isalnum() or c in " _-.:;,()[]" else "_" for c in text)[:60]
 
 
-def layers(network: Network, name: str, plain: Layout, fast: Layout) -> str:
+def layers(network: Network, name: str, layouts: Mapping[str, Layout]) -> str:
     """NAME.c: one function for each step, with its structure beside it."""
     upper = name.upper()
     out = [
@@ -107,10 +104,9 @@ def layers(network: Network, name: str, plain: Layout, fast: Layout) -> str:
         "} arena;",
         "",
         "/* Offsets of tensors (T, by number in the file) and of scratch (S, by layer). */",
-        "#if EP_FAST",
+        *_by_kernels({kernels: _offsets(network, layout) for kernels, layout in layouts.items()}),
+        "",
     ]
-    out += _offsets(network, fast)
-    out += ["#else", *_offsets(network, plain), "#endif", ""]
     for number, step in enumerate(network.steps):
         out += _layer(network, name, number, step)
     for side, tensors, kind in (("input", network.inputs, ""), ("output", network.outputs, "const ")):
@@ -126,6 +122,12 @@ def layers(network: Network, name: str, plain: Layout, fast: Layout) -> str:
 def layer_name(number: int, step: Step) -> str:
     """Name of a layer's function."""
     return f"layer_{number:02d}_{step.code.lower()}" + ("_fill" if step.kernel == "ep_fill" else "")
+
+
+def _by_kernels(lines: Mapping[str, Sequence[str]]) -> list[str]:
+    """Lines of C that hold for one kind of kernels each."""
+    cases = (("#if EP_MVE", "mve"), ("#elif EP_DSP", "dsp"), ("#elif EP_FAST", "tiled"), ("#else", "plain"))
+    return [line for start, kernels in cases for line in (start, *lines[kernels])] + ["#endif"]
 
 
 def _offsets(network: Network, layout: Layout) -> list[str]:
@@ -153,7 +155,7 @@ def _layer(network: Network, name: str, number: int, step: Step) -> list[str]:
     arguments.append(f"({target_type}){target}" if target.startswith("(void") else target)
     call = f"  {step.kernel}({', '.join(arguments)});"
     if step.fast_kernel:
-        scratch = f"arena.bytes + S{number}" if step.scratch_bytes else "0"
+        scratch = f"arena.bytes + S{number}" if step.scratch_bytes else "(void *)0"
         fast_call = f"  {step.fast_kernel}({', '.join([*arguments, scratch])});"
         return [*out, "#if EP_FAST", fast_call, "#else", call, "#endif", "}", ""]
     return [*out, call, "}", ""]

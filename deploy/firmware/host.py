@@ -24,6 +24,7 @@ from edgepress.deploy.firmware.sources import (
     firmware,
     host_main,
     sources,
+    switches,
     template,
 )
 from edgepress.deploy.runtimes.engine import EngineOptions
@@ -51,7 +52,7 @@ def compiler() -> str:
     )
 
 
-def missing_tools() -> str | None:
+def missing_tools(runtime: str = "host-c") -> str | None:
     """A sentence that says what to install, or None where there is a compiler."""
     try:
         compiler()
@@ -65,7 +66,7 @@ class HostProgram:
 
     Args:
         made: the network.
-        fast: the fast kernels, with their instructions emulated, instead of the plain ones.
+        kernels: a key of `KERNELS`; the instructions of "dsp" are emulated.
         sanitize: under AddressSanitizer and UndefinedBehaviorSanitizer.
         changes: file name -> text that replaces the generated one (tests plant faults with it).
     """
@@ -74,7 +75,7 @@ class HostProgram:
         self,
         made: Firmware,
         *,
-        fast: bool = False,
+        kernels: str = "plain",
         sanitize: bool = False,
         changes: dict[str, str] | None = None,
         timeout_s: float = 300.0,
@@ -85,7 +86,7 @@ class HostProgram:
         write_sources(folder, {**sources(made, "a .tflite file"), "host_main.c": host_main(made), **(changes or {})})
         self._program = folder / "program"
         optimization = ("-O1", "-g", *SANITIZERS) if sanitize else ("-O2",)
-        flags = (*WARNINGS, *optimization, "-ffp-contract=off", f"-DEP_FAST={int(fast)}")
+        flags = (*WARNINGS, *optimization, "-ffp-contract=off", *switches(kernels))
         own = [file for file in compiled_sources(made) if file not in KERNEL_SOURCES]
         kernels = list(KERNEL_SOURCES) if changes else [str(path) for path in kernel_objects(compiler(), flags)]
         try:
@@ -218,7 +219,7 @@ class HostEngine:
     def __init__(self, runtime: str, model: bytes, options: EngineOptions):
         made = firmware(model)
         network = made.network
-        self._arena_bytes = made.plain.arena_bytes
+        self._arena_bytes = made.layouts["plain"].arena_bytes
         self.inputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.inputs])
         self.outputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.outputs])
         self._program = HostProgram(made)

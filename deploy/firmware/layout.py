@@ -18,7 +18,7 @@ class Layout:
 
     Attributes:
         offsets: tensor (the home of its aliases) -> offset.
-        scratch: number of the step -> offset of its scratch; empty without fast kernels.
+        scratch: number of the step -> offset of its scratch; empty for plain kernels.
         arena_bytes: all of it.
         lower_bound_bytes: alive at once at the worst moment; no layout can be smaller.
     """
@@ -29,17 +29,16 @@ class Layout:
     lower_bound_bytes: int
 
 
-def lay_out(network: Network, *, fast: bool) -> Layout:
-    """Place everything that is not constant; `fast` also places the scratch of the fast kernels."""
+def lay_out(network: Network, kernels: str) -> Layout:
+    """Place everything that is not constant, and the scratch of one kind of kernels."""
     blocks = [Block(tensor, aligned(size), first, last) for tensor, (size, first, last) in lifetimes(network).items()]
     scratch_number = -1
     owners = {}
-    if fast:
-        for number, step in enumerate(network.steps):
-            if step.scratch_bytes:
-                owners[scratch_number] = number
-                blocks.append(Block(scratch_number, aligned(step.scratch_bytes), number, number))
-                scratch_number -= 1
+    for number, step in enumerate(network.steps):
+        if needed := step.scratch_bytes.get(kernels, 0):
+            owners[scratch_number] = number
+            blocks.append(Block(scratch_number, aligned(needed), number, number))
+            scratch_number -= 1
     plan: Plan = search(blocks, tries=_TRIES)
     return Layout(
         {t: offset for t, offset in plan.offsets.items() if t >= 0},

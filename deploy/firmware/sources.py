@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,16 +14,26 @@ import numpy as np
 from edgepress.deploy.firmware import emit
 from edgepress.deploy.firmware.layout import Layout, lay_out
 from edgepress.deploy.firmware.lowering.lower import lower
-from edgepress.deploy.firmware.lowering.steps import Network
+from edgepress.deploy.firmware.lowering.steps import KERNELS, Network
 from edgepress.models.errors import UsageError
 
 #: Kernels that every project is given; the linker leaves out what a network does not call.
-KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h")
-KERNEL_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c", "ep_move.c", "ep_softmax.c")
+KERNEL_HEADERS = ("ep_kernels.h", "ep_arithmetic.h", "ep_vectors.h")
+KERNEL_SOURCES = (
+    "ep_conv.c",
+    "ep_conv_fast.c",
+    "ep_conv_mve.c",
+    "ep_depthwise_fast.c",
+    "ep_depthwise_mve.c",
+    "ep_elementwise.c",
+    "ep_pool.c",
+    "ep_move.c",
+    "ep_softmax.c",
+)
 
 
 #: Kernels in which networks spend their time: compiled for speed (-O2), everything else for size (-Os).
-HOT_SOURCES = ("ep_conv.c", "ep_conv_fast.c", "ep_elementwise.c", "ep_pool.c")
+HOT_SOURCES = tuple(name for name in KERNEL_SOURCES if name not in ("ep_move.c", "ep_softmax.c"))
 #: Without contraction, float operations (QUANTIZE, DEQUANTIZE) round as they are written.
 EXACT = "-ffp-contract=off"
 
@@ -33,13 +44,12 @@ class Firmware:
 
     Attributes:
         network: steps and constants.
-        plain, fast: layout of the arena with either kind of kernels.
+        layouts: of the arena, by kind of kernels.
         name: prefix of its names in C.
     """
 
     network: Network
-    plain: Layout
-    fast: Layout
+    layouts: Mapping[str, Layout]
     name: str
 
 
@@ -52,7 +62,7 @@ def firmware(model: str | Path | bytes, name: str = "model") -> Firmware:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name.startswith("ep_"):
         raise UsageError(f"{name!r} cannot name C source: use letters, digits and _, not starting with a digit or ep_")
     network = lower(model)
-    return Firmware(network, lay_out(network, fast=False), lay_out(network, fast=True), name)
+    return Firmware(network, {kernels: lay_out(network, kernels) for kernels in KERNELS}, name)
 
 
 def identifier(text: str) -> str:
@@ -65,8 +75,8 @@ def sources(made: Firmware, origin: str, tflm_head_bytes: int | None = None) -> 
     """File name -> text of everything that is compiled into a program."""
     network, name = made.network, made.name
     texts = {file: template(file) for file in (*KERNEL_HEADERS, *KERNEL_SOURCES)}
-    texts[f"{name}.h"] = emit.header(network, name, made.plain, made.fast, origin, tflm_head_bytes)
-    texts[f"{name}.c"] = emit.layers(network, name, made.plain, made.fast)
+    texts[f"{name}.h"] = emit.header(network, name, made.layouts, origin, tflm_head_bytes)
+    texts[f"{name}.c"] = emit.layers(network, name, made.layouts)
     texts[f"{name}_weights.h"] = emit.weights_header(network, name)
     texts[f"{name}_weights.c"] = emit.weights(network, name)
     return texts
@@ -75,6 +85,17 @@ def sources(made: Firmware, origin: str, tflm_head_bytes: int | None = None) -> 
 def host_main(made: Firmware) -> str:
     """A main that pipes samples through the network."""
     return substituted("host_main.c", made)
+
+
+def switches(kernels: str) -> list[str]:
+    """Options of the compiler that choose a kind of kernels.
+
+    Raises:
+        UsageError: no such kind.
+    """
+    if kernels not in KERNELS:
+        raise UsageError(f"kernels = {kernels!r} is unknown: allowed are {', '.join(KERNELS)}")
+    return [f"-D{name}={value}" for name, value in KERNELS[kernels].items()]
 
 
 def substituted(file: str, made: Firmware, **more: str) -> str:

@@ -31,7 +31,8 @@ class Runtime:
         extra: of edgepress, that installs it; empty where the base does.
         emulated: generated firmware or an emulated core: it starts processes of its own, its tools are optional, and it
             is only run by name.
-        missing_tools: "module:function" that gives a sentence on what lacks here, or None; empty without tools.
+        missing_tools: "module:function" that gives, of a runtime's name, a sentence on what lacks here, or None; empty
+            without tools.
     """
 
     title: str
@@ -64,8 +65,8 @@ RUNTIMES: dict[str, Runtime] = {
     "torch": Runtime("torch", "checkpoint", "", "torch", "torch", "train"),
     "host-c": _emulated("the generated C", "host", "HostEngine"),
     **{
-        name: _emulated(f"the emulated {name}", "cortex_m", "CortexMEngine")
-        for name in ("cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55")
+        name: _emulated(f"the emulated {name}", "emulated", "EmulatedEngine")
+        for name in ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32")
     },
     "arm64": _emulated("the emulated arm64", "arm64", "Arm64Engine"),
 }
@@ -130,7 +131,7 @@ def available_runtimes(kind: str, *, emulated: bool = False) -> dict[str, str | 
         if runtime.file_kind != kind or (runtime.emulated and not emulated):
             continue
         if runtime.missing_tools:
-            found[name] = _load(runtime.missing_tools)()
+            found[name] = _load(runtime.missing_tools)(name)
         else:
             there = find_spec(runtime.module) is not None
             found[name] = None if there else f"the package {runtime.package} is not installed"

@@ -28,6 +28,8 @@ _FURTHEST_FAST_SHIFT = -22
 _WIDEST_SPREAD = 3
 #: Above this, TFLite Micro's softmax may abort, depending on the values.
 _LARGEST_DEPTH = 511
+#: A plane of a depthwise convolution is cut into bands that take at most this much, where one row allows it.
+_PLANE_BYTES = 2048
 
 
 def conv_2d(rows: Rows, operator: Operator) -> None:
@@ -53,11 +55,10 @@ def depthwise_conv_2d(rows: Rows, operator: Operator) -> None:
     window = _window(operator, x, y, kernel_h, kernel_w)
     data = _data(weights)
     quantized = _quantized(rows, operator, x, weights, y, data.reshape(-1, out_c).T, axis=3)
-    if x.shape[3] == 1:  # every output channel sees the only input channel: an ordinary convolution
-        weights_out_first = np.ascontiguousarray(np.moveaxis(data, 3, 0).reshape(out_c, kernel_h, kernel_w, 1))
-        _add_conv(rows, operator, "ep_conv_2d", x, y, {**window, "group_c": 1}, quantized, weights_out_first)
-    else:
-        _add_conv(rows, operator, "ep_depthwise_conv_2d", x, y, {**window, "group_c": 1}, quantized, data)
+    # Where every output channel sees the only input channel, it is an ordinary convolution.
+    kernel = "ep_conv_2d" if x.shape[3] == 1 else "ep_depthwise_conv_2d"
+    out_first = np.ascontiguousarray(np.moveaxis(data, 3, 0).reshape(out_c, kernel_h, kernel_w, 1))
+    _add_conv(rows, operator, kernel, x, y, {**window, "group_c": 1}, quantized, out_first)
 
 
 def fully_connected(rows: Rows, operator: Operator) -> None:
@@ -112,11 +113,20 @@ def _add_conv(
             "pad_top": window["pad_top"] + top,
             "pad_left": window["pad_left"] + left,
         }
-    arrays = {"weights": data, **quantized.pop("arrays")}
-    fast = quantized.pop("fast") and (kernel == "ep_conv_2d" or window["in_c"] == window["out_c"] >= 4)
+    depthwise = kernel == "ep_depthwise_conv_2d"
+    fast = quantized.pop("fast") and not (depthwise and window["dilation_h"] * window["dilation_w"] > 1)
+    fast = fast and not (depthwise and window["in_c"] != window["out_c"])
     if largest := next((size for size in window.values() if size > 65535), None):
         raise Refused(f"a size of {largest:,} does not fit into 16 bits")
-    w = window
+    w, scratch = window, {}
+    if fast:
+        data, window, scratch = _tiled_depthwise(data, window) if depthwise else _tiled(data, window)
+    arrays = {"weights": data, **quantized.pop("arrays")}
+    if fast and not depthwise and w["out_c"] % 2:
+        # Pairs of channels are read: nothing lies behind the last one of an odd number otherwise.
+        arrays |= {
+            name: np.pad(arrays[name], [(0, 1), (0, 0)][: arrays[name].ndim]) for name in ("bias", "multipliers")
+        }
     summary = f"{described(x.shape)} -> {described(y.shape)}"
     if operator.code != "FULLY_CONNECTED":
         summary += f", {w['kernel_h']}x{w['kernel_w']}, stride {w['stride_h']}x{w['stride_w']}"
@@ -130,18 +140,39 @@ def _add_conv(
         arrays=arrays,
         macs=prod(y.shape) * w["kernel_h"] * w["kernel_w"] * w["group_c"],
         fast_kernel=f"{kernel}_fast" if fast else None,
-        scratch_bytes=_scratch_bytes(kernel, window) if fast else 0,
+        scratch_bytes=scratch,
     )
 
 
-def _scratch_bytes(kernel: str, w: dict[str, int]) -> int:
-    """Of the fast kernels; 0 tells the convolution that its lines lie in the input as they are."""
-    taps = w["kernel_h"] * w["kernel_w"]
-    if kernel == "ep_depthwise_conv_2d":
-        # Pointers have four bytes on the device and eight on a host where the fast kernels are tested.
-        return 2 * 8 * taps + w["out_c"]
+def _tiled(data: np.ndarray, w: dict[str, int]) -> tuple[np.ndarray, dict[str, int], dict[str, int]]:
+    """Weights, fields and scratch of a convolution in tiles (ep_kernels.h says how they lie)."""
+    groups = w["in_c"] // w["group_c"]
+    products = w["kernel_h"] * w["kernel_w"] * w["group_c"]
+    rounds = -(-products // 4)
+    by_group = data.reshape(groups, w["out_c"] // groups, products)
+    padded = np.pad(by_group, ((0, 0), (0, by_group.shape[1] % 2), (0, 4 * rounds - products)))
+    packed = padded.reshape(groups, -1, 2, rounds, 4).swapaxes(2, 3)
     same = (w["in_h"], w["in_w"]) == (w["out_h"], w["out_w"]) and w["stride_h"] == w["stride_w"] == 1
-    return 0 if taps == 1 and same and w["group_c"] == w["in_c"] else 2 * taps * w["group_c"]
+    # A line that does not end with a round of four would be read beyond its end.
+    in_place = w["kernel_h"] == w["kernel_w"] == groups == same == 1 and products % 4 == 0
+    line = 0 if in_place else 4 * rounds
+    scratch = {"tiled": 12 * rounds + line, "dsp": 24 * rounds + line, "mve": 48 * -(-products // 16)}
+    # Vectors of sixteen products are read whole.
+    packed = np.pad(packed.reshape(-1), (0, -rounds % 4 * 8))
+    return packed, {**w, "packed": 1, "in_place": int(in_place)}, scratch
+
+
+def _tiled_depthwise(data: np.ndarray, w: dict[str, int]) -> tuple[np.ndarray, dict[str, int], dict[str, int]]:
+    """The same for a depthwise convolution: rows of the kernel in whole words, planes of a band of rows as scratch."""
+    row = -(-w["kernel_w"] // 4) * 4
+    packed = np.pad(data.reshape(w["out_c"], w["kernel_h"], w["kernel_w"]), ((0, 0), (0, 0), (0, row - w["kernel_w"])))
+    width = (w["out_w"] - 1) * w["stride_w"] + row
+    rows_that_fit = (_PLANE_BYTES // width - w["kernel_h"]) // w["stride_h"] + 1
+    band = min(max(1, rows_that_fit), w["out_h"])
+    plane = width * ((band - 1) * w["stride_h"] + w["kernel_h"])
+    positions = w["kernel_h"] * ((w["out_w"] - 1) * w["stride_w"] + w["kernel_w"])
+    scratch = {"tiled": plane, "dsp": plane, "mve": 16 * (positions + w["kernel_h"] * w["kernel_w"])}
+    return np.ascontiguousarray(packed), {**w, "packed": 1, "band": band}, scratch
 
 
 def _weights(rows: Rows, operator: Operator) -> Value:
@@ -245,12 +276,8 @@ def _quantized(
     if int(reach.max()) * 2 ** max(0, largest) >= _LARGEST_SUM:
         raise Refused(f"a sum may reach {int(reach.max()):,}, which overflows 32 bits")
     low, high = activation_range(operator.option("fused_activation", "NONE"), out_scale, out_zero)
-    words = multipliers & 0x3FFFFFFF
-    arrays = {"bias": folded.astype(np.int32)}
-    if largest - shifts.min() <= _WIDEST_SPREAD:
-        words |= (largest - shifts) << 30
-    else:
-        arrays["shifts"] = shifts.astype(np.int8)
+    paired = largest - int(shifts.min()) > _WIDEST_SPREAD
+    words = np.stack([multipliers, -shifts], 1) if paired else (multipliers & 0x3FFFFFFF) | (largest - shifts) << 30
     return {
         "largest_shift": largest,
         "in_zero": in_zero,
@@ -258,7 +285,8 @@ def _quantized(
         "out_min": low,
         "out_max": high,
         "fast": bool(reach.max() < _FAST_SUM and shifts.min() >= _FURTHEST_FAST_SHIFT and largest <= -1),
-        "arrays": {**arrays, "multipliers": words.astype(np.uint32)},
+        "paired": int(paired),
+        "arrays": {"bias": folded.astype(np.int32), "multipliers": words.astype(np.uint32)},
     }
 
 

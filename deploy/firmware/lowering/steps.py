@@ -7,6 +7,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+#: Kinds of kernels of convolutions, and the switches in C that choose them: the plainest C, tiles in portable C, tiles
+#: of the DSP instructions of Cortex-M4, M7, M33 and M55, tiles of the vectors of Cortex-M55 and M85.
+KERNELS = {
+    "plain": {"EP_FAST": 0},
+    "tiled": {"EP_FAST": 1, "EP_DSP": 0},
+    "dsp": {"EP_FAST": 1, "EP_DSP": 1, "EP_MVE": 0},
+    "mve": {"EP_FAST": 1, "EP_DSP": 1, "EP_MVE": 1},
+}
+#: Those that any machine can run; vectors are not emulated in C.
+PORTABLE_KERNELS = ("plain", "tiled", "dsp")
+
 #: Value of a field of a kernel's structure: a number, a row of numbers, or the name of an array of the step.
 FieldValue = int | tuple[int, ...] | str
 
@@ -50,7 +61,7 @@ class Step:
         arrays: constant arrays by name.
         inputs, output: tensor numbers.
         macs: multiply-accumulates under the rule `core`.
-        scratch_bytes: of the fast kernel.
+        scratch_bytes: of the fast kernel, by kind of kernels; empty where it needs none.
     """
 
     operator: int
@@ -65,7 +76,7 @@ class Step:
     arguments: tuple[str, ...] = ()
     macs: int = 0
     fast_kernel: str | None = None
-    scratch_bytes: int = 0
+    scratch_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

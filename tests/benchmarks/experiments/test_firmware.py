@@ -10,14 +10,15 @@ from edgepress.benchmarks.experiments import firmware
 from edgepress.benchmarks.gate import gate
 from edgepress.benchmarks.gate.gate import evaluate_gate, exit_code
 from edgepress.benchmarks.measure.linked_firmware import KIND, linked_firmware
-from edgepress.deploy.firmware.cortex_m import BOARDS, STACK_BYTES, CortexM, memory_limits, missing_tools
+from edgepress.deploy.firmware.boards import BOARDS, missing_tools
+from edgepress.deploy.firmware.emulated import STACK_BYTES, EmulatedCore, memory_limits
 from edgepress.deploy.firmware.sources import firmware as lowered
 from edgepress.models.devices.classes import device_class
 from edgepress.models.errors import UsageError, VerdictError
 from tests.benchmarks.measure.profiles import small_profile
 from tests.deploy.integer_networks import random_network
 
-needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
+needs_tools = pytest.mark.skipif(missing_tools("cortex-m4") is not None, reason=str(missing_tools("cortex-m4")))
 
 
 def _record(**changes):
@@ -54,7 +55,7 @@ def test_what_does_not_fit_is_a_verdict_even_where_no_limit_speaks_of_it(monkeyp
 def test_a_runtime_without_firmware_is_refused(tmp_path):
     path = tmp_path / "m.tflite"
     path.write_bytes(random_network(3))
-    with pytest.raises(UsageError, match="cortex-m3, cortex-m4"):
+    with pytest.raises(UsageError, match="cortex-m0plus, cortex-m3, cortex-m4"):
         linked_firmware(path, "litert")
     with pytest.raises(UsageError, match=r"needs a \.tflite"):
         evaluate_gate(small_profile(), {"macs": "1"}, runtime="cortex-m4")
@@ -71,13 +72,13 @@ def test_limits_of_the_linker_are_those_of_the_class():
 def test_bytes_that_are_needed_are_known_where_the_linker_refuses(tmp_path, monkeypatch):
     path = tmp_path / "m.tflite"
     path.write_bytes(random_network(3))
-    with CortexM(lowered(path), "cortex-m4") as core:
+    with EmulatedCore(lowered(path), "cortex-m4") as core:
         sizes = core.sizes
     for limits, flash, ram in (
         ((sizes.flash - 400, 1 << 18), sizes.flash, None),
         ((1 << 20, sizes.ram + STACK_BYTES - 64), None, sizes.ram),
     ):
-        monkeypatch.setattr("edgepress.deploy.firmware.cortex_m.memory_limits", lambda *_, limits=limits: limits)
+        monkeypatch.setattr("edgepress.deploy.firmware.emulated.memory_limits", lambda *_, limits=limits: limits)
         record = linked_firmware(path, "cortex-m4")
         assert not record["fits"]
         for found, needed in ((record["flash_bytes"], flash), (record["ram_bytes"], ram)):
@@ -89,7 +90,7 @@ def test_bytes_that_are_needed_are_known_where_the_linker_refuses(tmp_path, monk
 def table():
     row = {
         "core": "cortex-m4",
-        "kernels": "fast",
+        "kernels": "dsp",
         "flash_limit_bytes": 1 << 20,
         "ram_limit_bytes": 1 << 18,
         "fits": True,
@@ -110,8 +111,7 @@ def table():
                 "name": "cp_resnet_20M",
                 "macs": 20_000_000,
                 "weight_bytes": 119_000,
-                "arena_bytes": 49_000,
-                "arena_fast_bytes": 50_000,
+                "arena_bytes": {"plain": 49_000, "tiled": 49_500, "dsp": 50_000},
                 "tflm_arena_bytes": {"head": 49_000, "total": 60_000},
                 "host": [{"kernels": "plain", "inputs": 100, "equal": 100}],
                 "cores": [row],
@@ -122,7 +122,7 @@ def table():
 
 def test_table(table):
     text = firmware.tables(table)
-    assert "| cortex-m4 | fast | 130,000 | 11,000 | 50,000 | 300 | 58,000,000 | 2.90 | 100/100 |" in text
+    assert "| cortex-m4 | dsp | 130,000 | 11,000 | 50,000 | 300 | 58,000,000 | 2.90 | 100/100 |" in text
     assert "RAM and stack take 19%, flash 12%" in text
     assert firmware.violations(table) == []
 

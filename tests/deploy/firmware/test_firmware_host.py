@@ -12,6 +12,7 @@ import pytest
 from edgepress.deploy.firmware.host import HostProgram
 from edgepress.deploy.firmware.layout import lay_out, lifetimes
 from edgepress.deploy.firmware.lowering.lower import lower
+from edgepress.deploy.firmware.lowering.steps import PORTABLE_KERNELS
 from edgepress.deploy.firmware.project import write_project
 from edgepress.deploy.firmware.sources import firmware, identifier, template
 from edgepress.deploy.runtimes.sessions import open_session
@@ -35,28 +36,30 @@ def _agree(data: bytes, folder, *, inputs: int = 8, **how) -> bool:
         shape = session.input.shape[1:]
         x = np.random.default_rng(1).integers(-128, 128, (inputs, *shape), dtype=np.int8)
         expected, head = np.asarray(session.run_integer(x)), session.arena_bytes()["head"]
-    assert made.plain.arena_bytes <= head
+    assert made.layouts["plain"].arena_bytes <= head
     with HostProgram(made, **how) as program:
         given = program.run([x.reshape(inputs, *made.network.values[made.network.inputs[0]].shape)])[0]
     return bool((given.reshape(expected.shape) == expected).all())
 
 
 @pytest.mark.parametrize("name", ["CONV_2D", "DEPTHWISE_CONV_2D", "SOFTMAX", "MEAN"])
-def test_operator(name, tmp_path):
-    assert _agree(one_operator(name, 0), tmp_path, fast=True)
+@pytest.mark.parametrize("kernels", ["tiled", "dsp"])
+def test_operator(name, kernels, tmp_path):
+    assert _agree(one_operator(name, 0), tmp_path, kernels=kernels)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(_EVERY))
 def test_operator_with_either_kernels(name, tmp_path):
     for seed in range(1, 4):
-        assert _agree(one_operator(name, seed), tmp_path, fast=False, sanitize=True), seed
-        assert _agree(one_operator(name, seed), tmp_path, fast=True, sanitize=True), seed
+        for kernels in PORTABLE_KERNELS:
+            assert _agree(one_operator(name, seed), tmp_path, kernels=kernels, sanitize=True), (seed, kernels)
 
 
 @pytest.mark.parametrize("seed", [1000, 1001])
 def test_random_network(seed, tmp_path):
-    assert _agree(random_network(seed), tmp_path, fast=True)
+    for kernels in ("tiled", "dsp"):
+        assert _agree(random_network(seed), tmp_path, kernels=kernels), kernels
 
 
 @pytest.mark.slow
@@ -64,8 +67,8 @@ def test_random_network(seed, tmp_path):
 def test_200_random_networks_under_sanitizers(tmp_path):
     for seed in range(200):
         data = random_network(seed)
-        assert _agree(data, tmp_path, fast=False, sanitize=True), f"seed {seed}, plain kernels"
-        assert _agree(data, tmp_path, fast=True, sanitize=True), f"seed {seed}, fast kernels"
+        for kernels in PORTABLE_KERNELS:
+            assert _agree(data, tmp_path, kernels=kernels, sanitize=True), f"seed {seed}, {kernels} kernels"
 
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
@@ -76,8 +79,8 @@ def test_a_padding_before_convolutions_is_theirs(kind, tmp_path):
     b.operator("PAD", [x, b.integers([[0, 0], [1, 2], [2, 0], [0, 0]])], [padded], "PadOptions")
     data = b.finished([getattr(b, kind)(padded)])
     assert [step.code for step in lower(data).steps] == ["CONV_2D" if kind == "conv" else "DEPTHWISE_CONV_2D"]
-    assert _agree(data, tmp_path, fast=True)
-    assert _agree(data, tmp_path, fast=False)
+    for kernels in PORTABLE_KERNELS:
+        assert _agree(data, tmp_path, kernels=kernels), kernels
 
 
 def test_a_padding_that_something_else_reads_is_made(tmp_path):
@@ -107,10 +110,10 @@ def test_shifts_beside_multipliers(scales, packed, tmp_path):
     )
     data = b.finished([y])
     step = lower(data).steps[0]
-    assert ("shifts" not in step.arrays) == packed
+    assert step.fields["paired"] == (not packed)
     assert step.fast_kernel == "ep_conv_2d_fast"
-    assert _agree(data, tmp_path, fast=True)
-    assert _agree(data, tmp_path, fast=False)
+    for kernels in PORTABLE_KERNELS:
+        assert _agree(data, tmp_path, kernels=kernels), kernels
 
 
 def test_quantize_and_dequantize_floats(tmp_path):
@@ -197,8 +200,8 @@ def test_sums_that_may_overflow_are_refused():
 
 def test_layout_keeps_what_lives_together_apart():
     network = lower(random_network(5))
-    for fast in (False, True):
-        layout = lay_out(network, fast=fast)
+    for kernels in PORTABLE_KERNELS:
+        layout = lay_out(network, kernels)
         spans = lifetimes(network)
         for a, (size_a, first_a, last_a) in spans.items():
             assert layout.offsets[a] % 16 == 0

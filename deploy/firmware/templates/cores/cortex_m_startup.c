@@ -32,6 +32,14 @@ __attribute__((noreturn)) void ep_reset(void) {
   }
 }
 
+/* Semihosting: an operation and what it is told. */
+int32_t ep_call_host(int32_t operation, const void *argument) {
+  register int32_t r0 __asm__("r0") = operation;
+  register const void *r1 __asm__("r1") = argument;
+  __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
+  return r0;
+}
+
 /* Bytes of the stack that were ever written to. */
 int32_t ep_stack_used(void) {
   const uint32_t *at = &ep_bss_end;

@@ -1,121 +1,167 @@
-/* Convolutions with the DSP instructions.
+/* Convolutions in tiles of two output channels and three output positions.
  *
- * A convolution takes two output positions at a time. Their inputs are laid out as two lines (im2col), or used in place
- * where the kernel is 1x1. Two output channels times two lines share their loads: 16 products take 8 SMLAD, 8 SXTB16
- * and 4 loads. A depthwise convolution takes four channels of two neighbouring positions at a time.
+ * The inputs of three positions are laid out as three lines (im2col), four values of each by turns, so that a tile walks
+ * over lines and weights with one pointer each. Weights are packed by channel pairs, four values of each by turns, and
+ * filled up with zeros to a multiple of four: there is no tail. With DSP instructions the lines hold int16, widened once
+ * for all channels, even and odd values apart, as SXTB16 leaves the weights: 24 products take 12 SMLAD, 4 SXTB16 and 4
+ * loads.
  */
 #include "ep_arithmetic.h"
 
-#if EP_FAST
-#include <stddef.h>
-
-#if defined(__GNUC__)
-#define EP_OUT_OF_LINE static __attribute__((noinline))
+#if EP_FAST && !EP_MVE
+#if EP_DSP
+/* What four values of a line take: (0, 2) and (1, 3) as int16. */
+typedef struct {
+  int32_t even, odd;
+} ep_four;
 #else
-#define EP_OUT_OF_LINE static
+typedef struct {
+  int8_t values[4];
+} ep_four;
 #endif
 
-/* sums[0..3] += a0*b0, a1*b0, a0*b1, a1*b1 over n bytes, with a1 = a0 + n and b1 = b0 + n. Out of line and not unrolled,
- * so that everything stays in the few registers. */
-EP_OUT_OF_LINE void dot_2x2(const int8_t *a, const int8_t *b, int32_t n, int32_t sums[4]) {
-  int32_t s00 = sums[0], s10 = sums[1], s01 = sums[2], s11 = sums[3];
-  for (const int8_t *end = a + (n & ~3); a != end; a += 4, b += 4) {
-    const int32_t p = ep_load4(a), q = ep_load4(a + n), u = ep_load4(b);
-    const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
-    const int32_t pe = ep_even_bytes(p), po = ep_odd_bytes(p);
-    s00 = ep_smlad(pe, ue, s00);
-    s00 = ep_smlad(po, uo, s00);
-    const int32_t qe = ep_even_bytes(q), qo = ep_odd_bytes(q);
-    s10 = ep_smlad(qe, ue, s10);
-    s10 = ep_smlad(qo, uo, s10);
-    const int32_t v = ep_load4(b + n), ve = ep_even_bytes(v), vo = ep_odd_bytes(v);
-    s01 = ep_smlad(pe, ve, s01);
-    s01 = ep_smlad(po, vo, s01);
-    s11 = ep_smlad(qe, ve, s11);
-    s11 = ep_smlad(qo, vo, s11);
+#define LINES 3
+
+#if EP_DSP && defined(__ARM_FEATURE_DSP) && defined(__GNUC__)
+#define EP_IN_ASSEMBLER 1
+#endif
+
+#if EP_DSP
+static void dot_2x3(const int8_t *weights, const ep_four *lines, const ep_four *end, int32_t *sums) {
+  for (; lines != end; lines += LINES, weights += 8) {
+    for (int32_t channel = 0; channel < 2; ++channel) {
+      const int32_t w = ep_load4(weights + 4 * channel), even = ep_even_bytes(w), odd = ep_odd_bytes(w);
+      for (int32_t j = 0; j < LINES; ++j) {
+        int32_t *sum = sums + LINES * channel + j;
+        *sum = ep_smlad(odd, lines[j].odd, ep_smlad(even, lines[j].even, *sum));
+      }
+    }
   }
-  for (int32_t i = n & 3; i > 0; --i, ++a, ++b) {
-    s00 += a[0] * b[0];
-    s10 += a[n] * b[0];
-    s01 += a[0] * b[n];
-    s11 += a[n] * b[n];
+}
+#else
+EP_OUT_OF_LINE void dot_2x3(const int8_t *weights, const ep_four *lines, const ep_four *end, int32_t *sums) {
+  int32_t a0 = sums[0], a1 = sums[1], a2 = sums[2], b0 = sums[3], b1 = sums[4], b2 = sums[5];
+  const int8_t *x = lines->values;
+  do {
+#define EP_PRODUCTS(i)                                 \
+  {                                                    \
+    const int32_t wa = weights[i], wb = weights[4 + i]; \
+    int32_t value = x[i];                              \
+    a0 += wa * value;                                  \
+    b0 += wb * value;                                  \
+    value = x[4 + i];                                  \
+    a1 += wa * value;                                  \
+    b1 += wb * value;                                  \
+    value = x[8 + i];                                  \
+    a2 += wa * value;                                  \
+    b2 += wb * value;                                  \
   }
-  sums[0] = s00, sums[1] = s10, sums[2] = s01, sums[3] = s11;
+    EP_PRODUCTS(0)
+    EP_PRODUCTS(1)
+    EP_PRODUCTS(2)
+    EP_PRODUCTS(3)
+    x += sizeof(ep_four) * LINES;
+    weights += 8;
+  } while (x != end->values);
+  sums[0] = a0, sums[1] = a1, sums[2] = a2, sums[3] = b0, sums[4] = b1, sums[5] = b2;
+}
+#endif
+
+/* sums[0], sums[1] += w0 * line, w1 * line over rounds of four values, for a position that is alone. */
+EP_OUT_OF_LINE void dot_2x1(const int8_t *weights, const int8_t *line, int32_t rounds, int32_t sums[2]) {
+  int32_t a = sums[0], b = sums[1];
+  for (; rounds > 0; --rounds, weights += 8, line += 4) {
+#if EP_DSP
+    const int32_t x = ep_load4(line), u = ep_load4(weights), v = ep_load4(weights + 4);
+    const int32_t even = ep_even_bytes(x), odd = ep_odd_bytes(x);
+    a = ep_smlad(ep_even_bytes(u), even, a);
+    a = ep_smlad(ep_odd_bytes(u), odd, a);
+    b = ep_smlad(ep_even_bytes(v), even, b);
+    b = ep_smlad(ep_odd_bytes(v), odd, b);
+#else
+    for (int32_t i = 0; i < 4; ++i) {
+      const int32_t value = line[i];
+      a += weights[i] * value;
+      b += weights[4 + i] * value;
+    }
+#endif
+  }
+  sums[0] = a, sums[1] = b;
 }
 
-/* sums[0..1] += a0*b, a1*b over n bytes, with a1 = a0 + step. */
-EP_OUT_OF_LINE void dot_2x1(const int8_t *a, int32_t step, const int8_t *b, int32_t n, int32_t sums[2]) {
-  int32_t s0 = sums[0], s1 = sums[1];
-  for (const int8_t *end = a + (n & ~3); a != end; a += 4, b += 4) {
-    const int32_t p = ep_load4(a), q = ep_load4(a + step), u = ep_load4(b);
-    const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
-    s0 = ep_smlad(ep_even_bytes(p), ue, s0);
-    s0 = ep_smlad(ep_odd_bytes(p), uo, s0);
-    s1 = ep_smlad(ep_even_bytes(q), ue, s1);
-    s1 = ep_smlad(ep_odd_bytes(q), uo, s1);
+/* Four values of a line at a time to their places in the tile; the next place. */
+EP_OUT_OF_LINE ep_four *spread(const int8_t *from, int32_t rounds, ep_four *to) {
+#if EP_DSP
+  for (; rounds >= 2; rounds -= 2, from += 8, to += 2 * LINES) {
+    const int32_t word = ep_load4(from), next = ep_load4(from + 4);
+    to[0].even = ep_even_bytes(word), to[0].odd = ep_odd_bytes(word);
+    to[LINES].even = ep_even_bytes(next), to[LINES].odd = ep_odd_bytes(next);
   }
-  for (int32_t i = n & 3; i > 0; --i, ++a, ++b) {
-    s0 += a[0] * b[0];
-    s1 += a[step] * b[0];
+#endif
+  for (; rounds > 0; --rounds, from += 4, to += LINES) {
+#if EP_DSP
+    const int32_t word = ep_load4(from);
+    to->even = ep_even_bytes(word), to->odd = ep_odd_bytes(word);
+#else
+    memcpy(to->values, from, 4);
+#endif
   }
-  sums[0] = s0, sums[1] = s1;
+  return to;
 }
 
-/* Write channel c of two output positions; `wide` says that nothing is clamped but to the range of int8. For a single
- * position `second` is `first`, and what belongs to `first` is written last. */
-EP_OUT_OF_LINE void finish(const ep_conv *p, int32_t c, int wide, int32_t sum0, int32_t sum1, int8_t *first,
-                           int8_t *second) {
-  const ep_factor factor = ep_factor_of(p, c);
-  const int32_t right = -factor.shift;
-  const int32_t half = (1 << (right - 1)) + p->out_zero * (1 << right); /* adds the zero point on the way */
-  const int32_t value0 = ep_rescale_right(sum0, factor.multiplier, right, half);
-  const int32_t value1 = ep_rescale_right(sum1, factor.multiplier, right, half);
-  second[c] = (int8_t)(wide ? ep_saturate(value1) : ep_clamp(value1, p->out_min, p->out_max));
-  first[c] = (int8_t)(wide ? ep_saturate(value0) : ep_clamp(value0, p->out_min, p->out_max));
-}
-
-static inline int is_wide(const ep_conv *p) { return p->out_max - p->out_min == 255; }
-
-/* Channels c to last of two output positions, whose lines follow each other. */
-static void positions(const ep_conv *p, int32_t c, int32_t last, int32_t n, const int8_t *line, int8_t *first,
-                      int8_t *second) {
-  const int wide = is_wide(p), pair = second != first;
-  const int8_t *weight = p->weights + c * n;
-  for (; c + 1 < last; c += 2, weight += 2 * n) {
-    int32_t sums[4] = {p->bias[c], p->bias[c + 1], p->bias[c], p->bias[c + 1]};
-    if (pair)
-      dot_2x2(weight, line, n, sums);
-    else
-      dot_2x1(weight, n, line, n, sums);
-    finish(p, c, wide, sums[0], sums[2], first, second);
-    finish(p, c + 1, wide, sums[1], sums[3], first, second);
-  }
-  if (c < last) { /* an odd channel: the two lines take the place of two channels */
-    int32_t sums[2] = {p->bias[c], p->bias[c]};
-    dot_2x1(line, pair ? n : 0, weight, n, sums);
-    finish(p, c, wide, sums[0], sums[1], first, second);
-  }
+/* Rounds of one value. */
+EP_OUT_OF_LINE ep_four *spread_value(int32_t value, int32_t rounds, ep_four *to) {
+  const int8_t four[4] = {(int8_t)value, (int8_t)value, (int8_t)value, (int8_t)value};
+  for (; rounds > 0; --rounds) to = spread(four, 1, to);
+  return to;
 }
 
 EP_OUT_OF_LINE int8_t *copy_bytes(int8_t *to, const int8_t *from, int32_t n) {
+#if EP_DSP /* words at any address */
   for (; n >= 8; n -= 8, to += 8, from += 8) {
-    ep_store4(to, ep_load4(from));
-    ep_store4(to + 4, ep_load4(from + 4));
+    memcpy(to, from, 4);
+    memcpy(to + 4, from + 4, 4);
   }
+  if (n & 4) memcpy(to, from, 4), to += 4, from += 4;
+  if (n & 2) memcpy(to, from, 2), to += 2, from += 2;
+  if (n & 1) *to++ = *from;
+#else
+  for (; n >= 4; n -= 4, to += 4, from += 4) memcpy(to, from, 4);
   for (; n > 0; --n) *to++ = *from++;
+#endif
   return to;
 }
 
 EP_OUT_OF_LINE int8_t *fill_bytes(int8_t *to, int32_t value, int32_t n) {
-  const int32_t word = (int32_t)((uint32_t)(value & 0xff) * 0x01010101u);
-  for (; n >= 4; n -= 4, to += 4) ep_store4(to, word);
   for (; n > 0; --n) *to++ = (int8_t)value;
   return to;
+}
+
+/* Whether the window at this place lies in the image, so that its rows are whole: without groups and dilation the columns
+ * of a row lie side by side. */
+static inline int is_inside(const ep_conv *p, int32_t top, int32_t left) {
+  return p->group_c == p->in_c && p->dilation_w == 1 && top >= 0 && left >= 0 && left + p->kernel_w <= p->in_w &&
+         top + (p->kernel_h - 1) * p->dilation_h < p->in_h;
 }
 
 /* The inputs of one output position, in the order of the weights. */
 static void gather(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, int8_t *line) {
   const int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left;
+  if (is_inside(p, top, left)) {
+    const int32_t n = p->kernel_w * p->in_c, step = p->dilation_h * p->in_w * p->in_c - n;
+    const int8_t *from = in + (top * p->in_w + left) * p->in_c;
+    for (int32_t ky = p->kernel_h; ky > 0; --ky, from += step) {
+      int32_t left_over = n;
+#if EP_DSP /* words at any address */
+      for (; left_over >= 4; left_over -= 4, line += 4, from += 4) memcpy(line, from, 4);
+      if (left_over & 2) memcpy(line, from, 2), line += 2, from += 2;
+      if (left_over & 1) *line++ = *from++;
+#else
+      for (; left_over > 0; --left_over) *line++ = *from++;
+#endif
+    }
+    return;
+  }
   /* Without groups and dilation the columns of one row lie side by side. */
   const int whole = p->group_c == p->in_c && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
   for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
@@ -137,87 +183,219 @@ static void gather(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, int
   }
 }
 
-static void one_image(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+#if EP_IN_ASSEMBLER
+/* Where a walk over channel pairs of a whole tile stands; the assembler knows the offsets. */
+typedef struct {
+  const int8_t *weights;
+  const ep_four *lines, *end;
+  const int32_t *bias;
+  const uint32_t *multipliers;
+  int8_t *out[LINES];
+  int32_t channels; /* that are left */
+  int32_t zero; /* twice the output's zero point and one: shifted left by `right` and back by one, it is a stage's half */
+  int32_t largest; /* less the largest shift */
+  int32_t odd;     /* whether the number of rounds is odd: two of them go together */
+} ep_walk;
+
+/* All sums and outputs of a tile whose outputs are clamped to the range of int8 only; one function for either form of the
+ * multipliers. In assembler, since a compiler keeps too much of it in memory. r0 weights, r2 lines, r4-r9 sums (two
+ * channels of three positions), r10, r11, r12 and r1 the weights as int16. */
+#define EP_POSITION(a, b)            \
+  "ldrd r3, lr, [r2], #8\n"          \
+  "smlad " a ", r10, r3, " a "\n"    \
+  "smlad " b ", r12, r3, " b "\n"    \
+  "smlad " a ", r11, lr, " a "\n"    \
+  "smlad " b ", r1, lr, " b "\n"
+#define EP_ROUND                     \
+  "ldrd r10, r12, [r0], #8\n"        \
+  "sxtb16 r11, r10, ror #8\n"        \
+  "sxtb16 r10, r10\n"                \
+  "sxtb16 r1, r12, ror #8\n"         \
+  "sxtb16 r12, r12\n"                \
+  EP_POSITION("r4", "r7") EP_POSITION("r5", "r8") EP_POSITION("r6", "r9")
+/* ep_rescale_right and ep_saturate: r10 multiplier, r12 right, lr twice the half. */
+#define EP_STAGE(sum)                     \
+  "lsl " sum ", " sum ", #1\n"            \
+  "smmulr " sum ", " sum ", r10\n"        \
+  "add " sum ", " sum ", " sum ", asr #31\n" \
+  "add " sum ", " sum ", lr, asr #1\n"    \
+  "asr " sum ", " sum ", r12\n"           \
+  "ssat " sum ", #8, " sum "\n"
+#define EP_STAGES(a, b, c) "lsl lr, r2, r12\n" EP_STAGE(a) EP_STAGE(b) EP_STAGE(c)
+/* r2 the zero, r3 less the largest shift. */
+#define EP_PACKED_CHANNEL(a, b, c)        \
+  "ldr r11, [r1, #16]\n"                  \
+  "ldr r10, [r11], #4\n"                  \
+  "str r11, [r1, #16]\n"                  \
+  "add r12, r3, r10, lsr #30\n"           \
+  "bic r10, r10, #0xc0000000\n"           \
+  "orr r10, r10, #0x40000000\n"           \
+  EP_STAGES(a, b, c)
+#define EP_PAIRED_CHANNEL(a, b, c)        \
+  "ldr r11, [r1, #16]\n"                  \
+  "ldrd r10, r12, [r11], #8\n"            \
+  "str r11, [r1, #16]\n"                  \
+  EP_STAGES(a, b, c)
+#define EP_WALK(name, channel)                                           \
+  __attribute__((naked, noinline)) static void name(ep_walk *walk) {     \
+    __asm__ volatile(                                                    \
+        "push {r0, r4-r11, lr}\n"                                        \
+        "ldr r1, [r0, #8]\n"                                             \
+        "push {r1}\n" /* sp[0] the end of the lines, sp[1] the walk */   \
+        "ldr r0, [r0]\n"                                                 \
+        "3:\n"                                                           \
+        "ldr r2, [sp, #4]\n"                                             \
+        "ldr r3, [r2, #12]\n"                                            \
+        "ldrd r4, r7, [r3], #8\n"                                        \
+        "str r3, [r2, #12]\n"                                            \
+        "ldr r1, [r2, #44]\n"                                            \
+        "ldr r2, [r2, #4]\n"                                             \
+        "mov r5, r4\n"                                                   \
+        "mov r6, r4\n"                                                   \
+        "mov r8, r7\n"                                                   \
+        "mov r9, r7\n"                                                   \
+        "cmp r1, #0\n"                                                   \
+        "bne 2f\n"                                                       \
+        "1:\n" EP_ROUND                                                  \
+        "2:\n" EP_ROUND                                                  \
+        "ldr r3, [sp]\n"                                                 \
+        "cmp r2, r3\n"                                                   \
+        "bne 1b\n"                                                       \
+        "ldr r1, [sp, #4]\n"                                             \
+        "ldrd r2, r3, [r1, #36]\n"                                       \
+        channel("r4", "r5", "r6")                                        \
+        channel("r7", "r8", "r9")                                        \
+        "ldr r11, [r1, #32]\n"                                           \
+        "add r12, r1, #20\n"                                             \
+        "ldm r12, {r2, r3, r10}\n"                                       \
+        "subs r11, r11, #2\n"                                            \
+        "str r11, [r1, #32]\n"                                           \
+        "strb r4, [r2], #1\n"                                            \
+        "strb r5, [r3], #1\n"                                            \
+        "strb r6, [r10], #1\n"                                           \
+        "blt 4f\n" /* the second channel of the last pair is padding */  \
+        "strb r7, [r2], #1\n"                                            \
+        "strb r8, [r3], #1\n"                                            \
+        "strb r9, [r10], #1\n"                                           \
+        "stm r12, {r2, r3, r10}\n"                                       \
+        "bgt 3b\n"                                                       \
+        "4:\n"                                                           \
+        "pop {r1}\n"                                                     \
+        "pop {r0, r4-r11, pc}\n");                                       \
+  }
+EP_WALK(walk_packed, EP_PACKED_CHANNEL)
+EP_WALK(walk_paired, EP_PAIRED_CHANNEL)
+#endif
+
+/* Channels of one group at up to three positions. */
+static void tile(const ep_conv *p, int32_t c, int32_t last, const int8_t *weights, int32_t rounds,
+                        const ep_four *lines, int8_t *out, int32_t here, int wide) {
+  const int32_t step = p->out_c;
+  const ep_four *end = lines + LINES * rounds;
+  for (; c < last; c += 2, weights += 8 * rounds) {
+    const int32_t second = c + 1 < last ? c + 1 : c;
+    int32_t sums[2 * LINES] = {p->bias[c], 0, 0, p->bias[second], 0, 0};
+    sums[1] = sums[2] = sums[0], sums[4] = sums[5] = sums[3];
+    dot_2x3(weights, lines, end, sums);
+    const int32_t *sum = sums;
+    for (int32_t channel = c; channel <= second; ++channel, sum += LINES) {
+      const ep_stage stage = ep_stage_of(p, channel);
+      int8_t *to = out + channel;
+      to[0] = ep_staged(&stage, wide, sum[0]);
+      if (here > 1) to[step] = ep_staged(&stage, wide, sum[1]);
+      if (here > 2) to[2 * step] = ep_staged(&stage, wide, sum[2]);
+    }
+  }
+}
+
+static void alone(const ep_conv *p, int32_t c, int32_t last, const int8_t *weights, int32_t rounds, const int8_t *line,
+                  int8_t *out, int wide) {
+  for (; c < last; c += 2, weights += 8 * rounds) {
+    const int32_t second = c + 1 < last ? c + 1 : c;
+    int32_t sums[2] = {p->bias[c], p->bias[second]};
+    dot_2x1(weights, line, rounds, sums);
+    const ep_stage stage = ep_stage_of(p, c);
+    out[c] = ep_staged(&stage, wide, sums[0]);
+    if (second > c) {
+      const ep_stage next = ep_stage_of(p, second);
+      out[second] = ep_staged(&next, wide, sums[1]);
+    }
+  }
+}
+
+/* The same, straight into the tile, for channels in multiples of four. */
+static void gather_rounds(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, ep_four *to) {
+  const int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left, rounds = p->group_c / 4;
+  if (is_inside(p, top, left)) {
+    const int8_t *from = in + (top * p->in_w + left) * p->in_c;
+    for (int32_t ky = p->kernel_h; ky > 0; --ky, from += p->dilation_h * p->in_w * p->in_c)
+      to = spread(from, p->kernel_w * rounds, to);
+    return;
+  }
+  const int whole = p->group_c == p->in_c && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
+  for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
+    const int8_t *start = in + row * p->in_w * p->in_c;
+    if (row < 0 || row >= p->in_h) {
+      to = spread_value(p->in_zero, p->kernel_w * rounds, to);
+    } else if (whole) {
+      to = spread(start + left * p->in_c, p->kernel_w * rounds, to);
+    } else {
+      for (int32_t kx = 0, column = left; kx < p->kernel_w; ++kx, column += p->dilation_w) {
+        const int inside = column >= 0 && column < p->in_w;
+        to = inside ? spread(start + column * p->in_c, rounds, to) : spread_value(p->in_zero, rounds, to);
+      }
+    }
+  }
+}
+
+static void one_image(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
   const int32_t groups = p->in_c / p->group_c, group_out = p->out_c / groups;
-  const int32_t n = p->kernel_h * p->kernel_w * p->group_c, count = p->out_h * p->out_w;
-  const int in_place = scratch == NULL;
+  const int32_t products = p->kernel_h * p->kernel_w * p->group_c, rounds = (products + 3) / 4;
+  const int32_t count = p->out_h * p->out_w, group_weights = (group_out + 1) / 2 * 8 * rounds;
+  const int wide = ep_is_wide(p), in_rounds = p->group_c % 4 == 0;
+  ep_four *lines = (ep_four *)scratch;
+  int8_t *gathered = p->in_place ? (int8_t *)0 : (int8_t *)(lines + LINES * rounds);
   for (int32_t group = 0; group < groups; ++group) {
-    const int8_t *group_in = in + group * p->group_c;
+    const int8_t *group_in = in + group * p->group_c, *weights = p->weights + group * group_weights;
     int32_t y = 0, x = 0;
-    for (int32_t i = 0; i < count; i += 2) {
-      const int pair = i + 1 < count;
-      const int8_t *line = in_place ? in + i * n : scratch;
-      for (int32_t j = 0; !in_place && j <= pair; ++j) {
-        gather(p, group_in, y, x, scratch + j * n);
+    for (int32_t i = 0; i < count; i += LINES) {
+      const int32_t here = count - i < LINES ? count - i : LINES;
+      const int8_t *line = in + i * products;
+      for (int32_t j = 0; j < here; ++j) {
+        if (gathered && in_rounds && here > 1) {
+          gather_rounds(p, group_in, y, x, lines + j);
+        } else {
+          if (gathered) gather(p, group_in, y, x, gathered), line = gathered;
+          if (here > 1) spread(line, rounds, lines + j), line += products;
+        }
         if (++x == p->out_w) x = 0, ++y;
       }
-      int8_t *first = out + i * p->out_c;
-      positions(p, group * group_out, (group + 1) * group_out, n, line, first, pair ? first + p->out_c : first);
+      int8_t *to = out + i * p->out_c;
+      const int32_t c = group * group_out;
+      if (here == 1) {
+        alone(p, c, c + group_out, weights, rounds, line, to, wide);
+        continue;
+      }
+#if EP_IN_ASSEMBLER
+      if (wide && here == LINES) {
+        ep_walk walk = {weights, lines, lines + LINES * rounds, p->bias + c, p->multipliers + (p->paired ? 2 * c : c),
+                        {to + c, to + c + p->out_c, to + c + 2 * p->out_c}, group_out, 2 * p->out_zero + 1,
+                        -p->largest_shift, rounds % 2};
+        if (p->paired)
+          walk_paired(&walk);
+        else
+          walk_packed(&walk);
+        continue;
+      }
+#endif
+      tile(p, c, c + group_out, weights, rounds, lines, to, here, wide);
     }
   }
 }
 
-void ep_conv_2d_fast(const ep_conv *p, const int8_t *in, int8_t *out, int8_t *scratch) {
+void ep_conv_2d_fast(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
   for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->in_c) {
     one_image(p, in, out, scratch);
-    out += p->out_h * p->out_w * p->out_c;
-  }
-}
-
-/* Where each tap of one output position reads: a place in the image, or the line of zero points. */
-static void find_taps(const ep_conv *p, const int8_t *in, const int8_t *zeros, int32_t y, int32_t x, const int8_t **taps) {
-  const int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left;
-  for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
-    for (int32_t kx = 0, column = left; kx < p->kernel_w; ++kx, column += p->dilation_w, taps += 2) {
-      const int inside = row >= 0 && row < p->in_h && column >= 0 && column < p->in_w;
-      *taps = inside ? in + (row * p->in_w + column) * p->in_c : zeros;
-    }
-  }
-}
-
-static void one_image_depthwise(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
-  const int32_t channels = p->out_c, tap_count = p->kernel_h * p->kernel_w, count = p->out_h * p->out_w;
-  const int wide = is_wide(p);
-  const int8_t **taps = (const int8_t **)scratch; /* of two positions by turns */
-  int8_t *zeros = (int8_t *)(taps + 2 * tap_count);
-  int32_t y = 0, x = 0;
-  fill_bytes(zeros, p->in_zero, channels);
-  for (int32_t i = 0; i < count; i += 2) {
-    const int pair = i + 1 < count;
-    int8_t *first = out + i * channels, *second = pair ? first + channels : first;
-    for (int32_t j = 0; j < 2; ++j) { /* the last of an odd number is done twice */
-      find_taps(p, in, zeros, y, x, taps + j);
-      if (pair && ++x == p->out_w) x = 0, ++y;
-    }
-    for (int32_t c = 0; c < channels; c += 4) {
-      if (c > channels - 4) c = channels - 4; /* the last four; some of them for the second time */
-      int32_t a0 = p->bias[c], a1 = p->bias[c + 1], a2 = p->bias[c + 2], a3 = p->bias[c + 3];
-      int32_t b0 = a0, b1 = a1, b2 = a2, b3 = a3;
-      const int8_t *weight = p->weights + c;
-      const int8_t *const *tap = taps, *const *end = taps + 2 * tap_count;
-      for (; tap != end; tap += 2, weight += channels) {
-        const int32_t w = ep_load4(weight), u = ep_load4(tap[0] + c), v = ep_load4(tap[1] + c);
-        const int32_t we = ep_even_bytes(w), wo = ep_odd_bytes(w);
-        const int32_t ue = ep_even_bytes(u), uo = ep_odd_bytes(u);
-        a0 = ep_smlabb(ue, we, a0);
-        a2 = ep_smlatt(ue, we, a2);
-        a1 = ep_smlabb(uo, wo, a1);
-        a3 = ep_smlatt(uo, wo, a3);
-        const int32_t ve = ep_even_bytes(v), vo = ep_odd_bytes(v);
-        b0 = ep_smlabb(ve, we, b0);
-        b2 = ep_smlatt(ve, we, b2);
-        b1 = ep_smlabb(vo, wo, b1);
-        b3 = ep_smlatt(vo, wo, b3);
-      }
-      const int32_t of_first[4] = {a0, a1, a2, a3}, of_second[4] = {b0, b1, b2, b3};
-      for (int32_t k = 0; k < 4; ++k) finish(p, c + k, wide, of_first[k], of_second[k], first, second);
-    }
-  }
-}
-
-void ep_depthwise_conv_2d_fast(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
-  for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->in_c) {
-    one_image_depthwise(p, in, out, scratch);
     out += p->out_h * p->out_w * p->out_c;
   }
 }

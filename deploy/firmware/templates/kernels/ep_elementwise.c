@@ -9,11 +9,76 @@
 /* One row of outputs; how many and how far apart the operands are is the innermost dimension of the structure. */
 typedef void row_kernel(const ep_binary *p, const int8_t *a, const int8_t *b, int8_t *out);
 
+#if EP_MVE
+#include <arm_mve.h>
+/* An operand with 20 more bits on the common scale; a shift of 0 does not round. */
+static inline int32x4_t rescaled(int32x4_t value, int32_t multiplier, int32_t shift) {
+  value = vqrdmulhq_n_s32(value, multiplier);
+  if (shift == 0) return value;
+  return vrshlq_n_s32(vaddq_s32(value, vshrq_n_s32(value, 31)), shift);
+}
+
+static inline void sum_of_vectors(const ep_binary *p, const int8_t *a, const int8_t *b, int32_t sign, int8_t *out) {
+  for (int32_t n = p->size[EP_DIMS - 1]; n > 0; n -= 4, a += 4, b += 4, out += 4) {
+    const mve_pred16_t some = vctp32q((uint32_t)n);
+    const int32x4_t first = vshlq_n_s32(vsubq_n_s32(vldrbq_z_s32(a, some), p->a_zero), EP_LEFT_SHIFT);
+    const int32x4_t second = vshlq_n_s32(vsubq_n_s32(vldrbq_z_s32(b, some), p->b_zero), EP_LEFT_SHIFT);
+    const int32x4_t x = rescaled(first, p->a_multiplier, p->a_shift), z = rescaled(second, p->b_multiplier, p->b_shift);
+    const int32x4_t sum = rescaled(sign > 0 ? vaddq_s32(x, z) : vsubq_s32(x, z), p->out_multiplier, p->out_shift);
+    const int32x4_t value = vmaxq_s32(vaddq_n_s32(sum, p->out_zero), vdupq_n_s32(p->out_min));
+    vstrbq_p_s32(out, vminq_s32(value, vdupq_n_s32(p->out_max)), some);
+  }
+}
+#endif
+
+#if EP_FAST
+/* a / 2 and a rescaled b with 20 more bits, rescaled again. Everything is doubled for SMMULR. */
+static inline void sum_of_exact(const ep_binary *p, const int8_t *a, int32_t a_step, int32_t a_zero, const int8_t *b,
+                                int32_t b_step, int32_t b_zero, int32_t multiplier, int32_t right, int8_t *out) {
+  const int32_t half = 1 << (right - 1), b_zeros = b_zero * (1 << (EP_LEFT_SHIFT + 1)), a_zeros = a_zero * (1 << EP_LEFT_SHIFT);
+  const int32_t out_multiplier = p->out_multiplier, out_right = -p->out_shift, low = p->out_min, high = p->out_max;
+  const int32_t out_half = (1 << (out_right - 1)) + p->out_zero * (1 << out_right);
+  const int8_t *end = out + p->size[EP_DIMS - 1];
+#define EP_SUM(stepped_a, stepped_b, clamped)                                                     \
+  while (out != end) {                                                                            \
+    const int32_t second = ep_smmulr(*b * (1 << (EP_LEFT_SHIFT + 1)) - b_zeros, multiplier);      \
+    const int32_t rounded = (second + (second >> 31) + half) >> right;                            \
+    const int32_t sum = ep_smmulr(*a * (1 << EP_LEFT_SHIFT) - a_zeros + 2 * rounded, out_multiplier); \
+    const int32_t value = (sum + (sum >> 31) + out_half) >> out_right;                            \
+    *out++ = (int8_t)clamped;                                                                     \
+    stepped_a, stepped_b;                                                                         \
+  }
+  if (high - low == 255 && a_step == 1 && b_step == 1) {
+    EP_SUM(++a, ++b, ep_saturate(value))
+  } else {
+    EP_SUM(a += a_step, b += b_step, ep_clamp(value, low, high))
+  }
+}
+#endif
+
 /* `sign` is 1 for sums and -1 for differences. */
 static inline void sum_row(const ep_binary *p, const int8_t *a, const int8_t *b, int32_t sign, int8_t *out) {
   const int32_t a_step = p->a_stride[EP_DIMS - 1], b_step = p->b_stride[EP_DIMS - 1];
   int32_t n = p->size[EP_DIMS - 1];
+#if EP_MVE
+  if (a_step == 1 && b_step == 1) {
+    sum_of_vectors(p, a, b, sign, out);
+    return;
+  }
+#endif
 #if EP_FAST
+  /* The operand with the larger scale is halved, exactly: it needs no multiplication. */
+  const int32_t half_of_one = 1 << 30;
+  const int exact_a = p->a_shift == 0 && p->a_multiplier == half_of_one, exact_b = p->b_shift == 0 && p->b_multiplier == half_of_one;
+  const int b_rounds = p->b_shift < 0, a_rounds = p->a_shift < 0, out_fits = p->out_shift < 0 && p->out_shift >= -22;
+  if (sign > 0 && out_fits && exact_a && b_rounds) {
+    sum_of_exact(p, a, a_step, p->a_zero, b, b_step, p->b_zero, p->b_multiplier, -p->b_shift, out);
+    return;
+  }
+  if (sign > 0 && out_fits && exact_b && a_rounds) {
+    sum_of_exact(p, b, b_step, p->b_zero, a, a_step, p->a_zero, p->a_multiplier, -p->a_shift, out);
+    return;
+  }
   /* As ep_rescale_right, with a second form for shifts of 0, which do not round. */
   const int32_t right_a = -p->a_shift, half_a = right_a ? 1 << (right_a - 1) : 0, down_a = right_a ? -1 : 0;
   const int32_t right_b = -p->b_shift, half_b = right_b ? 1 << (right_b - 1) : 0, down_b = right_b ? -1 : 0;

@@ -3,8 +3,10 @@
  * Every kernel gives the same integers as the reference kernels of TFLite Micro. Activations and weights are int8 in
  * NHWC. The sizes, offsets and multipliers of a layer are in a constant structure that the generator fills in.
  *
- * EP_FAST chooses the kernels of convolutions at compile time: 1 for the DSP instructions of Cortex-M4, M7, M33, M55
- * (SMLAD and its family; on other machines these instructions are emulated, which is for tests), 0 for plain C.
+ * Three switches choose the kernels of convolutions at compile time. EP_FAST = 0 takes the plainest C, for reading and for
+ * checking the others; EP_FAST = 1 takes tiles. EP_DSP = 1 makes these of the DSP instructions of Cortex-M4, M7, M33 and
+ * M55 (SMLAD and its family; on other machines they are emulated, which is for tests), EP_DSP = 0 of portable C. EP_MVE = 1
+ * makes them of the vector extension of Cortex-M55 and M85.
  *
  * Fields are as narrow as they can be, since every layer has its own structure in flash.
  */
@@ -14,10 +16,21 @@
 #include <stdint.h>
 
 #ifndef EP_FAST
-#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED)
 #define EP_FAST 1
+#endif
+#ifndef EP_DSP
+#if EP_FAST && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED)
+#define EP_DSP 1
 #else
-#define EP_FAST 0
+#define EP_DSP 0
+#endif
+#endif
+
+#ifndef EP_MVE
+#if EP_DSP && defined(__ARM_FEATURE_MVE)
+#define EP_MVE 1
+#else
+#define EP_MVE 0
 #endif
 #endif
 
@@ -28,16 +41,20 @@
  *
  * The sum of an output channel is multiplied by multiplier / 2^31 * 2^shift. Multipliers lie in [2^30, 2^31), so that
  * the two upper bits of their words are free: they say how far the channel's shift is below `largest_shift`. A layer
- * whose shifts lie more than 3 apart has them in an array instead.
+ * whose shifts lie more than 3 apart has them beside their multipliers instead.
  */
 typedef struct {
-  const int8_t *weights;       /* [out_c][kernel_h][kernel_w][group_c]; depthwise [kernel_h][kernel_w][out_c] */
+  const int8_t *weights;       /* [out_c][kernel_h][kernel_w][group_c]; depthwise [out_c][kernel_h][kernel_w] */
   const int32_t *bias;         /* [out_c], less in_zero times the sum of the channel's weights */
-  const uint32_t *multipliers; /* [out_c], 31 fractional bits, and the shift in bits 30 and 31 */
-  const int8_t *shifts;        /* [out_c], left if positive; NULL where they are in `multipliers` */
+  const uint32_t *multipliers; /* [out_c], 31 fractional bits, and the shift in bits 30 and 31; if `paired`, [out_c][2]: the
+                                  multiplier and its shift to the right */
   uint16_t batches, in_h, in_w, in_c, out_h, out_w, out_c;
   uint16_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
   uint16_t group_c; /* input channels that one output channel sees; in_c without groups */
+  uint16_t band;    /* depthwise, tiled: output rows that are worked on together */
+  uint8_t paired;   /* the multipliers are */
+  uint8_t packed;   /* weights lie as the tiles want them, see below */
+  uint8_t in_place; /* 1x1 with stride 1: the input is a row of im2col lines already */
   int8_t largest_shift;
   int8_t in_zero, out_zero; /* zero points */
   int8_t out_min, out_max;  /* of the fused activation */
@@ -87,13 +104,16 @@ typedef struct {
 void ep_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out);
 void ep_depthwise_conv_2d(const ep_conv *layer, const int8_t *in, int8_t *out);
 #if EP_FAST
-/* For layers that the generator has found fit: shifts from -1 to -22, sums below 2^30; depthwise with at least four
- * channels and a depth multiplier of 1.
+/* For layers that the generator has found fit: shifts from -1 to -22, sums below 2^30. Weights are packed.
  *
- * `scratch` is a place in the arena that only this layer uses, of 2 * kernel_h * kernel_w * group_c bytes. NULL says that
- * the kernel is 1x1 with stride 1, without groups and padding: the input is a row of im2col lines already. */
-void ep_conv_2d_fast(const ep_conv *layer, const int8_t *in, int8_t *out, int8_t *scratch);
-/* Bytes of `scratch`: 2 * kernel_h * kernel_w pointers, then out_c. */
+ * Convolution: the channels of a group by pairs, four products of each by turns, zeros to a multiple of four products and
+ * to an even number of channels; biases and multipliers have one more where that number is odd, and zeros follow the
+ * weights up to a whole vector. `scratch`: 12 bytes for four products, 24 with EP_DSP, and 4 more unless in_place; with
+ * EP_MVE three lines of whole vectors. */
+void ep_conv_2d_fast(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);
+/* Depthwise: every row of a kernel with zeros to a multiple of four; no dilation. `scratch`: a plane of one channel of
+ * the rows that a band reads, each of (out_w - 1) * stride_w bytes and a row of the kernel; with EP_MVE, where every input
+ * channel has one output channel, 16 bytes for each tap and each position of the rows that a row of outputs reads. */
 void ep_depthwise_conv_2d_fast(const ep_conv *layer, const int8_t *in, int8_t *out, void *scratch);
 #endif
 void ep_average_pool_2d(const ep_pool *layer, const int8_t *in, int8_t *out);

@@ -1,4 +1,5 @@
-"""The runtimes cortex-m3 to cortex-m55: real firmware, linked for the device class's memories, on an emulated core.
+"""The runtimes cortex-m0plus to cortex-m55 and riscv32: real firmware, linked for the device class's memories, on an
+emulated core.
 
 Instructions are exact; they are no cycles. Flash and RAM are the linker's; stack is painted. The tools are optional.
 """
@@ -6,7 +7,6 @@ Instructions are exact; they are no cycles. Flash and RAM are the linker's; stac
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepress.deploy.firmware.boards import BOARDS, missing_tools
 from edgepress.deploy.firmware.emit import layer_name, write_sources
 from edgepress.deploy.firmware.host import (
     CompilerFailure,
@@ -35,6 +36,7 @@ from edgepress.deploy.firmware.sources import (
     random_sample,
     sources,
     substituted,
+    switches,
     template,
 )
 from edgepress.deploy.runtimes.engine import EngineOptions
@@ -44,60 +46,10 @@ from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 if TYPE_CHECKING:
     from edgepress.models.devices.device import DeviceClass
 
-#: Debian's packages with the tools.
-PACKAGES = "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
-_TOOLS = ("arm-none-eabi-gcc", "qemu-system-arm")
 #: What must be left of the RAM; the kernels' own use is far below and is reported.
 STACK_BYTES = 2048
 _OVERFLOW = re.compile(r"region [`'](FLASH|RAM)' overflowed by (\d+) bytes")
 _SIZE = re.compile(r"^(\.\S+)\s+(\d+)\s+\d+$", re.M)
-
-
-@dataclass(frozen=True)
-class Board:
-    """An emulated board.
-
-    Attributes:
-        machine: QEMU's name.
-        flags: of the compiler.
-        flash_origin, ram_origin: addresses of its memories.
-        flash_bytes, ram_bytes: how much the emulated board has; no device class can be given more.
-        device_class: whose limits are the linker's unless others are given; None where there is none.
-    """
-
-    machine: str
-    flags: tuple[str, ...]
-    flash_origin: int
-    ram_origin: int
-    flash_bytes: int
-    ram_bytes: int
-    device_class: str | None
-
-
-_MIB = 1 << 20
-_HARD = "-mfloat-abi=hard"
-BOARDS = {
-    "cortex-m3": Board("mps2-an385", ("-mcpu=cortex-m3", "-mfloat-abi=soft"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, None),
-    "cortex-m4": Board(
-        "mps2-an386", ("-mcpu=cortex-m4", _HARD, "-mfpu=fpv4-sp-d16"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, "cortex-m4"
-    ),
-    "cortex-m7": Board(
-        "mps2-an500", ("-mcpu=cortex-m7", _HARD, "-mfpu=fpv5-d16"), 0, 0x20000000, 4 * _MIB, 4 * _MIB, "cortex-m7"
-    ),
-    "cortex-m33": Board(
-        "mps2-an505",
-        ("-mcpu=cortex-m33", _HARD, "-mfpu=fpv5-sp-d16"),
-        0x10000000,
-        0x38000000,
-        4 * _MIB,
-        2 * _MIB,
-        "cortex-m33",
-    ),
-    "cortex-m55": Board(
-        "mps3-an547", ("-mcpu=cortex-m55+nomve", _HARD), 0, 0x21000000, _MIB // 2, 2 * _MIB, "cortex-m55"
-    ),
-}
-RUNTIMES = tuple(BOARDS)
 
 
 class DoesNotFit(VerdictError):
@@ -139,17 +91,6 @@ class Run:
     instructions: Instructions | None
 
 
-def missing_tools() -> str | None:
-    """A sentence that names the packages, or None where all is there."""
-    absent = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if not absent:
-        return None
-    return (
-        f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} not installed; "
-        f"Debian: apt-get install --no-install-recommends {PACKAGES} (or make install-firmware-tools)"
-    )
-
-
 def memory_limits(runtime: str, device: DeviceClass | None = None) -> tuple[int, int]:
     """(flash, RAM) in bytes of a device class, else of the one that the runtime is named after, else of the board."""
     from edgepress.models.devices.classes import device_class
@@ -163,13 +104,13 @@ def memory_limits(runtime: str, device: DeviceClass | None = None) -> tuple[int,
     return flash, found.ram_bytes or board.ram_bytes
 
 
-class CortexM:
+class EmulatedCore:
     """Linked firmware for one core; a context manager.
 
     Args:
         made: the network.
         runtime: a key of `BOARDS`.
-        fast: fast kernels; None takes what the core has.
+        kernels: a key of `KERNELS`; None takes what the core has instructions for.
         flash_bytes, ram_bytes: the linker's limits; None takes the device class's.
 
     Raises:
@@ -181,23 +122,22 @@ class CortexM:
         made: Firmware,
         runtime: str,
         *,
-        fast: bool | None = None,
+        kernels: str | None = None,
         flash_bytes: int | None = None,
         ram_bytes: int | None = None,
         timeout_s: float = 600.0,
         changes: dict[str, str] | None = None,
     ):
         if runtime not in BOARDS:
-            raise UsageError(f"runtime = {runtime!r} is no Cortex-M: allowed are {', '.join(BOARDS)}")
-        if reason := missing_tools():
+            raise UsageError(f"runtime = {runtime!r} is no emulated core: allowed are {', '.join(BOARDS)}")
+        if reason := missing_tools(runtime):
             raise RuntimeFailure(f"the runtime {runtime} cannot run: {reason}")
         self.made: Firmware = made
         self.runtime: str = runtime
         self._board, self._timeout_s = BOARDS[runtime], timeout_s
         defaults = memory_limits(runtime)
         self._flash, self._ram = flash_bytes or defaults[0], ram_bytes or defaults[1]
-        # M3 has no DSP instructions; emulating them in C would be slower than the plain kernels.
-        self.fast: bool = runtime != "cortex-m3" if fast is None else fast
+        self.kernels: str = kernels or self._board.kernels
         self._temporary = TemporaryDirectory(prefix="edgepress-")
         self._folder = Path(self._temporary.name)
         try:
@@ -210,7 +150,7 @@ class CortexM:
         board, made = self._board, self.made
         flash, ram = min(self._flash, board.flash_bytes), min(self._ram, board.ram_bytes)
         script = substituted(
-            "cortex_m.ld",
+            "core.ld",
             made,
             flash_origin=hex(board.flash_origin),
             ram_origin=hex(board.ram_origin),
@@ -222,21 +162,21 @@ class CortexM:
             self._folder,
             {
                 **sources(made, "a .tflite file"),
-                "cortex_m_main.c": substituted("cortex_m_main.c", made),
-                "cortex_m_startup.c": template("cortex_m_startup.c"),
-                "cortex_m.ld": script,
+                "core_main.c": substituted("core_main.c", made),
+                board.family.startup: template(board.family.startup),
+                "core.ld": script,
                 **changes,
             },
         )
         compiler = [
-            "arm-none-eabi-gcc",
+            f"{board.family.tools}-gcc",
             "-std=gnu99",
-            "-mthumb",
+            *board.family.flags,
             *board.flags,
             EXACT,
             "-ffunction-sections",
             "-fdata-sections",
-            f"-DEP_FAST={int(self.fast)}",
+            *switches(self.kernels),
         ]
         small = [name for name in compiled_sources(made) if name not in HOT_SOURCES]
         objects = [str(Path(name).with_suffix(".o")) for name in (*HOT_SOURCES, *small)]
@@ -246,15 +186,14 @@ class CortexM:
             *compiler,
             "-Os",
             "-nostartfiles",
-            "--specs=nano.specs",
             "-Wl,--gc-sections",
             "-Wl,--no-warn-rwx-segments",
             "-T",
-            "cortex_m.ld",
+            "core.ld",
             "-o",
             "firmware.elf",
-            "cortex_m_startup.c",
-            "cortex_m_main.c",
+            board.family.startup,
+            "core_main.c",
             *objects,
             "-lm",
             "-lc",
@@ -290,10 +229,10 @@ class CortexM:
     @property
     def arena_bytes(self) -> int:
         """Of the arena with these kernels."""
-        return (self.made.fast if self.fast else self.made.plain).arena_bytes
+        return self.made.layouts[self.kernels].arena_bytes
 
     def _sizes(self) -> Sizes:
-        said = run_compiler(["arm-none-eabi-size", "-A", "firmware.elf"], self._folder)
+        said = run_compiler([f"{self._board.family.tools}-size", "-A", "firmware.elf"], self._folder)
         sections = {name: int(size) for name, size in _SIZE.findall(re.sub(r"[ \t]+", " ", said))}
         data = sections.get(".data", 0)
         return Sizes(
@@ -304,7 +243,7 @@ class CortexM:
         )
 
     def _symbols(self) -> dict[str, int]:
-        said = run_compiler(["arm-none-eabi-nm", "firmware.elf"], self._folder)
+        said = run_compiler([f"{self._board.family.tools}-nm", "firmware.elf"], self._folder)
         rows = [line.split() for line in said.splitlines()]
         return {row[2]: int(row[0], 16) & ~1 for row in rows if len(row) == 3 and row[1] in "tT"}
 
@@ -319,9 +258,10 @@ class CortexM:
         output = self._folder / "output.bin"
         output.unlink(missing_ok=True)
         command = [
-            "qemu-system-arm",
+            self._board.family.emulator,
             "-M",
             self._board.machine,
+            *self._board.family.emulator_options,
             "-nographic",
             "-monitor",
             "none",
@@ -368,18 +308,18 @@ class CortexM:
         """Remove the firmware."""
         self._temporary.cleanup()
 
-    def __enter__(self) -> CortexM:
+    def __enter__(self) -> EmulatedCore:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class CortexMEngine:
+class EmulatedEngine:
     """See `edgepress.deploy.runtimes.engine.Engine`: the generated firmware on an emulated core."""
 
     def __init__(self, runtime: str, model: bytes, options: EngineOptions):
-        self._core = CortexM(firmware(model), runtime)
+        self._core = EmulatedCore(firmware(model), runtime)
         network = self._core.made.network
         self.inputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.inputs])
         self.outputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.outputs])
@@ -408,7 +348,7 @@ class CortexMEngine:
             "ram_bytes": sizes.ram,
             "arena_bytes": sizes.arena,
             "stack_bytes": done.stack_bytes,
-            "kernels": "fast" if self._core.fast else "plain",
+            "kernels": self._core.kernels,
             "instructions": counts.total,
             "layers": [
                 {"name": layer.name, "operator": layer.code, "instructions": layer.instructions, "macs": layer.macs}

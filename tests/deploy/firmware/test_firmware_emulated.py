@@ -7,15 +7,16 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from edgepress.deploy.firmware import arm64, cortex_m
-from edgepress.deploy.firmware.cortex_m import CortexM, DoesNotFit, missing_tools
+from edgepress.deploy.firmware import arm64, boards, emulated
+from edgepress.deploy.firmware.boards import missing_tools
+from edgepress.deploy.firmware.emulated import DoesNotFit, EmulatedCore
 from edgepress.deploy.firmware.sources import firmware
 from edgepress.deploy.runtimes.registry import available_runtimes
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.models.errors import RuntimeFailure
 from tests.deploy.integer_networks import random_network
 
-needs_tools = pytest.mark.skipif(missing_tools() is not None, reason=str(missing_tools()))
+needs_tools = pytest.mark.skipif(missing_tools("cortex-m4") is not None, reason=str(missing_tools("cortex-m4")))
 needs_arm64 = pytest.mark.skipif(arm64.missing_tools() is not None, reason=str(arm64.missing_tools()))
 needs_tflm = pytest.mark.skipif(find_spec("tflite_micro") is None, reason="needs TFLite Micro (Linux on x86-64)")
 
@@ -33,7 +34,7 @@ def test_keyword_model_on_m4(keyword_model, shared):
     with open_session(keyword_model, "tflm") as session:
         expected, arena = session.run_integer(x), session.arena_bytes()
     made = firmware(keyword_model)
-    with CortexM(made, "cortex-m4") as core:
+    with EmulatedCore(made, "cortex-m4") as core:
         done = core.run([x.reshape(-1, 1, 49, 10, 1)], count=True)
         sizes = core.sizes
     np.testing.assert_array_equal(done.outputs[0].reshape(np.shape(expected)), expected)
@@ -43,13 +44,13 @@ def test_keyword_model_on_m4(keyword_model, shared):
     assert 0 <= done.instructions.total - parts < 200  # the calls of the layers
     assert sizes.ram <= arena["total"]
     assert sizes.flash <= made.network.weight_bytes + 16_000
-    assert 0 < done.stack_bytes < cortex_m.STACK_BYTES
+    assert 0 < done.stack_bytes < emulated.STACK_BYTES
 
 
 @needs_tools
 @needs_tflm
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", cortex_m.RUNTIMES)
+@pytest.mark.parametrize("runtime", boards.BOARDS)
 def test_every_core_with_either_kernels(runtime, tmp_path):
     path = tmp_path / "m.tflite"
     for seed in (3, 4):
@@ -58,8 +59,8 @@ def test_every_core_with_either_kernels(runtime, tmp_path):
             x = np.random.default_rng(0).integers(-128, 128, (4, *session.input.shape[1:]), dtype=np.int8)
             expected = np.asarray(session.run_integer(x))
         made = firmware(path)
-        for fast in (False, True):
-            with CortexM(made, runtime, fast=fast) as core:
+        for kernels in ("plain", boards.BOARDS[runtime].kernels):
+            with EmulatedCore(made, runtime, kernels=kernels) as core:
                 given = core.run([x.reshape(4, *made.network.values[made.network.inputs[0]].shape)]).outputs[0]
             np.testing.assert_array_equal(given.reshape(expected.shape), expected)
 
@@ -70,7 +71,7 @@ def test_counts_repeat(tmp_path):
     x = [np.zeros((2, *made.network.values[made.network.inputs[0]].shape), np.int8)]
     totals = set()
     for _ in range(2):
-        with CortexM(made, "cortex-m4") as core:
+        with EmulatedCore(made, "cortex-m4") as core:
             counts = core.run(x, count=True).instructions
         assert counts is not None
         totals |= {counts.total, counts.smallest, counts.largest}
@@ -80,14 +81,14 @@ def test_counts_repeat(tmp_path):
 @needs_tools
 def test_too_large_is_a_verdict(keyword_model):
     made = firmware(keyword_model)
-    with CortexM(made, "cortex-m4") as core:
+    with EmulatedCore(made, "cortex-m4") as core:
         ram, flash = core.sizes.ram, core.sizes.flash
     with pytest.raises(DoesNotFit, match=r"RAM by [\d,]+ bytes") as small_ram:
-        CortexM(made, "cortex-m4", ram_bytes=ram)  # no room for the stack
+        EmulatedCore(made, "cortex-m4", ram_bytes=ram)  # no room for the stack
     assert small_ram.value.exit_code == 1
     assert small_ram.value.ram_over_bytes > 0
     with pytest.raises(DoesNotFit, match=r"flash by [\d,]+ bytes") as small_flash:
-        CortexM(made, "cortex-m4", flash_bytes=flash - 1000)
+        EmulatedCore(made, "cortex-m4", flash_bytes=flash - 1000)
     assert small_flash.value.flash_over_bytes >= 1000
 
 
@@ -95,7 +96,7 @@ def test_too_large_is_a_verdict(keyword_model):
 def test_figures_of_a_session(keyword_model):
     with open_session(keyword_model, "cortex-m4") as session:
         figures = session.firmware_figures()
-    assert figures["kernels"] == "fast"
+    assert figures["kernels"] == "dsp"
     assert len(figures["layers"]) == 12
     assert figures["flash_bytes"] > figures["arena_bytes"] > 0
 
@@ -103,7 +104,7 @@ def test_figures_of_a_session(keyword_model):
 def test_missing_tools_name_their_packages(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeFailure, match=r"apt-get install .*gcc-arm-none-eabi") as failure:
-        CortexM(firmware(random_network(3)), "cortex-m7")
+        EmulatedCore(firmware(random_network(3)), "cortex-m7")
     assert failure.value.exit_code == 3
     assert "qemu-user-static" in str(arm64.missing_tools())
     monkeypatch.setattr(arm64.shutil, "which", lambda name: "/there")
