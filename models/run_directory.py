@@ -39,7 +39,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path = DEFAULT_RUN):
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._index = self.path / "index.jsonl"
 
     def place(self, kind: str, name: str) -> Path:
