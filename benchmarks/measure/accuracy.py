@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,12 @@ from edgepress.models.errors import RuntimeFailure, UsageError
 
 if TYPE_CHECKING:
     from edgepress.deploy.runtimes.sessions import Session
-    from edgepress.models.tasks.task import Task
+    from edgepress.models.tasks.front_ends.log_mel import LogMel
+    from edgepress.models.tasks.task import Split, Task
 
 SCHEMA = 1
+#: Called with runtime, samples done, samples.
+Progress = Callable[[str, int, int], None]
 _BATCH = 256
 
 
@@ -33,7 +36,7 @@ def measure_accuracy(
     threads: int = 1,
     trust: bool = False,
     cache: Path | None = None,
-    progress: Any = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run labelled data through a file on every runtime.
 
@@ -143,7 +146,7 @@ def wanted_runtimes(path: Path, runtimes: Sequence[str], devices: Sequence[str] 
     return found
 
 
-def _front_end(path: Path, data: Any) -> Any:
+def _front_end(path: Path, data: str | Path | Task) -> LogMel | None:
     """The log-mel definition that the network was made for, where the data has to be turned into features."""
     if Path(str(data)).suffix == ".npz":
         return None
@@ -163,7 +166,7 @@ def _front_end(path: Path, data: Any) -> Any:
 
 
 def _logits(
-    path: Path, task: Task, split: str, samples: int, runtime: str, threads: int, trust: bool, progress: Any
+    path: Path, task: Task, split: str, samples: int, runtime: str, threads: int, trust: bool, progress: Progress | None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Outputs [N, K] as float32, and the figures of firmware on an emulated core."""
     from edgepress.deploy.runtimes.sessions import open_session
@@ -219,7 +222,7 @@ def looks_like_probabilities(rows: np.ndarray) -> bool:
     return bool(np.abs(rows.sum(axis=1) - 1).max() <= 0.01 + rows.shape[1] / 512)
 
 
-def _evaluate(logits: np.ndarray, task: Task, clips: Any) -> dict[str, Any]:
+def _evaluate(logits: np.ndarray, task: Task, clips: Split) -> dict[str, Any]:
     from edgepress.models.tasks.metrics import evaluate
 
     probabilities = looks_like_probabilities(logits)

@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.atomic import new_directory, write_json, write_text
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from edgepress.benchmarks.report.gather import File, Network
 
 _RUNTIME = "litert"
 
@@ -49,16 +52,16 @@ def write_submission(
     from edgepress.benchmarks.report.gather import gather
 
     directory = RunDirectory(run)
-    networks = [network for network in gather(directory, arena=False) if network.tflite]
-    if not networks:
+    found = [(network, file) for network in gather(directory, arena=False) if (file := network.tflite)]
+    if not found:
         raise UsageError(
             f"{run} holds no int8 TFLite file: run `compress quantize` and `deploy export --format tflite` first"
         )
     folder = Path(output) if output else directory.path / "submission"
     made = []
     with new_directory(folder, overwrite=output is None) as temporary:
-        for network in networks:
-            made.append(_write_network(temporary / network.name, network, split, trust))
+        for network, file in found:
+            made.append(_write_network(temporary / network.name, network, file, split, trust))
         write_json(
             temporary / "submission.json",
             {
@@ -72,13 +75,12 @@ def write_submission(
     return folder
 
 
-def _write_network(folder: Path, network: Any, split: str, trust: bool) -> dict[str, Any]:
+def _write_network(folder: Path, network: Network, file: File, split: str, trust: bool) -> dict[str, Any]:
     from edgepress.benchmarks.measure.manifests import spec_beside
     from edgepress.deploy.runtimes.sessions import open_session
     from edgepress.models.tasks import LogMel, load_task
     from edgepress.models.tasks.metrics import evaluate
 
-    file = network.tflite
     spec = spec_beside(file.path)
     if not spec.get("task"):
         raise UsageError(f"{file.path} does not say which data it was made for; a submission needs them")

@@ -8,12 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepress.deploy.artifact import SUFFIXES, Artifact, find_manifest, manifest_path, sha256_of, write_manifest
 from edgepress.models.atomic import write_bytes, write_json
 from edgepress.models.errors import ParityError, UsageError
 from edgepress.models.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from edgepress.compress.quantize.model import Quantized
+    from edgepress.models.checkpoints.spec import ModelSpec
 
 #: Calibration needs the spread of the activations, not a whole split.
 CALIBRATION_SAMPLES = 256
@@ -149,7 +156,7 @@ def export_checkpoint(
 
 def _integers(
     source: Source, options: ExportOptions, run: RunDirectory, keep: bool, scratch: Path, say: Say
-) -> tuple[Any, Any, dict[str, Any], str]:
+) -> tuple[nn.Module | Quantized, ModelSpec, dict[str, Any], str]:
     """(module or Quantized, spec, origin {"path", "sha256"}, name) of what is exported."""
     from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_quantization, save_checkpoint
 
@@ -193,7 +200,7 @@ def _integers(
     return quantized, spec, _origin(home), name
 
 
-def _calibration(spec: Any, options: ExportOptions) -> tuple[list[tuple[Any, ...]], str, int]:
+def _calibration(spec: ModelSpec, options: ExportOptions) -> tuple[list[tuple[torch.Tensor, ...]], str, int]:
     import numpy as np
     import torch
 
@@ -215,7 +222,14 @@ def _calibration(spec: Any, options: ExportOptions) -> tuple[list[tuple[Any, ...
     return [(part,) for part in x.split(_BATCH)], f"the {split} split of {task.name}", len(chosen)
 
 
-def _make(model: Any, spec: Any, options: ExportOptions, origin: dict[str, Any], path: Path, say: Say) -> Artifact:
+def _make(
+    model: nn.Module | Quantized,
+    spec: ModelSpec,
+    options: ExportOptions,
+    origin: dict[str, Any],
+    path: Path,
+    say: Say,
+) -> Artifact:
     """Everything in a scratch folder: export, shrink, verify, manifest."""
     from edgepress.deploy.export.export import export_model
 

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import fx
 
+from edgepress.compress.quantize.model import Quantized
 from edgepress.deploy.verify.match import layouts
 
 
 def compared(
-    quantized: Any,
+    quantized: Quantized,
     samples: Sequence[np.ndarray],
     layers: Sequence[dict[str, Any]],
     values: Sequence[np.ndarray],
@@ -23,7 +24,7 @@ def compared(
     """Compare the values which fake quantization rounds with those of a runtime.
 
     Args:
-        quantized: edgepress.compress.quantize Quantized.
+        quantized: the network whose fake quantization is compared.
         samples: inputs, float in torch's layout.
         layers: `edgepress.deploy.verify.layers.expose_activations`, with names: the keys of quantization points.
         values: the runtime's integers, one array for each of the layers.
@@ -39,7 +40,7 @@ def compared(
 
 
 class _Walk(fx.Interpreter):
-    def __init__(self, quantized: Any, layers: Sequence[dict[str, Any]], values: Sequence[np.ndarray], fed: bool):
+    def __init__(self, quantized: Quantized, layers: Sequence[dict[str, Any]], values: Sequence[np.ndarray], fed: bool):
         super().__init__(quantized.model)
         self.points = {name: point for point in quantized.points.points for name in point.nodes}
         self.named: dict[str, list[int]] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from edgepress.deploy.tflite.objects import operator_name
 from edgepress.deploy.tflite.writer import pack, unpack
 from edgepress.models.bars import bars_svg
 from edgepress.models.errors import EdgepressError, UsageError
+
+if TYPE_CHECKING:
+    from edgepress.compress.quantize.model import Quantized
 
 #: Where a value is, in every row of a table.
 _PLACE = ("step", "operator", "tensor", "name", "bits")
@@ -154,7 +157,7 @@ def layer_differences(
 def departures_from_torch(
     path: str | Path,
     inputs: Sequence[np.ndarray],
-    quantized: Any,
+    quantized: Quantized,
     samples: Sequence[np.ndarray],
     *,
     runtimes: Sequence[str] = ("litert-reference", "tflm", "litert"),
@@ -165,7 +168,7 @@ def departures_from_torch(
     Args:
         path: a .tflite file.
         inputs: raw arrays in the file's type and layout.
-        quantized: edgepress.compress.quantize Quantized that the file was made from.
+        quantized: what the file was made from.
         samples: the same inputs, float in torch's layout.
         runtimes: who is compared.
         names: tensor names by index, for a file whose names were stripped.

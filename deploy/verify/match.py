@@ -7,9 +7,16 @@ converter's names and is checked by itself: what matches nothing is reported, ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx
+
+#: How a file tells its tensors apart: by number (TFLite) or by name (ONNX).
+Identity = TypeVar("Identity", int, str)
 
 #: Largest difference between a converted float value and ours, relative to the largest magnitude in the tensor.
 TOLERANCE = 1e-3
@@ -20,7 +27,7 @@ _NOISE = 1e-5
 _ORDERS = {3: [(0, 1, 2), (0, 2, 1)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)]}
 
 
-def probe_around(example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def probe_around(example_inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """The example with noise of its own size: distinct values everywhere, whatever the example is; tensors."""
     import torch
 
@@ -33,12 +40,12 @@ def probe_around(example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     )
 
 
-def record_values(module: Any, inputs: tuple[Any, ...]) -> dict[str, np.ndarray]:
+def record_values(module: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> dict[str, np.ndarray]:
     """Run an FX graph and return every float tensor by the name of its node.
 
     Args:
-        module: GraphModule.
-        inputs: tensors.
+        module: the graph.
+        inputs: of it.
     """
     import torch
     from torch import fx
@@ -65,8 +72,8 @@ def layouts(value: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def match_values(
-    ours: Mapping[str, np.ndarray], theirs: Iterable[tuple[int | str, np.ndarray]]
-) -> dict[Any, list[str]]:
+    ours: Mapping[str, np.ndarray], theirs: Iterable[tuple[Identity, np.ndarray]]
+) -> dict[Identity, list[str]]:
     """Find our value for each tensor of a file.
 
     Args:
@@ -83,7 +90,7 @@ def match_values(
         flat = [np.ascontiguousarray(value.transpose(order)).ravel() for order in orders]
         unique = [f for i, f in enumerate(flat) if not any(np.array_equal(f, g) for g in flat[:i])]
         forms.setdefault(value.size, []).append((position, name, unique, float(np.abs(value).max(initial=0))))
-    found: dict[Any, list[str]] = {}
+    found: dict[Identity, list[str]] = {}
     used: set[str] = set()
     reached = 0
     for identity, value in theirs:
