@@ -14,6 +14,8 @@ from edgepress.deploy.firmware.lowering.values import float_text
 
 _C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
 _WIDTH = 116
+#: Around declarations, so that C++ links what C compiled.
+_FOR_CPP = (["#ifdef __cplusplus", 'extern "C" {', "#endif", ""], ["#ifdef __cplusplus", "}", "#endif", ""])
 
 
 def header(network: Network, name: str, layouts: Mapping[str, Layout], source: str, tflm_head_bytes: int | None) -> str:
@@ -40,6 +42,7 @@ def header(network: Network, name: str, layouts: Mapping[str, Layout], source: s
         f"#define {upper}_LAYERS {len(network.steps)}",
         "",
     ]
+    lines += _FOR_CPP[0]
     for side, tensors in (("INPUT", network.inputs), ("OUTPUT", network.outputs)):
         lines.append(f"#define {upper}_{side}S {len(tensors)}")
         for i, index in enumerate(tensors):
@@ -52,6 +55,7 @@ def header(network: Network, name: str, layouts: Mapping[str, Layout], source: s
         f"const void *{name}_output(int32_t i);",
         f"void {name}_invoke(void);",
         "",
+        *_FOR_CPP[1],
         "#endif",
         "",
     ]
@@ -217,8 +221,9 @@ def weights_header(network: Network, name: str) -> str:
         "#include <stdint.h>",
         "",
     ]
+    lines += _FOR_CPP[0]
     lines += [f"extern {declared(label, array)};" for label, array in arrays(network, name)]
-    return "\n".join([*lines, "", "#endif", ""])
+    return "\n".join([*lines, "", *_FOR_CPP[1], "#endif", ""])
 
 
 def weights(network: Network, name: str) -> str:

@@ -59,16 +59,34 @@ def firmware(model: str | Path | bytes, name: str = "model") -> Firmware:
     Raises:
         UsageError: something in the file has no kernel, or `name` is no identifier of C.
     """
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name.startswith("ep_"):
-        raise UsageError(f"{name!r} cannot name C source: use letters, digits and _, not starting with a digit or ep_")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name.startswith("ep_") or name.lower() in RESERVED:
+        raise UsageError(
+            f"{name!r} cannot name C source: use letters, digits and _, not starting with a digit or ep_, and no word "
+            "of C or C++ or name of a standard header"
+        )
     network = lower(model)
     return Firmware(network, {kernels: lay_out(network, kernels) for kernels in KERNELS}, name)
 
 
+#: Words of C and C++, and names of headers of the standard library: no model's files and functions can be called so.
+RESERVED = frozenset(
+    re.findall(
+        r"\w+",
+        """alignas alignof and asm auto bool break case catch char class compl concept const constexpr continue decltype
+    default delete do double else enum explicit export extern false float for friend goto if import inline int long
+    main module mutable namespace new not nullptr operator or private protected public register requires restrict
+    return short signed sizeof static struct switch template this throw true try typedef typeid typename union unsigned
+    using virtual void volatile while xor assert complex ctype errno fenv inttypes iso646 limits locale math memory
+    setjmp signal stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath
+    threads time uchar unistd wchar wctype""",
+    )
+)
+
+
 def identifier(text: str) -> str:
-    """A file's stem as a name in C."""
+    """A file's stem as a name in C that hides nothing: `main.tflite` gives model_main."""
     name = re.sub(r"\W", "_", text, flags=re.ASCII).strip("_").lower() or "model"
-    return f"model_{name}" if name[0].isdigit() or name.startswith("ep_") else name
+    return f"model_{name}" if name[0].isdigit() or name.startswith("ep_") or name in RESERVED else name
 
 
 def sources(made: Firmware, origin: str, tflm_head_bytes: int | None = None) -> dict[str, str]:

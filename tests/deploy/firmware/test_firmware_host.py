@@ -231,6 +231,18 @@ def test_the_project_builds_and_its_example_agrees(tmp_path):
         write_project(model, folder)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_a_program_in_cpp_links_it(tmp_path):
+    model = tmp_path / "int.tflite"
+    model.write_bytes(random_network(11))
+    made = write_project(model, tmp_path / "out")
+    (tmp_path / "out/main.c").rename(tmp_path / "out/main.cpp")
+    sources = " ".join(path.name for path in (tmp_path / "out").glob("*.c"))
+    for command in (f"gcc -O1 -c {sources}", "g++ -Wall -Werror -o program main.cpp *.o -lm", "./program"):
+        subprocess.run(command, cwd=tmp_path / "out", shell=True, check=True, capture_output=True)
+    assert made.name == "model_int"
+
+
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
 def test_the_project_builds_with_cmake(tmp_path):
     model = tmp_path / "net.tflite"
@@ -247,5 +259,14 @@ def test_names():
         "model",
         "model_ep_x",
     ]
+    # A file called stdint.h would be found before the library's, and a second main would not link.
+    assert [identifier(text) for text in ("main", "stdint", "Switch", "class")] == [
+        "model_main",
+        "model_stdint",
+        "model_switch",
+        "model_class",
+    ]
+    with pytest.raises(UsageError, match="no word of C"):
+        firmware(random_network(0), "int")
     with pytest.raises(UsageError, match="cannot name"):
         firmware(random_network(0), "a b")

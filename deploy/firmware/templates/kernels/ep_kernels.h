@@ -37,6 +37,10 @@
 /* Rank of the kernels that walk over strides; the generator merges neighbouring dimensions where it can. */
 #define EP_DIMS 5
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* CONV_2D, DEPTHWISE_CONV_2D and (as 1x1) FULLY_CONNECTED.
  *
  * The sum of an output channel is multiplied by multiplier / 2^31 * 2^shift. Multipliers lie in [2^30, 2^31), so that
@@ -130,5 +134,9 @@ void ep_lookup(const int8_t table[256], int32_t count, const int8_t *in, int8_t 
 void ep_softmax(const ep_softmax_plan *layer, const int8_t *in, int8_t *out);
 void ep_quantize(float scale, int32_t zero, int32_t count, const float *in, int8_t *out);
 void ep_dequantize(float scale, int32_t zero, int32_t count, const int8_t *in, float *out);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
