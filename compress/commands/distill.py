@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +35,9 @@ from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.stages import train_stage
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from edgepress.compress.teach.teachers import Teacher
 
 
 def distill(
@@ -118,7 +121,7 @@ def distill(
     print(entry["path"])
 
 
-def find_teacher(directory: RunDirectory, path: Path | None, trust: bool) -> Any:
+def find_teacher(directory: RunDirectory, path: Path | None, trust: bool) -> Teacher:
     """The named teacher, else the newest ensemble of the run, else its newest teacher.
 
     Raises:

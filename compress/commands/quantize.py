@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,12 @@ from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.stages import quantize_stage
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgepress.compress.recipes.recipe import QuantizeSettings, Recipe
+    from edgepress.models.tasks import Task
 
 #: Epochs of quantization-aware training where neither the recipe nor the command line says.
 QAT_EPOCHS = 5
@@ -126,7 +133,7 @@ def quantize(
     print(made["path"])
 
 
-def _sensitivity(directory: RunDirectory, made: dict[str, Any], task: Any, trust: bool) -> None:
+def _sensitivity(directory: RunDirectory, made: dict[str, Any], task: Task, trust: bool) -> None:
     """What each layer of a quantized checkpoint costs on the validation split: table, figure and JSON in the run."""
     import json
 
@@ -162,7 +169,9 @@ def _sensitivity(directory: RunDirectory, made: dict[str, Any], task: Any, trust
     say(f"  {path}, {drawing}")
 
 
-def labelled_batches(task: Any, split: str, clips: int = SENSITIVITY_CLIPS) -> tuple[list[Any], Any]:
+def labelled_batches(
+    task: Task, split: str, clips: int = SENSITIVITY_CLIPS
+) -> tuple[list[tuple[Tensor]], Callable[[Tensor, int], float]]:
     """(batches of one tensor each, evenly spread over a split; outputs and index of a batch -> its accuracy)."""
     import numpy as np
     import torch
@@ -176,7 +185,7 @@ def labelled_batches(task: Any, split: str, clips: int = SENSITIVITY_CLIPS) -> t
     )
 
 
-def _settings(recipe: Any, changes: dict[str, Any], qat: bool, epochs: int | None) -> Any:
+def _settings(recipe: Recipe | None, changes: dict[str, Any], qat: bool, epochs: int | None) -> QuantizeSettings:
     from edgepress.compress.recipes.recipe import QuantizeSettings, validated
 
     base = recipe.quantize if recipe else QuantizeSettings()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,11 @@ from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.provenance import command, data_facts, source_of, versions
 from edgepress.models.atomic import write_json, write_text
 from edgepress.models.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from edgepress.compress.recipes.recipe import TrainSettings
 
 
 def search(
@@ -57,7 +63,7 @@ def search(
             "epochs": epochs,
         }
 
-        def one(settings: Any, watch: Any) -> None:
+        def one(settings: TrainSettings, watch: Callable[[dict[str, float]], None]) -> None:
             train(
                 build_for(checked.network, task, checked.seed)[0],
                 task,
@@ -67,7 +73,7 @@ def search(
                 watch=watch,
             )
 
-        def note(study: Any) -> None:
+        def note(study: Study) -> None:
             rows = rows_of(study)
             last = rows[-1]
             ended = [row for row in rows if row["state"] in ("complete", "pruned")]

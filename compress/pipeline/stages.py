@@ -19,6 +19,9 @@ from edgepress.models.limits import Limits
 from edgepress.models.run_directory import RunDirectory
 
 if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
     from edgepress.compress.recipes.recipe import Distill, PruneSettings, QuantizeSettings, Recipe
     from edgepress.compress.teach.teachers import Teacher
     from edgepress.compress.training.machine import Machine
@@ -91,7 +94,9 @@ def _teaching(teacher: Teacher | None, distill: Distill | None) -> list[Any]:
     return [] if teacher is None or distill is None else [teacher.identity, distill.model_dump()]
 
 
-def _guide(teacher: Teacher | None, task: Task, source: str | None, distill: Distill | None, machine: Machine) -> Any:
+def _guide(
+    teacher: Teacher | None, task: Task, source: str | None, distill: Distill | None, machine: Machine
+) -> nn.Module | np.ndarray | None:
     if teacher is None or distill is None:
         return None
     from edgepress.compress.training.machine import inference_device

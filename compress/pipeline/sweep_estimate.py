@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
+    from edgepress.models.tasks import Task
 
 #: Export, benchmarks and imports of one network, in seconds of one core: a demo run's median.
 _FIXED_SECONDS = 20.0
@@ -14,7 +15,7 @@ _FIXED_SECONDS = 20.0
 _TEACHER = 4 / 3
 
 
-def seconds_per_clip(recipe: Recipe, task: Any, batch: int = 16) -> float:
+def seconds_per_clip(recipe: Recipe, task: Task, batch: int = 16) -> float:
     """Training time of the recipe's dense network for one clip, on this machine with the threads of this process."""
     import torch
     import torch.nn.functional as F

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgepress.compress.pipeline.data import evaluated_splits, open_task
 from edgepress.compress.pipeline.entries import finished, free_name, keep, key_of
@@ -20,11 +20,14 @@ from edgepress.models.units import format_quantity
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
     from edgepress.compress.recipes.recipe import Distill, NetworkSettings, Recipe, TeacherSettings, TrainSettings
+    from edgepress.compress.teach.ensemble import GeneralizedMean
     from edgepress.compress.teach.teachers import Teacher
     from edgepress.compress.training.machine import Machine
     from edgepress.models.checkpoints.spec import ModelSpec
+    from edgepress.models.tasks import Task
 
 
 def teacher_settings(recipe: Recipe) -> TeacherSettings:
@@ -78,7 +81,7 @@ def teach_stages(run: RunDirectory, recipe: Recipe, *, machine: Machine, trust: 
 def teacher_stage(
     run: RunDirectory,
     settings: TeacherSettings,
-    task: Any,
+    task: Task,
     source: str | None,
     *,
     seed: int,
@@ -158,8 +161,8 @@ def teacher_stage(
 
 
 def _start(
-    network: NetworkSettings, train: TrainSettings, task: Any, source: str | None, seed: int, weights: str | None
-) -> tuple[Any, ModelSpec]:
+    network: NetworkSettings, train: TrainSettings, task: Task, source: str | None, seed: int, weights: str | None
+) -> tuple[nn.Module, ModelSpec]:
     """The network to train and its spec, with published weights where a file of them is given."""
     model, spec = build_for(network, task, seed)
     spec = replace(
@@ -180,7 +183,7 @@ def _start(
     return model, spec
 
 
-def probe_devices(latents: np.ndarray, task: Any, split: str) -> dict[str, Any] | None:
+def probe_devices(latents: np.ndarray, task: Task, split: str) -> dict[str, Any] | None:
     """What a linear probe finds about the recording device (compress/teach/probe.py); None where it cannot be asked."""
     from edgepress.compress.teach.probe import probe_latents
 
@@ -197,10 +200,10 @@ def probe_devices(latents: np.ndarray, task: Any, split: str) -> dict[str, Any] 
 def ensemble_stage(
     run: RunDirectory,
     members: Sequence[Path],
-    task: Any,
+    task: Task,
     source: str | None,
     *,
-    mode: Any = "stable",
+    mode: Literal["stable", "paper"] = "stable",
     shared_exponent: bool = False,
     machine: Machine,
     trust: bool = False,
@@ -256,13 +259,13 @@ def ensemble_stage(
 
 def fit_and_measure(
     members: Sequence[Path],
-    task: Any,
+    task: Task,
     source: str | None,
-    mode: Any,
+    mode: Literal["stable", "paper"],
     shared_exponent: bool,
     machine: Machine,
     trust: bool,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[GeneralizedMean, dict[str, Any]]:
     """The fitted mean, and figures of it, of its members and of the plain means of logits and of probabilities."""
     import numpy as np
     import torch
@@ -308,7 +311,7 @@ def student_stage(
     settings: TrainSettings,
     distill: Distill,
     teacher: Teacher,
-    task: Any,
+    task: Task,
     *,
     seed: int,
     machine: Machine,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import EdgepressError, UsageError, did_you_mean
 from edgepress.models.units import parse_quantity
 from edgepress.models.user_code import is_reference
 
+if TYPE_CHECKING:
+    from edgepress.models.tasks import LogMel
 
-def is_code(name: Any) -> bool:
+
+def is_code(name: object) -> bool:
     """Whether a network or a task is named as package.module:factory."""
     return is_reference(name) and not str(name).startswith("synthetic:")
 
@@ -107,7 +110,7 @@ def teacher_errors(teacher: Any, trust: bool) -> list[str]:
     return errors + front_end_errors(teacher.get("front_end"))
 
 
-def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> Any:
+def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> LogMel | None:
     """A `LogMel` from a preset's name, from its fields, or None.
 
     Raises:

@@ -21,7 +21,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
@@ -33,6 +33,9 @@ PROJECTIONS = ("threshold", "knapsack")
 IMPORTANCES = ("l2", "l1", "bn", "taylor", "lamp", "fpgm", "random")
 FORMATS = ("tflite", "onnx", "c")
 RUNTIMES = ("tflm", "litert", "litert-reference", "onnxruntime")
+
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class _Section(BaseModel):
@@ -349,7 +352,7 @@ def parse_recipe(
     return recipe
 
 
-def validated(kind: type[BaseModel], values: Mapping[str, Any], subject: str) -> Any:
+def validated(kind: type[S], values: Mapping[str, Any], subject: str) -> S:
     """One section from a mapping (the command line, a checkpoint).
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,7 +241,7 @@ def task_for(spec: ModelSpec, path: Path, task: Task, source: str | None) -> Tas
     return load_task(source, front_end=front_end, trust=True)
 
 
-def _both(model: nn.Module) -> Any:
+def _both(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x -> logits [B, K], latent [B, D or 0]."""
     if callable(getattr(model, "forward_with_latent", None)):
         return model.forward_with_latent

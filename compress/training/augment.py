@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgepress.compress.recipes.recipe import Augment
 from edgepress.models.errors import UsageError
+from edgepress.models.tasks import Task
 
 Generator = torch.Generator | None
 _LONGEST_RESPONSE_S = 1.0
@@ -227,7 +228,7 @@ class Augmentation(nn.Module):
 
     def __init__(
         self,
-        settings: Any,
+        settings: Augment,
         front_end: nn.Module | None,
         responses: Tensor | None,
         reference: Tensor | None,
@@ -264,7 +265,7 @@ class Augmentation(nn.Module):
             x = roll(x, settings.roll_frames, generator=generator)
         if settings.frequency_mask:
             x = mask(x, settings.frequency_mask, 2, fill=self.fill, generator=generator)
-        if getattr(settings, "time_mask", 0):
+        if settings.time_mask:
             x = mask(x, settings.time_mask, 3, fill=self.fill, generator=generator)
         if settings.mixup_alpha:
             return mixup(x, settings.mixup_alpha, generator=generator)
@@ -273,11 +274,11 @@ class Augmentation(nn.Module):
         return x, None, None
 
 
-def make_augmentation(settings: Any, task: Any, generator: Generator = None) -> Augmentation:
+def make_augmentation(settings: Augment, task: Task, generator: Generator = None) -> Augmentation:
     """The augmentation of a recipe's `[train.augment]` for a task.
 
     Args:
-        settings: see `recipes.recipe.Augment`; `impulse_exclude` (file names) and `time_mask` may be missing.
+        settings: what is asked for.
         task: gives the front end, and the recording devices for DIR.
         generator: None takes torch's own, seeded by the training loop.
 
@@ -289,7 +290,7 @@ def make_augmentation(settings: Any, task: Any, generator: Generator = None) -> 
     spectral = {
         "roll_frames": settings.roll_frames,
         "frequency_mask": settings.frequency_mask,
-        "time_mask": getattr(settings, "time_mask", 0),
+        "time_mask": settings.time_mask,
         "mixstyle_probability": settings.mixstyle_probability,
     }
     used = [name for name, value in spectral.items() if value]
@@ -315,9 +316,7 @@ def make_augmentation(settings: Any, task: Any, generator: Generator = None) -> 
 
     responses = reference = None
     if settings.impulse_probability:
-        responses = impulse_responses(
-            settings.impulse_folder, task.front_end.sample_rate_hz, getattr(settings, "impulse_exclude", ())
-        )
+        responses = impulse_responses(settings.impulse_folder, task.front_end.sample_rate_hz, settings.impulse_exclude)
         reference = reference_clips(task.split("train").devices)
     return Augmentation(settings, log_mel_torch(task.front_end), responses, reference, fill, generator)
 

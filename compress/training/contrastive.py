@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.models.errors import UsageError
 
 MODES = ("plain", "balanced")
@@ -111,7 +112,7 @@ def regularized(task_loss: Tensor, contrastive: ContrastiveLoss, config: Inverse
     return task_loss + config.weight * contrastive.loss
 
 
-def contrastive_of(settings: Any, network: nn.Module, devices: Tensor | None) -> InverseContrastive | None:
+def contrastive_of(settings: TrainSettings, network: nn.Module, devices: Tensor | None) -> InverseContrastive | None:
     """The loss of a training's `[train.contrastive]`, or None where it has none.
 
     Raises:

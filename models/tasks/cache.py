@@ -12,10 +12,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from edgepress.models.atomic import new_directory
 from edgepress.models.errors import UsageError
@@ -41,7 +43,7 @@ def digest(*parts: Any) -> str:
 
 
 def cached_array(
-    root: Path, kind: str, key: str, shape: tuple[int, ...], dtype: Any, fill: Callable[[np.ndarray], None]
+    root: Path, kind: str, key: str, shape: tuple[int, ...], dtype: DTypeLike, fill: Callable[[np.ndarray], None]
 ) -> np.ndarray:
     """The array of this key, memory-mapped and read-only; made by `fill` when it is not there or damaged.
 
@@ -85,7 +87,7 @@ def cached_array(
     return found
 
 
-def _open(entry: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
+def _open(entry: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray | None:
     path = entry / "data.npy"
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -94,7 +96,7 @@ def _open(entry: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:
     return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
 
 
-def locked(entry: Path) -> Any:
+def locked(entry: Path) -> AbstractContextManager[object]:
     """A context manager: only one process at a time makes `entry`; others wait.
 
     Raises:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepress.compress.prune.coupling.channels import ChannelGraph
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
 
@@ -53,7 +54,7 @@ class Admm:
 
     def __init__(
         self,
-        graph: Any,
+        graph: ChannelGraph,
         limits: Limits,
         *,
         projection: str = "threshold",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgepress.compress.prune.coupling.channels import ChannelGraph
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
 
@@ -32,7 +33,7 @@ class Gradual:
 
     def __init__(
         self,
-        graph: Any,
+        graph: ChannelGraph,
         limits: Limits,
         *,
         projection: str = "threshold",

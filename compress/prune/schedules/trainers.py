@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from edgepress.models.errors import InfeasibleBudget, UsageError
 from edgepress.models.limits import Limits
 
 if TYPE_CHECKING:
+    from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
     from edgepress.compress.prune.model import Pruned
+    from edgepress.compress.prune.schedules.admm import Admm
+    from edgepress.compress.prune.schedules.gradual import Gradual
     from edgepress.compress.recipes.recipe import PruneSettings, TrainSettings
     from edgepress.compress.training.machine import Machine
+    from edgepress.models.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class PrunedAndTrained:
 
 def prune_and_train(
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
-    task: Any,
+    example_inputs: tuple[Tensor, ...],
+    task: Task,
     limits: Limits,
     settings: PruneSettings,
     *,
@@ -134,11 +138,11 @@ def split_epochs(settings: PruneSettings) -> int:
 def make_shaping(
     settings: PruneSettings,
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
+    example_inputs: tuple[Tensor, ...],
     limits: Limits,
     protect: tuple[str, ...] = (),
-    task: Any = None,
-) -> Any:
+    task: Task | None = None,
+) -> Admm | Gradual:
     """The `Admm` or `Gradual` of these settings, for our loop or anyone's.
 
     Raises:
@@ -174,14 +178,14 @@ def make_shaping(
     )
 
 
-def uniform_selection(graph: Any, limits: Limits) -> tuple[np.ndarray, ...]:
+def uniform_selection(graph: ChannelGraph, limits: Limits) -> Selection:
     """The widest network within the budget in which every group keeps the same share of its width.
 
     The first channels of each group are kept. After the largest share that fits, single channels are given to the
     groups in turn while they fit, so that the budget is used as well as by the projections.
 
     Args:
-        graph: a `ChannelGraph`.
+        graph: of the network.
         limits: the budget.
 
     Raises:
@@ -222,11 +226,11 @@ def uniform_selection(graph: Any, limits: Limits) -> tuple[np.ndarray, ...]:
 
 def remove_once(
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
+    example_inputs: tuple[Tensor, ...],
     limits: Limits,
     settings: PruneSettings,
     protect: tuple[str, ...],
-    task: Any,
+    task: Task | None,
 ) -> Pruned:
     """Prune without training, with the choice of these settings."""
     from edgepress.compress.prune.model import prune_model
@@ -247,7 +251,7 @@ def remove_once(
     )
 
 
-def gradient_scoring(importance: str, task: Any) -> dict[str, Any]:
+def gradient_scoring(importance: str, task: Task | None) -> dict[str, Any]:
     """What importance "taylor" needs, labelled `batches` and their `loss`; nothing for the others.
 
     Raises:
@@ -272,7 +276,7 @@ def gradient_scoring(importance: str, task: Any) -> dict[str, Any]:
 
 def _from_scratch(
     fresh: Callable[[], nn.Module] | None,
-    example_inputs: tuple[Any, ...],
+    example_inputs: tuple[Tensor, ...],
     limits: Limits,
     protect: tuple[str, ...],
     seed: int,
@@ -291,7 +295,7 @@ def _from_scratch(
 
 
 def prune_uniformly(
-    model: nn.Module, example_inputs: tuple[Any, ...], limits: Limits, protect: tuple[str, ...] = ()
+    model: nn.Module, example_inputs: tuple[Tensor, ...], limits: Limits, protect: tuple[str, ...] = ()
 ) -> Pruned:
     """The first channels of every group, the same share of each, as many as fit the budget; proven like any removal."""
     from edgepress.compress.prune.coupling.channels import find_groups

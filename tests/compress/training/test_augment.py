@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from edgepress.compress.recipes.recipe import Augment
 from edgepress.compress.training import augment
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import LogMel, log_mel
@@ -23,20 +24,6 @@ def seeded(seed: int = 0) -> torch.Generator:
 def features(clips: int = 6) -> torch.Tensor:
     scale = torch.linspace(0.5, 2, clips)[:, None, None, None]
     return torch.randn(clips, 1, 8, 20, generator=seeded(9)) * scale + torch.arange(clips)[:, None, None, None]
-
-
-def settings(**changes) -> SimpleNamespace:
-    nothing = {
-        "mixstyle_probability": 0.0,
-        "mixstyle_alpha": 0.3,
-        "mixup_alpha": 0.0,
-        "frequency_mask": 0,
-        "roll_frames": 0,
-        "roll_samples": 0,
-        "impulse_probability": 0.0,
-        "impulse_folder": None,
-    }
-    return SimpleNamespace(**{**nothing, **changes})
 
 
 def test_mixstyle_gives_every_band_mixed_statistics(monkeypatch):
@@ -179,7 +166,7 @@ def own_task(read_waveforms=lambda name: np.zeros((4, 4000), np.int16), front_en
 
 
 def test_the_whole_chain_repeats_from_its_seed(tmp_path):
-    asked = settings(
+    asked = Augment(
         mixstyle_probability=0.5,
         frequency_mask=4,
         roll_frames=5,
@@ -204,14 +191,14 @@ def test_the_whole_chain_repeats_from_its_seed(tmp_path):
 
 
 def test_without_anything_to_do_waveforms_become_the_features_of_the_task(tmp_path):
-    asked = settings(impulse_probability=1e-9, impulse_folder=str(write_responses(tmp_path / "irs")))
+    asked = Augment(impulse_probability=1e-9, impulse_folder=str(write_responses(tmp_path / "irs")))
     waveforms = np.random.default_rng(0).integers(-9000, 9000, (4, 4000)).astype(np.int16)
     x, _, _ = augment.make_augmentation(asked, own_task())(torch.from_numpy(waveforms), torch.zeros(4))
     assert np.abs(x.numpy() - log_mel(waveforms, FRONT_END)).max() < 1e-4
 
 
 def test_only_the_reference_device_hears_other_microphones(tmp_path):
-    asked = settings(impulse_probability=1.0, impulse_folder=str(write_responses(tmp_path / "irs")))
+    asked = Augment(impulse_probability=1.0, impulse_folder=str(write_responses(tmp_path / "irs")))
     chain = augment.make_augmentation(asked, own_task())
     waveforms = torch.randn(2, 4000, generator=seeded()) / 10
     x, _, _ = chain(waveforms, torch.zeros(2), torch.tensor([0, 3]))  # clips 0 (device a) and 3 (device b) of train
@@ -223,16 +210,16 @@ def test_only_the_reference_device_hears_other_microphones(tmp_path):
 
 
 def test_mixup_of_a_recipe_returns_partner_and_share():
-    x, partner, share = augment.make_augmentation(settings(mixup_alpha=0.3), own_task())(features(), torch.zeros(6))
+    x, partner, share = augment.make_augmentation(Augment(mixup_alpha=0.3), own_task())(features(), torch.zeros(6))
     assert x.shape == features().shape
     assert partner.shape == share.shape == (6,)
 
 
 def test_what_a_task_cannot_do_is_refused():
     with pytest.raises(UsageError, match="need audio, which task own does not hold"):
-        augment.make_augmentation(settings(roll_samples=10), own_task(read_waveforms=None))
+        augment.make_augmentation(Augment(roll_samples=10), own_task(read_waveforms=None))
     with pytest.raises(UsageError, match="frequency_mask = 17 is larger than the features, which have 16"):
-        augment.make_augmentation(settings(frequency_mask=17), own_task())
+        augment.make_augmentation(Augment(frequency_mask=17), own_task())
     flat = SimpleNamespace(**{**vars(own_task()), "input_shape": (640,)})
     with pytest.raises(UsageError, match="roll_frames needs features of"):
-        augment.make_augmentation(settings(roll_frames=2), flat)
+        augment.make_augmentation(Augment(roll_frames=2), flat)
