@@ -14,6 +14,8 @@ from edgepress.models.run_directory import RunDirectory
 def model_of(file: Path | None, run: Path, runtimes: Sequence[str] = ()) -> Path:
     """The file that was named, else the newest artifact that all of these runtimes take (none: any model file)."""
     if file is not None:
+        if not file.exists():
+            raise UsageError(f"there is no model {file}: name an existing .tflite, .onnx or checkpoint")
         return file
     from edgepress.deploy.runtimes.registry import RUNTIMES
 

@@ -111,7 +111,7 @@ def verify(
     format: _Format = "text",
     trust: _Trust = False,
 ) -> None:
-    """Compare every runtime on the same inputs; exit 1 beyond 3 LSB, mean 0.5, 99 % (with torch)."""
+    """Compare every runtime on the same inputs; exit 1 beyond 3 LSB, mean 0.5, 99 %; 2 or 3 if nothing was judged."""
     from edgepress.deploy.verify.parity import Thresholds
     from edgepress.deploy.verify.parity import verify as compare_runtimes
 
@@ -145,6 +145,9 @@ def verify(
         from edgepress.deploy.tables import verify_text
 
         print(verify_text(report))
+    if not report["judged"]:
+        # No verdict against the model: a runtime failed, or there is only one.
+        raise typer.Exit(3 if any(not entry["ran"] for entry in report["runtimes"].values()) else 2)
     if not report["passed"]:
         raise typer.Exit(1)
 

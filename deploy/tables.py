@@ -10,6 +10,8 @@ from edgepress.models.text_tables import table_text
 
 def verify_text(report: dict[str, Any]) -> str:
     """`deploy verify`."""
+    from edgepress.deploy.verify.parity import verdict_text
+
     parts = [f"{report['file']}: {report['inputs']['samples']} inputs ({report['inputs']['source']})"]
     for title, pairs in (("", report["pairs"]), ("random inputs", report["random_pairs"])):
         if pairs:
@@ -44,7 +46,7 @@ def verify_text(report: dict[str, Any]) -> str:
     parts += [f"note: {note}" for note in report["notes"]]
     for v in report["violations"]:
         parts.append(f"FAILED {v['a']} and {v['b']}: {v['metric']} = {v['value']:.6g}, limit {v['limit']:g}")
-    return "\n\n".join(parts + ([] if report["violations"] else ["passed"]))
+    return "\n\n".join([*parts, verdict_text(report)])
 
 
 def layers_text(layers: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ from edgepress.models.errors import UsageError
 LARGEST_TEXT_BYTES = 200_000_000
 _DEEPEST = 64
 _LARGEST_INTEGER = 2**64
+#: How the pointer file of Git LFS begins.
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MAPPED_ABOVE_BYTES = 16 << 20
 
 
@@ -61,9 +63,22 @@ def open_bytes(path: str | Path, largest_bytes: int) -> memoryview:
             raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     if not data:
         raise UsageError(f"{path} is empty")
+    refuse_pointer(data, str(path))
     if len(data) > largest_bytes:  # it grew since
         raise UsageError(f"{path} has more than {largest_bytes:,} bytes; such files are not read")
     return memoryview(data)
+
+
+def refuse_pointer(data: bytes | memoryview, name: str) -> None:
+    """What a checkout without Git LFS leaves in place of a large file is a text of three lines.
+
+    Raises:
+        UsageError: it is that.
+    """
+    if bytes(data[: len(LFS_POINTER)]) == LFS_POINTER:
+        raise UsageError(
+            f"{name} is a Git LFS pointer and not the file: `git lfs pull` fetches it (in CI: checkout with lfs: true)"
+        )
 
 
 def read_text(path: str | Path, largest_bytes: int = LARGEST_TEXT_BYTES) -> str:

@@ -6,15 +6,19 @@ workflow ever becomes part of a shell command.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from edgepress.benchmarks.ci.github_comment import post_comment, pull_request, write_summary
+from edgepress.benchmarks.gate.formats import code_span, escaped, render
 from edgepress.models.errors import EdgepressError
 
 _SECONDS = 1800
@@ -27,8 +31,13 @@ _OPTIONS = {
     "RESULTS": "--results",
     "DATA": "--data",
     "MACS_RULE": "--macs-rule",
+    "SHAPE": "--shape",
+    "ALLOW_UNMEASURED": "--allow-unmeasured",
 }
-_SEVERAL = frozenset({"DEVICE", "LIMIT"})
+#: Inputs with several values, on lines or (where no value has commas) separated by commas.
+_SEVERAL = {"DEVICE": ",", "LIMIT": ",", "ALLOW_UNMEASURED": ",", "BASELINE": "\n", "SHAPE": "\n"}
+#: Inputs that are switches -> the option.
+_SWITCHES = {"STRICT": "--strict"}
 
 
 def gate_arguments(environment: Mapping[str, str], file: str | None = None) -> list[str]:
@@ -36,8 +45,10 @@ def gate_arguments(environment: Mapping[str, str], file: str | None = None) -> l
     arguments: list[str] = []
     for name, option in _OPTIONS.items():
         text = environment.get(f"INPUT_{name}", "").strip()
-        values = text.replace(",", "\n").splitlines() if name in _SEVERAL else [text]
+        values = text.replace(_SEVERAL[name], "\n").splitlines() if name in _SEVERAL else [text]
         arguments += [f"{option}={value.strip()}" for value in values if value.strip()]
+    for name, option in _SWITCHES.items():
+        arguments += [option] if environment.get(f"INPUT_{name}", "").strip().lower() == "true" else []
     return ["gate", *arguments, *(["--", file] if file else [])]
 
 
@@ -58,12 +69,16 @@ def run(environment: Mapping[str, str]) -> int:
     # Models and layers have names that others chose: none of them may act as a workflow command.
     fence = secrets.token_hex(16)
     print(f"::stop-commands::{fence}", flush=True)
-    done = [_gate(environment, file) for file in files_of(environment)]
+    files = files_of(environment)
+    done = [_gate(environment, file, several=len(files) > 1) for file in files]
     print(f"\n::{fence}::", flush=True)
-    # Failures first; those of one kind in the order of the files.
-    done.sort(key=lambda verdict: -verdict[0])
-    code, name = done[0][0], environment.get("INPUT_NAME", "").strip() or "models"
-    text = f"## edgepress: {_quoted(name)}\n\n" + "\n".join(markdown for _, markdown in done)
+    # What could not be decided first, then failures; those of one kind in the order of the files.
+    done.sort(key=lambda outcome: (outcome.verdict is not None, -outcome.code))
+    code, name = max(outcome.code for outcome in done), environment.get("INPUT_NAME", "").strip() or "models"
+    verdicts = [outcome.verdict for outcome in done if outcome.verdict is not None]
+    parts = [outcome.complaint for outcome in done if outcome.verdict is None]
+    parts += [render(verdicts, "markdown")] if verdicts else []
+    text = f"## edgepress: {escaped(name)}\n\n" + "\n".join(parts)
     write_summary(text, environment)
     _output(environment, {"passed": str(code == 0).lower(), "exit-code": str(code)})
     if environment.get("INPUT_COMMENT", "true").strip().lower() == "true":
@@ -78,30 +93,37 @@ def run(environment: Mapping[str, str]) -> int:
     return code
 
 
-def _gate(environment: Mapping[str, str], file: str | None) -> tuple[int, str]:
-    """(exit code, Markdown) of one file; both streams go to the log."""
+@dataclass(frozen=True)
+class _Outcome:
+    """Of one file: the exit code, and the verdict or (where there is none) what was complained about, as Markdown."""
+
+    code: int
+    verdict: dict[str, Any] | None
+    complaint: str
+
+
+def _gate(environment: Mapping[str, str], file: str | None, several: bool) -> _Outcome:
+    """The gate on one file, in a process of its own; what it says goes to the log."""
+    match = ["--match-baseline"] if several else []
     command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "edgepress.benchmarks",
-        "gate",
-        "--format",
-        "markdown",
-        *gate_arguments(environment, file)[1:],
+        *(sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "edgepress.benchmarks"),
+        *("gate", "--format", "json", *match, *gate_arguments(environment, file)[1:]),
     ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_SECONDS, check=False, encoding="utf-8", errors="replace"
         )
-        code, markdown, complaint = done.returncode, done.stdout, done.stderr
+        code, printed, complaint = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired:
-        code, markdown, complaint = 3, "", f"error: the gate did not end within {_SECONDS} s"
-    if not markdown:
-        named = f"`{_quoted(file)}`: " if file else ""
-        markdown = f"### ❌ {named}the gate could not decide (exit {code})\n\n```\n{_quoted(complaint)}\n```\n"
-    print(f"{complaint}{markdown}", flush=True)
-    return code, markdown
+        code, printed, complaint = 3, "", f"error: the gate did not end within {_SECONDS} s"
+    if printed:
+        verdict = json.loads(printed)
+        print(f"{complaint}{render(verdict, 'text')}", flush=True)
+        return _Outcome(code, verdict, "")
+    print(complaint, flush=True)
+    named = f"{code_span(file)}: " if file else ""
+    markdown = f"### ❌ {named}the gate could not decide (exit {code})\n\n```\n{_quoted(complaint)}\n```\n"
+    return _Outcome(code, None, markdown)
 
 
 def _comment(text: str, name: str, environment: Mapping[str, str]) -> None:

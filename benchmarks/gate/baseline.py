@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profiling import profile_of
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.reading import LFS_POINTER
 
 _LARGEST_JSON = 200_000_000
 _GIT_SECONDS = 60
-_LFS = b"version https://git-lfs"
+_MODEL_SUFFIXES = (".tflite", ".onnx")
+
+
+#: Measures a model file: results as `edgepress.benchmarks.measure.result_log` has them.
+Measure = Callable[[Path], Sequence[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Baseline:
         environment: where its figures were measured, where that is known.
         manifest: the exporter's manifest of that file, {} where there is none.
         note: why there are no figures, where there are none.
+        foreign: there are none since no baseline is of this network, which leaves limits on growth unmeasured; a model
+            that is new has no growth.
     """
 
     profile: dict[str, Any]
@@ -40,6 +49,7 @@ class Baseline:
     environment: dict[str, Any] = field(default_factory=dict)
     manifest: dict[str, Any] = field(default_factory=dict)
     note: str = ""
+    foreign: bool = False
 
 
 def load_baseline(
@@ -48,6 +58,7 @@ def load_baseline(
     current: Mapping[str, Any],
     arena: bool = True,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    measure: Measure | None = None,
 ) -> Baseline:
     """Read a baseline.
 
@@ -57,6 +68,7 @@ def load_baseline(
         current: the profile of the model that is compared; its "file" is the path that is looked up in git.
         arena: whether arenas are measured.
         shapes: as for `profile_of`.
+        measure: gives results of a model file; called on a baseline that is one.
 
     Raises:
         UsageError: there is no such file or revision, or it is no model.
@@ -68,11 +80,12 @@ def load_baseline(
         return _from_json(dict(source), "the given baseline")
     text = str(source)
     if text.startswith("git:"):
-        return _from_git(text, str(current.get("file", "")), arena, shapes)
+        return _from_git(text, str(current.get("file", "")), arena, shapes, measure)
     path = Path(text)
     if path.suffix == ".json" and path.is_file():
         return _from_json(_read_json(path), text)
-    return Baseline(profile_of(path, arena, shapes), text, manifest=manifest_beside(path))
+    results = tuple(measure(path)) if measure is not None else ()
+    return Baseline(profile_of(path, arena, shapes), text, results, manifest=manifest_beside(path))
 
 
 def as_json(
@@ -141,7 +154,9 @@ def _usable(profile: Mapping[str, Any]) -> bool:
     return all(value is None or (isinstance(value, int | float) and math.isfinite(value)) for value in figures)
 
 
-def _from_git(text: str, current: str, arena: bool, shapes: Mapping[str, Sequence[int]] | None) -> Baseline:
+def _from_git(
+    text: str, current: str, arena: bool, shapes: Mapping[str, Sequence[int]] | None, measure: Measure | None
+) -> Baseline:
     revision, _, named = text.removeprefix("git:").partition(":")
     path = Path(named or current)
     if not revision or revision.startswith("-"):
@@ -149,18 +164,21 @@ def _from_git(text: str, current: str, arena: bool, shapes: Mapping[str, Sequenc
     if not path.name or (named == "" and not Path(current).is_file()):
         raise UsageError(f"baseline = {text!r} needs a model that is a file of the repository")
     data = _git_show(revision, path)
+    if data is None and named:
+        raise UsageError(f"baseline = {text!r}: {path} does not exist at {revision!r}{_near(revision, path)}")
     if data is None:
         # A model that is new has no baseline; that must not keep it out.
         return Baseline(
             {}, text, note=f"{path} does not exist at {revision!r}: a new model, so there is nothing to compare with"
         )
-    if data.startswith(_LFS):
+    if data.startswith(LFS_POINTER):
         raise UsageError(f"{path} at {revision!r} is a Git LFS pointer: run `git lfs fetch {revision}`, or use a file")
     beside = _git_show(revision, Path(f"{path}.manifest.json"))
     with tempfile.TemporaryDirectory(prefix="edgepress-baseline-") as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(data)
         profile = profile_of(copy, arena, shapes)
+        results = tuple(measure(copy)) if measure is not None else ()
     try:
         manifest = json.loads(beside) if beside else {}
     except (ValueError, RecursionError):
@@ -168,29 +186,58 @@ def _from_git(text: str, current: str, arena: bool, shapes: Mapping[str, Sequenc
     return Baseline(
         {**profile, "file": f"{revision}:{path}", "sha256": hashlib.sha256(data).hexdigest()},
         text,
+        results,
         manifest=manifest if isinstance(manifest, dict) else {},
     )
 
 
 def _git_show(revision: str, path: Path) -> bytes | None:
     """The content of a file at a revision; None where that revision lacks it."""
-    folder = path.parent if path.parent.is_dir() else Path()
-    name = path.name if path.parent.is_dir() else str(path)
+    folder, name = _from_folder(path)
     known = _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     if known.returncode:
-        inside = _git(folder, "rev-parse", "--git-dir").returncode == 0
+        inside = _git(folder, "rev-parse", "--git-dir")
+        reason = inside.stderr.decode(errors="replace").strip()
+        if inside.returncode and "not a git repository" not in reason:
+            # In containers the folder often belongs to another user: git says what to do about it.
+            raise UsageError(f"git refuses {folder.resolve()}: {reason}")
         raise UsageError(
-            f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)"
-            if inside
-            else f"{folder.resolve()} is in no git repository: name a baseline file instead of git:"
+            f"{folder.resolve()} is in no git repository: name a baseline file instead of git:"
+            if inside.returncode
+            else f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)"
         )
+    listed = _git(folder, "ls-tree", "--name-only", "-z", revision, "--", f"./{name}")
+    if listed.returncode == 0 and not listed.stdout:
+        return None
     shown = _git(folder, "show", f"{revision}:./{name}")
-    return shown.stdout if shown.returncode == 0 else None
+    if listed.returncode or shown.returncode:
+        reason = (listed.stderr + shown.stderr).decode(errors="replace").strip()
+        raise UsageError(f"git does not give {path} at {revision!r}: {reason}")
+    return shown.stdout
+
+
+def _near(revision: str, path: Path) -> str:
+    """Models of that revision with a like name, for a path that has none."""
+    listed = _git(_from_folder(path)[0], "ls-tree", "-r", "--name-only", "-z", revision)
+    models = [name for name in listed.stdout.decode(errors="replace").split("\0") if name.endswith(_MODEL_SUFFIXES)]
+    near = get_close_matches(str(path), models, n=1) or get_close_matches(path.name, models, n=1)
+    return f": did you mean {near[0]}?" if near else f"; models there are {', '.join(models[:5]) or 'none'}"
+
+
+def _from_folder(path: Path) -> tuple[Path, str]:
+    return (path.parent, path.name) if path.parent.is_dir() else (Path(), str(path))
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=_GIT_SECONDS, check=False)
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except FileNotFoundError:
         raise RuntimeFailure("git is not installed: install it, or name a baseline file instead of git:REV") from None
     except subprocess.TimeoutExpired:

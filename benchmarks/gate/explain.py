@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepress.benchmarks.gate.shrunk import Shrunk
 from edgepress.benchmarks.measure.environment import changed_tools, environment
 from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profiles import is_float, layer_macs
-from edgepress.models.command_line import import_path
 from edgepress.models.units import format_quantity
 
 _SHOWN = 3
@@ -66,7 +62,10 @@ def contributors(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]
 
 
 def fixes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], tried: bool = True) -> list[dict[str, Any]]:
-    """What would bring a failed or warned figure under its limit, cheapest first.
+    """What would bring a failed or warned figure of this very file under its limit, cheapest first.
+
+    Lossless shrinking comes first, since it needs nothing but the file. What changes the network needs the checkpoint
+    that the file was made from, and is only named where there is one (or where only a profile is known).
 
     Args:
         profile: of the model.
@@ -80,14 +79,18 @@ def fixes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], tried
     found: list[dict[str, Any]] = []
     seen: set[tuple[str, Any]] = set()
     path = str(profile.get("file", "FILE"))
-    shrunk = _Shrunk(path if tried else "")
+    shrunk = Shrunk(path, tried)
+    network = has_checkpoint(path)
     for check in checks:
         if check["status"] not in ("failed", "warned") or check["value"] is None or check["limit"] is None:
             continue
         if (check["metric"], check["limit"]) in seen:
             continue
         seen.add((check["metric"], check["limit"]))
-        for fix, command, after, measured in _candidates(profile, check, path, shrunk):
+        candidates = _lossless(profile, check, path, shrunk)
+        if network:
+            candidates += _of_the_network(profile, check)
+        for fix, command, after, measured in candidates:
             within = (
                 None
                 if after is None
@@ -108,135 +111,86 @@ def fixes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], tried
     return found
 
 
+def has_checkpoint(path: str) -> bool:
+    """Whether the network itself is at hand: a checkpoint, a file whose manifest names one, or a profile alone."""
+    file = Path(path)
+    if not file.is_file():
+        return True
+    origin = manifest_beside(file).get("checkpoint")
+    named = origin.get("path") if isinstance(origin, Mapping) else None
+    return isinstance(named, str) and (file.resolve().parent / named).is_dir()
+
+
 _Candidate = tuple[str, str, float | None, bool]
+#: Metric -> the option of `compress prune` that holds it.
+_TARGETS = {
+    "macs": "--target-macs",
+    "params": "--target-params",
+    "weights": "--target-bytes",
+    "arena": "--target-peak",
+    "peak": "--target-peak",
+}
+#: Below this share of what a network has, another network is the answer and not pruning.
+_SMALLEST_SHARE = 0.02
 
 
-def _candidates(profile: Mapping[str, Any], check: Mapping[str, Any], path: str, shrunk: _Shrunk) -> list[_Candidate]:
+def _lossless(profile: Mapping[str, Any], check: Mapping[str, Any], path: str, shrunk: Shrunk) -> list[_Candidate]:
+    metric, value = check["metric"], check["value"]
+    if metric not in ("file", "flash", "arena") or not shrunk.applies:
+        return []
+    plan, command = metric == "arena", f"deploy shrink {path}"
+    if reason := shrunk.not_tried(plan):
+        return [(f"lossless shrinking was not tried ({reason})", command, None, False)]
+    if plan:
+        arena = shrunk.arena_bytes()
+        if arena is None or arena >= value:
+            return []
+        return [("plan the arena offline (outputs stay bit-identical)", command, arena, True)]
+    added = value - (profile.get("file_bytes") or value)
+    size = shrunk.file_bytes()
+    if size is None or size + added >= value:
+        return []
+    what = "strip names, metadata and duplicate buffers (outputs stay bit-identical)"
+    return [(what, command, size + added, True)]
+
+
+def _of_the_network(profile: Mapping[str, Any], check: Mapping[str, Any]) -> list[_Candidate]:
     metric, limit, value = check["metric"], check["limit"], check["value"]
     found: list[_Candidate] = []
-    if metric in ("file", "flash"):
-        added = value - (profile.get("file_bytes") or value)
-        size = shrunk.file_bytes()
-        if size is not None and size + added < value:
-            found.append(
-                (
-                    "strip names, metadata and duplicate buffers (outputs stay bit-identical)",
-                    f"deploy shrink {path}",
-                    size + added,
-                    True,
-                )
-            )
-    if metric == "arena":
-        arena = shrunk.arena_bytes()
-        if arena is not None and arena < value:
-            found.append(("plan the arena offline (outputs stay bit-identical)", f"deploy shrink {path}", arena, True))
     if metric in ("weights", "file", "flash", "arena", "peak", "latency") and is_float(profile):
         after = value - _int8_saving(profile) if metric in ("weights", "file", "flash") else None
         found.append(("int8 weights and activations", "deploy export --format tflite", after, False))
+    if metric in _TARGETS and limit < _SMALLEST_SHARE * value:
+        words = f"a smaller network: the limit is {limit / value:.2%} of what this one has, which no pruning reaches"
+        return [*found, (words, "compress list", None, False)]
     if metric in ("macs", "params", "weights"):
-        option = {"macs": "--target-macs", "params": "--target-params", "weights": "--target-bytes"}[metric]
         target = f"{int(limit)}" if metric != "weights" else f"{int(limit)}B"
-        found.append(
-            (
-                f"prune to {format_quantity(limit, check['unit'])}: {_percent(value, limit)} less",
-                f"compress prune {option} {target}",
-                limit,
-                False,
-            )
-        )
+        words = f"prune to {format_quantity(limit, check['unit'])}: {_percent(value, limit)} less"
+        found.append((words, f"compress prune {_TARGETS[metric]} {target}", limit, False))
     elif metric in ("arena", "peak"):
-        found.append(
-            (
-                f"prune the layers around the peak: {_percent(value, limit)} less",
-                f"compress prune --target-peak {int(limit)}B",
-                limit,
-                False,
-            )
-        )
+        words = f"prune the layers around the peak: {_percent(value, limit)} less"
+        found.append((words, f"compress prune {_TARGETS[metric]} {int(limit)}B", limit, False))
     elif metric in ("file", "flash"):
         weights = (profile.get("weight_bytes") or 0) - (value - limit)
-        if weights > 0:
-            found.append(
-                (
-                    f"prune to {format_quantity(weights, 'bytes')} of weights",
-                    f"compress prune --target-bytes {int(weights)}B",
-                    limit,
-                    False,
-                )
-            )
+        if weights > _SMALLEST_SHARE * (profile.get("weight_bytes") or 0):
+            words = f"prune to {format_quantity(weights, 'bytes')} of weights"
+            found.append((words, f"compress prune --target-bytes {int(weights)}B", limit, False))
     elif metric == "latency" and profile.get("macs", {}).get("dcase"):
         macs = int(profile["macs"]["dcase"] * limit / value)
-        found.append(
-            (
-                f"prune to {format_quantity(macs, 'macs')} MACs, if time follows MACs",
-                f"compress prune --target-macs {macs}",
-                None,
-                False,
-            )
-        )
+        words = f"prune to {format_quantity(macs, 'macs')} MACs, if time follows MACs"
+        found.append((words, f"compress prune --target-macs {macs}", None, False))
     elif metric in ("accuracy", "log_loss"):
         found.append(("fine-tune longer or quantization-aware, or prune less", "compress quantize --qat", None, False))
     return found
 
 
 def _percent(value: float, limit: float) -> str:
-    return f"{100 * (1 - limit / value):.2g} %" if value else "0 %"
+    return f"{100 * (1 - limit / value):.1f} %" if value else "0 %"
 
 
 def _int8_saving(profile: Mapping[str, Any]) -> int:
     # One byte for each parameter is slightly too little: biases keep four. Said as an estimate, never as measured.
     return max(0, (profile.get("weight_bytes") or 0) - (profile.get("params") or 0))
-
-
-class _Shrunk:
-    """What lossless shrinking makes of a file, tried once and only when a check asks."""
-
-    def __init__(self, path: str):
-        self._path = Path(path)
-        self._tried: dict[bool, dict[str, Any]] = {}
-
-    def file_bytes(self) -> int | None:
-        return self._after(plan=False).get("file_bytes")
-
-    def arena_bytes(self) -> int | None:
-        return self._after(plan=True).get("arena_bytes")
-
-    def _after(self, plan: bool) -> dict[str, Any]:
-        if plan not in self._tried:
-            fits = self._path.suffix == ".tflite" and self._path.is_file()
-            self._tried[plan] = _try_shrinking(self._path, plan) if fits else {}
-        return self._tried[plan]
-
-
-#: `deploy shrink` proves what it does on every runtime, which takes seconds; the gate does not wait for longer.
-_SHRINK_SECONDS = 8
-_SHRINK = """
-import json, sys
-from pathlib import Path
-from edgepress.deploy.verify.shrink import shrink_model
-report = shrink_model(Path(sys.argv[1]).read_bytes(), samples=1, plan=sys.argv[2] == "plan").report
-print(json.dumps(report["after"]))
-"""
-
-
-def _try_shrinking(path: Path, plan: bool) -> dict[str, Any]:
-    """{"file_bytes", "arena_bytes"} of the shrunk file, {} where it cannot be had.
-
-    It is tried in a child process, which may crash or hang.
-    """
-    root = import_path()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-    try:
-        child = subprocess.run(
-            [sys.executable, "-P", "-c", _SHRINK, str(path.resolve()), "plan" if plan else ""],
-            capture_output=True,
-            timeout=_SHRINK_SECONDS,
-            check=False,
-            env=environment,
-        )
-        return json.loads(child.stdout) if child.returncode == 0 else {}
-    except (subprocess.TimeoutExpired, ValueError, OSError):
-        return {}
 
 
 def cause_of(before: Any, profile: Mapping[str, Any]) -> dict[str, Any]:

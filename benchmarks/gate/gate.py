@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgepress.benchmarks.gate.baseline import Baseline, Measure, load_baseline
 from edgepress.benchmarks.gate.figures import Figure, figure
 from edgepress.deploy.verify.operators import NPU_OPERATOR
 from edgepress.models.devices.classes import pick, read_budgets, rule_from_text
@@ -40,6 +41,8 @@ def evaluate_gate(
     try_fixes: bool = True,
     allow_unmeasured: Collection[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    measure: Measure | None = None,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Hold a model against device classes and limits.
 
@@ -57,6 +60,9 @@ def evaluate_gate(
         allow_unmeasured: metrics whose limits do not fail where the figure could not be had; "baseline" for limits on
             growth and drop where nothing comparable is given.
         shapes: input -> sizes, in place of those that the file leaves open.
+        measure: gives results of a model file; where a limit speaks of a drop, the baseline is measured by it, on the
+            same data.
+        strict: what would only warn, or stay open, fails.
 
     Returns:
         The verdict, JSON-able: schema, passed, file, sha256, devices, checks, violations, warnings, contributors,
@@ -72,7 +78,6 @@ def evaluate_gate(
         RuntimeFailure: a runtime that had to measure something failed.
         VerdictError: the firmware does not fit memories that no limit speaks of.
     """
-    from edgepress.benchmarks.gate.baseline import load_baseline
     from edgepress.benchmarks.gate.explain import cause_of, contributors, fixes
     from edgepress.benchmarks.measure.environment import environment
     from edgepress.benchmarks.measure.profiling import profile_of
@@ -85,7 +90,13 @@ def evaluate_gate(
     before = (
         None
         if baseline is None
-        else load_baseline(baseline, current=profile, arena=_needs_arena(targets), shapes=shapes)
+        else load_baseline(
+            baseline,
+            current=profile,
+            arena=_needs_arena(targets),
+            shapes=shapes,
+            measure=measure if _needs_past_accuracy(targets) else None,
+        )
     )
     past = [] if before is None else [*before.results, *records]
 
@@ -97,8 +108,9 @@ def evaluate_gate(
         then = {} if before is None or before.note else _figures(before.profile, target, rules, past, strict=False)
         figures[name] = {metric: _shown(found) for metric, found in now.items() if found.value is not None}
         for metric, limit in rules.items():
-            allowed = {BASELINE, *allow_unmeasured} if before is not None and before.note else set(allow_unmeasured)
-            checks += compare(limit, now[metric], then.get(metric), device=name, allowed=allowed)
+            is_new = before is not None and before.note and not before.foreign
+            allowed = {BASELINE, *allow_unmeasured} if is_new else set(allow_unmeasured)
+            checks += compare(limit, now[metric], then.get(metric), device=name, allowed=allowed, strict=strict)
         checks += runs_on(profile, target)
         if linked and not linked[0]["fits"] and all(check["status"] != "failed" for check in checks):
             raise VerdictError(linked[0]["verdict"])
@@ -119,7 +131,7 @@ def evaluate_gate(
         "baseline": None if before is None else {"source": before.source, "sha256": before.profile.get("sha256")},
         "figures": figures,
         "environment": environment(),
-        "notes": _notes(profile) + ([before.note] if before and before.note else []),
+        "notes": _notes(profile, checks) + ([] if before is None else _about(before, profile)),
     }
 
 
@@ -130,6 +142,7 @@ def compare(
     *,
     device: str = NO_DEVICE,
     allowed: Collection[str] = (),
+    strict: bool = False,
 ) -> list[dict[str, Any]]:
     """Hold one figure against one rule: a check for each of its bounds.
 
@@ -138,10 +151,13 @@ def compare(
         now, before: the figure of the model and of the baseline, None where there is no baseline.
         device: the name for the report.
         allowed: metrics, and "baseline", that do not fail where they were not measured.
+        strict: nothing only warns, and nothing is allowed.
     """
     if limit.level == "off":
         return []
     comparable = before is not None and before.value is not None and before.rule == now.rule
+    if comparable and before is not None and limit.metric in ("accuracy", "log_loss") and before.note and now.note:
+        comparable = before.note == now.note  # the fingerprints of the data
     base = before.value if comparable and before is not None else None
     change = None if base is None or now.value is None else now.value - base
     bounds: list[tuple[str, float | None]] = []
@@ -154,7 +170,7 @@ def compare(
         bounds.append(("max_drop", None if base is None else base - limit.max_drop))
     if limit.max_growth is not None:
         bounds.append(("max_growth", None if base is None else base * (1 + limit.max_growth)))
-    only_warns = limit.level == "warn" or limit.metric in WALL_CLOCK
+    only_warns = not strict and (limit.level == "warn" or limit.metric in WALL_CLOCK)
     checks = []
     for kind, bound in bounds:
         # Binary dust must not decide: 0.9 - 0.01 is 0.89 for a person.
@@ -165,7 +181,7 @@ def compare(
         notes = [now.note]
         if over is None:
             open_names = {limit.metric, BASELINE} if now.value is not None else {limit.metric}
-            waived = only_warns or not open_names.isdisjoint(allowed)
+            waived = only_warns or (not strict and not open_names.isdisjoint(allowed))
             status, passed = ("not measured", None) if waived else ("failed", False)
             if now.value is not None:
                 notes.append(_why_no_baseline(limit.metric, before))
@@ -241,6 +257,19 @@ def runs_on(profile: Mapping[str, Any], target: DeviceClass | None) -> list[dict
     ]
 
 
+def needs_arena(
+    limits: Limits | Mapping[str, Any] | None,
+    device: str | DeviceClass | Sequence[str | DeviceClass],
+    budgets: str | Path | None,
+) -> bool:
+    """Whether these limits speak of TFLite Micro's arena, which takes a run of the file.
+
+    Raises:
+        UsageError: as `evaluate_gate`.
+    """
+    return _needs_arena(_targets(limits, device, budgets, None))
+
+
 def exit_code(verdict: Mapping[str, Any]) -> int:
     """0 where the verdict is passed (warnings included), else 1."""
     return 0 if verdict["passed"] else 1
@@ -249,7 +278,11 @@ def exit_code(verdict: Mapping[str, Any]) -> int:
 def _why_no_baseline(metric: str, before: Figure | None) -> str:
     if before is None:
         return "growth and drop need --baseline FILE or git:REV"
-    data = "; give --data, on which both files are measured" if metric in ("accuracy", "log_loss") else ""
+    data = (
+        " (on the same data); give --data, on which both files are measured"
+        if metric in ("accuracy", "log_loss")
+        else ""
+    )
     return f"the baseline has no comparable figure{data}"
 
 
@@ -300,6 +333,20 @@ def _limit_rules(limits: Limits | Mapping[str, Any] | None) -> dict[str, Rule]:
             for long, value in limits.given().items()
         }
     return {metric: rule_from_text(metric, value) for metric, value in limits.items()}
+
+
+def _about(before: Baseline, profile: Mapping[str, Any]) -> list[str]:
+    from edgepress.benchmarks.gate.files import another_network
+
+    return list(filter(None, [before.note, another_network(before, profile)]))
+
+
+def _needs_past_accuracy(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule]]]) -> bool:
+    rules = [rule for _, of_class in targets.values() for rule in of_class.values() if rule.level != "off"]
+    return any(
+        rule.metric in ("accuracy", "log_loss") and (rule.max_drop is not None or rule.max_growth is not None)
+        for rule in rules
+    )
 
 
 def _needs_arena(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule]]]) -> bool:
@@ -355,6 +402,12 @@ def _short(check: Mapping[str, Any]) -> dict[str, Any]:
     return {key: check[key] for key in ("device", "metric", "kind", "value", "limit", "over")}
 
 
-def _notes(profile: Mapping[str, Any]) -> list[str]:
+def _notes(profile: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    from edgepress.benchmarks.gate.explain import has_checkpoint
+
     uncounted = profile.get("uncounted") or []
-    return [f"not counted: {', '.join(str(item) for item in uncounted)}"] if uncounted else []
+    notes = [f"not counted: {', '.join(str(item) for item in uncounted)}"] if uncounted else []
+    over = any(check["over"] and check["metric"] != OPERATORS for check in checks if check["status"] == "failed")
+    if over and not has_checkpoint(str(profile.get("file", ""))):
+        notes.append("no checkpoint is known for this file: to prune it or make it int8 takes the network it came from")
+    return notes

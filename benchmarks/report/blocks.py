@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgepress.benchmarks.gate.formats import short_name
+from edgepress.benchmarks.gate.words import short_name
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.benchmarks.measure.profiles import layer_macs
 from edgepress.benchmarks.report import charts

@@ -12,7 +12,8 @@ import numpy as np
 
 from edgepress.deploy.artifact import FORMATS, Artifact, manifest_path, write_manifest
 from edgepress.deploy.export.converted import ConvertedFile
-from edgepress.deploy.verify.parity import Thresholds, compare, violations
+from edgepress.deploy.verify.differences import compare
+from edgepress.deploy.verify.parity import Thresholds, violations
 from edgepress.models.atomic import write_bytes
 from edgepress.models.errors import ParityError, RuntimeFailure, UsageError
 

@@ -27,12 +27,12 @@ class LiteRTEngine:
                 model_content=model, num_threads=options.threads, experimental_op_resolver_type=kind
             )
         except ValueError as error:
-            raise UsageError(f"LiteRT refuses the file: {error}") from error
+            raise UsageError(f"LiteRT refuses the file: {one_line(error)}") from error
         try:
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise RuntimeFailure(f"{runtime} cannot prepare the file: {one_line(error)}") from error
-        self._runtime = runtime
+        self._runtime, self._stateful = runtime, options.stateful
         self._given, self._made = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         self.inputs: tuple[TensorDetails, ...] = tuple(_litert_details(d) for d in self._given)
         self.outputs: tuple[TensorDetails, ...] = tuple(_litert_details(d) for d in self._made)
@@ -53,6 +53,8 @@ class LiteRTEngine:
         del self._interpreter
 
     def _invoke(self, sample: Sequence[np.ndarray]) -> None:
+        if self._stateful:
+            self._interpreter.reset_all_variables()
         for tensor, value in zip(self._given, sample, strict=True):
             self._interpreter.set_tensor(tensor["index"], value)
         try:

@@ -239,10 +239,14 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path} has {size:,} bytes; at most {_LARGEST_FILE_BYTES:,} are read")
     if size == 0:
         raise UsageError(f"{path} is empty")
+    from edgepress.models.reading import refuse_pointer
+
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    refuse_pointer(data, str(path))
+    return data
 
 
 def _tflite_options(path: Path, model: bytes, threads: int) -> EngineOptions:

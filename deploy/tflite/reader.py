@@ -14,7 +14,7 @@ import numpy as np
 from edgepress.deploy.tflite.flatbuffer import DamagedFlatbuffer, Flatbuffer, Table
 from edgepress.deploy.tflite.names import BUILTIN_OPERATORS, ELEMENT_TYPES, FUSED_ACTIVATIONS, OPTIONS, PADDINGS
 from edgepress.models.errors import UsageError
-from edgepress.models.reading import open_bytes
+from edgepress.models.reading import open_bytes, refuse_pointer
 
 T = TypeVar("T", int, float, bool, str)
 #: Larger files are refused: a flatbuffer cannot exceed 2 GiB, and no device class here takes a tenth of it.
@@ -186,6 +186,7 @@ def read_tflite(source: str | Path | bytes) -> TFLiteModel:
         name, data = "the model", memoryview(source)
     else:
         name, data = str(source), open_bytes(source, LARGEST_FILE_BYTES)
+    refuse_pointer(data, name)
     if len(data) < 8 or bytes(data[4:8]) != b"TFL3":
         raise UsageError(f"{name} is no .tflite file: {_looks_like(data)}")
     try:

@@ -17,7 +17,8 @@ def strip_names(model: Any) -> str:
         graph.name = None
         for tensor in graph.tensors or ():
             count += bool(tensor.name)
-            tensor.name = None
+            # Empty, not absent: tools that read the name of every tensor, as the counter of DCASE does, fail on none.
+            tensor.name = b""
     return f"{count} names; signatures keep theirs" if model.signatureDefs else f"{count} names"
 
 

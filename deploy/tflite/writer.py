@@ -58,13 +58,13 @@ def unpack(model: bytes) -> Any:
 
 
 def pack(unpacked: Any) -> bytes:
-    """The bytes of a ModelT: constants aligned to 16 bytes, equal vectors written once."""
+    """The bytes of a ModelT: constants aligned to 16 bytes, equal vectors and texts written once."""
     import flatbuffers
 
     class SharingBuilder(flatbuffers.Builder):
-        """A builder that points to an equal vector instead of writing it again, as the format allows.
+        """A builder that points to an equal vector or text instead of writing it again, as the format allows.
 
-        (The library's own class must be extended: `Pack` calls this method. Per-channel zero points, all 0, gain most.)
+        (The library's own class must be extended: `Pack` calls its methods. Per-channel zero points, all 0, gain most.)
         """
 
         def __init__(self, size: int):
@@ -82,6 +82,13 @@ def pack(unpacked: Any) -> bytes:
                 self.head = self.head - len(payload)
                 self.Bytes[self.head : self.head + len(payload)] = payload
                 self._written[key] = self.EndVector()
+            return self._written[key]
+
+        def CreateString(self, s: str | bytes, encoding: str = "utf-8", errors: str = "strict") -> int:
+            text = s.encode(encoding, errors) if isinstance(s, str) else s
+            key = ("text", 1, text)
+            if key not in self._written:
+                self._written[key] = super().CreateString(text, encoding, errors)
             return self._written[key]
 
     builder = SharingBuilder(1 << 16)

@@ -175,6 +175,7 @@ def probe(path: str | Path) -> dict[str, str | None]:
 
     kind = Path(path).suffix.lower().lstrip(".")
     answers: dict[str, str | None] = {}
+    refusals: list[EdgepressError] = []
     for runtime, missing in available_runtimes(kind).items():
         if missing:
             answers[runtime] = f"not asked: {missing}"
@@ -183,10 +184,12 @@ def probe(path: str | Path) -> dict[str, str | None]:
             with open_session(path, runtime, isolate=True) as session:
                 session.run_integer(*random_inputs(session.inputs, 1, 0))
             answers[runtime] = None
-        except UsageError:
-            raise
         except EdgepressError as error:
+            # One runtime that calls a file damaged does not end the table: TFLite Micro runs files that LiteRT refuses.
             answers[runtime] = str(error)
+            refusals.append(error)
+    if refusals and len(refusals) == len(answers) and all(isinstance(error, UsageError) for error in refusals):
+        raise refusals[0]
     return answers
 
 

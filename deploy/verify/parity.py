@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,13 @@ import numpy as np
 from edgepress.deploy.artifact import find_manifest, sha256_of
 from edgepress.deploy.runtimes.registry import EMULATED, available_runtimes
 from edgepress.deploy.runtimes.sessions import Session, open_session
+from edgepress.deploy.verify.differences import output_pairs
 from edgepress.deploy.verify.inputs import Inputs, load_inputs, random_inputs
 from edgepress.models.errors import EdgepressError, UsageError
 
 SCHEMA = 1
 #: The reference first: in a pair, `a` is the one nearer to it.
 _ORDER = ("torch", "litert-reference", "tflm", *EMULATED, "litert", "onnxruntime")
-#: Differences below this are dust of float32 arithmetic around the same integer.
-_DUST_LSB = 1e-3
-
-
 #: LSB of an output value at most and in the mean, and share of equal labels: what int8 must reach.
 MAX_LSB, MEAN_LSB, LABEL_AGREEMENT = 3.0, 0.5, 0.99
 
@@ -95,12 +91,13 @@ def verify(
             from the same checkpoint, is taken by itself.
         samples, random_samples: how many real and random inputs.
         thresholds: in steps of an 8-bit output; None takes `DEFAULT_THRESHOLDS`.
-        only_torch: gate only the pairs with torch, on noise without XNNPACK, whose own rounding noise exaggerates; None
-            does so where no thresholds are given. Otherwise every pair is gated.
+        only_torch: judge only the pairs with torch; None judges every pair where thresholds are given, else those of
+            `judged_pairs`.
 
     Returns:
         {"schema", "file", "sha256", "inputs", "output_bits", "pairs", "random_pairs", "runtimes", "float_islands",
-        "passed", "violations", "notes"};
+        "passed", "judged", "violations", "beyond_unjudged", "notes"}; `passed` is False where no pair was judged, and
+        `beyond_unjudged` holds what the other pairs miss of the thresholds;
         the pairs are of real inputs where there are any (`random_pairs` then holds those of noise), each {"a", "b",
         "max_lsb", "mean_lsb", "equal", "label_agreement", "label_interval", "max_abs", "relative", "samples"}. LSBs are
         null for files without integers, labels for networks with one output.
@@ -119,22 +116,21 @@ def verify(
         outputs = {name: _run(name, session, real, ran) for name, session in sessions.items()} if real else {}
         noisy = {name: _run(name, session, noise, ran) for name, session in sessions.items()} if noise else {}
         output = next((s.output for n, s in sessions.items() if n != "torch" and s.output.scale), None)
-        scale, bits = (output.scale, 8 * np.dtype(output.dtype).itemsize) if output else (None, None)
+        bits = 8 * np.dtype(output.dtype).itemsize if output else None
+        scales = next((scales for s in sessions.values() if any(scales := [o.scale for o in s.outputs])), [])
     main_inputs = real or noise
     for name, made in outputs.items():
         if real is not None and real.labels is not None and made is not None and ran[name]["ran"]:
-            ran[name].update(_accuracy(made, real.labels))
-    pairs, random_pairs = _pairs(outputs, scale), _pairs(noisy, scale)
+            ran[name].update(_accuracy(made[0], real.labels))
+    pairs, random_pairs = output_pairs(outputs, scales), output_pairs(noisy, scales)
     if real is None:
         pairs, random_pairs = random_pairs, []
     gate_all = thresholds is not None if only_torch is None else not only_torch
-    gated = (
-        pairs
-        if gate_all
-        else [pair for pair in pairs if pair["a"] == "torch" and (real is not None or pair["b"] != "litert")]
-    )
+    judged = pairs if gate_all else judged_pairs(pairs, real is not None, only_torch=bool(only_torch))
     limits = in_steps_of(thresholds or DEFAULT_THRESHOLDS, bits or 8)
-    missed = violations(gated, behind_integers(limits) if manifest.get("float_islands") else limits)
+    limits = behind_integers(limits) if manifest.get("float_islands") else limits
+    missed = violations(judged, limits)
+    others = [pair for pair in pairs if pair not in judged]
     failures = [f"{name} does not run the file: {entry['reason']}" for name, entry in ran.items() if not entry["ran"]]
     return {
         "schema": SCHEMA,
@@ -150,10 +146,56 @@ def verify(
         "random_pairs": random_pairs,
         "runtimes": ran,
         "float_islands": manifest.get("float_islands") or [],
-        "passed": not missed,
+        "passed": bool(judged) and not missed,
+        "judged": [[pair["a"], pair["b"]] for pair in judged],
         "violations": missed,
+        "beyond_unjudged": violations(others, limits),
         "notes": notes + failures,
     }
+
+
+def judged_pairs(pairs: Sequence[dict[str, Any]], real: bool, only_torch: bool = False) -> list[dict[str, Any]]:
+    """The pairs that decide where nobody named thresholds.
+
+    With torch, those with torch: it computed what was measured. Without it, all that have TFLite's own arithmetic, or
+    two files. XNNPACK rounds integers otherwise by design, which noise exaggerates: it is judged against torch on real
+    inputs, and where the outputs are float.
+    """
+
+    def rounds(pair: dict[str, Any]) -> bool:
+        return "litert" in (pair["a"], pair["b"]) and pair["max_lsb"] is not None
+
+    with_torch = [pair for pair in pairs if pair["a"] == "torch"]
+    if with_torch or only_torch:
+        return [pair for pair in with_torch if real or not rounds(pair)]
+    return [pair for pair in pairs if not rounds(pair)]
+
+
+def verdict_text(report: dict[str, Any]) -> str:
+    """The last line of a report: "passed" only where something was judged and nothing shown lies beyond the limits."""
+    if report["violations"]:
+        return f"FAILED: {len(report['violations'])} beyond the limits"
+    if not report["judged"]:
+        ran = [name for name, entry in report["runtimes"].items() if entry["ran"]]
+        why = (
+            f"only {ran[0]} ran it"
+            if len(ran) == 1
+            else "no pair of these has the same arithmetic"
+            if ran
+            else "none ran it"
+        )
+        return f"NOT COMPARED: {why}; --with FILE, a checkpoint or --max-lsb gives something to judge"
+    if report["beyond_unjudged"]:
+        beyond = dict.fromkeys(f"{v['a']} and {v['b']}" for v in report["beyond_unjudged"])
+        return (
+            f"within the limits: {_and_pairs(report['judged'])}; beyond them, and not judged since XNNPACK rounds "
+            f"otherwise: {', '.join(beyond)} (--max-lsb judges every pair)"
+        )
+    return f"passed: {_and_pairs(report['judged'])}"
+
+
+def _and_pairs(pairs: Sequence[Sequence[str]]) -> str:
+    return ", ".join(f"{a} and {b}" for a, b in pairs)
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -170,38 +212,6 @@ def summary(report: dict[str, Any]) -> str:
     size = f"{worst['max_lsb']:g} LSB" if worst["max_lsb"] is not None else f"{worst['max_abs']:.3g}"
     labels = "" if worst["label_agreement"] is None else f", labels agree on {worst['label_agreement']:.2%}"
     return f"at most {size} between {worst['a']} and {worst['b']}{labels}"
-
-
-def compare(a: np.ndarray, b: np.ndarray, scale: float | None) -> dict[str, Any]:
-    """Figures of one pair of outputs, float [N, ...] each, with `scale` the real value of one LSB (or None)."""
-    difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    figures: dict[str, Any] = {"max_lsb": None, "mean_lsb": None}
-    if scale:
-        lsb = difference / scale
-        lsb = np.where(np.abs(lsb - np.rint(lsb)) < _DUST_LSB, np.rint(lsb), lsb)
-        figures = {"max_lsb": _number(lsb.max(initial=0)), "mean_lsb": _number(lsb.mean() if lsb.size else 0)}
-        equal = lsb == 0
-    else:
-        equal = difference == 0
-    figures.update(
-        equal=float(equal.mean()) if equal.size else 1.0,
-        label_agreement=None,
-        label_interval=None,
-        max_abs=float(difference.max(initial=0)),
-        relative=None if scale else float(difference.max(initial=0) / max(1.0, np.abs(a).max(initial=0))),
-        samples=len(a),
-    )
-    rows_a, rows_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    if len(a) and rows_a.shape[1] > 1:
-        from edgepress.models.tasks.metrics import wilson
-
-        same = int((rows_a.argmax(1) == rows_b.argmax(1)).sum())
-        figures.update(label_agreement=same / len(a), label_interval=[float(v) for v in wilson(same, len(a))])
-    return figures
-
-
-def _number(value: float) -> float | int:
-    return int(value) if float(value).is_integer() else round(float(value), 6)
 
 
 def _open_all(
@@ -222,6 +232,7 @@ def _open_all(
         files.append(checkpoint)
     sessions: dict[str, Session] = {}
     ran: dict[str, dict[str, Any]] = {}
+    errors: dict[Path, list[EdgepressError]] = {}
     for file in files:
         kind = "checkpoint" if file.is_dir() else file.suffix.lower().lstrip(".")
         for name, missing in available_runtimes(kind, emulated=runtimes is not None).items():
@@ -233,12 +244,11 @@ def _open_all(
             try:
                 sessions[name] = stack.enter_context(open_session(file, name, threads=threads, trust=trust))
                 ran[name] = {"ran": True, "file": str(file)}
-            except UsageError:
-                raise
             except EdgepressError as error:
                 if runtimes is not None:
                     raise
                 ran[name] = {"ran": False, "file": str(file), "reason": str(error)}
+                errors.setdefault(file, []).append(error)
     unknown = [name for name in runtimes or () if name not in ran]
     if unknown:
         raise UsageError(
@@ -248,6 +258,9 @@ def _open_all(
         reasons = "; ".join(f"{name}: {entry.get('reason')}" for name, entry in ran.items() if not entry["ran"])
         from edgepress.models.errors import RuntimeFailure
 
+        # One runtime that refuses a file is that runtime's affair; where all call it damaged, it is.
+        if errors.get(path) and all(isinstance(error, UsageError) for error in errors[path]):
+            raise errors[path][0]
         if path.is_file() and path.suffix not in (".tflite", ".onnx"):
             raise UsageError(f"{path} is neither a .tflite nor an .onnx file; name one of these, or a checkpoint")
         raise RuntimeFailure(f"no runtime runs {path}" + (f" ({reasons})" if reasons else ": none is installed"))
@@ -306,7 +319,8 @@ def _real_inputs(
         return None
 
 
-def _run(name: str, session: Session, inputs: Inputs | None, ran: dict[str, dict[str, Any]]) -> np.ndarray | None:
+def _run(name: str, session: Session, inputs: Inputs | None, ran: dict[str, dict[str, Any]]) -> list[np.ndarray] | None:
+    """Every output; None where the runtime failed, which `ran` then says."""
     if inputs is None or not ran[name]["ran"]:
         return None
     try:
@@ -316,21 +330,7 @@ def _run(name: str, session: Session, inputs: Inputs | None, ran: dict[str, dict
     except EdgepressError as error:
         ran[name].update(ran=False, reason=str(error))
         return None
-    return np.asarray(made[0] if isinstance(made, tuple) else made, np.float32)
-
-
-def _pairs(outputs: dict[str, np.ndarray | None], scale: float | None) -> list[dict[str, Any]]:
-    there = {name: made for name, made in outputs.items() if made is not None}
-    pairs = []
-    for a, b in combinations(there, 2):
-        one, other = there[a], there[b]
-        if one.size != other.size:
-            raise UsageError(
-                f"{a} gives outputs of the shape {list(one.shape)}, {b} of {list(other.shape)}: "
-                "these are different networks"
-            )
-        pairs.append({"a": a, "b": b, **compare(one, other.reshape(one.shape), scale)})
-    return pairs
+    return [np.asarray(output, np.float32) for output in (made if isinstance(made, tuple) else (made,))]
 
 
 def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

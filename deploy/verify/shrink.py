@@ -118,15 +118,14 @@ def shrink_file(path: str | Path, target: str | Path, *, overwrite: bool = False
         UsageError: `target` exists, or the file is missing or damaged. RuntimeFailure: no runtime runs the file.
     """
     from edgepress.deploy.artifact import find_manifest, write_manifest
+    from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES
     from edgepress.models.atomic import write_bytes
+    from edgepress.models.reading import open_bytes
 
     path, target = Path(path), Path(target)
     if target.exists() and not overwrite:
         raise UsageError(f"{target} exists already; choose another name or allow overwriting with --overwrite")
-    try:
-        model = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    model = bytes(open_bytes(path, LARGEST_FILE_BYTES))
     manifest = find_manifest(path)
     shrunk = shrink_model(model, plan=plan)
     write_bytes(target, shrunk.model)

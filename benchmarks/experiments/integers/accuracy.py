@@ -130,7 +130,7 @@ def _on_every_runtime(
     from edgepress.deploy.export.from_checkpoint import ExportOptions, export_checkpoint
     from edgepress.deploy.runtimes.registry import available_runtimes
     from edgepress.deploy.runtimes.sessions import open_session
-    from edgepress.deploy.verify.parity import compare
+    from edgepress.deploy.verify.differences import compare
     from edgepress.models.run_directory import RunDirectory
 
     run, scheme = RunDirectory(folder / "run"), "float32" if precision == "fp32" else "w8a8"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -222,7 +223,7 @@ def test_a_broken_comment_does_not_decide(github, shared, tmp_path, capsys, monk
 def test_action_yml_runs_this_script_and_passes_every_input():
     text = (ROOT / "action.yml").read_text()
     assert "-m edgepress.benchmarks.ci.github_action" in text
-    for name in [*github_action._OPTIONS, "FILE", "NAME", "COMMENT"]:
+    for name in [*github_action._OPTIONS, *github_action._SWITCHES, "FILE", "NAME", "COMMENT"]:
         assert f"INPUT_{name}: ${{{{ inputs.{name.lower().replace('_', '-')} }}}}" in text
     shell = [line for line in text.splitlines() if "run:" in line or line.startswith("        python")]
     assert not any("inputs." in line for line in shell), "an input inside of a script could run as code"
@@ -232,8 +233,9 @@ def test_the_examples_of_the_docs_fit_the_action_and_the_command():
     yaml = pytest.importorskip("yaml")
     blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.S)
     inputs = yaml.safe_load((ROOT / "action.yml").read_text())["inputs"]
-    workflows = [yaml.safe_load(text) for kind, text in blocks if kind == "yaml"]
-    steps = [step for workflow in workflows for job in workflow.get("jobs", {}).values() for step in job["steps"]]
+    found = [yaml.safe_load(text) for kind, text in blocks if kind == "yaml"]
+    workflows = [block for block in found if "jobs" in block]
+    steps = [step for workflow in workflows for job in workflow["jobs"].values() for step in job["steps"]]
     ours = [step for step in steps if step.get("uses", "").startswith(("./", "<owner>/edgepress@"))]
     assert len(ours) == 2
     for step in ours:
@@ -248,11 +250,82 @@ def test_the_examples_of_the_docs_fit_the_action_and_the_command():
         word
         for _, text in blocks
         for line in text.splitlines()
-        if "benchmarks gate" in line
+        if re.search(r"benchmarks (gate|history)|edgepress gate", line)
         for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", line)
     }
     assert "--device" in used
-    assert used <= options
+    assert used - {"--rm", "--volume", "--workdir"} <= options
+
+
+def test_the_examples_of_every_system_are_well_formed():
+    """GitHub, GitLab, Azure and pre-commit as YAML, Jenkins by its braces, every shell line by a shell."""
+    yaml = pytest.importorskip("yaml")
+    blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.S)
+    found = [yaml.safe_load(text) for kind, text in blocks if kind == "yaml"]
+    github = [block for block in found if "jobs" in block]
+    (gitlab,) = [block["gate"] for block in found if "gate" in block]
+    (azure,) = [block for block in found if "pool" in block]
+    (hooks,) = [block["repos"][0]["hooks"] for block in found if "repos" in block]
+    assert len(github) == 2
+    assert gitlab["artifacts"] == {"when": "always", "reports": {"junit": "gate.xml"}}
+    assert [set(step) & {"checkout", "task", "script"} for step in azure["steps"]].count({"script"}) == 2
+    assert azure["steps"][-1]["inputs"] == {"testResultsFormat": "JUnit", "testResultsFiles": "gate.xml"}
+    (own,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert hooks[0]["id"] == own["id"]
+    (jenkins,) = [text for kind, text in blocks if kind == "groovy"]
+    code = re.sub(r"'''.*?'''|'[^']*'", "''", jenkins, flags=re.S)
+    depth = 0
+    for character in code:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    scripts = [text for kind, text in blocks if kind == "sh"] + re.findall(r"sh '''(.*?)'''", jenkins, re.S)
+    scripts += gitlab["script"] + [s["script"] for s in azure["steps"] if "script" in s]
+    for script in scripts:
+        subprocess.run(["sh", "-n"], input=script, text=True, check=True)
+
+
+def test_actions_run_on_a_node_that_github_supports():
+    """setup-python and checkout of version 6 run on Node 24."""
+    texts = [(ROOT / name).read_text() for name in ("action.yml", "docs/ci.md")]
+    used = {match for text in texts for match in re.findall(r"uses: (actions/[\w-]+@\S+)", text)}
+    assert used == {"actions/checkout@v6", "actions/setup-python@v6"}
+    assert "cache: pip" in texts[0]
+
+
+def test_the_container_and_the_hook_bring_tflite_micro_in_isolated_mode():
+    instructions = [line.split()[0] for line in (ROOT / "Containerfile").read_text().splitlines() if line[:1].isupper()]
+    assert instructions[0] == "FROM"
+    assert set(instructions) <= {"FROM", "RUN", "COPY", "USER", "ENTRYPOINT", "CMD"}
+    hook = (ROOT / ".pre-commit-hooks.yaml").read_text()
+    assert "entry: python -I -m edgepress.benchmarks.ci.pre_commit" in hook
+    pinned = re.search(r"tflite-micro==\S+(?=;)", (ROOT / "pyproject.toml").read_text())[0]
+    assert pinned in hook
+
+
+def test_switches_and_lists_become_options():
+    given = {"INPUT_STRICT": "true", "INPUT_BASELINE": "a.tflite\nb.json\n", "INPUT_SHAPE": "x=1,3,4,4"}
+    assert github_action.gate_arguments(given) == [
+        "gate",
+        "--baseline=a.tflite",
+        "--baseline=b.json",
+        "--shape=x=1,3,4,4",
+        "--strict",
+    ]
+    assert "--strict" not in github_action.gate_arguments({"INPUT_STRICT": "false"})
+
+
+def test_several_files_do_not_share_a_foreign_baseline(github, shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("a.tflite", "kws_ref_model"), ("b.tflite", "pretrainedResnet_quant")):
+        shutil.copy(shared / "data" / "reference_models" / f"{source}.tflite", name)
+    inputs = {**github.variables, "INPUT_FILE": "*.tflite", "INPUT_LIMIT": "macs=30M", "INPUT_BASELINE": "a.tflite"}
+    assert github_action.run(inputs) == 0
+    body = github.comments[0]["body"]
+    assert body.count("| ✅ |") == 2 + 2, "a table in front, and one of each file"
+    assert "no baseline is of this network" in body
+    assert "the model file is the same to the byte" in body
+    assert body.count("<details><summary>") >= 2
 
 
 def test_the_hook_gates_every_file(shared, tmp_path, monkeypatch):

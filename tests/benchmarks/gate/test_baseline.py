@@ -90,6 +90,19 @@ def test_baselines_that_are_wrong(repository, baseline, message):
         evaluate_gate(repository / "m.tflite", {"macs": "20M"}, baseline=baseline)
 
 
+def test_a_typo_in_the_path_is_an_error_that_names_the_near_one(repository):
+    with pytest.raises(UsageError, match=r"mm\.tflite does not exist at 'main': did you mean m\.tflite\?"):
+        evaluate_gate(repository / "m.tflite", {"macs": "20M"}, baseline=f"git:main:{repository}/mm.tflite")
+
+
+def test_the_reason_of_git_itself_is_passed_on(repository, monkeypatch):
+    """A repository of another user, as a checkout that is mounted into a container."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(UsageError, match="dubious ownership") as caught:
+        evaluate_gate(repository / "m.tflite", {"macs": "20M"}, baseline="git:main")
+    assert "safe.directory" in str(caught.value)
+
+
 def test_outside_of_a_repository(tmp_path, shared):
     path = shutil.copy(shared / "data" / "reference_models" / "kws_ref_model.tflite", tmp_path)
     with pytest.raises(UsageError, match="in no git repository"):

@@ -8,8 +8,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgepress.benchmarks.gate.formats import FORMATS, HEADINGS, render, rows
+from edgepress.benchmarks.gate.formats import FORMATS, code_span, escaped, render
 from edgepress.benchmarks.gate.gate import evaluate_gate
+from edgepress.benchmarks.gate.machine_formats import sarif_text
+from edgepress.benchmarks.gate.words import HEADINGS, headline, rows
 from tests.benchmarks.measure.profiles import small_profile
 
 
@@ -86,3 +88,58 @@ def test_every_format_takes_unicode_and_an_empty_story(form):
     text = render(evaluate_gate(profile, {"macs": "1"}, try_fixes=False), form)
     assert text.endswith("\n")
     assert "1" in text
+
+
+def test_the_badge_says_the_verdict(verdict):
+    passed = evaluate_gate(small_profile(), {"macs": "2 k"})
+    for found, words in ((passed, "passed"), (verdict, "failed"), ([passed, verdict], "1 of 2 failed")):
+        svg = ElementTree.fromstring(render(found, "badge"))
+        assert svg.get("aria-label") == f"edgepress gate: {words}"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a&lt;b", "a&amp;lt;b"),
+        ("a`b", "a\\`b"),
+        ("https://example.org/x", "https:\u200b//example.org/x"),
+        ("see www.example.org", "see www\u200b.example.org"),
+        ("#123 of o/r#4", "#\u200b123 of o/r#\u200b4"),
+        ("@team", "@\u200bteam"),
+        ("gh-7", "gh-\u200b7"),
+        ("!9", "!\u200b9"),
+        (":tada:", ":\u200btada:"),
+        ("$x$ ~~y~~", "&#36;x&#36; \\~\\~y\\~\\~"),
+        ("<img>|[a](b)", "&lt;img&gt;\\|\\[a\\](b)"),
+        ("line\nbreak", "line?break"),
+    ],
+)
+def test_names_stay_text_in_markdown(name, shown):
+    assert escaped(name) == shown
+
+
+def test_a_command_is_code_whatever_is_in_it():
+    assert code_span("deploy shrink a.tflite") == "`deploy shrink a.tflite`"
+    assert code_span("deploy shrink a`b``c|d.tflite") == "``` deploy shrink a`b``c\\|d.tflite ```"
+
+
+def test_sarif_takes_brackets_and_braces_as_text():
+    assert sarif_text("a[b](1) {0} \\") == "a\\[b\\](1) {{0}} \\\\"
+
+
+def test_lines_wrap_at_words_and_commands_stay_whole(verdict):
+    long = evaluate_gate(small_profile(notes={"arena": "word " * 60}, arena_bytes={"tflm": None}), {"arena": "1kB"})
+    assert max(len(line) for line in render(long, "text").splitlines()) <= 118
+    far = evaluate_gate(small_profile(file="x" * 200 + ".tflite"), {"macs": "1 k"})
+    assert "\n    compress prune --target-macs 1000\n" in render(far, "text")
+
+
+def test_colours_are_for_terminals(verdict):
+    assert "\x1b[" not in render(verdict, "text")
+    assert render(verdict, "text", colours=True).count("\x1b[31;1m") == 3
+
+
+def test_the_headline_tells_over_from_unmeasured_and_multiples_are_said_as_such(verdict):
+    assert headline(verdict) == "FAILED: 1 over the limit, 1 not measured, 3 checks"
+    far = evaluate_gate(small_profile(), {"macs": "20"}, try_fixes=False)
+    assert rows(far)[0][1][6] == "-1.7 k (85 times)"

@@ -11,7 +11,7 @@ from edgepress.deploy.runtimes.engine import EngineOptions
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
 from edgepress.deploy.tflite.reader import read_tflite
 from edgepress.deploy.verify import operator_table as table
-from edgepress.deploy.verify.operators import documentation, probe, resolver_method, resolver_methods, support
+from edgepress.deploy.verify.operators import documentation, probe, report, resolver_method, resolver_methods, support
 from edgepress.models.errors import EdgepressError, UsageError
 from tests.deploy.small_models import chain, unary
 
@@ -125,3 +125,17 @@ def test_table_is_consistent() -> None:
     assert len(table.TFLM_REGISTERED) == len(set(table.TFLM_REGISTERED)) == 100
     assert set(table.TFLM_REFUSES) <= set(table.TFLM_REGISTERED)
     assert all(row.supported for row in support(read_tflite(chain([64, 32, 96, 96])), "tflm"))
+
+
+def test_one_runtime_that_refuses_does_not_take_the_table_away(shared: Path) -> None:
+    found = report(shared / "data/outside_files/tflm_person.tflite")
+    assert len(found["operators"]["tflm"]) == 5
+    assert found["runs"]["tflm"] is None
+    assert "quantized_dimension" in found["runs"]["litert"]
+
+
+def test_a_command_stream_of_vela_needs_its_npu_and_signal_operators_run(shared: Path) -> None:
+    vela = support(read_tflite(shared / "data/outside_files/tflm_person_vela.tflite"), "tflm")
+    assert [(row.operator, row.supported) for row in vela] == [("CUSTOM ethos-u", False)]
+    signal = support(read_tflite(shared / "data/outside_files/tflm_audio_pre_int8.tflite"), "tflm")
+    assert all(row.supported for row in signal), "TFLite Micro's own package runs this file"

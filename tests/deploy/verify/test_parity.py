@@ -9,11 +9,20 @@ import torch
 from edgepress.compress.quantize import quantize_model
 from edgepress.deploy.export.export import export_model
 from edgepress.deploy.runtimes.sessions import open_session
-from edgepress.deploy.tables import layers_text
+from edgepress.deploy.tables import layers_text, verify_text
 from edgepress.deploy.tflite.objects import operator_name
 from edgepress.deploy.tflite.writer import pack, unpack
+from edgepress.deploy.verify.differences import compare, output_pairs
 from edgepress.deploy.verify.layers import departures_from_torch, layer_differences, layers_figure
-from edgepress.deploy.verify.parity import Thresholds, behind_integers, compare, in_steps_of, summary, verify
+from edgepress.deploy.verify.parity import (
+    Thresholds,
+    behind_integers,
+    in_steps_of,
+    judged_pairs,
+    summary,
+    verify,
+    violations,
+)
 from edgepress.models.errors import UsageError
 from tests.compress.quantize.quantized_networks import Residual, trained_like
 from tests.deploy.small_models import chain
@@ -38,6 +47,25 @@ def test_float_files_have_no_lsb() -> None:
     assert figures["max_lsb"] is None
     assert figures["label_agreement"] is None
     assert figures["relative"] == pytest.approx(0.125)
+
+
+def test_not_a_number_agrees_with_itself_alone() -> None:
+    nan, inf = np.nan, np.inf
+    assert compare(np.array([[nan, inf]]), np.array([[nan, inf]]), None)["max_abs"] == 0
+    for a, b in ((nan, 1.0), (1.0, nan), (inf, -inf), (inf, 1.0)):
+        figures = compare(np.array([[a]]), np.array([[b]]), None)
+        assert violations([{"a": "x", "b": "y", **figures}], Thresholds())[0]["metric"] == "relative"
+
+
+def test_of_several_outputs_every_one_is_compared() -> None:
+    """Two outputs in steps of 0.5 and 0.1: equal in the first, four of five steps of 0.1 off in the second."""
+    first = np.zeros((1, 3), np.float32)
+    a, b = [first, np.zeros((1, 1), np.float32)], [first, np.full((1, 1), 0.4, np.float32)]
+    (pair,) = output_pairs({"x": a, "y": b}, [0.5, 0.1])
+    assert (pair["max_lsb"], pair["mean_lsb"], pair["equal"]) == (4, 1.0, 0.75)
+    assert pair["max_abs"] == pytest.approx(0.4)
+    with pytest.raises(UsageError, match="different networks"):
+        output_pairs({"x": a, "y": b[:1]}, [0.5, 0.1])
 
 
 def test_dust_of_float_is_no_difference() -> None:
@@ -144,3 +172,36 @@ def test_a_float_output_behind_integers_moves_by_their_steps() -> None:
     assert behind_integers(Thresholds(relative=0.5)).relative == 0.5
     assert behind_integers(Thresholds(relative=None)).relative is None
     assert behind_integers(Thresholds(max_lsb=None)).relative == 1e-3
+
+
+def test_what_was_not_compared_has_not_passed(shared: Path) -> None:
+    """TFLite Micro alone runs its own person detection: LiteRT refuses the file, and the table stays."""
+    report = verify(shared / "data/outside_files/tflm_person.tflite", random_samples=2)
+    assert report["passed"] is False
+    assert (report["pairs"], report["judged"], report["violations"]) == ([], [], [])
+    assert {name for name, entry in report["runtimes"].items() if entry["ran"]} == {"tflm"}
+    assert verify_text(report).endswith(
+        "NOT COMPARED: only tflm ran it; --with FILE, a checkpoint or --max-lsb gives something to judge"
+    )
+
+
+def test_a_stateful_file_starts_every_sample_anew_on_every_runtime(shared: Path) -> None:
+    """Two LSTMs: with the state of the sample before, the runtimes were 139 steps apart."""
+    report = verify(shared / "data/outside_files/tflm_dtln.tflite", random_samples=16)
+    assert report["passed"] is True
+    assert report["judged"] == [["litert-reference", "tflm"]]
+    assert max(pair["max_lsb"] for pair in report["pairs"]) <= 3
+
+
+def test_xnnpack_is_not_judged_by_noise_and_what_lies_beyond_is_said(shared: Path) -> None:
+    names = (("torch", "tflm"), ("torch", "litert"), ("tflm", "litert"))
+    pairs = [{"a": a, "b": b, "max_lsb": 1} for a, b in names]
+    assert judged_pairs(pairs, real=True) == pairs[:2]
+    assert judged_pairs(pairs, real=False) == pairs[:1]
+    assert judged_pairs(pairs[2:], real=True) == []
+    assert judged_pairs([{**pairs[2], "max_lsb": None}], real=False) != [], "float outputs are judged on every kernel"
+    report = verify(shared / KWS, data=shared / "data/kws01.npz", samples=100, random_samples=0)
+    assert report["passed"] is True
+    assert {(v["a"], v["b"]) for v in report["beyond_unjudged"]} == {("litert-reference", "litert"), ("tflm", "litert")}
+    last = verify_text(report).splitlines()[-1]
+    assert last.startswith("within the limits: litert-reference and tflm; beyond them, and not judged")

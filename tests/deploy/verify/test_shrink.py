@@ -24,9 +24,9 @@ def test_keyword_model_loses_a_third_and_answers_the_same(shared: Path, tmp_path
     target = tmp_path / "small.tflite"
     report = shrink_file(shared / KWS, target)
     assert report["before"] == {"file_bytes": 53936, "arena_bytes": 24272}
-    assert report["after"]["file_bytes"] == target.stat().st_size == 32960  # stripping alone reaches 43,040
+    assert report["after"]["file_bytes"] == target.stat().st_size == 33104  # stripping alone reaches 43,040
     assert report["proof"]["runtimes"] == ["tflm", "litert-reference", "litert"]
-    assert sum(step["file_bytes_saved"] for step in report["steps"]) == 53936 - 32960
+    assert sum(step["file_bytes_saved"] for step in report["steps"]) == 53936 - 33104
     with np.load(shared / "data/kws01.npz", allow_pickle=False) as data:
         x = data["x"][:100]
     for runtime in ("tflm", "litert-reference", "litert"):
@@ -73,8 +73,10 @@ def test_file_that_a_runtime_lacks_is_proven_on_the_others() -> None:
 
 
 def test_names_ranges_and_description_are_gone() -> None:
-    small = read_tflite(shrink_model(chain([64, 32, 96])).model)
-    assert {tensor.name for tensor in small.subgraphs[0].tensors} == {""}
+    shrunk = shrink_model(chain([64, 32, 96]))
+    small = read_tflite(shrunk.model)
+    # Empty, and not absent: NeSsi decodes the name of every tensor. One text serves all.
+    assert {tensor.name for tensor in unpack(shrunk.model).subgraphs[0].tensors} == {b""}
     assert small.description == ""
     assert all(not tensor.quantization.minimum.size for tensor in small.subgraphs[0].tensors if tensor.quantization)
 
