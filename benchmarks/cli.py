@@ -254,6 +254,24 @@ def compare_command(
     _emit(text, output, overwrite)
 
 
+@app.command("history")
+def history_command(
+    model: Annotated[Path, typer.Argument(help="A model in a git repository, or a folder of models.")],
+    last: Annotated[int, typer.Option(min=1, help="So many commits, or files, at most.")] = 20,
+    results: Annotated[list[Path] | None, typer.Option(help="Files of results, for accuracy. Repeatable.")] = None,
+    form: Annotated[str, typer.Option("--format", help="text, json or svg.")] = "text",
+    shape: Shape = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """How bytes, MACs and accuracy of a model moved over its commits, or over the files of a folder."""
+    from edgepress.benchmarks.report.model_history import FORMATS, model_history
+
+    _one_of(form, ("json", *FORMATS))
+    found = model_history(model, last=last, results=results or (), shapes=shapes_of(shape))
+    _emit(_as_json(found) if form == "json" else FORMATS[form](found), output, overwrite)
+
+
 @app.command("devices")
 def devices_command(
     budgets: Annotated[Path | None, typer.Option(help="Add the classes of this budgets.toml.")] = None,

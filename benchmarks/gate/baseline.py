@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from edgepress.benchmarks.gate.git_files import file_at, near_models
 from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profiling import profile_of
-from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.errors import UsageError
 from edgepress.models.reading import LFS_POINTER
 
 _LARGEST_JSON = 200_000_000
-_GIT_SECONDS = 60
-_MODEL_SUFFIXES = (".tflite", ".onnx")
 
 
 #: Measures a model file: results as `edgepress.benchmarks.measure.result_log` has them.
@@ -163,9 +159,9 @@ def _from_git(
         raise UsageError(f"baseline = {text!r} names no revision: write git:main or git:main:path/model.tflite")
     if not path.name or (named == "" and not Path(current).is_file()):
         raise UsageError(f"baseline = {text!r} needs a model that is a file of the repository")
-    data = _git_show(revision, path)
+    data = file_at(revision, path)
     if data is None and named:
-        raise UsageError(f"baseline = {text!r}: {path} does not exist at {revision!r}{_near(revision, path)}")
+        raise UsageError(f"baseline = {text!r}: {path} does not exist at {revision!r}{near_models(revision, path)}")
     if data is None:
         # A model that is new has no baseline; that must not keep it out.
         return Baseline(
@@ -173,7 +169,7 @@ def _from_git(
         )
     if data.startswith(LFS_POINTER):
         raise UsageError(f"{path} at {revision!r} is a Git LFS pointer: run `git lfs fetch {revision}`, or use a file")
-    beside = _git_show(revision, Path(f"{path}.manifest.json"))
+    beside = file_at(revision, Path(f"{path}.manifest.json"))
     with tempfile.TemporaryDirectory(prefix="edgepress-baseline-") as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(data)
@@ -189,56 +185,3 @@ def _from_git(
         results,
         manifest=manifest if isinstance(manifest, dict) else {},
     )
-
-
-def _git_show(revision: str, path: Path) -> bytes | None:
-    """The content of a file at a revision; None where that revision lacks it."""
-    folder, name = _from_folder(path)
-    known = _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
-    if known.returncode:
-        inside = _git(folder, "rev-parse", "--git-dir")
-        reason = inside.stderr.decode(errors="replace").strip()
-        if inside.returncode and "not a git repository" not in reason:
-            # In containers the folder often belongs to another user: git says what to do about it.
-            raise UsageError(f"git refuses {folder.resolve()}: {reason}")
-        raise UsageError(
-            f"{folder.resolve()} is in no git repository: name a baseline file instead of git:"
-            if inside.returncode
-            else f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)"
-        )
-    listed = _git(folder, "ls-tree", "--name-only", "-z", revision, "--", f"./{name}")
-    if listed.returncode == 0 and not listed.stdout:
-        return None
-    shown = _git(folder, "show", f"{revision}:./{name}")
-    if listed.returncode or shown.returncode:
-        reason = (listed.stderr + shown.stderr).decode(errors="replace").strip()
-        raise UsageError(f"git does not give {path} at {revision!r}: {reason}")
-    return shown.stdout
-
-
-def _near(revision: str, path: Path) -> str:
-    """Models of that revision with a like name, for a path that has none."""
-    listed = _git(_from_folder(path)[0], "ls-tree", "-r", "--name-only", "-z", revision)
-    models = [name for name in listed.stdout.decode(errors="replace").split("\0") if name.endswith(_MODEL_SUFFIXES)]
-    near = get_close_matches(str(path), models, n=1) or get_close_matches(path.name, models, n=1)
-    return f": did you mean {near[0]}?" if near else f"; models there are {', '.join(models[:5]) or 'none'}"
-
-
-def _from_folder(path: Path) -> tuple[Path, str]:
-    return (path.parent, path.name) if path.parent.is_dir() else (Path(), str(path))
-
-
-def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    try:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=folder,
-            capture_output=True,
-            timeout=_GIT_SECONDS,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except FileNotFoundError:
-        raise RuntimeFailure("git is not installed: install it, or name a baseline file instead of git:REV") from None
-    except subprocess.TimeoutExpired:
-        raise RuntimeFailure(f"git did not answer within {_GIT_SECONDS} s") from None
