@@ -85,6 +85,8 @@ class FileContent:
         unknown: index of a layer that cannot be counted -> why.
         nessi_memory_bytes: of every constant once for each operator that reads it, as NeSsi counts the memory of a
             .tflite; None for other formats.
+        hidden_params, hidden_weight_bytes: of graphs that an operator runs, or another signature; they are not among
+            the layers, and the file holds them all the same.
         refused: runtime -> what of the file it does not run -> why.
     """
 
@@ -101,6 +103,8 @@ class FileContent:
     open_sizes: str = ""
     unknown: Mapping[int, str] = field(default_factory=dict)
     nessi_memory_bytes: int | None = None
+    hidden_params: int = 0
+    hidden_weight_bytes: int = 0
     refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 

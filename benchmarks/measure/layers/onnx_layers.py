@@ -8,7 +8,7 @@ from typing import Any
 
 from edgepress.benchmarks.measure.layers.file_layers import FileContent, FileLayer, FileTensor, Shape
 from edgepress.benchmarks.measure.layers.onnx_ops import MOVING, PASSING, op_of
-from edgepress.benchmarks.measure.layers.onnx_unknown import refused_by_runtimes, why_unknown
+from edgepress.benchmarks.measure.layers.onnx_unknown import hidden_weights, refused_by_runtimes, why_unknown
 from edgepress.deploy.onnx_files.reader import OnnxFile
 from edgepress.models.cost.op_costs import Op
 
@@ -61,6 +61,7 @@ def onnx_content(file: OnnxFile) -> FileContent:
         if (node.domain, node.op_type) in local
     ]
     remarks += [f"batch normalisation {title} is not folded: {reason}" for title, reason in reader.unfolded]
+    hidden_params, hidden_bytes = hidden_weights(file)
     return FileContent(
         "onnx",
         tuple(layers),
@@ -72,6 +73,8 @@ def onnx_content(file: OnnxFile) -> FileContent:
         f"sizes that the file leaves open are counted as one: {', '.join(file.dynamic)}" if file.dynamic else "",
         unfolded=any(node.op_type == "BatchNormalization" for node in graph.node),
         unknown=reader.unknown,
+        hidden_params=hidden_params,
+        hidden_weight_bytes=hidden_bytes,
         refused=refused_by_runtimes(file),
         open_sizes=" ".join(f"--shape {name}={','.join(sizes)}" for name, sizes in file.open_inputs.items()),
     )

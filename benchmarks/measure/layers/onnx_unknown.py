@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from math import prod
 from typing import Any
 
 from edgepress.deploy.onnx_files.reader import OnnxFile
@@ -99,7 +100,7 @@ def why_unknown(node: Any, op: Op, file: OnnxFile) -> str:
     if (node.domain, kind) in local:
         inner = local[node.domain, kind].node
         return "it is a function of the file with products of its own" if _has_products(inner) else ""
-    bodies = [graph for a in node.attribute for graph in ([a.g] if a.HasField("g") else a.graphs)]
+    bodies = _bodies(node)
     if bodies:
         inner = (n for body in bodies for n in body.node)
         return "it runs a graph of its own, as often as the data say" if _has_products(inner) else ""
@@ -140,3 +141,29 @@ def refused_by_runtimes(file: OnnxFile) -> dict[str, dict[str, str]]:
     named = {"tflm": "TFLite Micro", "litert": "LiteRT", "litert-reference": "LiteRT"}
     found = {runtime: {what: why.format(name) for what, why in lacks.items()} for runtime, name in named.items()}
     return {**found, "onnxruntime": foreign}
+
+
+def hidden_weights(file: OnnxFile) -> tuple[int, int]:
+    """(parameters, bytes) of the graphs that nodes run and of the file's functions, constants of sizes left out."""
+    graph = file.model.graph
+    tensors = [t for node in graph.node for body in _bodies(node) for t in _constants(body.node, body.initializer)]
+    tensors += [t for function in file.model.functions for t in _constants(function.node, ())]
+    sizes = [(prod(t.dims), _WEIGHT_BYTES[t.data_type]) for t in tensors if t.data_type in _WEIGHT_BYTES]
+    return sum(count for count, _ in sizes), sum(count * width for count, width in sizes)
+
+
+#: ONNX's number of an element type that weights have -> bytes: float, int8 and uint8, int16, float16, double, bfloat16.
+_WEIGHT_BYTES = {1: 4, 2: 1, 3: 1, 5: 2, 10: 2, 11: 8, 16: 2}
+
+
+def _bodies(node: Any) -> list[Any]:
+    return [graph for a in node.attribute for graph in ([a.g] if a.HasField("g") else a.graphs)]
+
+
+def _constants(nodes: Iterable[Any], initializers: Iterable[Any]) -> Iterator[Any]:
+    yield from initializers
+    for node in nodes:
+        if node.op_type == "Constant":
+            yield from (a.t for a in node.attribute if a.HasField("t"))
+        for body in _bodies(node):
+            yield from _constants(body.node, body.initializer)

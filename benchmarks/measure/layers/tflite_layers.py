@@ -129,6 +129,8 @@ def tflite_content(model: TFLiteModel) -> FileContent:
         for index, (operator, layer) in enumerate(zip(graph.operators, layers, strict=True))
         if (why := _why_unknown(graph, operator, layer))
     }
+    # Weights of other graphs are in the file too; a buffer that several graphs read counts once.
+    hidden = [layer for other in model.subgraphs[1:] for layer in _layers_of(other, reader.counted)]
     used = {tensor.buffer: tensor for subgraph in model.subgraphs for tensor in subgraph.tensors if tensor.constant}
     remarks = [f"{len(model.subgraphs) - 1} further subgraph(s) are not counted"] if len(model.subgraphs) > 1 else []
     remarks += [
@@ -168,8 +170,16 @@ def tflite_content(model: TFLiteModel) -> FileContent:
         open_sizes=_open_sizes(graph),
         unknown=unknown,
         nessi_memory_bytes=_nessi_memory_bytes(graph),
+        hidden_params=sum(layer.params for layer in hidden),
+        hidden_weight_bytes=sum(layer.weight_bytes for layer in hidden),
         refused=_refused(model),
     )
+
+
+def _layers_of(graph: Subgraph, counted: set[tuple[int, int | None]]) -> list[FileLayer]:
+    reader = _Reader(graph)
+    reader.counted = counted
+    return [reader.layer(operator) for operator in graph.operators]
 
 
 def _why_unknown(graph: Subgraph, operator: Operator, layer: FileLayer) -> str:

@@ -115,6 +115,33 @@ def test_a_function_of_the_file_and_a_loop_are_not_free(tmp_path):
     assert "function of the file" in found["reason"]
 
 
+def test_weights_of_a_branch_count_as_weights(tmp_path):
+    """Two branches with 6 x 5 weights each: 60 parameters, 240 bytes, and MACs that nobody knows."""
+
+    def branch(name):
+        weight = helper.make_tensor(f"w{name}", TensorProto.FLOAT, [6, 5], [0.0] * 30)
+        node = helper.make_node("MatMul", ["x", f"w{name}"], [f"y{name}"])
+        return helper.make_graph(
+            [node], name, [], [helper.make_tensor_value_info(f"y{name}", TensorProto.FLOAT, [1, 5])], [weight]
+        )
+
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch("a"), else_branch=branch("b"))],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6]),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+    )
+    path = tmp_path / "if.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    found = profile(path)
+    assert (found["params"], found["weight_bytes"]) == (60, 240)
+    assert found["macs"]["core"] is None
+    assert "a graph of its own" in found["notes"]["core"]
+
+
 def test_public_files_whose_cost_is_hidden(shared):
     files = shared / "data" / "outside_files"
     reasons = {"tflm_person_vela": "the file that Vela was given", "coral_invalid": "custom operator"}
