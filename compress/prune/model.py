@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ def prune_model(
     importance: str | tuple[np.ndarray, ...] = "l2",
     projection: str = "threshold",
     protect: Iterable[str] = (),
+    freeze: Iterable[str] = (),
     divisor: int = 1,
     min_channels: int = 1,
     rule: str = "dcase",
@@ -76,7 +77,8 @@ def prune_model(
         scheme: what bytes mean; "w8a8" is int8 weights and activations with int32 biases.
         importance: a kind of `edgepress.compress.prune.budget.importance.KINDS`, or scores, one array per group.
         projection: "threshold" or "knapsack".
-        protect: names of modules and parameters that keep their shapes. The output width always stays.
+        protect: names of modules whose outputs keep their width. The network's own outputs always do.
+        freeze: names of modules and parameters that keep their shapes.
         divisor, min_channels: of the kept channels of every group.
         rule: counting rule of `macs`.
         floor: smallest kept share of every group, lowered where the budget needs it, which a note then says; None is
@@ -88,7 +90,7 @@ def prune_model(
         InfeasibleBudget: the budget can't be reached; the message says what can be, and which layers bind.
         ProofError: the removed network differs from its reference; the message names the group.
     """
-    graph = find_groups(model, example_inputs, protect, rule, scheme)
+    graph = find_groups(model, example_inputs, protect, rule, scheme, freeze)
     before = cost_of_graph(graph.graph, rule, scheme)
     limits = _limits(
         before,
@@ -103,11 +105,23 @@ def prune_model(
     _check_count(after, chosen.figures, limits)
     notes = chosen.notes
     if proof.kind == "graph":
-        notes += ("the forward has sizes written into it, so the network was rebuilt from its trace as a GraphModule",)
+        notes += _rebuilt(plan)
     return Pruned(smaller, plan, before, after, proof, graph.frozen, notes, chosen.selection, graph)
 
 
 _projection = projection
+
+
+def _rebuilt(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to know of a network that was rebuilt from its trace."""
+    note = "the forward has sizes written into it, so the network was rebuilt from its traces, with a graph of its own "
+    if plan["graph"].get("training") is not None:
+        return (f"{note}for training",)
+    return (
+        f"{note}for evaluation alone: in training, dropout, batch normalisation and recurrent layers behave as before, "
+        "and what else the dense network does in training (stochastic depth, dropout inside attention, heads) is gone, "
+        f"since {plan['graph'].get('reason', 'its training forward was not traced')}",
+    )
 
 
 def _limits(before: Cost, rule: str, scheme: str, budgets: dict[str, float | str | None]) -> Limits:

@@ -2,7 +2,7 @@
 
 A plan of kind "modules" cuts tensors and sets the sizes that modules remember; the class and its forward stay. Where a
 forward has sizes written into it, a plan of kind "graph" also lists the arguments to change, and the network is rebuilt
-as a `torch.fx.GraphModule` (`edgepress.models.checkpoints.rebuild`) with the same parameter names.
+by `edgepress.models.checkpoints.rebuild` with the same parameter names.
 """
 
 from __future__ import annotations
@@ -17,27 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from edgepress.models.checkpoints.rebuild import Traces
+
 SCHEMA = 1
 KINDS = ("modules", "graph")
-#: What a plan may set on a module: sizes, nothing else.
-SIZE_ATTRIBUTES = frozenset(
-    [
-        "in_channels",
-        "out_channels",
-        "groups",
-        "num_features",
-        "in_features",
-        "out_features",
-        "normalized_shape",
-        "num_channels",
-        "num_groups",
-        "num_parameters",
-        "input_size",
-        "hidden_size",
-        "embedding_dim",
-        "embed_dim",
-    ]
-)
 
 
 def empty_plan() -> dict[str, Any]:
@@ -45,12 +28,13 @@ def empty_plan() -> dict[str, Any]:
     return {"schema": SCHEMA, "kind": "modules", "tensors": {}, "attributes": {}}
 
 
-def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
+def apply_plan(model: nn.Module, plan: Mapping[str, Any], traces: Traces | None = None) -> nn.Module:
     """A new, smaller network; `model` is untouched. Nothing is traced unless the plan is of kind "graph".
 
     Args:
         model: the dense network that the plan was made for (its weights may be others).
         plan: from `compress.prune_model`; plain JSON.
+        traces: programs of `model` that were made before, for a plan of kind "graph".
 
     Raises:
         UsageError: the plan is damaged, of a newer schema, or was made for another network.
@@ -64,7 +48,7 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
     if plan["kind"] == "graph":
         from edgepress.models.checkpoints.rebuild import rebuild
 
-        return rebuild(model, smaller, plan["graph"])
+        return rebuild(model, smaller, plan["graph"], traces)
     modules = dict(smaller.named_modules(remove_duplicate=False))
     for path, attributes in plan["attributes"].items():
         if path not in modules:
@@ -72,12 +56,13 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any]) -> nn.Module:
                 f"the plan changes module {path!r}, which the model does not have; it was made for another network"
             )
         for name, value in attributes.items():
-            if not hasattr(modules[path], name):
+            present = vars(modules[path]).get(name)
+            if not _is_size(present):
                 raise UsageError(
                     f"the plan sets {name} of module {path!r}, a {type(modules[path]).__name__}, which "
-                    "has none; it was made for another network"
+                    "has no such size; it was made for another network"
                 )
-            setattr(modules[path], name, tuple(value) if isinstance(value, (list, tuple)) else value)
+            setattr(modules[path], name, type(present)(value))
     return smaller
 
 
@@ -125,14 +110,19 @@ def check_plan(plan: Mapping[str, Any]) -> None:
                 raise UsageError(f"the plan is damaged: axis {axis!r} of {name!r} needs a list of different indices")
     for path, attributes in _mapping(plan, "attributes").items():
         for name, value in _mapping({"attributes": attributes}, "attributes", f"attributes[{path!r}]").items():
-            numbers = value if isinstance(value, (list, tuple)) else [value]
-            if name not in SIZE_ATTRIBUTES or not all(type(number) is int and number > 0 for number in numbers):
+            if name.startswith("_") or not name.isidentifier() or not _is_size(value):
                 raise UsageError(
                     f"the plan is damaged: it sets {name!r} of module {path!r} to {value!r:.80}; "
-                    f"allowed are positive sizes named {', '.join(sorted(SIZE_ATTRIBUTES))}"
+                    "allowed are public attributes that are positive sizes"
                 )
     if plan["kind"] == "graph":
         _mapping(plan, "graph")
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is a positive integer, or a sequence of them: all that a plan may read and set on a module."""
+    numbers = value if isinstance(value, (list, tuple)) else [value]
+    return bool(numbers) and all(type(number) is int and number > 0 for number in numbers)
 
 
 def _mapping(plan: Mapping[str, Any], key: str, title: str = "") -> Mapping[str, Any]:

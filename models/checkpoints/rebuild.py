@@ -1,125 +1,228 @@
 """Networks rebuilt from their trace, where the forward itself has sizes written into it.
 
-The result is a `torch.fx.GraphModule` with the parameter names of the original, its own train() and eval() for dropout
-and batch normalisation, and a batch of any size wherever two traces show which constants follow the batch.
+The result holds the tensors of the original under their names and runs what torch.export recorded: one graph for
+evaluation, one for training (dropout, batch statistics, stochastic depth, heads that only training uses), and a batch
+of any size wherever traces of two batches show which constants follow it.
 """
 
 from __future__ import annotations
 
+import copy
 import operator
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from edgepress.models.cost.graph import _evaluation_copy, _whole_operators
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from edgepress.models.cost.program import export_program
 from edgepress.models.errors import UsageError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 #: Operators that cut a tensor into parts; with edited sizes all of them become one.
 _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
 
 
-def export_program(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Any:
-    """`torch.export` of the network in evaluation mode, operators whole, as `cost.graph.trace` sees them.
+class Traces:
+    """Programs of one dense network by mode and batch, each exported once.
 
-    Raises:
-        UsageError: `torch.export` cannot trace it.
+    Args:
+        dense: the network.
+        inputs: what it is traced with; the first dimension is the batch where all of them have the same one.
     """
-    import torch
 
-    with _evaluation_copy(model) as copied, _whole_operators(), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.export.export(copied, inputs, strict=False)
-        except Exception as error:  # torch.export raises whatever the forward and its own passes raise
-            raise UsageError(f"torch.export cannot trace {type(model).__name__}: {error}") from error
+    def __init__(self, dense: nn.Module, inputs: tuple[torch.Tensor, ...]):
+        self.dense, self.inputs = dense, inputs
+        self.programs: dict[tuple[str, int], ExportedProgram | UsageError] = {}
+        leading = {value.shape[0] if value.ndim else 0 for value in inputs}
+        #: The batch of the inputs; None where they have none.
+        self.batch = leading.pop() if len(leading) == 1 and 0 not in leading else None
+
+    def program(self, mode: str, batch: int | None) -> ExportedProgram:
+        """The network in a mode of `models.cost.program.MODES`.
+
+        Raises:
+            UsageError: `torch.export` cannot trace it so.
+        """
+        key = (mode, batch or 0)
+        if key not in self.programs:
+            inputs = self.inputs
+            if batch != self.batch:
+                inputs = tuple(torch.zeros((batch, *value.shape[1:]), dtype=value.dtype) for value in inputs)
+            try:
+                self.programs[key] = export_program(self.dense, inputs, mode)
+            except UsageError as error:
+                self.programs[key] = error
+        found = self.programs[key]
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+    def training_batch(self) -> int | None:
+        """The batch of training traces: batch statistics need more than one sample."""
+        return None if self.batch is None else max(2, self.batch)
 
 
-def rebuild(dense: nn.Module, smaller: nn.Module, edits: Mapping[str, Any]) -> nn.Module:
+@dataclass(frozen=True)
+class _Phase:
+    """One traced graph as a function of tensors.
+
+    Attributes:
+        run: takes the tensors, then the inputs; gives the outputs as a flat sequence.
+        tensors: names of the parameters, buffers and constants that it reads, in order.
+        outputs: how the outputs are nested.
+    """
+
+    run: fx.GraphModule
+    tensors: tuple[str, ...]
+    outputs: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Phase:
+        return _Phase(copy.deepcopy(self.run, memo), self.tensors, self.outputs)
+
+
+class Rebuilt(nn.Module):
+    """The traced network with smaller tensors; `train()` and `eval()` choose the graph.
+
+    Args:
+        smaller: whose tensors it takes over, under the same names.
+        evaluation, training: the graphs.
+        constants: tensors which the forward makes out of nothing, by name.
+        title: class name of the original.
+    """
+
+    def __init__(
+        self,
+        smaller: nn.Module,
+        evaluation: _Phase,
+        training: _Phase,
+        constants: Mapping[str, torch.Tensor],
+        title: str,
+    ):
+        super().__init__()
+        _take_tensors(self, smaller)
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+        self._phases = {False: evaluation, True: training}
+        self._title = title
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Run the graph of the present mode; takes and returns what the original does."""
+        phase = self._phases[self.training]
+        return pytree.tree_unflatten(phase.run(*map(self._tensor, phase.tensors), *inputs), phase.outputs)
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        path, _, own = name.rpartition(".")
+        tensor: torch.Tensor = getattr(self.get_submodule(path), own)
+        return tensor
+
+    def _get_name(self) -> str:
+        return f"{self._title} (rebuilt from its trace)"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Rebuilt:
+        """Tensors that the forward makes are made on the device that the parameters are moved to."""
+        super()._apply(fn, recurse)
+        device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
+        for phase in self._phases.values() if device is not None else ():
+            made = [node for node in phase.run.graph.nodes if "device" in node.kwargs]
+            if any(node.kwargs["device"] != device for node in made):
+                for node in made:
+                    node.update_kwarg("device", device)
+                phase.run.recompile()
+        return self
+
+
+def rebuild(dense: nn.Module, smaller: nn.Module, edits: Mapping[str, Any], traces: Traces | None = None) -> Rebuilt:
     """The traced network of `dense`, with the tensors of `smaller` and edited arguments.
 
     Args:
         dense: the network to trace.
         smaller: a copy of it whose tensors are cut already.
-        edits: "inputs" [[shape, dtype], ...] and "calls" {position among the calls: {"op": overload, argument: value}}.
+        edits: "inputs" [[shape, dtype], ...]; "calls" {position among the calls: {"op": overload, argument: value}} of
+            the evaluation; "training" the same for the training, null where its forward cannot be traced.
+        traces: programs of `dense` that were made before.
 
     Raises:
         UsageError: the trace is not the one that the edits were made for.
     """
-    import torch
-
-    inputs = _random_inputs(edits)
-    program = export_program(dense, inputs)
-    graph_module = program.module(check_guards=False)
-    calls = _calls(graph_module)
-    scaled = _batch_arguments(dense, inputs, calls)
+    traces = traces or Traces(dense, _zero_inputs(edits))
+    constants: dict[str, torch.Tensor] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _edit(calls, edits.get("calls", {}))
-        if scaled:
-            _follow_batch(graph_module, calls, scaled)
-        root = _skeleton(smaller)
-        for node in graph_module.graph.nodes:
-            # Tensors which the forward makes out of nothing belong to the trace, not to the model.
-            if node.op == "get_attr" and not hasattr(root, node.target.split(".")[0]):
-                root.register_buffer(node.target, getattr(graph_module, node.target), persistent=False)
-        result = torch.fx.GraphModule(root, graph_module.graph, type(dense).__name__)
-        _own_modes(result)
-        result.graph.lint()
-        result.recompile()
-    # An evaluation-mode trace made this; the flag is the caller's.
+        evaluation = _phase(traces, "evaluation", traces.batch, edits.get("calls", {}), constants)
+        if edits.get("training") is None:
+            training = _phase(traces, "evaluation", traces.batch, edits.get("calls", {}), constants)
+            _switch_on(training.run)
+        else:
+            training = _phase(traces, "training", traces.training_batch(), edits["training"], constants)
+    result = Rebuilt(smaller, evaluation, training, constants, type(dense).__name__)
     result.train(dense.training)
     return result
 
 
-def _random_inputs(edits: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
-    import torch
-
+def _zero_inputs(edits: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
     try:
         return tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for shape, dtype in edits["inputs"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UsageError(f"the plan is damaged: graph.inputs must list shapes and dtypes ({error})") from error
 
 
-def _calls(graph_module: Any) -> list[Any]:
-    return [
-        node
-        for node in graph_module.graph.nodes
-        if node.op == "call_function" and (node.meta.get("val") is not None or node.target is operator.getitem)
-    ]
+def _phase(
+    traces: Traces, mode: str, batch: int | None, edits: Mapping[str, Any], constants: dict[str, torch.Tensor]
+) -> _Phase:
+    program = traces.program(mode, batch)
+    graph = copy.deepcopy(program.graph)
+    calls = calls_of(graph)
+    scaled = _batch_arguments(traces, mode, batch, calls)
+    _edit(calls, edits)
+    signature = program.graph_signature
+    named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    tensors = []
+    for node in [node for node in graph.nodes if node.op == "placeholder"]:
+        if node.name in named:
+            tensors.append(named[node.name])
+        elif node.name in signature.inputs_to_lifted_tensor_constants:
+            source = signature.inputs_to_lifted_tensor_constants[node.name]
+            # A constant of a submodule has a path for a name.
+            name = f"_{mode}_{source.replace('.', '_')}"
+            constants[name] = program.constants[source].clone()
+            tensors.append(name)
+    if scaled:
+        assert batch is not None
+        _follow_batch(graph, calls, scaled, batch, len(tensors))
+    for node in graph.nodes:
+        node.meta = {}
+    graph.lint()
+    return _Phase(fx.GraphModule(program.graph_module, graph), tuple(tensors), program.call_spec.out_spec)
 
 
-def _batch_arguments(
-    dense: nn.Module, inputs: tuple[torch.Tensor, ...], calls: list[Any]
-) -> dict[tuple[int, Any], int]:
-    """(call, path of the argument) -> factor, for every integer which is that multiple of the batch."""
-    import torch
+def calls_of(graph: fx.Graph) -> list[fx.Node]:
+    """The operators of a graph in order; plans count them."""
+    return [node for node in graph.nodes if node.op == "call_function"]
 
-    leading = {value.shape[0] if value.ndim else 0 for value in inputs}
-    if len(leading) != 1 or 0 in leading:
+
+def _batch_arguments(traces: Traces, mode: str, batch: int | None, calls: list[fx.Node]) -> dict[tuple[int, Any], int]:
+    """(call, path of the argument) -> value in `calls`, for every integer which is a multiple of the batch."""
+    if batch is None:
         return {}
-    traces = []
-    for batch in (2, 3):
-        grown = tuple(torch.zeros((batch, *value.shape[1:]), dtype=value.dtype) for value in inputs)
-        try:
-            traces.append(_calls(export_program(dense, grown).module(check_guards=False)))
-        except (UsageError, RuntimeError):
-            return {}
-    names = [[str(call.target) for call in trace] for trace in (calls, *traces)]
-    if names[1] != names[0] or names[2] != names[0]:
+    try:
+        larger = calls_of(traces.program(mode, batch + 1).graph)
+    except UsageError:  # the forward takes no other batch
+        return {}
+    if [str(call.target) for call in larger] != [str(call.target) for call in calls]:
         return {}
     found: dict[tuple[int, Any], int] = {}
-    for position, (two, three) in enumerate(zip(*traces, strict=True)):
-        left, right = dict(_integers((two.args, two.kwargs))), dict(_integers((three.args, three.kwargs)))
+    for position, (own, other) in enumerate(zip(calls, larger, strict=True)):
+        left, right = dict(_integers((own.args, own.kwargs))), dict(_integers((other.args, other.kwargs)))
         for path, value in left.items():
-            other = right.get(path, value)
-            if other != value:
-                if value % 2 or other != value // 2 * 3:
+            grown = right.get(path, value)
+            if grown != value:
+                if value * (batch + 1) != grown * batch:
                     return {}
-                found[position, path] = value // 2
+                found[position, path] = value
     return found
 
 
@@ -130,9 +233,7 @@ def _integers(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, .
     return [found for key, item in items for found in _integers(item, (*path, key))]
 
 
-def _edit(calls: list[Any], edits: Mapping[str, Any]) -> None:
-    import torch
-
+def _edit(calls: list[fx.Node], edits: Mapping[str, Any]) -> None:
     for position, changes in edits.items():
         if (
             not str(position).isdigit()
@@ -145,7 +246,7 @@ def _edit(calls: list[Any], edits: Mapping[str, Any]) -> None:
                 "it was made for another network or version of torch"
             )
         call = calls[int(position)]
-        schema = call.target._schema
+        schema = call.target._schema  # type: ignore[union-attr]
         names = [argument.name for argument in schema.arguments]
         for name, value in changes.items():
             if name == "op":
@@ -165,23 +266,30 @@ def _edit(calls: list[Any], edits: Mapping[str, Any]) -> None:
                 call.update_kwarg(name, value)
 
 
-def _follow_batch(graph_module: Any, calls: list[Any], scaled: Mapping[tuple[int, Any], int]) -> None:
-    """Replace constants that are multiples of the batch by that multiple of the first input's first dimension."""
-    import torch
+def _follow_batch(
+    graph: fx.Graph, calls: list[fx.Node], scaled: Mapping[tuple[int, Any], int], batch: int, tensors: int
+) -> None:
+    """Replace constants that are multiples of the batch by that multiple of the first input's first dimension.
 
-    graph = graph_module.graph
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    first = next(node for node in graph.nodes if node.op == "placeholder")
-    with graph.inserting_after(last):
-        batch = graph.call_function(torch.ops.aten.sym_size.int, (first, 0))
-    multiples = {1: batch}
-    for factor in sorted({*scaled.values()} - {1}):
-        with graph.inserting_after(batch):
-            multiples[factor] = graph.call_function(operator.mul, (batch, factor))
+    What pruning made of the constant is the multiple: channels folded into the batch are fewer now.
+    """
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(placeholders[-1]):
+        size = graph.call_function(torch.ops.aten.sym_size.int, (placeholders[tensors], 0))
+    multiples = {1: size}
+
+    def multiple(value: Any) -> Any:
+        if not isinstance(value, int) or value % batch:
+            return value
+        factor = value // batch
+        if factor not in multiples:
+            with graph.inserting_after(size):
+                multiples[factor] = graph.call_function(operator.mul, (size, factor))
+        return multiples[factor]
 
     def replaced(value: Any, path: tuple[Any, ...], position: int) -> Any:
         if (position, path) in scaled:
-            return multiples[scaled[position, path]]
+            return multiple(value)
         if isinstance(value, (list, tuple)):
             return type(value)(replaced(item, (*path, key), position) for key, item in enumerate(value))
         if isinstance(value, dict):
@@ -194,56 +302,28 @@ def _follow_batch(graph_module: Any, calls: list[Any], scaled: Mapping[tuple[int
         call.kwargs = replaced(dict(call.kwargs), (1,), position)
 
 
-def _skeleton(smaller: nn.Module) -> nn.Module:
-    """Plain modules that hold the tensors of `smaller` under the same names."""
-    from torch import nn
+def _switch_on(module: fx.GraphModule) -> None:
+    """Training behaviour as far as single operators have it: dropout, batch normalisation, recurrent layers."""
+    for node in calls_of(module.graph):
+        schema = getattr(node.target, "_schema", None)
+        for index, argument in enumerate(schema.arguments if schema else ()):
+            if argument.name in ("train", "training"):
+                if index < len(node.args):
+                    node.update_arg(index, True)
+                else:
+                    node.update_kwarg(argument.name, True)
+    module.recompile()
 
-    root = nn.Module()
+
+def _take_tensors(root: nn.Module, smaller: nn.Module) -> None:
+    """Plain modules that hold the tensors of `smaller` under the same names."""
     made: dict[int, nn.Module] = {}
     for path, module in smaller.named_modules(remove_duplicate=False):
         plain = made.setdefault(id(module), root if not path else nn.Module())
         if path:
             parent, _, name = path.rpartition(".")
-            owner = root
-            for part in parent.split(".") if parent else ():
-                owner = getattr(owner, part)
-            owner.add_module(name, plain)
+            root.get_submodule(parent).add_module(name, plain)
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             plain.register_parameter(name, parameter)
         for name, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
             plain.register_buffer(name, buffer, persistent=name not in module._non_persistent_buffers_set)
-    return root
-
-
-def _own_modes(graph_module: Any) -> None:
-    """Give dropout and batch normalisation back their training behaviour, which a trace fixes."""
-    from torch import nn
-
-    class BatchNorm(nn.Module):
-        def __init__(self, momentum: float, eps: float):
-            super().__init__()
-            self.momentum, self.eps = momentum, eps
-
-        def forward(self, x: torch.Tensor, weight: Any, bias: Any, mean: Any, variance: Any) -> torch.Tensor:
-            return nn.functional.batch_norm(
-                x, mean, variance, weight, bias, self.training or mean is None, self.momentum, self.eps
-            )
-
-    kinds = {"dropout": nn.Dropout, "feature_dropout": nn.Dropout2d, "alpha_dropout": nn.AlphaDropout}
-    for node in list(graph_module.graph.nodes):
-        schema = getattr(node.target, "_schema", None)
-        name = schema.name.split("::")[-1].rstrip("_") if schema else ""
-        if name == "batch_norm" and schema is not None:
-            args = dict(zip([a.name for a in schema.arguments], node.args, strict=False)) | node.kwargs
-            module: nn.Module = BatchNorm(args.get("momentum", 0.1), args.get("eps", 1e-5))
-            operands = tuple(args.get(key) for key in ("input", "weight", "bias", "running_mean", "running_var"))
-        elif name in kinds:
-            module, operands = kinds[name](node.args[1]), (node.args[0],)
-        else:
-            continue
-        title = f"_{node.name}_mode"
-        graph_module.add_submodule(title, module)
-        with graph_module.graph.inserting_before(node):
-            call = graph_module.graph.call_module(title, operands)
-        node.replace_all_uses_with(call)
-        graph_module.graph.erase_node(node)

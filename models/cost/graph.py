@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from edgepress.models.cost.program import export_program
 from edgepress.models.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.export import ExportedProgram
 
 #: What a node is. Only "call" computes something.
 NODE_KINDS = ("input", "parameter", "buffer", "constant", "call")
@@ -83,12 +82,14 @@ class Graph:
         outputs: names of the nodes that are returned.
         parameter_shapes: every parameter of the model by its first name, whether read or not.
         leaf_modules: module path -> names and numbers of elements of its own parameters, for modules without children.
+        program: what torch.export gave; its nodes have the names of `nodes`.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
     parameter_shapes: Mapping[str, tuple[int, ...]]
     leaf_modules: Mapping[str, tuple[tuple[str, int], ...]]
+    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def by_name(self) -> dict[str, Node]:
@@ -113,6 +114,13 @@ class Graph:
                 constant.add(node.name)
         return frozenset(constant)
 
+    @cached_property
+    def read(self) -> frozenset[str]:
+        """Names of the parameters and buffers that an operator reads."""
+        return frozenset(
+            self.by_name[name].source for node in self.nodes for name in node.inputs if self.by_name[name].source
+        )
+
     def origins(self, name: str) -> tuple[str, ...]:
         """Names of the parameters and buffers that a node is computed from, each once."""
         seen: dict[str, None] = {}
@@ -130,32 +138,20 @@ class Graph:
         return tuple(sources)
 
 
-def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor) -> Graph:
-    """Record the operators of `model` in evaluation mode.
+def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor, mode: str = "evaluation") -> Graph:
+    """Record the operators of `model`.
 
     The model is not touched: a copy that shares its parameters is traced. Operators are ATen as `torch.export` gives
     them, before decomposition: conv2d, linear, batch_norm, lstm, scaled_dot_product_attention, einsum stay whole.
 
     Args:
         example_inputs: one tensor per input; a bare tensor is accepted for one input.
+        mode: a key of `models.cost.program.MODES`.
 
     Raises:
         UsageError: `torch.export` cannot trace it; the message gives its reason.
     """
-    import torch
-
-    inputs = as_inputs(example_inputs)
-    with _evaluation_copy(model) as copied, _whole_operators(), warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.export.export(copied, inputs, strict=False)
-        except Exception as error:  # torch.export raises whatever the forward and its own passes raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(
-                f"torch.export cannot trace {type(model).__name__} with inputs "
-                f"{[tuple(value.shape) for value in inputs]}: {type(error).__name__}: {reason[:300]}"
-            ) from error
-    return _read_program(program, model)
+    return read_program(export_program(model, as_inputs(example_inputs), mode), model)
 
 
 def as_inputs(example_inputs: Any) -> tuple[torch.Tensor, ...]:
@@ -208,37 +204,8 @@ def _lengths(graph: Graph) -> list[tuple[int, ...]]:
     return lengths
 
 
-@contextmanager
-def _evaluation_copy(model: nn.Module) -> Iterator[nn.Module]:
-    """A copy in evaluation mode that shares parameters and buffers; the model itself, restored after, if uncopyable."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    try:
-        copied = copy.deepcopy(model, shared)
-    except Exception:  # a module may hold what cannot be copied: a lock, a generator, a non-leaf tensor
-        modes = [(module, module.training) for module in model.modules()]
-        try:
-            yield model.eval()
-        finally:
-            for module, training in modes:
-                module.training = training
-        return
-    yield copied.eval()
-
-
-@contextmanager
-def _whole_operators() -> Iterator[None]:
-    """Keep torch's fused transformer path out of the trace: it hides the operators that are to be counted."""
-    import torch
-
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-def _read_program(program: Any, model: nn.Module) -> Graph:
+def read_program(program: ExportedProgram, model: nn.Module) -> Graph:
+    """The operators of a program that `export_program` made of `model`."""
     signature = program.graph_signature
     # Tied parameters have several names; the first one stands for all.
     first_name: dict[int, str] = {}
@@ -287,7 +254,8 @@ def _read_program(program: Any, model: nn.Module) -> Graph:
         for name, module in model.named_modules(remove_duplicate=False)
         if not any(module.children())
     }
-    return Graph(tuple(nodes), outputs, {name: tuple(p.shape) for name, p in model.named_parameters()}, leaves)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    return Graph(tuple(nodes), outputs, shapes, leaves, program)
 
 
 def _placeholder(name: str, signature: Any) -> tuple[str, str]:

@@ -297,6 +297,7 @@ def growth(layers: int) -> list[dict[str, Any]]:
     from edgepress.compress.prune.budget.importance import importance
     from edgepress.compress.prune.budget.project import projection
     from edgepress.compress.prune.coupling.channels import assemble
+    from edgepress.compress.prune.coupling.fixed import Fixed
     from edgepress.compress.prune.coupling.propagate import propagate
     from edgepress.models.cost.graph import trace_one_sample
     from edgepress.models.limits import Limits
@@ -306,7 +307,7 @@ def growth(layers: int) -> list[dict[str, Any]]:
         clock = [time.process_time()]
         traced = trace_one_sample(model, torch.randn(1, 3, 16, 16))
         clock.append(time.process_time())
-        graph = assemble(model, traced, propagate(traced, lambda name: False), "dcase", "w8a8")
+        graph = assemble(model, traced, propagate(traced, Fixed()), "dcase", "w8a8")
         clock.append(time.process_time())
         scores = importance(model, graph)
         dense = graph.cost(graph.full())

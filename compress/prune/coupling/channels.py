@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepress.compress.prune.coupling.figures import CostFormula, Figures, cost_formula
-from edgepress.compress.prune.coupling.labels import Labelled, axes_of
+from edgepress.compress.prune.coupling.fixed import fixed_names
+from edgepress.compress.prune.coupling.labels import axes_of
 from edgepress.compress.prune.coupling.propagate import propagate
 from edgepress.compress.prune.coupling.propagation import Propagation
-from edgepress.models.cost.graph import Graph, trace_one_sample
+from edgepress.models.cost.graph import Graph, trace, trace_one_sample
 from edgepress.models.cost.op_costs import check_rule, check_scheme
 from edgepress.models.errors import UsageError
 
@@ -94,6 +95,11 @@ class ChannelGraph:
     scheme: str = "w8a8"
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def phases(self) -> tuple[Propagation, ...]:
+        """Evaluation, and where there are heads that only training uses, the network with them."""
+        return (self.state,) if self.state.heads is None else (self.state, self.state.heads)
+
     @cached_property
     def sizes(self) -> np.ndarray:
         """[groups] number of units."""
@@ -126,25 +132,16 @@ class ChannelGraph:
             removed[roots[~np.asarray(kept, bool)]] = True
         return removed
 
-    def kept_indices(self, value: Labelled, removed: np.ndarray) -> dict[int, np.ndarray]:
-        """Axis -> kept positions, for every axis of a value that loses some."""
-        kept: dict[int, np.ndarray] = {}
-        for plane in value.planes:
-            gone = removed[self.state.space.find(plane)]
-            if gone.any():
-                (axis,) = axes_of(plane)
-                kept[axis] = np.flatnonzero(~gone.ravel())
-        return kept
-
     def kept_tensors(self, selection: Selection) -> dict[str, dict[int, np.ndarray]]:
         """Tensor name -> axis -> kept indices, for every parameter and buffer that loses some."""
         removed = self.removed_labels(selection)
         result: dict[str, dict[int, np.ndarray]] = {}
-        for node in self.graph.nodes:
-            if node.kind in ("parameter", "buffer") and node.source not in result:
-                kept = self.kept_indices(self.state.value(node.name), removed)
-                if kept:
-                    result[node.source] = kept
+        for phase in self.phases:
+            for node in phase.graph.nodes:
+                if node.kind in ("parameter", "buffer") and node.source not in result:
+                    kept = phase.space.kept(phase.value(node.name), removed)
+                    if kept:
+                        result[node.source] = kept
         return result
 
     def parameter_masks(self, selection: Selection) -> dict[str, torch.Tensor]:
@@ -152,7 +149,7 @@ class ChannelGraph:
         import torch
 
         masks: dict[str, torch.Tensor] = {}
-        trained = {node.source for node in self.graph.nodes if node.kind == "parameter"}
+        trained = {node.source for phase in self.phases for node in phase.graph.nodes if node.kind == "parameter"}
         for name, axes in self.kept_tensors(selection).items():
             if name not in trained:
                 continue
@@ -173,55 +170,43 @@ def find_groups(
     protect: Iterable[str] = (),
     rule: str = "dcase",
     scheme: str = "w8a8",
+    freeze: Iterable[str] = (),
 ) -> ChannelGraph:
     """Find which channels must go together.
 
     Args:
         model: any module that `torch.export` can trace; it is not changed.
         example_inputs: one tensor per input; a bare tensor for one input.
-        protect: names of modules or parameters that keep their shapes.
+        protect: names of modules whose outputs keep their width.
         rule, scheme: how `ChannelGraph.cost` counts.
+        freeze: names of modules or parameters that keep their shapes.
 
     Raises:
-        UsageError: unknown names in `protect`, an unknown rule or scheme, or a network that cannot be traced.
+        UsageError: unknown names in `protect` or `freeze`, an unknown rule or scheme, or a network that cannot be
+            traced.
     """
     check_rule(rule)
     check_scheme(scheme)
-    protected = protected_names(model, protect)
+    fixed = fixed_names(model, protect, freeze)
     graph = trace_one_sample(model, example_inputs)
-    state = propagate(graph, lambda name: name in protected)
+    state = propagate(graph, fixed, _training_heads(model, graph))
     return assemble(model, graph, state, rule, scheme)
 
 
-def protected_names(model: nn.Module, protect: Iterable[str]) -> set[str]:
-    """Names of all parameters and buffers that `protect` covers.
+def _training_heads(model: nn.Module, graph: Graph) -> Graph | None:
+    """The network with the branches that only training takes, where evaluation leaves parameters unread."""
+    import torch
 
-    Raises:
-        UsageError: a name which is neither a module nor a parameter.
-    """
-    import difflib
-
-    protect = (protect,) if isinstance(protect, str) else tuple(protect)
-    tensors = [
-        name
-        for name, _ in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    ]
-    modules = {name for name, _ in model.named_modules(remove_duplicate=False) if name}
-    unknown = [name for name in protect if name not in modules and name not in tensors]
-    if unknown:
-        known = sorted(modules | set(tensors))
-        near = difflib.get_close_matches(str(unknown[0]), known, 3)
-        hint = f" (did you mean {', '.join(near)}?)" if near else ""
-        raise UsageError(
-            f"protect names {', '.join(map(repr, unknown))}, which the model does not have{hint}; "
-            f"known are {', '.join(known)}"
-        )
-    covered = {tensor for tensor in tensors for name in protect if tensor == name or tensor.startswith(f"{name}.")}
-    # A tied parameter has several names and one shape.
-    by_identity = {id(tensor) for name, tensor in model.named_parameters(remove_duplicate=False) if name in covered}
-    return covered | {
-        name for name, tensor in model.named_parameters(remove_duplicate=False) if id(tensor) in by_identity
-    }
+    if all(name in graph.read for name in graph.parameter_shapes):
+        return None
+    inputs = tuple(
+        torch.zeros(node.shape or (), dtype=getattr(torch, node.dtype)) for node in graph.nodes if node.kind == "input"
+    )
+    try:
+        heads = trace(model, inputs, "heads")
+    except UsageError:  # a forward that wants targets in training: its heads stay as they are
+        return None
+    return heads if any(name not in graph.read for name in heads.read) else None
 
 
 def assemble(model: nn.Module, graph: Graph, state: Propagation, rule: str, scheme: str) -> ChannelGraph:
@@ -264,7 +249,8 @@ def assemble(model: nn.Module, graph: Graph, state: Propagation, rule: str, sche
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    shapes = {node.source: node.shape or () for node in graph.nodes if node.kind in ("parameter", "buffer")}
+    traced = graph.nodes if state.heads is None else (*graph.nodes, *state.heads.graph.nodes)
+    shapes = {node.source: node.shape or () for node in traced if node.kind in ("parameter", "buffer")}
     return ChannelGraph(
         groups,
         _frozen(graph, state, fixed, cause_of),
@@ -290,6 +276,12 @@ def _label_vectors(graph: Graph, state: Propagation) -> dict[bytes, tuple[np.nda
                 if len(axes) == 1:
                     vector = state.space.find(plane.ravel())
                     vectors.setdefault(vector.tobytes(), (vector, []))[1].append((node, axes[0]))
+    # What only training reads goes along; nothing is removed for its sake.
+    for node in state.heads.graph.nodes if state.heads is not None else ():
+        if node.kind in ("parameter", "buffer") and node.source not in graph.read:
+            for plane in state.heads.value(node.name).planes:
+                vector = state.space.find(plane.ravel())
+                vectors.setdefault(vector.tobytes(), (vector, []))[1].append((node, axes_of(plane)[0]))
     return vectors
 
 

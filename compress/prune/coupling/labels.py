@@ -143,6 +143,16 @@ class LabelSpace:
         for plane in value.planes:
             self.fix(plane, cause)
 
+    def kept(self, value: Labelled, removed: np.ndarray) -> dict[int, np.ndarray]:
+        """Axis -> kept positions, for every axis of a value that loses some; `removed`: [labels] bool, by root."""
+        kept: dict[int, np.ndarray] = {}
+        for plane in value.planes:
+            gone = removed[self.find(plane)]
+            if gone.any():
+                (axis,) = axes_of(plane)
+                kept[axis] = np.flatnonzero(~gone.ravel())
+        return kept
+
     def parameter(self, shape: Sequence[int]) -> Labelled:
         """One plane of fresh labels per axis that is longer than 1."""
         planes = []

@@ -300,6 +300,11 @@ def _constant(state: Propagation, node: Node) -> Result:
     return state.free(_shape(node))
 
 
+@RULES.rule("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_size")
+def _check(state: Propagation, node: Node) -> Result:
+    return Labelled(())
+
+
 @RULES.rule("getitem")
 def _getitem(state: Propagation, node: Node) -> Result:
     source, index = node.arguments["0"], node.arguments["1"]

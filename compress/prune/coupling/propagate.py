@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from edgepress.compress.prune.coupling import (
@@ -13,6 +11,7 @@ from edgepress.compress.prune.coupling import (
     sequence_rules,
     statistic_rules,
 )
+from edgepress.compress.prune.coupling.fixed import Fixed
 from edgepress.compress.prune.coupling.labels import Cause, Labelled, axes_of
 from edgepress.compress.prune.coupling.propagation import Propagation, RuleTable
 from edgepress.models.cost.graph import Graph, Node
@@ -24,21 +23,37 @@ for _table in (elementwise_rules, statistic_rules, product_rules, sequence_rules
     RULES.update(_table.RULES)
 
 
-def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
+def propagate(graph: Graph, fixed: Fixed, heads: Graph | None = None) -> Propagation:
     """Label every value of the network.
 
     Args:
-        protected: whether the parameter or buffer of this name must keep its shape.
+        graph: the network in evaluation.
+        fixed: what keeps its shape although an operator would let it go.
+        heads: the network with the branches that only training takes; it shares parameters, and so labels.
     """
     state = Propagation(graph)
-    by_source = state.sources
+    _walk(state, fixed)
+    if heads is not None:
+        state.heads = Propagation(heads, state.space, mode=state.mode, grids=state.grids, sources=state.sources)
+        _walk(state.heads, fixed)
+    phases = [state] if state.heads is None else [state, state.heads]
+    for phase in phases:
+        _make_rectangular(phase)
+    while sum(_compact_all(phase) for phase in phases):  # every phase, not up to the first
+        for phase in phases:
+            _make_rectangular(phase)
+    return state
+
+
+def _walk(state: Propagation, fixed: Fixed) -> None:
+    graph, by_source = state.graph, state.sources
     for node in graph.nodes:
         if node.kind in ("parameter", "buffer"):
             movable = node.kind == "parameter" or node.dtype.startswith(("float", "bfloat"))
             if node.source not in by_source:
                 labels = state.space.parameter(node.shape or ()) if movable else Labelled(node.shape or ())
-                if protected(node.source):
-                    state.space.fix_value(labels, Cause(node.kind, node.source, "protected", quiet=True))
+                if node.source in fixed.tensors:
+                    state.space.fix_value(labels, Cause(node.kind, node.source, "frozen", quiet=True))
                 by_source[node.source] = labels
             state.values[node.name] = by_source[node.source]
         elif node.kind in ("input", "constant"):
@@ -51,14 +66,16 @@ def propagate(graph: Graph, protected: Callable[[str], bool]) -> Propagation:
                 # A form of the operator that its rule does not foresee: what it reads is kept, never removed wrongly.
                 state.values[node.name] = state.unknown(node, f"this form is not analysed ({error})")
     for name in graph.outputs:
-        values = state.values[name]
-        for value in values if isinstance(values, tuple) else (values,):
-            if value is not None:
-                state.space.fix_value(value, Cause("output", "", QUIET, quiet=True))
-    _make_rectangular(state)
-    while _compact_all(state):
-        _make_rectangular(state)
-    return state
+        _fix(state, name, Cause("output", "", QUIET, quiet=True))
+    for name in fixed.outputs(graph):
+        _fix(state, name, Cause("output", graph.by_name[name].module, "protected", quiet=True))
+
+
+def _fix(state: Propagation, name: str, cause: Cause) -> None:
+    values = state.values[name]
+    for value in values if isinstance(values, tuple) else (values,):
+        if value is not None:
+            state.space.fix_value(value, cause)
 
 
 def _compact_all(state: Propagation) -> bool:

@@ -21,6 +21,7 @@ class Propagation:
             counts in every group ("index").
         grids: (plane, cause) of every plane which depends on two axes and must be made rectangular.
         sources: parameter or buffer name -> its labels as they were given.
+        heads: the same for the network with the branches that only training takes; None where there are none.
     """
 
     graph: Graph
@@ -29,6 +30,7 @@ class Propagation:
     mode: dict[str, str] = field(default_factory=dict)
     grids: list[tuple[Labelled, Cause]] = field(default_factory=list)
     sources: dict[str, Labelled] = field(default_factory=dict)
+    heads: Propagation | None = None
 
     def value(self, name: str) -> Labelled:
         """The labels of a node with one result."""

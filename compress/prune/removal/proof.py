@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
-from edgepress.compress.prune.removal.surgery import Removal, cut, make_plan
+from edgepress.compress.prune.coupling.propagation import Propagation
+from edgepress.compress.prune.removal.edits import Removal
+from edgepress.compress.prune.removal.surgery import WAYS, cut, make_plan
 from edgepress.models.cost.graph import as_inputs
 from edgepress.models.errors import ProofError
 
@@ -61,23 +63,34 @@ def remove_with_proof(
     """`remove`, and the figures of its proof."""
     start = time.perf_counter()
     prover = Prover(model, graph, example_inputs)
-    reasons = []
-    for kind in ("modules", "graph"):
-        plan = make_plan(model, graph, selection, kind, prover.inputs)
+    reasons: dict[str, str] = {}
+    tried: list[dict[str, Any]] = []
+    for way in WAYS:
+        plan = make_plan(model, graph, selection, way, prover.traces)
+        if plan in tried:
+            continue
+        tried.append(plan)
         try:
             difference = prover.difference(selection, plan)
+            smaller = cut(model, graph, selection, plan, prover.traces)
+            differs = f"outputs differ by {difference:.3g}" if difference > TOLERANCE else ""
+            reason = differs or prover.fails_in_training(smaller)
         except Exception as error:  # a forward of a user's network may fail in any way
-            reasons.append(f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
-            continue
-        if difference <= TOLERANCE:
-            smaller = cut(model, graph, selection, plan)
+            reason = _said(error)
+        if not reason:
             seconds = time.perf_counter() - start
             return smaller, plan, Proof(difference, TOLERANCE, len(prover.weights), seconds, plan["kind"])
-        reasons.append(f"outputs differ by {difference:.3g}")
+        reasons[plan["kind"]] = reason
     raise ProofError(
         f"the removed network is not its reference: {prover.culprit(selection)}; as an edited copy: "
-        f"{reasons[0]}; rebuilt from its trace: {reasons[-1]}. Nothing was removed; protect that layer"
+        f"{reasons.get('modules')}; rebuilt from its trace: {reasons.get('graph')}. Nothing was removed; "
+        "freeze that layer (freeze=, --freeze)"
     )
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200] if text else ''}"
 
 
 class Prover:
@@ -87,7 +100,7 @@ class Prover:
         import torch
 
         from edgepress.models.checkpoints.plan import copied
-        from edgepress.models.checkpoints.rebuild import export_program
+        from edgepress.models.checkpoints.rebuild import Traces
 
         self.model, self.graph = model, graph
         shapes = [(node.shape or (), node.dtype) for node in graph.graph.nodes if node.kind == "input"]
@@ -105,42 +118,87 @@ class Prover:
                 inputs.append(torch.zeros(shape, dtype=kind))
         self.inputs = tuple(inputs)
         dense = copied(model).eval().cpu()
-        self.program = export_program(dense, self.inputs)
+        self.traces = Traces(dense, self.inputs)
+        if graph.graph.program is not None:  # the trace that the groups were found in
+            self.traces.programs["evaluation", self.traces.batch or 0] = graph.graph.program
         self.weights = [dense, _randomised(copied(dense), generator)]
         # Random weights make a wrong map visible where zeros (a last layer initialised to zero) would hide it.
-        if not all(torch.isfinite(value).all() for value in self._dense_outputs(self.weights[1])):
+        if not all(torch.isfinite(value).all() for value in self._dense_outputs(graph.state, self.weights[1])):
             self.weights.pop()
+        self._expected: dict[bytes, list[list[torch.Tensor] | None]] = {}
 
-    def _dense_outputs(self, model: nn.Module) -> list[torch.Tensor]:
+    def _dense_outputs(self, state: Propagation, model: nn.Module) -> list[torch.Tensor]:
+        nothing = Removal(state, np.zeros(state.space.size, bool))
+        return self._reference(nothing, model)
+
+    def _reference(self, removal: Removal, model: nn.Module) -> list[torch.Tensor]:
         from edgepress.compress.prune.removal.reference import run_reference
 
-        return run_reference(self.program, Removal(self.graph, self.graph.full()), _tensors(model), self._copies())
+        program = removal.graph.program or self.traces.program("evaluation", self.traces.batch)
+        return run_reference(program, removal, _tensors(model), self._copies())
 
     def _copies(self) -> tuple[torch.Tensor, ...]:
         return tuple(value.clone() for value in self.inputs)
 
+    def expected(self, selection: Selection) -> list[list[torch.Tensor] | None]:
+        """Outputs of the reference for evaluation with every weight, then for the heads of training; None if random."""
+        key = b"".join(np.packbits(np.asarray(kept, bool)).tobytes() for kept in selection)
+        if key not in self._expected:
+            removed = self.graph.removed_labels(selection)
+            self._expected[key] = []
+            for phase in self.graph.phases:
+                removal = Removal(phase, removed)
+                for dense in self.weights:
+                    outputs = self._reference(removal, dense)
+                    random = phase is not self.graph.state and not _equal(outputs, self._reference(removal, dense))
+                    self._expected[key].append(None if random else outputs)
+        return self._expected[key]
+
     def difference(self, selection: Selection, plan: Mapping[str, Any]) -> float:
-        """Largest relative difference over all weights; infinite where shapes differ."""
+        """Largest relative difference over all weights; infinite where shapes differ.
+
+        Heads that only training uses are compared in an edited copy; a rebuilt network has its own training graph.
+        """
         import torch
 
-        from edgepress.compress.prune.removal.reference import _flat, run_reference
+        from edgepress.models.cost.program import MODES, plain_precision
 
+        expected = self.expected(selection)
+        runs = [("evaluation", dense) for dense in self.weights]
+        if plan["kind"] == "modules":
+            runs += [("heads", dense) for _ in self.graph.phases[1:] for dense in self.weights]
         worst = 0.0
-        removal = Removal(self.graph, selection)
-        for dense in self.weights:
-            expected = run_reference(self.program, removal, _tensors(dense), self._copies())
-            smaller = cut(dense, self.graph, selection, plan).eval()
-            with torch.no_grad():
-                found = [value for value in _flat(_plain(smaller(*self._copies()))) if isinstance(value, torch.Tensor)]
-            if [tuple(value.shape) for value in found] != [tuple(value.shape) for value in expected]:
-                return float("inf")
-            for reference, value in zip(expected, found, strict=True):
-                if not reference.numel():
-                    continue
-                gap = float((reference.double() - value.double()).abs().max())
-                scale = max(1.0, float(reference.double().abs().max()))
-                worst = max(worst, gap / scale if np.isfinite(gap) else float("inf"))
+        for (mode, dense), reference in zip(runs, expected, strict=False):
+            if reference is None:
+                continue
+            smaller = cut(dense, self.graph, selection, plan, self.traces)
+            MODES[mode](smaller)
+            with torch.no_grad(), plain_precision():
+                found = [value for value in _plain(smaller(*self._copies())) if isinstance(value, torch.Tensor)]
+            worst = max(worst, _gap(reference, found))
         return worst
+
+    def fails_in_training(self, smaller: nn.Module) -> str:
+        """Why the removed network cannot run in training mode although the dense one can; "" where it can."""
+        import torch
+
+        from edgepress.models.checkpoints.plan import copied
+
+        batch = self.traces.training_batch()
+        inputs = self.inputs
+        if batch is not None:
+            inputs = tuple(torch.cat([value] * batch)[:batch] for value in inputs)
+
+        def attempt(model: nn.Module) -> str:
+            try:
+                with torch.random.fork_rng(devices=[]), torch.no_grad():
+                    copied(model).train()(*(value.clone() for value in inputs))
+            except Exception as error:  # a forward of a user's network may fail in any way
+                return f"in training mode, {_said(error)}"
+            return ""
+
+        reason = attempt(smaller)
+        return reason if reason and not attempt(self.weights[0]) else ""
 
     def culprit(self, selection: Selection) -> str:
         """The group, or the pair of groups, whose removal alone fails; by bisection."""
@@ -157,13 +215,30 @@ class Prover:
 
     def _fails(self, selection: Selection, part: list[int]) -> bool:
         trial = tuple(kept if number in part else np.ones_like(kept) for number, kept in enumerate(selection))
-        for kind in ("modules", "graph"):
+        for way in WAYS:
             try:
-                if self.difference(trial, make_plan(self.model, self.graph, trial, kind, self.inputs)) <= TOLERANCE:
+                if self.difference(trial, make_plan(self.model, self.graph, trial, way, self.traces)) <= TOLERANCE:
                     return False
             except Exception:  # whatever a broken removal raises
                 continue
         return True
+
+
+def _gap(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:
+    """Largest difference, divided by max(1, largest value expected); infinite where shapes differ."""
+    if [tuple(value.shape) for value in found] != [tuple(value.shape) for value in expected]:
+        return float("inf")
+    worst = 0.0
+    for reference, value in zip(expected, found, strict=True):
+        if reference.numel():
+            gap = float((reference.double() - value.double()).abs().max())
+            scale = max(1.0, float(reference.double().abs().max()))
+            worst = max(worst, gap / scale if np.isfinite(gap) else float("inf"))
+    return worst
+
+
+def _equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return _gap(left, right) <= TOLERANCE
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

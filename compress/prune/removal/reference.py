@@ -17,7 +17,7 @@ from torch.fx.node import map_arg
 
 from edgepress.compress.prune.coupling.labels import Labelled
 from edgepress.compress.prune.coupling.statistic_rules import STATISTICS
-from edgepress.compress.prune.removal.surgery import Removal
+from edgepress.compress.prune.removal.edits import Removal
 
 #: Operators that look at all channels of an axis at once.
 _STATISTICS = frozenset(

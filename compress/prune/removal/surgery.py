@@ -8,47 +8,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
-from edgepress.compress.prune.coupling.labels import Labelled
-from edgepress.compress.prune.coupling.layout_rules import slice_bounds
-from edgepress.models.checkpoints.plan import SCHEMA, apply_plan, empty_plan
-from edgepress.models.cost.graph import Node, Ref
+from edgepress.compress.prune.removal.edits import Removal
+from edgepress.models.checkpoints.plan import apply_plan, empty_plan
+from edgepress.models.cost.graph import read_program
+from edgepress.models.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-#: Arguments that hold the shape of the result.
-_RESULT_SIZE = {
-    "view": "size",
-    "reshape": "shape",
-    "_unsafe_view": "size",
-    "expand": "size",
-    "zeros": "size",
-    "ones": "size",
-    "full": "size",
-    "new_zeros": "size",
-    "new_ones": "size",
-    "new_full": "size",
-    "empty": "size",
-    "new_empty": "size",
-    "broadcast_to": "size",
-}
-_SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
+    from edgepress.models.checkpoints.rebuild import Traces
+
+#: Ways to make the smaller network, in the order in which they are tried: an edited copy with the sizes that torch's
+#: own modules remember, one with all sizes that a forward seems to have read, a network rebuilt from its traces.
+WAYS = ("modules", "sizes", "graph")
 
 
 def make_plan(
-    model: nn.Module,
-    graph: ChannelGraph,
-    selection: Selection,
-    kind: str = "modules",
-    inputs: tuple[torch.Tensor, ...] = (),
+    model: nn.Module, graph: ChannelGraph, selection: Selection, way: str = "modules", traces: Traces | None = None
 ) -> dict[str, Any]:
     """The JSON-able plan of a selection.
 
     Args:
         model: the dense network; only the sizes that its modules remember are looked at.
-        kind: "modules", or "graph" for the fallback that rebuilds the network from its trace.
-        inputs: example inputs, for the fallback.
+        way: one of `WAYS`.
+        traces: of the dense network, for "graph".
     """
     plan = empty_plan()
     tensors = graph.kept_tensors(selection)
@@ -57,20 +41,41 @@ def make_plan(
     plan["tensors"] = {
         name: {str(axis): kept.tolist() for axis, kept in sorted(axes.items())} for name, axes in tensors.items()
     }
-    view = Removal(graph, selection)
-    if kind == "modules":
-        plan["attributes"] = view.attributes(dict(model.named_modules(remove_duplicate=False)))
-    else:
+    removed = graph.removed_labels(selection)
+    if way == "graph":
+        assert traces is not None
         plan["kind"] = "graph"
         plan["graph"] = {
-            "inputs": [[list(value.shape), str(value.dtype).removeprefix("torch.")] for value in inputs],
-            "calls": view.calls(),
+            "inputs": [[list(value.shape), str(value.dtype).removeprefix("torch.")] for value in traces.inputs],
+            "calls": Removal(graph.state, removed).calls(),
+            **_training(model, traces, tensors),
         }
-    assert plan["schema"] == SCHEMA
+        return plan
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for view in [Removal(phase, removed) for phase in graph.phases]:
+        for changes in (view.attributes(modules), view.written(modules) if way == "sizes" else {}):
+            for path, sizes in changes.items():
+                own = plan["attributes"].setdefault(path, {})
+                own.update({name: value for name, value in sizes.items() if name not in own})
     return plan
 
 
-def cut(model: nn.Module, graph: ChannelGraph, selection: Selection, plan: Mapping[str, Any]) -> nn.Module:
+def _training(model: nn.Module, traces: Traces, tensors: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, Any]:
+    """The edits of the training forward, or why there are none."""
+    try:
+        program = traces.program("training", traces.training_batch())
+        return {"training": Removal.of_tensors(read_program(program, model), tensors).calls()}
+    except UsageError as error:
+        return {"training": None, "reason": str(error)}
+
+
+def cut(
+    model: nn.Module,
+    graph: ChannelGraph,
+    selection: Selection,
+    plan: Mapping[str, Any],
+    traces: Traces | None = None,
+) -> nn.Module:
     """`apply_plan`, plus what depends on the weights at hand: weight_norm keeps its norms.
 
     A removed input would shrink the norm by which weight_norm divides; g is scaled so that the effective weights of
@@ -81,10 +86,10 @@ def cut(model: nn.Module, graph: ChannelGraph, selection: Selection, plan: Mappi
     scales: dict[str, torch.Tensor] = {}
     tensors = dict(model.named_parameters(remove_duplicate=False))
     kept = graph.kept_tensors(selection)
-    for node in graph.graph.nodes:
+    for traced, node in [(phase.graph, node) for phase in graph.phases for node in phase.graph.nodes]:
         if node.op not in ("_weight_norm", "_weight_norm_interface"):
             continue
-        v_name, g_name = (graph.graph.by_name[node.arguments[key].name].source for key in ("v", "g"))
+        v_name, g_name = (traced.by_name[node.arguments[key].name].source for key in ("v", "g"))
         if v_name not in kept or v_name not in tensors or g_name not in tensors:
             continue
         v, dim = tensors[v_name].detach(), int(node.arguments.get("dim", 0))
@@ -98,206 +103,10 @@ def cut(model: nn.Module, graph: ChannelGraph, selection: Selection, plan: Mappi
         if dim in kept[v_name]:
             ratio = ratio.index_select(dim, torch.from_numpy(kept[v_name][dim]).to(v.device))
         scales[g_name] = ratio
-    smaller_model = apply_plan(model, plan)
+    smaller_model = apply_plan(model, plan, traces)
     if scales:
         with torch.no_grad():
             parameters = dict(smaller_model.named_parameters(remove_duplicate=False))
             for name, ratio in scales.items():
                 parameters[name].mul_(ratio)
     return smaller_model
-
-
-class Removal:
-    """What a selection changes at every operator of the traced network."""
-
-    def __init__(self, graph: ChannelGraph, selection: Selection):
-        self.channel_graph, self.graph, self.state = graph, graph.graph, graph.state
-        self.removed = graph.removed_labels(selection)
-        self._kept: dict[int, dict[int, np.ndarray]] = {}
-
-    def kept(self, value: Labelled) -> dict[int, np.ndarray]:
-        """Axis -> kept positions of a value, for the axes that lose some."""
-        if id(value) not in self._kept:
-            self._kept[id(value)] = self.channel_graph.kept_indices(value, self.removed)
-        return self._kept[id(value)]
-
-    def shape(self, value: Labelled) -> tuple[int, ...]:
-        """Shape of a value after removal."""
-        kept = self.kept(value)
-        return tuple(len(kept[axis]) if axis in kept else size for axis, size in enumerate(value.shape))
-
-    def value(self, node: Node, argument: str) -> Labelled | None:
-        ref = node.arguments.get(argument)
-        value = self.state.values[ref.name] if isinstance(ref, Ref) else None
-        return value if isinstance(value, Labelled) else None
-
-    def calls(self) -> dict[str, dict[str, Any]]:
-        """Position among the calls -> the arguments to change, with the operator for a check."""
-        changed = {}
-        position = -1
-        for node in self.graph.nodes:
-            if node.kind != "call":
-                continue
-            position += 1
-            edits = self.edits(node)
-            if edits:
-                changed[str(position)] = {"op": node.overload, **edits}
-        return changed
-
-    def edits(self, node: Node) -> dict[str, Any]:
-        """Arguments of one operator that hold sizes or positions, after removal; only those which differ."""
-        result = self.state.values[node.name]
-        source = self.state.values[node.inputs[0]] if node.inputs else None
-        source = source if isinstance(source, Labelled) else None
-        edits: dict[str, Any] = {}
-        if isinstance(result, Labelled) and node.op in _RESULT_SIZE:
-            edits = self._result_size(node, result)
-        elif node.op == "unflatten" and isinstance(result, Labelled) and source is not None:
-            dim = node.arguments["dim"] % len(source.shape)
-            count = len(node.arguments["sizes"])
-            edits = {"sizes": list(self.shape(result)[dim : dim + count])}
-        elif node.op in ("slice", "narrow", "select") and source is not None:
-            edits = self._positions(node, source)
-        elif node.op in _SPLITS and isinstance(result, tuple) and source is not None:
-            dim = node.arguments.get("dim", 0) % len(source.shape)
-            if dim in self.kept(source):
-                edits = {"split_sizes": [self.shape(part)[dim] for part in result if part is not None]}
-        elif node.op in ("pad", "constant_pad_nd") and isinstance(result, Labelled):
-            edits = {"pad": self._padding(node, result)}
-        elif node.op in ("repeat", "tile") and isinstance(result, Labelled) and source is not None:
-            name = "repeats" if "repeats" in node.arguments else "dims"
-            lifted = (1,) * (len(result.shape) - len(source.shape)) + source.shape
-            edits = {
-                name: [
-                    new if old == 1 else times
-                    for old, new, times in zip(lifted, self.shape(result), node.arguments[name], strict=True)
-                ]
-            }
-        elif node.op in ("layer_norm", "native_layer_norm", "rms_norm") and source is not None:
-            count = len(node.arguments["normalized_shape"])
-            edits = {"normalized_shape": list(self.shape(source)[-count:])}
-        elif node.op in ("group_norm", "convolution") or node.op.startswith("conv"):
-            edits = self._groups(node)
-        elif (
-            node.op == "scaled_dot_product_attention"
-            and source is not None
-            and len(source.shape) - 1 in self.kept(source)
-            and node.arguments.get("scale") is None
-        ):
-            edits = {"scale": source.shape[-1] ** -0.5}
-        return {
-            name: value
-            for name, value in edits.items()
-            if (tuple(value) if isinstance(value, list) else value) != node.arguments.get(name)
-        }
-
-    def _result_size(self, node: Node, result: Labelled) -> dict[str, Any]:
-        name = _RESULT_SIZE[node.op]
-        name = name if name in node.arguments else "size" if "size" in node.arguments else "shape"
-        old = node.arguments.get(name)
-        if old is None:
-            return {}
-        return {name: [-1 if before == -1 else size for before, size in zip(old, self.shape(result), strict=True)]}
-
-    def _positions(self, node: Node, source: Labelled) -> dict[str, Any]:
-        dim = node.arguments.get("dim", 0) % len(source.shape)
-        kept = self.kept(source).get(dim)
-        if kept is None:
-            return {}
-        if node.op == "select":
-            index = node.arguments["index"] % source.shape[dim]
-            return {"index": int((kept < index).sum())}
-        start, end = (int((kept < bound).sum()) for bound in slice_bounds(node, source.shape[dim]))
-        return {"start": start, "length": end - start} if node.op == "narrow" else {"start": start, "end": end}
-
-    def _padding(self, node: Node, result: Labelled) -> list[int]:
-        widths = list(node.arguments["pad"])
-        for pair in range(len(widths) // 2):
-            axis = len(result.shape) - 1 - pair
-            kept = self.kept(result).get(axis)
-            if kept is None and not (min(widths[2 * pair : 2 * pair + 2]) < 0):
-                continue
-            positions = np.arange(result.shape[axis]) if kept is None else kept
-            before, after = widths[2 * pair], widths[2 * pair + 1]
-            if before > 0:
-                widths[2 * pair] = int((positions < before).sum())
-            if after > 0:
-                widths[2 * pair + 1] = int((positions >= result.shape[axis] - after).sum())
-            source = self.state.values[node.inputs[0]]
-            gone = self.kept(source).get(axis) if isinstance(source, Labelled) else None
-            if isinstance(source, Labelled) and gone is not None:  # a negative padding cuts kept positions only
-                if before < 0:
-                    widths[2 * pair] = -int((gone < -before).sum())
-                if after < 0:
-                    widths[2 * pair + 1] = -int((gone >= source.shape[axis] + after).sum())
-        return widths
-
-    def _groups(self, node: Node) -> dict[str, Any]:
-        name = "num_groups" if node.op == "group_norm" else "groups"
-        source = self.value(node, "input")
-        if self.state.mode.get(node.name) != "group" or source is None:
-            return {}
-        weight = self.value(node, "weight")
-        axis = 1 if node.op == "group_norm" or weight is None else len(source.shape) - len(weight.shape) + 1
-        per_group = source.shape[axis] // node.arguments[name]
-        return {name: self.shape(source)[axis] // per_group}
-
-    def attributes(self, modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
-        """Module path -> sizes that the module remembers, where they change.
-
-        Only what a module has, with the dense size, is changed: a functional call belongs to whatever module made it.
-        """
-        changed: dict[str, dict[str, Any]] = {}
-        for node in self.graph.nodes:
-            module = modules.get(node.module) if node.kind == "call" and node.inputs else None
-            if module is None:
-                continue
-            for name, (old, new) in self._sizes(node).items():
-                present = getattr(module, name, None)
-                present = list(present) if isinstance(present, (list, tuple)) else present
-                if old != new and present == old and type(present) is type(old):
-                    changed.setdefault(node.module, {})[name] = new
-        return changed
-
-    def _sizes(self, node: Node) -> dict[str, tuple[Any, Any]]:
-        """Attribute -> (dense size, size after removal) for the class of modules that has this operator."""
-        first = self.state.values[node.inputs[0]]
-        if not isinstance(first, Labelled):
-            return {}
-        old, new = first.shape, self.shape(first)
-        result = self.state.values[node.name]
-        sizes: dict[str, tuple[Any, Any]] = {}
-        if node.op.startswith("conv") and isinstance(result, Labelled):
-            weight = self.value(node, "weight")
-            assert weight is not None
-            axis = len(old) - len(weight.shape) + 1
-            groups = node.arguments.get("groups", 1)
-            sizes = {
-                "in_channels": (old[axis], new[axis]),
-                "groups": (groups, self._groups(node).get("groups", groups)),
-                "out_channels": (result.shape[axis], self.shape(result)[axis]),
-            }
-        elif node.op == "linear" and isinstance(result, Labelled):
-            sizes = {"in_features": (old[-1], new[-1]), "out_features": (result.shape[-1], self.shape(result)[-1])}
-        elif node.op in ("batch_norm", "instance_norm"):
-            sizes = {"num_features": (old[1], new[1])}
-        elif node.op in ("layer_norm", "rms_norm"):
-            before = tuple(node.arguments["normalized_shape"])
-            sizes = {"normalized_shape": (before, new[len(old) - len(before) :])}
-        elif node.op == "group_norm":
-            groups = node.arguments["num_groups"]
-            sizes = {
-                "num_channels": (old[1], new[1]),
-                "num_groups": (groups, self._groups(node).get("num_groups", groups)),
-            }
-        elif node.op == "prelu":
-            slope = self.value(node, "weight")
-            assert slope is not None
-            sizes = {"num_parameters": (slope.shape[0], self.shape(slope)[0])} if slope.shape else {}
-        elif node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-            recurrent = self.state.values[node.arguments["params"][1].name]
-            assert isinstance(recurrent, Labelled)
-            sizes = {"input_size": (old[-1], new[-1]), "hidden_size": (recurrent.shape[1], self.shape(recurrent)[1])}
-        elif node.op == "embedding" and isinstance(result, Labelled):
-            sizes = {"embedding_dim": (result.shape[-1], self.shape(result)[-1])}
-        return {name: (list(a), list(b)) if isinstance(a, tuple) else (a, b) for name, (a, b) in sizes.items()}

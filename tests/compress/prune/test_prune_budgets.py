@@ -236,6 +236,7 @@ def test_work_grows_with_the_network_and_no_faster() -> None:
     import pstats
 
     from edgepress.compress.prune.coupling.channels import assemble
+    from edgepress.compress.prune.coupling.fixed import Fixed
     from edgepress.compress.prune.coupling.propagate import propagate
     from edgepress.models.cost.graph import trace_one_sample
 
@@ -244,7 +245,7 @@ def test_work_grows_with_the_network_and_no_faster() -> None:
         model = randomised(deep_residual(layers))
         traced = trace_one_sample(model, torch.randn(1, 3, 16, 16))
         with cProfile.Profile() as profiler:
-            graph = assemble(model, traced, propagate(traced, lambda name: False), "dcase", "w8a8")
+            graph = assemble(model, traced, propagate(traced, Fixed()), "dcase", "w8a8")
             dense = graph.cost(graph.full())
             projection(graph, importance(model, graph), Limits(macs=dense.macs // 2))
         calls.append(pstats.Stats(profiler).total_calls)
