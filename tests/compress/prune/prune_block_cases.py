@@ -221,7 +221,7 @@ class Attention(nn.Module):
         return self.proj((weights @ v).transpose(1, 2).reshape(b, n, -1))
 
 
-@case("hand-written attention", inputs=((6, 10),), widths=("a.weight", "t.qkv.weight", "t.proj.weight"), kind="graph")
+@case("hand-written attention", inputs=((6, 10),), widths=("a.weight", "t.qkv.weight", "t.proj.weight"), kind="modules")
 def _() -> nn.Module:
     return Lambda(
         lambda m, x: m.fc((y := m.a(x)).mean(1) + m.t(y).mean(1)),
@@ -469,6 +469,6 @@ class TimmBlock(nn.Module):
         return self.head(x[:, 0])
 
 
-@case("timm-style transformer", widths=("patch.weight", "attn.qkv.weight", "mlp.0.weight"), kind="graph")
+@case("timm-style transformer", widths=("patch.weight", "attn.qkv.weight", "mlp.0.weight"), kind="modules")
 def _() -> nn.Module:
     return TimmBlock(16, 4)

@@ -173,16 +173,29 @@ def test_divisor_and_smallest_width(resnet8, divisor: int) -> None:
         prune_model(model, X, macs="50%", divisor=0)
 
 
-def test_protected_layers_keep_their_shapes(resnet8) -> None:
+def test_protect_keeps_outputs_and_freeze_keeps_shapes(resnet8) -> None:
     model = resnet8[0]
     name = next(
         name for name, module in model.named_modules() if name.startswith("blocks.1") and isinstance(module, nn.Conv2d)
     )
-    pruned = prune_model(model, X, macs="50%", protect=(name,))
-    before, after = model.state_dict(), pruned.model.state_dict()
-    assert after[f"{name}.weight"].shape == before[f"{name}.weight"].shape
-    with pytest.raises(UsageError, match=r"blocks.9.*known are"):
-        prune_model(model, X, macs="50%", protect=("blocks.9",))
+    before = model.state_dict()[f"{name}.weight"].shape
+    frozen = prune_model(model, X, macs="50%", freeze=(name,)).model.state_dict()[f"{name}.weight"].shape
+    assert frozen == before
+    shape = prune_model(model, X, macs="30%", protect=(name,)).model.state_dict()[f"{name}.weight"].shape
+    assert shape[0] == before[0]
+    assert shape[1] < before[1]
+    with pytest.raises(UsageError, match=r"protect names 'blocks.9'.*freeze names 'blokcs.1'.*did you mean.*known are"):
+        prune_model(model, X, macs="50%", protect=("blocks.9",), freeze=("blokcs.1",))
+
+
+def test_a_protected_head_does_not_block_what_feeds_it() -> None:
+    head = nn.Sequential(nn.Linear(16, 12), nn.ReLU())
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), head, nn.Linear(12, 4))
+    x = torch.randn(1, 6)
+    protected = find_groups(model, x, protect=("2",))
+    assert [group.name for group in protected.groups] == ["0"]  # the 12 outputs of the head stay, its 16 inputs do not
+    assert find_groups(model, x, freeze=("2",)).groups == ()
+    assert [group.name for group in find_groups(model, x, protect="2.0.weight").groups] == ["0"]
 
 
 def test_the_output_width_is_never_touched(resnet8) -> None:
