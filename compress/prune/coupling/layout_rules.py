@@ -227,6 +227,38 @@ def slice_bounds(node: Node, size: int) -> tuple[int, int]:
     return start, end
 
 
+@RULES.rule("unfold")
+def _unfold(state: Propagation, node: Node) -> Result:
+    """Windows along one axis, which become the last axis."""
+    value, dim = _first(state, node), node.arguments["dimension"]
+    value = state.space.collapse(value, [dim], state.cause(node, "windows over channels"))
+    return _mapped(state, value, _shape(node), lambda plane: np.expand_dims(plane, -1))
+
+
+@RULES.rule("im2col")
+def _im2col(state: Propagation, node: Node) -> Result:
+    """[..., C, H, W] -> [..., C x window, positions]."""
+    value, shape = _first(state, node), _shape(node)
+    value = state.space.collapse(value, [-1, -2], state.cause(node, "labels along pixels"))
+    window = shape[-2] // value.shape[-3]
+    return _mapped(
+        state,
+        value,
+        shape,
+        lambda plane: np.repeat(plane[..., 0], window, -2) if plane.shape[-3] > 1 else plane[..., 0],
+    )
+
+
+@RULES.rule("col2im")
+def _col2im(state: Propagation, node: Node) -> Result:
+    """[..., C x window, positions] -> [..., C, H, W]."""
+    value, shape = _first(state, node), _shape(node)
+    cause = state.cause(node, "the channels of one window go together")
+    split = (*value.shape[:-2], shape[-3], value.shape[-2] // shape[-3], value.shape[-1])
+    whole = state.space.collapse(reshaped(state.space, value, split), [-1, -2], cause)
+    return _mapped(state, whole, shape, lambda plane: plane)
+
+
 @RULES.rule("pad", "constant_pad_nd")
 def _pad(state: Propagation, node: Node) -> Result:
     value, shape = _first(state, node), _shape(node)
