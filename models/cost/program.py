@@ -10,7 +10,7 @@ import copy
 import operator
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -67,6 +67,7 @@ def export_program(model: nn.Module, inputs: tuple[torch.Tensor, ...], mode: str
     with (
         moded_copy(model, mode) as copied,
         _whole_operators(),
+        _recurrent_shapes(),
         plain_precision(),
         warnings.catch_warnings(),
         torch.no_grad(),
@@ -130,6 +131,31 @@ def _whole_operators() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def _recurrent_shapes() -> Iterator[None]:
+    """Give the tracer the shapes of recurrent layers outright: torch works them out step by step, in seconds.
+
+    `py_kernels` is torch's own table of the Python kernels of an operator, and not public: without it nothing changes.
+    """
+    import torch
+
+    def shapes(x: Any, hx: Any, *rest: Any, **named: Any) -> tuple[torch.Tensor, ...]:
+        states = tuple(hx) if isinstance(hx, (list, tuple)) else (hx,)
+        bidirectional = named["bidirectional"] if "bidirectional" in named else rest[5]
+        width = states[0].shape[-1] * (2 if bidirectional else 1)
+        return x.new_empty((*x.shape[:-1], width)), *(state.new_empty(state.shape) for state in states)
+
+    operators = [getattr(torch.ops.aten, name).input for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")]
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    with ExitStack() as stack:
+        for found in operators:
+            if key in getattr(found, "py_kernels", {}) and hasattr(found, "_dispatch_cache"):
+                stack.callback(found._dispatch_cache.clear)
+                stack.enter_context(mock.patch.dict(found.py_kernels, {key: shapes}))
+                found._dispatch_cache.clear()
+        yield
 
 
 def inline_regions(module: fx.GraphModule) -> None:
