@@ -17,7 +17,7 @@ from edgepress.models.errors import UsageError
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from torch.export import ExportedProgram
+    from torch.export import ExportedProgram, ExportGraphSignature
 
 #: What a node is. Only "call" computes something.
 NODE_KINDS = ("input", "parameter", "buffer", "constant", "call")
@@ -206,7 +206,7 @@ def _lengths(graph: Graph) -> list[tuple[int, ...]]:
 
 def read_program(program: ExportedProgram, model: nn.Module) -> Graph:
     """The operators of a program that `export_program` made of `model`."""
-    signature = program.graph_signature
+    placeholders = _placeholders(program.graph_signature)
     # Tied parameters have several names; the first one stands for all.
     first_name: dict[int, str] = {}
     canonical: dict[str, str] = {}
@@ -222,7 +222,7 @@ def read_program(program: ExportedProgram, model: nn.Module) -> Graph:
             continue
         shape, shapes, dtype = _shapes(fx_node.meta.get("val"))
         if fx_node.op == "placeholder":
-            kind, source = _placeholder(fx_node.name, signature)
+            kind, source = placeholders.get(fx_node.name, ("constant", fx_node.name))
             if kind == "parameter":
                 source = canonical.get(source, source)
                 first = parameter_nodes.setdefault(source, fx_node.name)
@@ -258,14 +258,17 @@ def read_program(program: ExportedProgram, model: nn.Module) -> Graph:
     return Graph(tuple(nodes), outputs, shapes, leaves, program)
 
 
-def _placeholder(name: str, signature: Any) -> tuple[str, str]:
-    if name in signature.inputs_to_parameters:
-        return "parameter", signature.inputs_to_parameters[name]
-    if name in signature.inputs_to_buffers:
-        return "buffer", signature.inputs_to_buffers[name]
-    if name in signature.inputs_to_lifted_tensor_constants:
-        return "constant", signature.inputs_to_lifted_tensor_constants[name]
-    return ("input", "") if name in signature.user_inputs else ("constant", name)
+def _placeholders(signature: ExportGraphSignature) -> dict[str, tuple[str, str]]:
+    """Name -> kind of node and name in the model, for what is no input of the user's."""
+    return {
+        name: (kind, source)
+        for kind, sources in (
+            ("parameter", signature.inputs_to_parameters),
+            ("buffer", signature.inputs_to_buffers),
+            ("constant", signature.inputs_to_lifted_tensor_constants),
+        )
+        for name, source in sources.items()
+    } | {name: ("input", "") for name in signature.user_inputs if isinstance(name, str)}
 
 
 def _operator(target: Any) -> tuple[str, str]:

@@ -176,6 +176,8 @@ class Prover:
             with torch.no_grad(), plain_precision():
                 found = [value for value in _plain(smaller(*self._copies())) if isinstance(value, torch.Tensor)]
             worst = max(worst, _gap(reference, found))
+            if worst > TOLERANCE:
+                break
         return worst
 
     def fails_in_training(self, smaller: nn.Module) -> str:
