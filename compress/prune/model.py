@@ -6,17 +6,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgepress.compress.prune.budget.importance import importance as score
 from edgepress.compress.prune.budget.project import projection
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Frozen, Selection, find_groups
-from edgepress.compress.prune.removal.proof import Proof, remove_with_proof
+from edgepress.compress.prune.coupling.propagate import RULES
+from edgepress.compress.prune.removal.proof import Proof, output_gap, remove_with_proof
+from edgepress.models.checkpoints.reparameterize import offers_reparameterization, reparameterized
+from edgepress.models.cost.aten import op_of
 from edgepress.models.cost.cost import Cost, cost_of, cost_of_graph
+from edgepress.models.cost.graph import Graph, as_inputs
 from edgepress.models.errors import UsageError, VerdictError
 from edgepress.models.limits import Limits
 from edgepress.models.units import parse_quantity
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from torch import nn
 
@@ -90,6 +95,8 @@ def prune_model(
         InfeasibleBudget: the budget can't be reached; the message says what can be, and which layers bind.
         ProofError: the removed network differs from its reference; the message names the group.
     """
+    merged, notes = (None, ()) if not isinstance(importance, str) else _merged(model, example_inputs)
+    model = model if merged is None else merged
     graph = find_groups(model, example_inputs, protect, rule, scheme, freeze)
     before = cost_of_graph(graph.graph, rule, scheme)
     limits = _limits(
@@ -98,18 +105,76 @@ def prune_model(
         scheme,
         {"macs": macs, "params": params, "weight_bytes": weight_bytes, "peak_activation_bytes": peak_activation_bytes},
     )
+    if limits.macs is not None:
+        check_countable(graph.graph)
     scores = score(model, graph, importance, batches=batches, loss=loss) if isinstance(importance, str) else importance
     chosen = _projection(graph, scores, limits, projection, divisor, min_channels, floor)
     smaller, plan, proof = remove_with_proof(model, graph, chosen.selection, example_inputs)
     after = cost_of(smaller, example_inputs, rule, scheme)
     _check_count(after, chosen.figures, limits)
-    notes = chosen.notes
+    notes += chosen.notes + single_channels(graph, chosen.selection)
     if proof.kind == "graph":
         notes += _rebuilt(plan)
+    if merged is not None:
+        plan["reparameterized"] = True
     return Pruned(smaller, plan, before, after, proof, graph.frozen, notes, chosen.selection, graph)
 
 
 _projection = projection
+
+
+def _merged(
+    model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor
+) -> tuple[nn.Module | None, tuple[str, ...]]:
+    """The network without the parallel branches that only training needs, where its modules offer that; and a note."""
+    if not offers_reparameterization(model):
+        return None, ()
+    try:
+        merged = reparameterized(model)
+        gap = output_gap(model, merged, as_inputs(example_inputs))
+    except (UsageError, RuntimeError) as error:
+        return None, (f"the network is pruned with its parallel branches: {error}",)
+    if len(list(merged.parameters())) >= len(list(model.parameters())):
+        return None, ()
+    if gap > 1e-3:
+        return None, (
+            f"the network is pruned with its parallel branches: merging them changes its outputs by {gap:.2g}",
+        )
+    return merged, (
+        "the parallel branches of training were merged first: what is deployed is counted, pruned and trained",
+    )
+
+
+def single_channels(graph: ChannelGraph, selection: Selection) -> tuple[str, ...]:
+    """A note on groups of several channels that are left with one."""
+    names = [
+        group.name
+        for group, kept in zip(graph.groups, selection, strict=True)
+        if group.size >= 8 and np.count_nonzero(kept) * group.channels == 1
+    ]
+    if not names:
+        return ()
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (f"one channel is left of {listed}: a floor (floor=0.1, --floor 0.1) or min_channels keeps more",)
+
+
+def check_countable(graph: Graph) -> None:
+    """That no operator whose products cannot be counted reads weights: a MAC budget would not be hard.
+
+    Raises:
+        UsageError: one does; the message names operator, module and a way out.
+    """
+    for node in graph.nodes:
+        if node.kind != "call" or node.op in RULES or op_of(graph, node).kind != "other":
+            continue
+        read = [graph.by_name[name] for name in node.inputs]
+        weights = [other.source for other in read if other.kind == "parameter" and len(other.shape or ()) > 1]
+        if weights:
+            raise UsageError(
+                f"macs: the operator {node.overload or node.op} of module {node.module!r} holds "
+                f"{', '.join(weights[:3])}, and what it computes cannot be counted, so a budget of MACs could not be "
+                "held; write that part with operators of torch.nn.functional, or give a budget of params or weight_bytes"
+            )
 
 
 def _rebuilt(plan: Mapping[str, Any]) -> tuple[str, ...]:

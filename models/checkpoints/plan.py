@@ -8,7 +8,7 @@ by `edgepress.models.checkpoints.rebuild` with the same parameter names.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import UsageError
@@ -40,11 +40,16 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any], traces: Traces | None 
         UsageError: the plan is damaged, of a newer schema, or was made for another network.
     """
     check_plan(plan)
+    if plan.get("reparameterized"):
+        from edgepress.models.checkpoints.reparameterize import reparameterized
+
+        model = reparameterized(model)
     smaller = copied(model)
     cut_tensors(
         smaller,
         {name: {int(axis): list(kept) for axis, kept in axes.items()} for name, axes in plan["tensors"].items()},
     )
+    _multiply(smaller, plan.get("factors", ()))
     if plan["kind"] == "graph":
         from edgepress.models.checkpoints.rebuild import rebuild
 
@@ -115,8 +120,35 @@ def check_plan(plan: Mapping[str, Any]) -> None:
                     f"the plan is damaged: it sets {name!r} of module {path!r} to {value!r:.80}; "
                     "allowed are public attributes that are positive sizes"
                 )
+    for entry in plan.get("factors", ()):
+        good = (
+            isinstance(entry, Mapping)
+            and isinstance(entry.get("tensor"), str)
+            and isinstance(entry.get("rows"), (list, tuple))
+            and all(type(row) is int and row >= 0 for row in entry["rows"])
+            and isinstance(entry.get("factor"), float)
+            and 0 < entry["factor"] < float("inf")
+        )
+        if not good:
+            raise UsageError(f"the plan is damaged: factors has {entry!r:.80}; it needs tensor, rows and factor")
     if plan["kind"] == "graph":
         _mapping(plan, "graph")
+
+
+def _multiply(model: nn.Module, factors: Sequence[Mapping[str, Any]]) -> None:
+    """Multiply rows of parameters, in place."""
+    import torch
+
+    named = dict(model.named_parameters(remove_duplicate=False))
+    for entry in factors:
+        tensor = named.get(entry["tensor"])
+        if tensor is None or max(entry["rows"], default=0) >= len(tensor):
+            raise UsageError(
+                f"the plan multiplies rows of {entry['tensor']!r}, which the model does not have; it was made for "
+                "another network"
+            )
+        with torch.no_grad():
+            tensor[entry["rows"]] *= entry["factor"]
 
 
 def _is_size(value: Any) -> bool:

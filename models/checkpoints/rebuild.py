@@ -2,7 +2,7 @@
 
 The result holds the tensors of the original under their names and runs what torch.export recorded: one graph for
 evaluation, one for training (dropout, batch statistics, stochastic depth, heads that only training uses), and a batch
-of any size wherever traces of two batches show which constants follow it.
+of any size wherever the forward takes one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,9 @@ _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split",
 
 
 class Traces:
-    """Programs of one dense network by mode and batch, each exported once.
+    """Programs of one dense network by mode, each exported once.
+
+    The batch of a trace is a prime that divides no size of the network, so that its multiples show themselves.
 
     Args:
         dense: the network.
@@ -36,22 +38,25 @@ class Traces:
 
     def __init__(self, dense: nn.Module, inputs: tuple[torch.Tensor, ...]):
         self.dense, self.inputs = dense, inputs
-        self.programs: dict[tuple[str, int], ExportedProgram | UsageError] = {}
+        self.programs: dict[tuple[str, int | None], ExportedProgram | UsageError] = {}
         leading = {value.shape[0] if value.ndim else 0 for value in inputs}
-        #: The batch of the inputs; None where they have none.
-        self.batch = leading.pop() if len(leading) == 1 and 0 not in leading else None
+        batched = len(leading) == 1 and 0 not in leading
+        sizes = {size for value in (*inputs, *dense.parameters(), *dense.buffers()) for size in value.shape}
+        #: The batch that traces have; None where the inputs have none.
+        self.batch = next((p for p in _PRIMES if all(s % p for s in sizes)), None) if batched else None
 
     def program(self, mode: str, batch: int | None) -> ExportedProgram:
-        """The network in a mode of `models.cost.program.MODES`.
+        """The network in a mode of `models.cost.program.MODES`, with this batch; None: with the inputs as they are.
 
         Raises:
             UsageError: `torch.export` cannot trace it so.
         """
-        key = (mode, batch or 0)
+        key = (mode, batch)
         if key not in self.programs:
             inputs = self.inputs
-            if batch != self.batch:
-                inputs = tuple(torch.zeros((batch, *value.shape[1:]), dtype=value.dtype) for value in inputs)
+            if batch is not None:
+                # Shapes alone are looked at: no memory is touched.
+                inputs = tuple(torch.empty((batch, *value.shape[1:]), dtype=value.dtype) for value in inputs)
             try:
                 self.programs[key] = export_program(self.dense, inputs, mode)
             except UsageError as error:
@@ -61,9 +66,22 @@ class Traces:
             raise found
         return found
 
-    def training_batch(self) -> int | None:
-        """The batch of training traces: batch statistics need more than one sample."""
-        return None if self.batch is None else max(2, self.batch)
+    def batch_of(self, mode: str) -> int | None:
+        """The batch that a mode is traced with: the prime, or None where the forward takes no other than the inputs'.
+
+        Raises:
+            UsageError: `torch.export` cannot trace it either way.
+        """
+        try:
+            self.program(mode, self.batch)
+        except UsageError:
+            self.program(mode, None)
+            return None
+        return self.batch
+
+
+#: Batches of traces, to choose from.
+_PRIMES = (1009, 1013, 1019, 1021)
 
 
 @dataclass(frozen=True)
@@ -152,12 +170,12 @@ def rebuild(dense: nn.Module, smaller: nn.Module, edits: Mapping[str, Any], trac
     constants: dict[str, torch.Tensor] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evaluation = _phase(traces, "evaluation", traces.batch, edits.get("calls", {}), constants)
+        evaluation = _phase(traces, "evaluation", edits.get("calls", {}), constants)
         if edits.get("training") is None:
-            training = _phase(traces, "evaluation", traces.batch, edits.get("calls", {}), constants)
+            training = _phase(traces, "evaluation", edits.get("calls", {}), constants)
             _switch_on(training.run)
         else:
-            training = _phase(traces, "training", traces.training_batch(), edits["training"], constants)
+            training = _phase(traces, "training", edits["training"], constants)
     result = Rebuilt(smaller, evaluation, training, constants, type(dense).__name__)
     result.train(dense.training)
     return result
@@ -170,13 +188,12 @@ def _zero_inputs(edits: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
         raise UsageError(f"the plan is damaged: graph.inputs must list shapes and dtypes ({error})") from error
 
 
-def _phase(
-    traces: Traces, mode: str, batch: int | None, edits: Mapping[str, Any], constants: dict[str, torch.Tensor]
-) -> _Phase:
+def _phase(traces: Traces, mode: str, edits: Mapping[str, Any], constants: dict[str, torch.Tensor]) -> _Phase:
+    batch = traces.batch_of(mode)
     program = traces.program(mode, batch)
     graph = copy.deepcopy(program.graph)
     calls = calls_of(graph)
-    scaled = _batch_arguments(traces, mode, batch, calls)
+    scaled = [] if batch is None else _multiples(calls, batch)
     _edit(calls, edits)
     signature = program.graph_signature
     named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -204,26 +221,14 @@ def calls_of(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function"]
 
 
-def _batch_arguments(traces: Traces, mode: str, batch: int | None, calls: list[fx.Node]) -> dict[tuple[int, Any], int]:
-    """(call, path of the argument) -> value in `calls`, for every integer which is a multiple of the batch."""
-    if batch is None:
-        return {}
-    try:
-        larger = calls_of(traces.program(mode, batch + 1).graph)
-    except UsageError:  # the forward takes no other batch
-        return {}
-    if [str(call.target) for call in larger] != [str(call.target) for call in calls]:
-        return {}
-    found: dict[tuple[int, Any], int] = {}
-    for position, (own, other) in enumerate(zip(calls, larger, strict=True)):
-        left, right = dict(_integers((own.args, own.kwargs))), dict(_integers((other.args, other.kwargs)))
-        for path, value in left.items():
-            grown = right.get(path, value)
-            if grown != value:
-                if value * (batch + 1) != grown * batch:
-                    return {}
-                found[position, path] = value
-    return found
+def _multiples(calls: list[fx.Node], batch: int) -> list[tuple[int, Any]]:
+    """(call, path of the argument) of every integer which is a multiple of the batch."""
+    return [
+        (position, path)
+        for position, call in enumerate(calls)
+        for path, value in _integers((call.args, call.kwargs))
+        if value and value % batch == 0
+    ]
 
 
 def _integers(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], int]]:
@@ -267,7 +272,7 @@ def _edit(calls: list[fx.Node], edits: Mapping[str, Any]) -> None:
 
 
 def _follow_batch(
-    graph: fx.Graph, calls: list[fx.Node], scaled: Mapping[tuple[int, Any], int], batch: int, tensors: int
+    graph: fx.Graph, calls: list[fx.Node], scaled: Collection[tuple[int, Any]], batch: int, tensors: int
 ) -> None:
     """Replace constants that are multiples of the batch by that multiple of the first input's first dimension.
 

@@ -120,7 +120,7 @@ class Prover:
         dense = copied(model).eval().cpu()
         self.traces = Traces(dense, self.inputs)
         if graph.graph.program is not None:  # the trace that the groups were found in
-            self.traces.programs["evaluation", self.traces.batch or 0] = graph.graph.program
+            self.traces.programs["evaluation", None] = graph.graph.program
         self.weights = [dense, _randomised(copied(dense), generator)]
         # Random weights make a wrong map visible where zeros (a last layer initialised to zero) would hide it.
         if not all(torch.isfinite(value).all() for value in self._dense_outputs(graph.state, self.weights[1])):
@@ -134,7 +134,7 @@ class Prover:
     def _reference(self, removal: Removal, model: nn.Module) -> list[torch.Tensor]:
         from edgepress.compress.prune.removal.reference import run_reference
 
-        program = removal.graph.program or self.traces.program("evaluation", self.traces.batch)
+        program = removal.graph.program or self.traces.program("evaluation", None)
         return run_reference(program, removal, _tensors(model), self._copies())
 
     def _copies(self) -> tuple[torch.Tensor, ...]:
@@ -186,10 +186,9 @@ class Prover:
 
         from edgepress.models.checkpoints.plan import copied
 
-        batch = self.traces.training_batch()
         inputs = self.inputs
-        if batch is not None:
-            inputs = tuple(torch.cat([value] * batch)[:batch] for value in inputs)
+        if self.traces.batch is not None:  # batch statistics need more than one sample
+            inputs = tuple(torch.cat([value, value]) for value in inputs)
 
         def attempt(model: nn.Module) -> str:
             try:
@@ -224,6 +223,17 @@ class Prover:
             except Exception:  # whatever a broken removal raises
                 continue
         return True
+
+
+def output_gap(left: nn.Module, right: nn.Module, inputs: tuple[torch.Tensor, ...]) -> float:
+    """Largest relative difference of the outputs of two networks in evaluation mode; neither is changed."""
+    import torch
+
+    from edgepress.models.checkpoints.plan import copied
+
+    with torch.no_grad():
+        outputs = [_plain(copied(model).eval()(*(value.clone() for value in inputs))) for model in (left, right)]
+    return _gap(*([value for value in values if isinstance(value, torch.Tensor)] for values in outputs))
 
 
 def _gap(expected: list[torch.Tensor], found: list[torch.Tensor]) -> float:

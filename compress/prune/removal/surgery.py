@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
+from edgepress.compress.prune.removal.attention import query_factors
 from edgepress.compress.prune.removal.edits import Removal
 from edgepress.models.checkpoints.plan import apply_plan, empty_plan
 from edgepress.models.cost.graph import read_program
@@ -47,10 +48,13 @@ def make_plan(
         plan["kind"] = "graph"
         plan["graph"] = {
             "inputs": [[list(value.shape), str(value.dtype).removeprefix("torch.")] for value in traces.inputs],
-            "calls": Removal(graph.state, removed).calls(),
+            "calls": _calls(model, traces, "evaluation", tensors),
             **_training(model, traces, tensors),
         }
         return plan
+    factors = query_factors(Removal(graph.state, removed), tensors)
+    if factors:
+        plan["factors"] = factors
     modules = dict(model.named_modules(remove_duplicate=False))
     for view in [Removal(phase, removed) for phase in graph.phases]:
         for changes in (view.attributes(modules), view.written(modules) if way == "sizes" else {}):
@@ -60,11 +64,18 @@ def make_plan(
     return plan
 
 
+def _calls(
+    model: nn.Module, traces: Traces, mode: str, tensors: Mapping[str, Mapping[int, np.ndarray]]
+) -> dict[str, dict[str, Any]]:
+    """The edits of one mode, in the trace that it is rebuilt from."""
+    program = traces.program(mode, traces.batch_of(mode))
+    return Removal.of_tensors(read_program(program, model), tensors).calls()
+
+
 def _training(model: nn.Module, traces: Traces, tensors: Mapping[str, Mapping[int, np.ndarray]]) -> dict[str, Any]:
     """The edits of the training forward, or why there are none."""
     try:
-        program = traces.program("training", traces.training_batch())
-        return {"training": Removal.of_tensors(read_program(program, model), tensors).calls()}
+        return {"training": _calls(model, traces, "training", tensors)}
     except UsageError as error:
         return {"training": None, "reason": str(error)}
 
