@@ -137,12 +137,8 @@ def _merged(
     if len(list(merged.parameters())) >= len(list(model.parameters())):
         return None, ()
     if gap > 1e-3:
-        return None, (
-            f"the network is pruned with its parallel branches: merging them changes its outputs by {gap:.2g}",
-        )
-    return merged, (
-        "the parallel branches of training were merged first: what is deployed is counted, pruned and trained",
-    )
+        return None, (f"the network is pruned with its parallel branches: merging them changes outputs by {gap:.2g}",)
+    return merged, ("the parallel branches of training were merged first: what is deployed is counted and pruned",)
 
 
 def single_channels(graph: ChannelGraph, selection: Selection) -> tuple[str, ...]:
@@ -173,7 +169,7 @@ def check_countable(graph: Graph) -> None:
             raise UsageError(
                 f"macs: the operator {node.overload or node.op} of module {node.module!r} holds "
                 f"{', '.join(weights[:3])}, and what it computes cannot be counted, so a budget of MACs could not be "
-                "held; write that part with operators of torch.nn.functional, or give a budget of params or weight_bytes"
+                "held; write that part with torch.nn.functional, or give a budget of params or weight_bytes"
             )
 
 

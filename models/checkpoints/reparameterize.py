@@ -39,7 +39,8 @@ def reparameterized(model: nn.Module) -> nn.Module:
                 getattr(module, _method(module) or "eval")()
         except Exception as error:  # whatever the code of a user's module raises
             raise UsageError(
-                f"{_method(module)}() of module {path!r}, a {type(module).__name__}, fails: {type(error).__name__}: {error}"
+                f"{_method(module)}() of module {path!r}, a {type(module).__name__}, fails: "
+                f"{type(error).__name__}: {error}"
             ) from error
     for parameter in merged.parameters():  # merging detaches what it drops, and what it makes of it
         parameter.requires_grad_()

@@ -196,7 +196,7 @@ def _() -> nn.Module:
     )
 
 
-@case("MultiheadAttention", inputs=((6, 10),), widths=("a.weight", "m.in_proj_weight"), kind="graph")
+@case("MultiheadAttention", inputs=((6, 10),), widths=("a.weight", "m.in_proj_weight"), kind="modules")
 def _() -> nn.Module:
     def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
         y = m.a(x)
@@ -242,7 +242,7 @@ def _() -> nn.Module:
     )
 
 
-@case("scaled_dot_product_attention", inputs=((6, 10),), widths=("q.weight", "k.weight", "v.weight"), kind="graph")
+@case("scaled_dot_product_attention", inputs=((6, 10),), widths=("q.weight", "k.weight", "v.weight"), kind="modules")
 def _() -> nn.Module:
     return Lambda(
         lambda m, x: m.fc(F.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x)).mean(1)),

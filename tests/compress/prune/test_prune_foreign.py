@@ -290,3 +290,120 @@ def test_a_failing_trace_is_a_sentence() -> None:
 
     with pytest.raises(UsageError, match="cannot trace Data"):
         half(Data(), X)
+
+
+class Branches(nn.Module):
+    """A RepVGG block: 3 x 3, 1 x 1 and identity, each normalised, merge into one convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.wide, self.narrow = conv(channels, channels), conv(channels, channels, 1)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(channels) for _ in range(3)])
+        self.merged: nn.Conv2d | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.merged is not None:
+            return torch.relu(self.merged(x))
+        branches = (self.wide(x), self.narrow(x), x)
+        return torch.relu(sum(norm(y) for norm, y in zip(self.norms, branches, strict=True)))
+
+    def reparameterize(self) -> None:
+        channels = self.wide.out_channels
+        identity = torch.zeros(channels, channels, 3, 3)
+        identity[torch.arange(channels), torch.arange(channels), 1, 1] = 1
+        kernels = (self.wide.weight, F.pad(self.narrow.weight, [1, 1, 1, 1]), identity)
+        biases = (self.wide.bias, self.narrow.bias, torch.zeros(channels))
+        scales = [norm.weight / (norm.running_var + norm.eps).sqrt() for norm in self.norms]
+        self.merged = conv(channels, channels)
+        self.merged.weight.data = sum(k * s[:, None, None, None] for k, s in zip(kernels, scales, strict=True))
+        self.merged.bias.data = sum(
+            norm.bias + (bias - norm.running_mean) * scale
+            for norm, bias, scale in zip(self.norms, biases, scales, strict=True)
+        )
+        del self.wide, self.narrow, self.norms
+
+
+def test_parallel_branches_are_merged_first() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(conv(3, 16), Branches(16), Branches(16), nn.Conv2d(16, 4, 1))
+
+    torch.manual_seed(0)
+    model = build()
+    model(torch.randn(8, 3, 12, 12))  # statistics that are not 0 and 1
+    pruned = half(model, X)
+    merged = 144 * ((27 + 1) * 16 + 2 * (144 + 1) * 16 + (16 + 1) * 4)
+    assert pruned.before.macs == merged
+    assert any("merged first" in note for note in pruned.notes)
+    assert hasattr(model[1], "wide")  # the given one is untouched
+    assert all(parameter.requires_grad for parameter in pruned.model.parameters())
+    again = apply_plan(build(), json.loads(json.dumps(pruned.plan)))
+    again.load_state_dict(pruned.model.state_dict())
+    torch.testing.assert_close(again.eval()(X), pruned.model.eval()(X))
+
+
+def test_branches_whose_merging_is_wrong_stay() -> None:
+    class Wrong(Branches):
+        def reparameterize(self) -> None:
+            super().reparameterize()
+            self.merged.bias.data += 1
+
+    pruned = half(nn.Sequential(conv(3, 16), Wrong(16), nn.Conv2d(16, 4, 1)), X)
+    assert any("changes outputs" in note for note in pruned.notes)
+    assert hasattr(pruned.model[1], "wide")
+
+
+def test_narrower_heads_keep_their_scores() -> None:
+    """sqrt(4 / 8) on the rows of the queries alone, in the plan: fresh weights are treated alike."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads, self.width, self.qkv, self.out = 2, 8, nn.Linear(6, 48), nn.Linear(16, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shape = (x.shape[0], x.shape[1], 3, self.heads, self.width)
+            q, k, v = self.qkv(x).reshape(shape).permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            return self.out(y.reshape(x.shape[0], x.shape[1], self.heads * self.width))
+
+    model, x = Attention(), torch.randn(1, 5, 6)
+    pruned = prune_model(model, x, params="52%", projection="threshold", importance="l2")
+    assert pruned.proof.kind == "modules"
+    width = pruned.model.width
+    assert width < 8
+    entries = {entry["tensor"]: entry for entry in pruned.plan["factors"]}
+    kept = pruned.plan["tensors"]["qkv.weight"]["0"]
+    assert [kept[row] for row in entries["qkv.weight"]["rows"]] == [row for row in kept if row < 16]
+    assert entries["qkv.bias"]["factor"] == pytest.approx((width / 8) ** 0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(apply_plan(model, pruned.plan).eval()(x), pruned.model.eval()(x))
+
+
+def test_weights_in_an_operator_that_cannot_be_counted_are_an_error() -> None:
+    @torch.library.custom_op("edgepress_test::mix", mutates_args=())
+    def mix(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x @ weight
+
+    @mix.register_fake
+    def _(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return x.new_empty((*x.shape[:-1], weight.shape[1]))
+
+    class Custom(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.weight, self.b = nn.Linear(6, 32), nn.Parameter(torch.randn(32, 32)), nn.Linear(32, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.relu(self.a(x) + mix(self.a(x), self.weight)))
+
+    model = nn.Sequential(Custom())
+    with pytest.raises(UsageError, match=r"mix.* of module '0' holds 0.weight.*params or weight_bytes"):
+        prune_model(model, torch.randn(1, 6), macs="50%")
+
+
+def test_a_single_channel_left_is_said() -> None:
+    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 8), nn.ReLU(), conv(8, 4))
+    with torch.no_grad():
+        model[0].weight[1:] *= 1e-3
+    notes = prune_model(model, X, macs="30%", projection="threshold", floor=0).notes
+    assert any("one channel is left of 0" in note for note in notes)

@@ -14,6 +14,7 @@ from edgepress.models.cost.program import export_program
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, "projected"])
 def test_shapes_of_recurrent_layers(kind: Any, bidirectional: bool, batch_first: bool) -> None:
     options = {"num_layers": 2, "bidirectional": bidirectional, "batch_first": batch_first}
