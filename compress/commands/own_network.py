@@ -1,9 +1,9 @@
-"""A user's own network, package.module:factory with a file of weights, as a checkpoint of the run."""
+"""A user's own network, a factory or a library's name with a file of weights, as a checkpoint of the run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgepress.compress.pipeline.entries import enter, finished, free_name, key_of, network_facts
 from edgepress.compress.pipeline.progress import say
@@ -11,9 +11,6 @@ from edgepress.compress.pipeline.provenance import command, cost_facts, source_o
 from edgepress.models.checkpoints.digests import tensors_digest
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def enter_own_network(
@@ -23,7 +20,7 @@ def enter_own_network(
 
     Args:
         run: where it is saved.
-        factory: package.module:factory, or a network of the zoo.
+        factory: package.module:factory, timm:NAME, torchvision:NAME, or a network of the zoo.
         weights: .safetensors, or .pt with tensors only; None keeps what the factory gives.
         inputs: shapes with the batch, "1,3,32,32", one for each input.
         data: the task, as the user typed it.
@@ -35,6 +32,7 @@ def enter_own_network(
 
     from edgepress.models.checkpoints.registry import make_network, zoo
     from edgepress.models.checkpoints.spec import ModelSpec
+    from edgepress.models.checkpoints.weights import load_weights
     from edgepress.models.cost.cost import cost_of
 
     if not inputs and factory not in zoo():
@@ -69,37 +67,6 @@ def enter_own_network(
     entry = enter(run, "checkpoint", name, model, spec, metrics, facts)
     say(f"own network: {entry['path']}, {cost.macs:,} MACs ({cost.rule}), {cost.params:,} parameters")
     return entry
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict into the model, in place; nothing but tensors is read.
-
-    Raises:
-        UsageError: no such file, damaged, holding other objects, or of another network.
-    """
-    import torch
-
-    if not path.is_file():
-        raise UsageError(f"weights = {str(path)!r} does not exist; give a state dict, .safetensors or .pt")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state) if isinstance(state, dict) else state
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
-        raise UsageError(
-            f"{path} cannot be read as weights (tensors only, no pickled objects): {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UsageError(f"{path} holds no state dict: a mapping of names to tensors is needed")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:4]]
-        raise UsageError(f"{path} does not fit the network: {' '.join(lines)}") from error
 
 
 def _shape(text: str) -> tuple[int, ...]:

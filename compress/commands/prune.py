@@ -57,9 +57,14 @@ def prune(
     divisor: Annotated[int | None, typer.Option(min=1, help="Channels in multiples of this.")] = None,
     min_channels: Annotated[int | None, typer.Option(min=1, help="Channels that every group keeps.")] = None,
     floor: Annotated[float | None, typer.Option(min=0, max=1, help="Share of its width that a group keeps.")] = None,
-    protect: Annotated[list[str] | None, typer.Option(help="Module that keeps its width; may be repeated.")] = None,
+    protect: Annotated[
+        list[str] | None, typer.Option(help="Module whose outputs keep their width; may be repeated.")
+    ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Module or parameter that keeps its shape; may be repeated.")
+    ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Your own network, package.module:factory (its code is run).")
+        str | None, typer.Option(help="Your own, package.module:factory, or timm:NAME, torchvision:NAME (code is run).")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Its weights, .safetensors or .pt.")] = None,
     inputs: Annotated[
@@ -91,6 +96,8 @@ def prune(
         "divisor": divisor,
         "min_channels": min_channels,
         "floor": floor,
+        "protect": tuple(protect) if protect else None,
+        "freeze": tuple(freeze) if freeze else None,
     }
     wanted = given(targets)
     if not wanted and device is None:
@@ -143,7 +150,6 @@ def prune(
             task,
             label=label_of(entry, wanted, device),
             seed=seed if seed is not None else recipe.seed if recipe else 0,
-            protect=tuple(protect or ()),
             trust=trust,
             resume=not restart,
             machine=Machine(accelerator, devices, strategy, nodes),

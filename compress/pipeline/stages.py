@@ -120,7 +120,6 @@ def prune_stage(
     *,
     machine: Machine,
     seed: int,
-    protect: tuple[str, ...] = (),
     trust: bool = False,
     resume: bool = True,
     label: str | None = None,
@@ -140,7 +139,6 @@ def prune_stage(
         limits.rule,
         limits.scheme,
         used,
-        protect,
         seed,
         task.fingerprint if task is not None else None,
         *_teaching(teacher, settings.distill),
@@ -156,7 +154,7 @@ def prune_stage(
     if task is None:
         from edgepress.compress.prune.schedules.trainers import remove_once
 
-        pruned = remove_once(model, spec.example_inputs(), limits, settings, protect, None)
+        pruned = remove_once(model, spec.example_inputs(), limits, settings, None)
         trained, history, best, seconds = pruned.model, [], 0, 0.0
     else:
         from edgepress.compress.prune.schedules.trainers import prune_and_train
@@ -167,7 +165,6 @@ def prune_stage(
             task,
             limits,
             settings,
-            protect=protect,
             teacher=_guide(teacher, task, spec.task, settings.distill, machine),
             fresh=lambda: fresh_network(spec),
             run=folder,

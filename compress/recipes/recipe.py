@@ -158,6 +158,7 @@ class TrainSettings(_Section):
 class PruneSettings(_Section):
     """Targets and how they are reached; `train` is the whole training budget, equal for every method.
 
+    `protect` names modules whose outputs keep their width, `freeze` modules and parameters that keep their shapes.
     `floor` and `updates` of None are those of the projection and of the method.
     """
 
@@ -168,6 +169,8 @@ class PruneSettings(_Section):
     divisor: int = Field(default=1, ge=1)
     min_channels: int = Field(default=1, ge=1)
     floor: float | None = Field(default=None, ge=0, le=1)
+    protect: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
     shaping_share: float = Field(default=0.4, ge=0, le=1)
     w_step: Literal["proximal", "gradient"] = "proximal"
     rho_start: float = Field(default=0.03, gt=0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgepress.models.checkpoints.libraries import library_factory
 from edgepress.models.errors import UsageError, did_you_mean
 from edgepress.models.user_code import call, find_object
 
@@ -145,11 +146,16 @@ def fit_arguments(name: str, input_shape: tuple[int, ...], n_classes: int) -> di
 
 
 def resolve_factory(reference: str) -> Callable[..., Any]:
-    """Import what "package.module:factory" names; running a stranger's code is the caller's decision.
+    """Import what "package.module:factory" names, or "timm:NAME", "torchvision:NAME"; running a stranger's code is the
+    caller's decision.
 
     Raises:
         UsageError: what `edgepress.models.user_code.find_object` raises, or it is not callable.
+        RuntimeFailure: what `edgepress.models.checkpoints.libraries.library_factory` raises.
     """
+    found = library_factory(reference) if isinstance(reference, str) else None
+    if found is not None:
+        return found
     found = find_object(reference)
     if not callable(found):
         raise UsageError(f"{reference} is a {type(found).__name__}; it must be a function or a class")

@@ -56,7 +56,6 @@ def prune_and_train(
     limits: Limits,
     settings: PruneSettings,
     *,
-    protect: tuple[str, ...] = (),
     teacher: nn.Module | np.ndarray | None = None,
     fresh: Callable[[], nn.Module] | None = None,
     run: Path | None = None,
@@ -74,7 +73,6 @@ def prune_and_train(
         task: its data.
         limits: the budget; only what pruning can hold is used.
         settings: method, projection, importance, and the training budget `settings.train.epochs`.
-        protect: names of modules whose outputs keep their width.
         teacher: another teacher, as in `training.train.train`; it also guides what comes before the removal, where
             the dense network would only follow itself.
         fresh: builds the network with fresh weights, for "from-scratch".
@@ -94,7 +92,7 @@ def prune_and_train(
     history: list[dict[str, Any]] = []
     shaped, seconds = model, 0.0
     if before:
-        shaping = make_shaping(settings, model, example_inputs, limits, protect, task)
+        shaping = make_shaping(settings, model, example_inputs, limits, task)
         result = train(
             model,
             task,
@@ -109,9 +107,9 @@ def prune_and_train(
         history += [{"phase": "shape", **record} for record in result.history]
         shaped, seconds = result.model, result.seconds
     if settings.method == "from-scratch":
-        pruned = _from_scratch(fresh, example_inputs, limits, protect, seed)
+        pruned = _from_scratch(fresh, example_inputs, limits, settings, seed)
     else:
-        pruned = remove_once(shaped, example_inputs, limits, settings, protect, task)
+        pruned = remove_once(shaped, example_inputs, limits, settings, task)
     left = settings.train.epochs - len(history)
     result = train(
         pruned.model,
@@ -140,7 +138,6 @@ def make_shaping(
     model: nn.Module,
     example_inputs: tuple[Tensor, ...],
     limits: Limits,
-    protect: tuple[str, ...] = (),
     task: Task | None = None,
 ) -> Admm | Gradual:
     """The `Admm` or `Gradual` of these settings, for our loop or anyone's.
@@ -154,7 +151,9 @@ def make_shaping(
 
     if settings.method not in ("admm", "gradual"):
         raise UsageError(f"method = {settings.method!r} shapes no weights before removal; admm and gradual do")
-    graph = find_groups(copy.deepcopy(model).eval(), example_inputs, protect, limits.rule, limits.scheme)
+    graph = find_groups(
+        copy.deepcopy(model).eval(), example_inputs, settings.protect, limits.rule, limits.scheme, settings.freeze
+    )
     common: dict[str, Any] = {
         "projection": settings.projection,
         "importance": settings.importance,
@@ -229,7 +228,6 @@ def remove_once(
     example_inputs: tuple[Tensor, ...],
     limits: Limits,
     settings: PruneSettings,
-    protect: tuple[str, ...],
     task: Task | None,
 ) -> Pruned:
     """Prune without training, with the choice of these settings."""
@@ -243,7 +241,8 @@ def remove_once(
         rule=limits.rule,
         importance=settings.importance,
         projection=settings.projection,
-        protect=protect,
+        protect=settings.protect,
+        freeze=settings.freeze,
         divisor=settings.divisor,
         min_channels=settings.min_channels,
         floor=settings.floor,
@@ -278,7 +277,7 @@ def _from_scratch(
     fresh: Callable[[], nn.Module] | None,
     example_inputs: tuple[Tensor, ...],
     limits: Limits,
-    protect: tuple[str, ...],
+    settings: PruneSettings,
     seed: int,
 ) -> Pruned:
     import torch
@@ -291,11 +290,15 @@ def _from_scratch(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = fresh().eval()
-    return prune_uniformly(model, example_inputs, limits, protect)
+    return prune_uniformly(model, example_inputs, limits, settings.protect, settings.freeze)
 
 
 def prune_uniformly(
-    model: nn.Module, example_inputs: tuple[Tensor, ...], limits: Limits, protect: tuple[str, ...] = ()
+    model: nn.Module,
+    example_inputs: tuple[Tensor, ...],
+    limits: Limits,
+    protect: tuple[str, ...] = (),
+    freeze: tuple[str, ...] = (),
 ) -> Pruned:
     """The first channels of every group, the same share of each, as many as fit the budget; proven like any removal."""
     from edgepress.compress.prune.coupling.channels import find_groups
@@ -303,7 +306,7 @@ def prune_uniformly(
     from edgepress.compress.prune.removal.proof import remove_with_proof
     from edgepress.models.cost.cost import cost_of
 
-    graph = find_groups(model, example_inputs, protect, limits.rule, limits.scheme)
+    graph = find_groups(model, example_inputs, protect, limits.rule, limits.scheme, freeze)
     selection = uniform_selection(graph, limits)
     smaller, plan, proof = remove_with_proof(model, graph, selection, example_inputs)
     before, after = (cost_of(network, example_inputs, limits.rule, limits.scheme) for network in (model, smaller))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgepress.compress.commands.own_network import load_weights
 from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.compress.training.machine import Machine
 from edgepress.compress.training.state import LAST, STATE
 from edgepress.compress.training.train import train
 from edgepress.models.checkpoints.checkpoint import load_checkpoint
+from edgepress.models.checkpoints.weights import load_weights
 from edgepress.models.errors import ConfigError, UsageError
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.tasks import load_task
