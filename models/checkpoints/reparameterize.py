@@ -26,7 +26,7 @@ def reparameterized(model: nn.Module) -> nn.Module:
     """
     import torch
 
-    from edgepress.models.checkpoints.plan import copied
+    from edgepress.models.checkpoints.copying import copied
 
     merged = copied(model).eval()
     for path in [path for path, module in merged.named_modules() if _method(module)]:

@@ -155,7 +155,7 @@ def _taylor_products(
     """Weight times mean gradient, for every parameter."""
     import torch
 
-    from edgepress.models.checkpoints.plan import copied
+    from edgepress.models.checkpoints.copying import copied
 
     if batches is None or loss is None:
         raise UsageError(

@@ -81,7 +81,7 @@ def active_figures(model: nn.Module, graph: ChannelGraph, selection: Selection, 
     import torch
     from torch import nn
 
-    from edgepress.models.checkpoints.plan import copied
+    from edgepress.models.checkpoints.copying import copied
     from edgepress.models.cost.graph import as_inputs
 
     twin = copied(model).eval()

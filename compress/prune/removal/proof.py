@@ -99,7 +99,7 @@ class Prover:
     def __init__(self, model: nn.Module, graph: ChannelGraph, example_inputs: Any = None):
         import torch
 
-        from edgepress.models.checkpoints.plan import copied
+        from edgepress.models.checkpoints.copying import copied
         from edgepress.models.checkpoints.rebuild import Traces
 
         self.model, self.graph = model, graph
@@ -184,7 +184,7 @@ class Prover:
         """Why the removed network cannot run in training mode although the dense one can; "" where it can."""
         import torch
 
-        from edgepress.models.checkpoints.plan import copied
+        from edgepress.models.checkpoints.copying import copied
 
         inputs = self.inputs
         if self.traces.batch is not None:  # batch statistics need more than one sample
@@ -229,7 +229,7 @@ def output_gap(left: nn.Module, right: nn.Module, inputs: tuple[torch.Tensor, ..
     """Largest relative difference of the outputs of two networks in evaluation mode; neither is changed."""
     import torch
 
-    from edgepress.models.checkpoints.plan import copied
+    from edgepress.models.checkpoints.copying import copied
 
     with torch.no_grad():
         outputs = [_plain(copied(model).eval()(*(value.clone() for value in inputs))) for model in (left, right)]
