@@ -90,6 +90,6 @@ def calibration_batches(task: Task, clips: int) -> list[tuple[torch.Tensor]]:
     ]
 
 
-def evaluated_splits(task: Task | None) -> list[str]:
+def evaluated_splits(task: Task) -> list[str]:
     """The splits that accuracy is reported on."""
-    return [split for split in ("validation", "test") if task is not None and task.has(split)]
+    return [split for split in ("validation", "test") if task.has(split)]

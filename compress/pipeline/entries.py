@@ -173,7 +173,7 @@ def keep(
         return _kept_by_leader(run, key)
     cost = cost_of(model, spec.example_inputs(), rule=rule, scheme=scheme)
     if measured is None:
-        measured = {split: evaluate_model(model, task, split) for split in evaluated_splits(task)}
+        measured = {} if task is None else {s: evaluate_model(model, task, s) for s in evaluated_splits(task)}
     metrics = {
         "stage": stage,
         "key": key,

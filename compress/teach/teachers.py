@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,18 +179,12 @@ def read_ensemble(path: Path) -> dict[str, Any]:
         UsageError: damaged, or of another schema.
     """
     file = path / ENSEMBLE
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(file.read_text(encoding="utf-8"))
-        valid = (
-            (found["kind"], found["schema"]) == (KIND, SCHEMA)
-            and bool(found["members"])
-            and all(isinstance(member[key], str) for member in found["members"] for key in ("path", "identity"))
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        valid = False
-    if not valid:
-        raise UsageError(f"{file} is damaged, or of another edgepress; make it again with `compress ensemble`")
-    return found
+        members = [member[key] for member in found["members"] for key in ("path", "identity")]
+        if (found["kind"], found["schema"]) == (KIND, SCHEMA) and members and all(isinstance(m, str) for m in members):
+            return found
+    raise UsageError(f"{file} is damaged, or of another edgepress; make it again with `compress ensemble`")
 
 
 def cached_outputs(model: nn.Module, spec: ModelSpec, task: Task, split: str, device: str = "cpu") -> Outputs:

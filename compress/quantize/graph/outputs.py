@@ -50,7 +50,7 @@ def flat(module: Any) -> tuple[Any, list[str]]:
     copied: dict[Any, Any] = {}
     graph.graph_copy(module.graph, copied)
     leaves = [(name, leaf) for name, leaf in named_leaves(module.graph.output_node().args[0]) if leaf in copied]
-    nodes = tuple(copied[leaf] for _, leaf in leaves)
-    graph.output(nodes if len(nodes) > 1 else nodes[0])
+    nodes = [copied[leaf] for _, leaf in leaves]
+    graph.output(tuple(nodes) if len(nodes) > 1 else nodes[0])
     made = fx.GraphModule(module, graph, class_name=type(module).__name__)
     return made.eval(), [name for name, _ in leaves]

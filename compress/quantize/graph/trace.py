@@ -218,8 +218,12 @@ class _Follower:
             return {key: self.follow(node, ours[key], theirs[key]) for key in ours}
         if ours is theirs or (type(ours) is type(theirs) and (ours == theirs or ours != ours)):
             return ours
-        follows = type(ours) is int and type(theirs) is int and ours * _SIZES[1] == theirs * _SIZES[0]
-        if follows and ours % _SIZES[0] == 0:
+        if (
+            type(ours) is int
+            and type(theirs) is int
+            and ours % _SIZES[0] == 0
+            and ours * _SIZES[1] == theirs * _SIZES[0]
+        ):
             return self._multiple(ours // _SIZES[0])
         raise _Different(f"{ours} and {theirs}")
 
