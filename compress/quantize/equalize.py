@@ -84,7 +84,7 @@ def correct_biases(
 
     Nagel et al. 2019, arXiv 1906.04721, section 4.2, with means from calibration data: E[float] - E[quantized] of the
     layer's own output is added to its bias. A layer is corrected before what follows it runs, so that one pass over the
-    network gives what one pass for every layer would. Layers without a bias stay as they are.
+    network gives what one pass for every layer would. Layers without a bias of their own stay as they are.
 
     Args:
         quantized: fake-quantized, with the nodes of `reference` under their names.
@@ -95,7 +95,9 @@ def correct_biases(
     biases = {
         node.name: str(bias.target)
         for node in reference.graph.nodes
-        if node.target in LAYERS and (bias := weight_and_bias(node)[1]) is not None
+        if node.target in LAYERS
+        and (bias := weight_and_bias(node)[1]) is not None
+        and len(bias.users) == 1  # the steps of a recurrent layer share theirs
     }
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}

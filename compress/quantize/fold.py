@@ -18,7 +18,9 @@ from torch import fx, nn
 
 from edgepress.compress.quantize.graph.layers import LAYERS, TRANSPOSED, channel_axis, groups_of, weight_and_bias
 from edgepress.compress.quantize.graph.trace import quiet, trace
-from edgepress.compress.quantize.rewrite import DECOMPOSITIONS, pool_instead_of_mean, rewrite_response_norm
+from edgepress.compress.quantize.operators.build import rewrite_operators
+from edgepress.compress.quantize.operators.response_norm import pool_instead_of_mean, rewrite_response_norm
+from edgepress.compress.quantize.operators.table import FOR_CONVERTERS, FOR_INTEGERS
 from edgepress.models.cost.graph import as_inputs
 
 aten = torch.ops.aten
@@ -77,19 +79,20 @@ class Folded:
         return self.fixed_batch is None
 
 
-def fold(model: nn.Module, example_inputs: Any) -> Folded:
+def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Folded:
     """Trace a network in evaluation mode and fold its batch norms.
 
     Args:
         model: untouched; its tensors are copied.
         example_inputs: a tensor or a tuple of tensors with a batch dimension.
+        for_integers: write operators without integer kernels as others which have them.
 
     Raises:
         UsageError: torch.export cannot trace it; the message carries its first line.
     """
     inputs = as_inputs(example_inputs)
     with quiet():
-        found = trace(copy.deepcopy(model).eval(), inputs, DECOMPOSITIONS)
+        found = trace(copy.deepcopy(model).eval(), inputs)
     traced, graph = found.module, found.module.graph
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _IDENTITIES:
@@ -103,12 +106,30 @@ def fold(model: nn.Module, example_inputs: Any) -> Folded:
     for node in list(graph.nodes):
         if node.target in _BATCH_NORMS:
             _fold_batch_norm(traced, node, origins)
-    rewrite_response_norm(graph)
-    pool_instead_of_mean(graph)
+    rewrite_response_norm(traced)
+    moved = rewrite_operators(traced, {**FOR_CONVERTERS, **FOR_INTEGERS} if for_integers else FOR_CONVERTERS)
+    origins = _origins_after(graph, origins, moved)
+    pool_instead_of_mean(traced)
     graph.eliminate_dead_code()
     graph.lint()
     module = fx.GraphModule(traced, graph, class_name="Folded").eval()
     return Folded(module, origins, found.fixed_batch, found.reason)
+
+
+def _origins_after(graph: fx.Graph, origins: dict[str, Origin], moved: dict[str, str]) -> dict[str, Origin]:
+    """The origins once operators were written as others; layers that these are made of belong to the network, too."""
+    found = {}
+    for node in graph.nodes:
+        if node.target not in LAYERS:
+            continue
+        name = moved.get(node.name, node.name)
+        weight, bias = weight_and_bias(node)
+        made = any(n is not None and str(n.target).startswith("folded_") for n in (weight, bias))
+        if name in origins:
+            found[node.name] = origins[name]
+        elif not made:
+            found[node.name] = _origin(node)
+    return found
 
 
 def fetch(module: nn.Module, target: str) -> torch.Tensor:

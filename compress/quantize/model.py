@@ -290,9 +290,9 @@ def _round_layer(module: fx.GraphModule, node: fx.Node, quantizer: WeightQuantiz
 
 def _round_operands(module: fx.GraphModule, node: fx.Node, bits: int) -> None:
     """Constant tensors and numbers in arithmetic become integers of their own range, as the files hold them."""
-    if node.target not in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor):
+    if node.target not in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.prelu.default):
         return
-    for index in (0, 1):
+    for index in (1,) if node.target is aten.prelu.default else (0, 1):
         operand = node.args[index]
         with module.graph.inserting_before(node):
             if isinstance(operand, fx.Node):
@@ -309,9 +309,10 @@ def _round_operands(module: fx.GraphModule, node: fx.Node, bits: int) -> None:
 
 
 def _melted_into(node: fx.Node, of_node: dict[str, Point]) -> Point | None:
-    for user in node.users:
-        if user.name in of_node:
-            return of_node[user.name]
+    while len(node.users) == 1:
+        node = next(iter(node.users))
+        if node.name in of_node:
+            return of_node[node.name]
     return None
 
 

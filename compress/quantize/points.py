@@ -16,7 +16,8 @@ from torch import fx
 
 from edgepress.compress.quantize.graph.layers import LAYERS, aten
 from edgepress.compress.quantize.graph.trace import module_path
-from edgepress.compress.quantize.rewrite import WANTED_SCHEME
+from edgepress.compress.quantize.operators.build import WANTED_SCHEME
+from edgepress.compress.quantize.operators.functions import LOG_SOFTMAX, RELUS, clipping_of, is_function
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES
 
 #: Operators whose output has the scale of their input.
@@ -61,15 +62,25 @@ SAME_RANGE = {
     aten.maximum.default,
     aten.minimum.default,
     aten.index_select.default,
+    aten.amin.default,
+    aten.where.self,
+    aten.unflatten.int,
+    aten.pixel_unshuffle.default,
+    aten.upsample_nearest1d.vec,
+    aten.movedim.int,
+    aten.swapaxes.default,
+    aten.tile.default,
+    aten.narrow.default,
 }
 #: Pooling that computes new values; these are rounded again, to the same range.
 AVERAGES = {aten.avg_pool2d.default, aten.avg_pool1d.default}
-#: Operator -> bits -> range of its output; these give exactly the scales of the specification (1/256, 1/128, 1/32768).
+#: Operator -> bits -> range of its output; exactly the scales of the specification (1/256, 1/128, 1/16, 1/32768).
 FIXED: dict[Any, dict[int, tuple[float, float]]] = {
     aten.softmax.int: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
     aten._softmax.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
     aten.sigmoid.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
     aten.tanh.default: {8: (-1.0, 127 / 128), 16: (-1.0, 32767 / 32768)},
+    LOG_SOFTMAX: {8: (-255 / 16, 0.0)},
 }
 #: Operators with integer kernels and an output range of their own.
 COMPUTED = {
@@ -83,11 +94,17 @@ COMPUTED = {
     aten.leaky_relu.default,
     aten.rsqrt.default,
     aten.sum.dim_IntList,
+    aten.abs.default,
+    aten.prelu.default,
+    aten.matmul.default,
+    aten.bmm.default,
+    aten.mm.default,
     *(target for target, layer in LAYERS.items() if layer.integers),
 }
-RELUS = {aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default, aten.clamp_min.default}
 #: What a ReLU melts into.
 _FUSING = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, *LAYERS}
+#: Layers whose bias takes in a number that is added to their result.
+_ABSORBING = {aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
 _POOLS = {aten.max_pool2d.default, aten.avg_pool2d.default}
 
 
@@ -182,7 +199,7 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
         rounded.add(node.name)
         if node.op == "placeholder" or taken_out:
             continue
-        if wanted == FLOAT or not has_integer_kernel(body):
+        if wanted == FLOAT or not has_integer_kernel(body, wanted):
             islands[node.name] = str(body.target)
         elif body.target in FIXED:
             fixed[node.name] = FIXED[body.target][SCHEMES.get(wanted, 8)]
@@ -203,7 +220,7 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
         followers = tuple(name for name in names if name not in rounded)
         own = by_name[nodes[0]]
         of_point = exception_of(_body(own, hidden), keys, exceptions, exception_of(own, keys, exceptions, scheme))
-        if all(name in islands for name in nodes) and not _feeds_integers(names, by_name, islands):
+        if all(name in islands for name in nodes) and not _feeds_integers(names, by_name, islands, hidden):
             of_point = FLOAT
         elif of_point == FLOAT:
             of_point = scheme
@@ -257,50 +274,48 @@ def is_constant(node: fx.Node) -> bool:
     return node.op == "get_attr"
 
 
-def has_integer_kernel(node: fx.Node) -> bool:
-    """Whether TFLite computes the operator on integers."""
+def has_integer_kernel(node: fx.Node, scheme: str = "w8a8") -> bool:
+    """Whether TFLite computes the operator on integers of a scheme, or reads its values from a table."""
+    if is_function(node):
+        return SCHEMES[scheme] == 8
     if node.target in RELUS:
         return clipping_of(node) is not None
     if node.target is aten.adaptive_avg_pool2d.default:
         return list(node.args[1]) == [1, 1]  # type: ignore[arg-type]
-    return node.target in SAME_RANGE or node.target in FIXED or node.target in COMPUTED
-
-
-def clipping_of(node: fx.Node) -> tuple[float, float | None] | None:
-    """(low, high) of an activation which TFLite can melt into a layer: ReLU, ReLU6, ReLU -1..1; else None."""
-    if node.target is aten.relu.default:
-        return 0.0, None
-    if node.target is aten.relu6.default:
-        return 0.0, 6.0
-    low = node.args[1] if len(node.args) > 1 else (-1.0 if node.target is aten.hardtanh.default else None)
-    high = node.args[2] if len(node.args) > 2 else (1.0 if node.target is aten.hardtanh.default else None)
-    return (low, high) if (low, high) in ((0.0, None), (0.0, 6.0), (-1.0, 1.0)) else None  # type: ignore[return-value]
+    if node.target in FIXED:
+        return SCHEMES[scheme] in FIXED[node.target]
+    return node.target in SAME_RANGE or node.target in COMPUTED
 
 
 def _melts(node: fx.Node) -> bool:
-    """Whether the value is seen by one ReLU only, so that no file holds it."""
+    """Whether the value is seen by one ReLU only, or a layer's by one sum with a number, so that no file holds it."""
     if node.target not in _FUSING or len(node.users) != 1:
         return False
     user = next(iter(node.users))
-    return user.target in RELUS and clipping_of(user) is not None
+    if user.target in RELUS:
+        return clipping_of(user) is not None
+    return node.target in _ABSORBING and user.target is aten.add.Tensor and user.all_input_nodes == [node]
 
 
 def _body(node: fx.Node, hidden: set[str]) -> fx.Node:
     """The operator that computes a value: the layer behind a melted ReLU, else the node itself."""
     source = node.args[0] if node.args else None
-    return source if isinstance(source, fx.Node) and source.name in hidden else node
+    while isinstance(source, fx.Node) and source.name in hidden:
+        node = source
+        source = node.args[0] if node.args else None
+    return node
 
 
 def _reads_as_operand(user: fx.Node, constant: fx.Node) -> bool:
     return user.op == "call_function" and user.target not in LAYERS and constant in user.all_input_nodes
 
 
-def _feeds_integers(names: list[str], by_name: dict[str, fx.Node], islands: dict[str, str]) -> bool:
+def _feeds_integers(names: list[str], by_name: dict[str, fx.Node], islands: dict[str, str], hidden: set[str]) -> bool:
     for name in names:
         for user in by_name[name].users:
-            if user.op == "output" or user.name in names:
-                continue
-            if user.name not in islands and not (len(user.users) == 1 and next(iter(user.users)).name in islands):
+            while user.name in hidden:  # it works as what it melts into
+                user = next(iter(user.users))
+            if user.op != "output" and user.name not in names and user.name not in islands:
                 return True
     return False
 

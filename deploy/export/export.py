@@ -221,7 +221,7 @@ def _network(model: Any, inputs: tuple[Any, ...], per_tensor_dense: bool | None)
             model.model.eval(), model.float_module(), model, model.fixed_batch, model.scheme, _output_scales(model)
         )
     else:
-        found = fold(model, inputs)
+        found = fold(model, inputs, for_integers=False)
         network = _Network(found.module, None, None, found.fixed_batch, "float32", [])
     if found.fixed_batch not in (None, 1):
         raise UsageError(

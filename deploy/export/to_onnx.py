@@ -12,48 +12,16 @@ from typing import Any
 import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
-from edgepress.compress.quantize.scheme import (
-    Integers,
-    bias_scales,
-    constant_integers,
-    quantize_bias,
-    quantize_weight,
-    weight_scales,
-)
 from edgepress.deploy.export.converted import ConvertedFile
+from edgepress.deploy.export.stand_ins import described, with_tables
 from edgepress.deploy.export.to_tflite import silenced
+from edgepress.deploy.onnx_files.integers import write_integers
 from edgepress.deploy.onnx_files.tidy import pool_globally, tidy
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
 
 #: int16 QuantizeLinear needs 21 (ONNX Runtime 1.18 and later); one opset for all files.
 OPSET = 21
-#: Operator with weights -> axis of the output channels of its weight ("Gemm" with transB=1).
-_LAYERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 1}
-_SAME = {
-    "MaxPool",
-    "AveragePool",
-    "Concat",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Pad",
-    "Slice",
-    "Split",
-    "Gather",
-    "Resize",
-    "Expand",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "Max",
-    "Min",
-}
-_ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-_CLIPPING = {"Relu", "Clip"}
-#: Operators before which no integers stand where they are the only reader: with that one, they are one operator.
-_MELTING = {*_CLIPPING, "Reciprocal"}
 
 
 def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool = True) -> ConvertedFile:
@@ -76,14 +44,15 @@ def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...], unsigned: bool
             bit, and on x86 the faster kernels of ONNX Runtime.
 
     Raises:
-        UsageError: see `float_onnx`; or a value of the file has no range although the network declares no float island.
+        UsageError: see `float_onnx`.
     """
-    module, _ = flat(quantized.float_module())
-    model = convert_float(module, example_inputs, quantized.dynamic_batch)
-    names = match_tensors(model, module, example_inputs)
-    writer = _Writer(model, names, quantized, unsigned)
-    writer.write()
-    return ConvertedFile(_checked(model), writer.ranges, writer.islands, _layouts(model))
+    module, _ = flat(quantized.float_module().cpu())
+    stand_in, carried = with_tables(module, quantized)
+    model = convert_float(stand_in, example_inputs, quantized.dynamic_batch)
+    probe = probe_around(example_inputs)
+    names = match_values(record_values(stand_in, probe), _run_all(model, [x.numpy() for x in probe]))
+    written = write_integers(model, names, quantized, described(carried, module), unsigned)
+    return ConvertedFile(_checked(model), written.ranges, written.islands, _layouts(model))
 
 
 def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool) -> Any:
@@ -124,13 +93,6 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: b
     return model
 
 
-def match_tensors(model: Any, module: Any, example_inputs: tuple[Any, ...]) -> dict[str, list[str]]:
-    """Value name of a float ONNX model -> names of the graph's nodes with the same value."""
-    probe = probe_around(example_inputs)
-    ours = record_values(module.cpu(), probe)
-    return match_values(ours, _run_all(model, [x.numpy() for x in probe]))
-
-
 def _run_all(model: Any, inputs: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
     import onnx
     import onnxruntime
@@ -147,264 +109,6 @@ def _run_all(model: Any, inputs: list[np.ndarray]) -> list[tuple[str, np.ndarray
     order = [name for node in shown.graph.node for name in node.output if name in results]
     values = [*feeds.items(), *((name, results[name]) for name in order)]
     return [(name, value) for name, value in values if value.dtype == np.float32]
-
-
-class _Writer:
-    """Puts quantization pairs into a float model, in place."""
-
-    def __init__(self, model: Any, names: dict[str, list[str]], quantized: Any, unsigned: bool = False):
-        from onnx import numpy_helper
-
-        self.unsigned = unsigned
-        self.model, self.graph, self.names, self.quantized = model, model.graph, names, quantized
-        self.constants = {entry.name: numpy_helper.to_array(entry) for entry in self.graph.initializer}
-        known = quantized.integers()
-        self.integers: dict[str, Integers] = {}
-        for value, nodes in names.items():
-            found = next((known[name] for name in nodes if name in known), None)
-            if found is not None:
-                self.integers[value] = found
-        self.readers: dict[str, list[Any]] = {}
-        for node in self.graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.nodes: list[Any] = []
-        self.made: dict[tuple[str, Integers], str] = {}
-        self.ranges: dict[str, dict[str, float]] = {}
-        self.islands: list[str] = []
-        self.outputs = {value.name for value in self.graph.output}
-
-    def write(self) -> None:
-        self._melt_clipping()
-        self._melt_roots()
-        old = list(self.graph.node)
-        self._spread(old)
-        for value in self.graph.input:
-            if value.name in self.integers:
-                self._pair(value.name, value.name, self.integers[value.name])
-        for node in old:
-            self._node(node)
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        used = {name for node in self.graph.node for name in node.input}
-        kept = [entry for entry in self.graph.initializer if entry.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
-        del self.graph.value_info[:]
-
-    def _melt_clipping(self) -> None:
-        """Drop each ReLU and ReLU6 whose work saturation does: the lowest integer means 0, the highest at most 6.
-
-        The result is the same to the bit, and ONNX Runtime melts a convolution or sum with its pairs only without them.
-        """
-        producers = {name: node for node in self.graph.node for name in node.output}
-        for node in list(self.graph.node):
-            integers = self.integers.get(node.output[0])
-            producer = producers.get(node.input[0]) if node.op_type in _CLIPPING else None
-            if (
-                integers is None
-                or producer is None
-                or node.input[0] in self.integers
-                or node.input[0] in self.outputs
-                or len(self.readers[node.input[0]]) != 1
-                or integers.bits != 8
-                or integers.zero_point != integers.lowest
-            ):
-                continue
-            if node.op_type == "Clip":
-                low, high = (self.constants.get(name) for name in node.input[1:3])
-                if low is None or high is None or float(low) > 0 or float(high) < float(integers.dequantize(127)):
-                    continue
-            producer.output[0] = node.output[0]
-            self.graph.node.remove(node)
-
-    def _melt_roots(self) -> None:
-        """1 / sqrt(x), which the exporter writes as two operators, is rounded once, as everywhere else."""
-        for node in self.graph.node:
-            name = node.output[0]
-            if node.op_type == "Sqrt" and [reader.op_type for reader in self.readers.get(name, [])] == ["Reciprocal"]:
-                self.integers.pop(name, None)
-
-    def _spread(self, nodes: list[Any]) -> None:
-        """Values that only the exporter has, between operators which keep integers as they are."""
-        for _ in nodes:
-            before = len(self.integers)
-            for node in nodes:
-                if node.op_type in _SAME:
-                    sources = [name for name in node.input if name and name not in self.constants]
-                    for a, b in [(a, b) for a in sources[:1] for b in node.output]:
-                        for given, target in ((a, b), (b, a)):
-                            if (
-                                given in self.integers
-                                and target not in self.integers
-                                and not self._stays_float(target)
-                                and (target in self.names or self._is_computed(target))
-                            ):
-                                self.integers[target] = self.integers[given]
-            if len(self.integers) == before:
-                return
-
-    def _is_computed(self, name: str) -> bool:
-        return name not in self.constants and name not in self.graph.input
-
-    def _node(self, node: Any) -> None:
-        own = self._own(node)
-        inputs = list(node.input)
-        if (
-            own is None
-            and node.op_type not in ("Shape", "Constant", "Gather", "Concat", "Cast", "ConstantOfShape")
-            and any(name in self.integers for name in inputs)
-        ):
-            if not self.quantized.points.islands:
-                raise UsageError(
-                    f"{node.op_type} of the ONNX file would stay in float (value {node.output[0]!r}): no "
-                    "value of the network equals it; name its layer in exceptions as 'float' to "
-                    "accept this"
-                )
-            self.islands.append(f"{node.op_type} ({self._name(node.output[0])})")
-        for position, name in enumerate(inputs):
-            if name in self.integers:
-                given = self.integers[name]
-                if own is not None and node.op_type in _SAME:
-                    given = own
-                elif own is not None and own.bits != given.bits:
-                    given = self._of_bits(name, own.bits)
-                inputs[position] = self._pair(name, name, given)
-        if own is not None and node.op_type in _LAYERS:
-            self._layer(node, inputs, own)
-        elif own is not None and node.op_type in _ARITHMETIC:
-            for position, name in enumerate(inputs):
-                values = self.constants.get(name)
-                if values is not None and values.dtype == np.float32:
-                    integers = constant_integers(values, own.bits)
-                    stored = self._as_stored(integers.quantize(values))
-                    inputs[position] = self._constant(
-                        f"{node.output[0]}_operand{position}",
-                        stored,
-                        np.asarray(integers.scale),
-                        self._zero_point(integers),
-                        None,
-                    )
-        del node.input[:]
-        node.input.extend(inputs)
-        outputs = list(node.output)
-        for position, name in enumerate(outputs):
-            if name in self.outputs and name in self.integers:  # the file's output keeps its name, behind the pair
-                outputs[position] = f"{name}_float"
-        del node.output[:]
-        node.output.extend(outputs)
-        self.nodes.append(node)
-        for name, given in zip(
-            outputs, [n.removesuffix("_float") if n not in self.integers else n for n in outputs], strict=True
-        ):
-            if given in self.integers:
-                self._pair(given, name, self.integers[given])
-
-    def _own(self, node: Any) -> Integers | None:
-        """The integers in which a node works: those of its output, or of what it melts with."""
-        name = node.output[0]
-        if name in self.integers:
-            return None if self._stays_float(name) else self.integers[name]
-        readers = self.readers.get(name, [])
-        if len(readers) == 1 and readers[0].op_type in _MELTING and name not in self.outputs:
-            melted = readers[0].output[0]
-            return None if self._stays_float(melted) else self.integers.get(melted)
-        return None
-
-    def _stays_float(self, value: str) -> bool:
-        """Whether the operator behind a value is to work in float; the value may be rounded after it all the same."""
-        return any(name in self.quantized.points.islands for name in self.names.get(value, []))
-
-    def _layer(self, node: Any, inputs: list[str], own: Integers) -> None:
-        weight = self.constants.get(node.input[1])
-        if weight is None:
-            return  # a product of two computed values
-        source = self.integers.get(node.input[0])
-        if source is None:
-            raise UsageError(f"the input of {node.op_type} {node.output[0]!r} has no range in the ONNX file")
-        given = source if source.bits == own.bits else self._of_bits(node.input[0], own.bits)
-        axis: int | None = _LAYERS[node.op_type]
-        if node.op_type == "Gemm" and not any(a.name == "transB" and a.i for a in node.attribute):
-            axis = 1
-        if node.op_type in ("Gemm", "MatMul") and self.quantized.per_tensor_dense:
-            axis = None
-        bias = self.constants.get(node.input[2]) if len(node.input) > 2 else None
-        later = self._bias_after(node) if node.op_type == "MatMul" else None
-        scales = weight_scales(weight, axis, bias if later is None else later, given.scale)
-        name = node.output[0]
-        inputs[1] = self._constant(
-            f"{name}_weight", quantize_weight(weight, scales, axis), scales if axis is not None else scales[0], 0, axis
-        )
-        if bias is not None:
-            steps = bias_scales(given.scale, scales)
-            integers = quantize_bias(bias, steps, 8, name=f"bias of {name}")
-            inputs[2] = self._constant(
-                f"{name}_bias", integers, steps if axis is not None else steps[0], 0, 0 if axis is not None else None
-            )
-
-    def _bias_after(self, node: Any) -> np.ndarray | None:
-        readers = self.readers.get(node.output[0], [])
-        if len(readers) == 1 and readers[0].op_type == "Add":
-            for name in readers[0].input:
-                if name in self.constants:
-                    return self.constants[name]
-        return None
-
-    def _of_bits(self, name: str, bits: int) -> Integers:
-        of_node = self.quantized.points.of_node()
-        point = next(of_node[node] for node in self.names[name] if node in of_node)
-        return self.quantized.quantizer(point).integers(bits)
-
-    def _pair(self, value: str, source: str, integers: Integers) -> str:
-        """Quantize and dequantize a value; gives the name of the result."""
-        from onnx import helper
-
-        if (value, integers) in self.made:
-            return self.made[value, integers]
-        first = not any(made == value for made, _ in self.made)
-        if not first:
-            source = next(name for (made, _), name in self.made.items() if made == value)
-        suffix = "" if first else f"_{integers.bits}_{len(self.made)}"
-        result = value if source != value and first else f"{value}_dequantized{suffix}"
-        scale = self._store(f"{value}_scale{suffix}", np.asarray(integers.scale, np.float32))
-        zero = self._store(f"{value}_zero_point{suffix}", self._zero_point(integers))
-        quantized = f"{value}_quantized{suffix}"
-        self.nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [quantized], f"{quantized}_node"))
-        self.nodes.append(helper.make_node("DequantizeLinear", [quantized, scale, zero], [result], f"{result}_node"))
-        self.made[value, integers] = result
-        self.ranges[quantized] = {"scale": float(integers.scale), "zero_point": int(self._zero_point(integers))}
-        return result
-
-    def _zero_point(self, integers: Integers) -> np.ndarray:
-        return self._as_stored(np.asarray(integers.zero_point, integers.dtype))
-
-    def _as_stored(self, values: np.ndarray) -> np.ndarray:
-        """int8 activations in the type that was asked for."""
-        return (values.astype(np.int16) + 128).astype(np.uint8) if self.unsigned and values.dtype == np.int8 else values
-
-    def _constant(self, name: str, integers: np.ndarray, scale: np.ndarray, zero_point: Any, axis: int | None) -> str:
-        from onnx import helper
-
-        stored = self._store(f"{name}_quantized", integers)
-        scale_name = self._store(f"{name}_scale", np.asarray(scale, np.float32))
-        zero = self._store(f"{name}_zero_point", np.full(np.shape(scale), zero_point, integers.dtype))
-        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
-        self.nodes.append(
-            helper.make_node(
-                "DequantizeLinear", [stored, scale_name, zero], [f"{name}_dequantized"], f"{name}_node", **attributes
-            )
-        )
-        return f"{name}_dequantized"
-
-    def _store(self, name: str, values: np.ndarray) -> str:
-        from onnx import numpy_helper
-
-        self.graph.initializer.append(numpy_helper.from_array(np.array(values, order="C"), name))
-        return name
-
-    def _name(self, value: str) -> str:
-        keys = {name: point.key for name, point in self.quantized.points.of_node().items()}
-        return next((keys.get(name, name) for name in self.names.get(value, [])), value)
 
 
 def _layouts(model: Any) -> dict[str, list[str | None]]:

@@ -3,18 +3,19 @@
 ai-edge-quantizer could write the integers as well, with its calibration result replaced by ours. The file is written
 here instead because it decides three things by itself that must come from the network: weight scales are max |w| / 127
 without a floor under all but dead channels, its bias checks refuse such channels, and per-layer 16-bit or float parts
-can't share ranges with their neighbours as fake quantization has them. One table (`_LAYERS`, `_SAME`, `_COMPUTED`) and
+can't share ranges with their neighbours as fake quantization has them. One set of tables (`tflite.integer_kernels`) and
 one rule ("an operator works in the integers of its output") give the whole file, equal to fake quantization to the bit.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
 from edgepress.deploy.export.converted import ConvertedFile
+from edgepress.deploy.export.stand_ins import described, marked, with_stand_ins
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
 
@@ -101,22 +103,69 @@ def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bo
         float_io: float32 inputs and outputs, with QUANTIZE and DEQUANTIZE inside the file.
 
     Raises:
-        UsageError: a value of the file has no range, or a float tensor would be left outside of declared islands.
+        UsageError: LiteRT-Torch cannot convert it.
     """
     from edgepress.deploy.tflite.integers import rewrite
 
-    module, _ = flat(quantized.float_module())
-    data, layouts = convert_float(module, example_inputs)
-    names = match_tensors(data, module, example_inputs)
-    rewritten = rewrite(data, names, quantized, float_io)
+    module, _ = flat(quantized.float_module().cpu())
+    stand_in, carried = with_stand_ins(module, quantized)
+    data, layouts = convert_float(stand_in, example_inputs)
+    probe = probe_around(example_inputs)
+    ours = record_values(marked(stand_in, carried), probe)
+    theirs = run_all(_marked_file(data, carried), [x.numpy() for x in probe])
+    operators = described(carried, module, ours, slopes_in(data, dict(theirs)))
+    rewritten = rewrite(data, match_values(ours, theirs), quantized, float_io, operators)
     return ConvertedFile(rewritten.data, rewritten.ranges, rewritten.islands, layouts)
 
 
-def match_tensors(data: bytes, module: Any, example_inputs: tuple[Any, ...]) -> dict[int, list[str]]:
-    """Tensor index of a float TFLite file -> names of the graph's nodes with the same value."""
-    probe = probe_around(example_inputs)
-    ours = record_values(module.cpu(), probe)
-    return match_values(ours, run_all(data, [x.numpy() for x in probe]))
+def _marked_file(data: bytes, carried: Mapping[float, Any]) -> bytes:
+    """The file with the value of every stand-in multiplied by its slope, see `stand_ins.marked`; for matching alone."""
+    from edgepress.deploy.tflite.objects import operator_name, read_objects
+    from edgepress.deploy.tflite.writer import pack, schema
+
+    model = read_objects(data)
+    graph, kinds = model.subgraphs[0], schema()
+    code = kinds.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kinds.BuiltinOperator.MUL
+    code.version = 1
+    model.operatorCodes.append(code)
+    operators = []
+    for operator in graph.operators:
+        operators.append(operator)
+        slope = float(operator.builtinOptions.alpha) if operator_name(model, operator) == "LEAKY_RELU" else None
+        if slope not in carried:
+            continue
+        result = int(operator.outputs[0])
+        buffer, factor, scaled = kinds.BufferT(), kinds.TensorT(), copy.copy(graph.tensors[result])
+        buffer.data = np.frombuffer(np.float32(slope).tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        factor.shape, factor.type, factor.hasRank = np.zeros(0, np.int32), kinds.TensorType.FLOAT32, True
+        factor.buffer, factor.name, scaled.name = len(model.buffers) - 1, b"slope", b"scaled"
+        graph.tensors += [factor, scaled]
+        product = kinds.OperatorT()
+        product.opcodeIndex = len(model.operatorCodes) - 1
+        product.builtinOptions, product.builtinOptionsType = kinds.MulOptionsT(), kinds.BuiltinOptions.MulOptions
+        product.inputs = np.array([result, len(graph.tensors) - 2], np.int32)
+        product.outputs = np.array([len(graph.tensors) - 1], np.int32)
+        for reader in graph.operators:
+            reader.inputs = np.where(np.asarray(reader.inputs) == result, product.outputs[0], reader.inputs).astype(
+                np.int32
+            )
+        operators.append(product)
+    graph.operators = operators
+    return pack(model)
+
+
+def slopes_in(data: bytes, values: dict[int, np.ndarray]) -> dict[float, np.ndarray]:
+    """Slope of each LEAKY_RELU of a file -> the value that it gives."""
+    from edgepress.deploy.tflite.objects import operator_name, read_objects
+
+    model = read_objects(data)
+    return {
+        float(operator.builtinOptions.alpha): values[int(operator.outputs[0])]
+        for operator in model.subgraphs[0].operators
+        if operator_name(model, operator) == "LEAKY_RELU"
+    }
 
 
 def run_all(data: bytes, inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:

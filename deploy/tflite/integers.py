@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,107 +16,10 @@ from edgepress.compress.quantize.scheme import (
     quantize_weight,
     weight_scales,
 )
-from edgepress.deploy.tflite.objects import constant, operator_name, operator_names, read_objects
-from edgepress.deploy.tflite.writer import pack, schema
-from edgepress.models.errors import UsageError
-
-#: Operator with weights -> positions of input, weight and bias, and the axis of the output channels.
-_LAYERS = {
-    "CONV_2D": (0, 1, 2, 0),
-    "DEPTHWISE_CONV_2D": (0, 1, 2, 3),
-    "FULLY_CONNECTED": (0, 1, 2, 0),
-    "TRANSPOSE_CONV": (2, 1, 3, 0),
-}
-#: Operators whose kernels demand equal parameters of input and output.
-_SAME = {
-    "MAX_POOL_2D",
-    "AVERAGE_POOL_2D",
-    "CONCATENATION",
-    "RESHAPE",
-    "TRANSPOSE",
-    "PAD",
-    "PADV2",
-    "MIRROR_PAD",
-    "SLICE",
-    "STRIDED_SLICE",
-    "SQUEEZE",
-    "EXPAND_DIMS",
-    "RESIZE_BILINEAR",
-    "RESIZE_NEAREST_NEIGHBOR",
-    "SPLIT",
-    "SPLIT_V",
-    "GATHER",
-    "PACK",
-    "UNPACK",
-    "BROADCAST_TO",
-    "TILE",
-    "DEPTH_TO_SPACE",
-    "SPACE_TO_DEPTH",
-    "MAXIMUM",
-    "MINIMUM",
-    "REDUCE_MAX",
-    "REDUCE_MIN",
-    "REVERSE_V2",
-}
-#: Operators with integer kernels and output parameters of their own.
-_COMPUTED = {
-    "ADD",
-    "SUB",
-    "MUL",
-    "MEAN",
-    "SUM",
-    "RELU",
-    "RELU6",
-    "RELU_N1_TO_1",
-    "LOGISTIC",
-    "TANH",
-    "SOFTMAX",
-    "HARD_SWISH",
-    "LEAKY_RELU",
-    "RSQRT",
-    "PRELU",
-    "SQUARED_DIFFERENCE",
-    "BATCH_MATMUL",
-}
-_RELUS = {"RELU", "RELU6", "RELU_N1_TO_1"}
-#: First version of each operator's definition with int8 tensors, where it isn't 1; int16 in the second place.
-_VERSIONS = {
-    "CONV_2D": (3, 4),
-    "DEPTHWISE_CONV_2D": (3, 5),
-    "FULLY_CONNECTED": (4, 7),
-    "ADD": (2, 4),
-    "SUB": (2, 5),
-    "MUL": (2, 4),
-    "AVERAGE_POOL_2D": (2, 3),
-    "MAX_POOL_2D": (2, 3),
-    "CONCATENATION": (2, 3),
-    "PAD": (2, 3),
-    "PADV2": (2, 3),
-    "MEAN": (2, 3),
-    "SOFTMAX": (2, 3),
-    "LOGISTIC": (2, 3),
-    "TANH": (2, 3),
-    "RELU": (2, 3),
-    "RELU6": (2, 3),
-    "TRANSPOSE": (2, 4),
-    "SLICE": (2, 4),
-    "STRIDED_SLICE": (2, 4),
-    "QUANTIZE": (1, 2),
-    "DEQUANTIZE": (2, 3),
-    "LEAKY_RELU": (2, 2),
-    "RSQRT": (2, 2),
-    "SPLIT": (2, 4),
-    "GATHER": (2, 4),
-    "MAXIMUM": (2, 4),
-    "MINIMUM": (2, 4),
-    "TRANSPOSE_CONV": (3, 4),
-    "RESIZE_BILINEAR": (2, 3),
-    "RESIZE_NEAREST_NEIGHBOR": (2, 3),
-    "PACK": (2, 3),
-    "UNPACK": (2, 4),
-    "SUM": (2, 2),
-    "BATCH_MATMUL": (2, 3),
-}
+from edgepress.deploy.tflite.building import FileBuilder
+from edgepress.deploy.tflite.carried import Carried, Same, Table, write_carried
+from edgepress.deploy.tflite.integer_kernels import CLIPPINGS, COMPUTED, LAYERS, READING, RELUS, SAME
+from edgepress.deploy.tflite.objects import constant, operator_name, read_objects
 
 
 @dataclass(frozen=True)
@@ -127,34 +31,43 @@ class Rewritten:
     islands: list[str]
 
 
-def rewrite(data: bytes, names: dict[int, list[str]], quantized: Any, float_io: bool = False) -> Rewritten:
-    """Write a float file anew with integer tensors.
+def rewrite(
+    data: bytes,
+    names: dict[int, list[str]],
+    quantized: Any,
+    float_io: bool = False,
+    carried: Mapping[float, Carried] | None = None,
+) -> Rewritten:
+    """Write a float file anew with integer tensors; what has no range or no integer kernel stays in float.
 
     Args:
         data: float TFLite file with one subgraph.
         names: tensor index -> nodes of the network with the same value, nearest first.
         quantized: edgepress.compress.quantize Quantized, whose parameters are taken.
         float_io: keep inputs and outputs in float.
-
-    Raises:
-        UsageError: a value has no range and the network declares no float island, or an operator has no known kernel.
+        carried: slope of a LEAKY_RELU -> the operator of the network which it stands for.
     """
-    return _Rewriter(read_objects(data), names, quantized).rewrite(float_io)
+    return _Rewriter(read_objects(data), names, quantized, carried or {}).rewrite(float_io)
 
 
 class _Rewriter:
-    def __init__(self, model: Any, names: dict[int, list[str]], quantized: Any):
-        self.old, self.names, self.quantized = model, names, quantized
+    def __init__(self, model: Any, names: dict[int, list[str]], quantized: Any, carried: Mapping[float, Carried]):
+        self.old, self.names, self.quantized = model, dict(names), quantized
         self.graph = model.subgraphs[0]
-        self.types = schema().TensorType
+        self.new = FileBuilder()
+        self.types = self.new.types
         self.keys = {name: point.key for name, point in quantized.points.of_node().items()}
+        # Position of an operator that stands for another one of the network -> that one.
+        self.carried: dict[int, Carried] = {}
+        for position, operator in enumerate(self.graph.operators):
+            if operator_name(self.old, operator) == "LEAKY_RELU":
+                found = carried.get(float(operator.builtinOptions.alpha))
+                if found is not None:
+                    self.carried[position] = found
+                    self.names[int(operator.outputs[0])] = [found.name]
         # A value that only the converter has -> the one whose integers it takes.
         self.taken_from: dict[int, int] = {}
         self.integers = self._resolve()
-        self.tensors: list[Any] = []
-        self.buffers: list[Any] = [schema().BufferT()]
-        self.operators: list[Any] = []
-        self.codes: dict[tuple[str, int], int] = {}
         # (old tensor, integers or None for float) -> new tensor
         self.made: dict[tuple[int, Integers | None], int] = {}
         self.islands: list[str] = []
@@ -163,13 +76,13 @@ class _Rewriter:
         inputs, outputs = [], []
         for index in map(int, self.graph.inputs):
             inputs.append(self._activation(index, None if float_io else self.integers.get(index)))
-        for operator in self.graph.operators:
-            self._operator(operator)
+        for position, operator in enumerate(self.graph.operators):
+            self._operator(position, operator)
         for index in map(int, self.graph.outputs):
             wanted = None if float_io else self.integers.get(index)
             outputs.append(self._need(index, wanted))
         self._signatures(inputs, outputs)
-        return Rewritten(self._pack(inputs, outputs), self._ranges(), self.islands)
+        return Rewritten(self.new.finished(inputs, outputs, self.old), self.new.ranges(), self.islands)
 
     # Which integers each tensor of the file has.
 
@@ -181,21 +94,27 @@ class _Rewriter:
                 if name in known:
                     found[index] = known[name]
                     break
+        for operator in reversed(self.graph.operators):  # a value between two limits ends where the second one does
+            sources = self._computed(operator)
+            if operator_name(self.old, operator) in ("MAXIMUM", "MINIMUM") and len(sources) == 1:
+                target, given = sources[0], int(operator.outputs[0])
+                if target not in found and given in found and not self._declared_float(target):
+                    found[target], self.taken_from[target] = found[given], given
         changed = True
         while changed:  # values that only the converter has: padded, reshaped, not yet clipped
             changed = False
-            for operator in self.graph.operators:
+            for position, operator in enumerate(self.graph.operators):
                 kind = operator_name(self.old, operator)
+                if position in self.carried or (kind not in SAME and kind not in RELUS):
+                    continue
                 sources = [i for i in map(int, operator.inputs) if i >= 0 and self._is_float(i)]
-                results = [int(i) for i in operator.outputs]
-                if kind in _SAME or kind in _RELUS:
-                    pairs = [(a, b) for a in sources for b in results]
-                    if kind in _SAME:
-                        pairs += [(b, a) for a, b in pairs]
-                    for target, given in pairs:
-                        if target not in found and given in found and not self._declared_float(target):
-                            found[target], self.taken_from[target] = found[given], given
-                            changed = True
+                pairs = [(a, int(b)) for a in sources for b in operator.outputs]
+                if kind in SAME:
+                    pairs += [(b, a) for a, b in pairs]
+                for target, given in pairs:
+                    if target not in found and given in found and not self._declared_float(target):
+                        found[target], self.taken_from[target] = found[given], given
+                        changed = True
         return found
 
     def _declared_float(self, index: int) -> bool:
@@ -207,56 +126,99 @@ class _Rewriter:
 
     # Writing.
 
-    def _operator(self, operator: Any) -> None:
+    def _operator(self, position: int, operator: Any) -> None:
         kind = operator_name(self.old, operator)
+        version = self.old.operatorCodes[operator.opcodeIndex].version
         results = [int(i) for i in operator.outputs]
         float_results = [i for i in results if self.graph.tensors[i].type == self.types.FLOAT32]
+        if not float_results and kind in READING and self._read_as_integers(kind, operator, version):
+            return
         if not float_results or not self._works_on_integers(kind, operator, float_results):
             if float_results:
-                self._island(kind, float_results[0])
+                self.islands.append(f"{kind} ({self._name(float_results[0])})")
             inputs = [self._need(int(i), None) if i >= 0 else -1 for i in operator.inputs]
-            outputs = [self._activation(i, None) for i in results]
-            self._emit(kind, inputs, outputs, operator, 1)
+            self.new.emit_like(operator, version, kind, inputs, [self._activation(i, None) for i in results])
             return
         own = self.integers[float_results[0]]
-        if kind in _LAYERS:
+        if isinstance(self.carried.get(position), Same) or self._saturates(kind, operator, own):
+            self.made[results[0], own] = self._need(self._computed(operator)[0], own)
+            return
+        if position in self.carried:
+            source, carried = int(operator.inputs[0]), self.carried[position]
+            given = self._as(self.integers[source], source, 8 if isinstance(carried, Table) else own.bits)
+            made = self._activation(results[0], own)
+            write_carried(self.new, carried, (self._need(source, given), given), (made, own))
+            return
+        if kind in LAYERS and self._is_float(int(operator.inputs[LAYERS[kind][1]])):
+            kind, inputs = "BATCH_MATMUL", [self._operand(kind, int(i), own) for i in operator.inputs[:2]]
+            outputs = [self._activation(i, own) for i in results]
+            self.new.emit(kind, inputs, outputs, "BatchMatMulOptions", adjX=False, adjY=True)
+            return
+        if kind in LAYERS:
             inputs = self._layer_inputs(kind, operator, own)
         else:
             inputs = [self._operand(kind, int(i), own) for i in operator.inputs]
         outputs = [self._activation(i, self.integers.get(i)) for i in results]
-        self._emit(kind, inputs, outputs, operator, own.bits)
+        if kind == "SELECT":
+            self.new.emit("SELECT_V2", inputs, outputs, "SelectV2Options")
+        elif kind == "SOFTMAX" and own.highest == own.zero_point:  # log_softmax, see `export.stand_ins`
+            self.new.emit("LOG_SOFTMAX", inputs, outputs, "LogSoftmaxOptions")
+        else:
+            self.new.emit_like(operator, version, kind, inputs, outputs)
 
     def _works_on_integers(self, kind: str, operator: Any, results: list[int]) -> bool:
-        if kind not in _LAYERS and kind not in _SAME and kind not in _COMPUTED:
+        if kind not in LAYERS and kind not in SAME and kind not in COMPUTED:
             return False
         if any(i not in self.integers or self._declared_float(i) for i in results):
             return False
-        return all(i in self.integers for i in map(int, operator.inputs) if i >= 0 and self._is_float(i))
+        if kind in LAYERS and self._is_float(int(operator.inputs[LAYERS[kind][1]])) and kind != "FULLY_CONNECTED":
+            return False  # computed weights
+        return all(i in self.integers for i in self._computed(operator))
 
-    def _island(self, kind: str, index: int) -> None:
-        if not self.quantized.points.islands:
-            raise UsageError(
-                f"{kind} of the converted file would stay in float (value {self._name(index)!r}): no "
-                "value of the network equals it, or no integer kernel covers it; name its layer in "
-                "exceptions as 'float' to accept this, or write the network with other operators"
-            )
-        self.islands.append(f"{kind} ({self._name(index)})")
+    def _computed(self, operator: Any) -> list[int]:
+        """Real values that an operator reads and that no constant gives."""
+        return [i for i in map(int, operator.inputs) if i >= 0 and self._is_float(i)]
+
+    def _read_as_integers(self, kind: str, operator: Any, version: int) -> bool:
+        """Comparisons and argmax read integers where there are some."""
+        given = [self.integers[i] for i in self._computed(operator) if i in self.integers]
+        if not given or len(given) != len(self._computed(operator)):
+            return False
+        bits = max(integers.bits for integers in given)
+        own = Integers(given[0].scale, given[0].zero_point, bits)
+        inputs = [self._operand(kind, int(i), own) for i in operator.inputs]
+        outputs = [self._activation(int(i), None) for i in operator.outputs]
+        self.new.emit_like(operator, version, kind, inputs, outputs)
+        return True
+
+    def _saturates(self, kind: str, operator: Any, own: Integers) -> bool:
+        """Whether an operator only cuts values off where the integers of its result end anyway."""
+        if kind in ("MAXIMUM", "MINIMUM"):
+            limits = [
+                constant(self.old, self.graph.tensors[int(i)]) for i in operator.inputs if not self._is_float(int(i))
+            ]
+            if len(limits) != 1 or limits[0] is None or limits[0].size != 1:
+                return False
+            limit = float(limits[0].reshape(-1)[0])
+            low, high = (limit, None) if kind == "MAXIMUM" else (None, limit)
+        elif kind in CLIPPINGS:
+            low, high = CLIPPINGS[kind]
+        else:
+            return False
+        return (low is None or int(own.quantize(low)) == own.lowest) and (
+            high is None or int(own.quantize(high)) == own.highest
+        )
 
     def _layer_inputs(self, kind: str, operator: Any, own: Integers) -> list[int]:
-        at_input, at_weight, at_bias, axis = _LAYERS[kind]
+        at_input, at_weight, at_bias, axis = LAYERS[kind]
         indices = [int(i) for i in operator.inputs]
         given = self._as(self.integers[indices[at_input]], indices[at_input], own.bits)
         inputs = [-1] * len(indices)
         for position, index in enumerate(indices):
-            if position not in (at_input, at_weight, at_bias):
+            if position not in (at_input, at_weight, at_bias) and index >= 0:
                 inputs[position] = self._need(index, None)
         inputs[at_input] = self._need(indices[at_input], given)
         weight = constant(self.old, self.graph.tensors[indices[at_weight]])
-        if weight is None:
-            raise UsageError(
-                f"{kind} {self._name(int(operator.outputs[0]))!r} computes its weights; only constant "
-                "weights have integer scales"
-            )
         bias_index = indices[at_bias] if len(indices) > at_bias else -1
         bias = constant(self.old, self.graph.tensors[bias_index]) if bias_index >= 0 else None
         channels: int | None = axis
@@ -264,22 +226,18 @@ class _Rewriter:
             channels = None
         scales = weight_scales(weight, channels, bias, given.scale)
         name = self._name(int(operator.outputs[0]))
-        inputs[at_weight] = self._add_constant(
-            f"{name}.weight",
-            quantize_weight(weight, scales, channels),
-            self.types.INT8,
-            scales,
-            np.zeros(len(scales), np.int64),
-            axis,
+        zeros = np.zeros(len(scales), np.int64)
+        inputs[at_weight] = self.new.constant(
+            f"{name}.weight", quantize_weight(weight, scales, channels), self.types.INT8, scales, zeros, axis
         )
         if bias is not None:
             steps = bias_scales(given.scale, scales)
-            inputs[at_bias] = self._add_constant(
+            inputs[at_bias] = self.new.constant(
                 f"{name}.bias",
                 quantize_bias(bias, steps, own.bits, name=f"bias of {name}"),
                 self.types.INT32 if own.bits == 8 else self.types.INT64,
                 steps,
-                np.zeros(len(steps), np.int64),
+                zeros,
                 0,
             )
         return inputs
@@ -290,18 +248,11 @@ class _Rewriter:
         tensor = self.graph.tensors[index]
         values = constant(self.old, tensor)
         if values is not None and tensor.type == self.types.FLOAT32:
-            integers = own if kind in _SAME else constant_integers(values, own.bits)
-            return self._add_constant(
-                self._name(index),
-                integers.quantize(values),
-                self._type_of(integers),
-                np.array([integers.scale], np.float32),
-                np.array([integers.zero_point]),
-                0,
-            )
+            integers = own if kind in SAME else constant_integers(values, own.bits)
+            return self.new.constant_of(self._name(index), values, integers)
         if index not in self.integers:
             return self._need(index, None)
-        return self._need(index, own if kind in _SAME else self._as(self.integers[index], index, own.bits))
+        return self._need(index, own if kind in SAME else self._as(self.integers[index], index, own.bits))
 
     def _as(self, integers: Integers, index: int, bits: int) -> Integers:
         """The parameters of a value for an operator of another width."""
@@ -324,13 +275,8 @@ class _Rewriter:
         given = next((form for form in present if form is not None), None)
         source = self.made[index, given]
         result = self._activation(index, wanted)
-        self._emit(
-            "DEQUANTIZE" if wanted is None else "QUANTIZE",
-            [source],
-            [result],
-            None,
-            max((form.bits for form in (given, wanted) if form is not None), default=8),
-        )
+        kind, options = ("DEQUANTIZE", "DequantizeOptions") if wanted is None else ("QUANTIZE", "QuantizeOptions")
+        self.new.emit(kind, [source], [result], options)
         return result
 
     def _activation(self, index: int, integers: Integers | None) -> int:
@@ -339,81 +285,24 @@ class _Rewriter:
             return self._copy(index)
         own = self.integers.get(index)
         name = self._name(index) if own == integers else f"{self._name(index)}.int{integers.bits}"
-        tensor = self._new_tensor(
-            name,
-            old.shape,
-            self._type_of(integers),
-            np.array([integers.scale], np.float32),
-            np.array([integers.zero_point], np.int64),
-            0,
-        )
-        self.made[index, integers] = len(self.tensors) - 1
-        return tensor
+        self.made[index, integers] = self.new.activation(name, old.shape, integers)
+        return self.made[index, integers]
 
     def _copy(self, index: int) -> int:
         """A tensor as it is."""
         if (index, None) not in self.made:
             old = self.graph.tensors[index]
             values = constant(self.old, old)
-            position = self._new_tensor(self._name(index), old.shape, old.type, None, None, 0)
+            position = self.new.tensor(self._name(index), old.shape, old.type)
             if values is not None:
-                self.tensors[position].buffer = self._new_buffer(values)
+                self.new.fill(position, values)
             self.made[index, None] = position
         return self.made[index, None]
-
-    def _type_of(self, integers: Integers) -> int:
-        return self.types.INT8 if integers.bits == 8 else self.types.INT16
 
     def _name(self, index: int) -> str:
         for name in self.names.get(index, []):
             return self.keys.get(name, name)
         return f"tensor_{index}"
-
-    def _add_constant(
-        self, name: str, values: np.ndarray, kind: int, scales: np.ndarray, zeros: np.ndarray, axis: int
-    ) -> int:
-        position = self._new_tensor(name, values.shape, kind, scales, zeros, axis)
-        self.tensors[position].buffer = self._new_buffer(values)
-        return position
-
-    def _new_tensor(
-        self, name: str, shape: Any, kind: int, scales: np.ndarray | None, zeros: np.ndarray | None, axis: int
-    ) -> int:
-        tensor = schema().TensorT()
-        tensor.name, tensor.type, tensor.buffer = name.encode(), kind, 0
-        tensor.shape = np.asarray(shape if shape is not None else [], np.int32)
-        tensor.hasRank = True
-        if scales is not None:
-            tensor.quantization = schema().QuantizationParametersT()
-            tensor.quantization.scale = np.asarray(scales, np.float32)
-            tensor.quantization.zeroPoint = np.asarray(zeros, np.int64)
-            tensor.quantization.quantizedDimension = axis if len(scales) > 1 else 0
-        self.tensors.append(tensor)
-        return len(self.tensors) - 1
-
-    def _new_buffer(self, values: np.ndarray) -> int:
-        buffer = schema().BufferT()
-        buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-        self.buffers.append(buffer)
-        return len(self.buffers) - 1
-
-    def _emit(self, kind: str, inputs: list[int], outputs: list[int], like: Any, bits: int) -> None:
-        operator = schema().OperatorT()
-        operator.inputs, operator.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
-        version = 1
-        if like is not None:
-            operator.builtinOptions, operator.builtinOptionsType = like.builtinOptions, like.builtinOptionsType
-            operator.builtinOptions2, operator.builtinOptions2Type = like.builtinOptions2, like.builtinOptions2Type
-            operator.customOptions = like.customOptions
-            version = self.old.operatorCodes[like.opcodeIndex].version
-        else:
-            options = {"QUANTIZE": "QuantizeOptions", "DEQUANTIZE": "DequantizeOptions"}[kind]
-            operator.builtinOptions = getattr(schema(), f"{options}T")()
-            operator.builtinOptionsType = getattr(schema().BuiltinOptions, options)
-        if kind in _VERSIONS and any(self.tensors[i].quantization is not None for i in (*inputs, *outputs) if i >= 0):
-            version = max(version, _VERSIONS[kind][0 if bits == 8 else 1])
-        operator.opcodeIndex = self.codes.setdefault((kind, version), len(self.codes))
-        self.operators.append(operator)
 
     def _signatures(self, inputs: list[int], outputs: list[int]) -> None:
         for signature in self.old.signatureDefs or []:
@@ -421,28 +310,3 @@ class _Rewriter:
             moved.update(zip(map(int, self.graph.outputs), outputs, strict=True))
             for entry in (*signature.inputs, *signature.outputs):
                 entry.tensorIndex = moved[entry.tensorIndex]
-
-    def _pack(self, inputs: list[int], outputs: list[int]) -> bytes:
-        model, graph = schema().ModelT(), schema().SubGraphT()
-        number = {name: code for code, name in operator_names().items()}
-        model.version, model.description = self.old.version, b"edgepress"
-        for kind, version in self.codes:
-            code = schema().OperatorCodeT()
-            code.builtinCode, code.version = number[kind], version
-            code.deprecatedBuiltinCode = min(number[kind], 127)
-            model.operatorCodes = [*(model.operatorCodes or []), code]
-        graph.tensors, graph.operators = self.tensors, self.operators
-        graph.inputs, graph.outputs = np.asarray(inputs, np.int32), np.asarray(outputs, np.int32)
-        graph.name = self.graph.name
-        model.subgraphs, model.buffers, model.signatureDefs = [graph], self.buffers, self.old.signatureDefs
-        return pack(model)
-
-    def _ranges(self) -> dict[str, dict[str, float]]:
-        return {
-            tensor.name.decode(): {
-                "scale": float(tensor.quantization.scale[0]),
-                "zero_point": int(tensor.quantization.zeroPoint[0]),
-            }
-            for tensor in self.tensors
-            if tensor.quantization is not None and tensor.buffer == 0
-        }

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.tflite.objects import constant, operator_name
+from edgepress.deploy.tflite.objects import constant, operator_name, operator_names
 from edgepress.deploy.tflite.writer import schema
 from edgepress.models.cost.activations import same_amounts
 
 #: Convolution -> the axes of height and width in its weights.
 _WEIGHT_AXES = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2)}
+#: Operators that give each element a function of itself: they may stand in any layout.
+_ELEMENTWISE = frozenset({"LEAKY_RELU"})
 _REDUCTIONS = frozenset({"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"})
 
 
@@ -48,11 +50,20 @@ class _Tidy:
                 self._convolution(kind, operator)
             elif kind in _REDUCTIONS:
                 self._reduction(operator)
+            elif kind in ("SELECT", "SELECT_V2"):
+                self._leaky_relu(operator)
         self._drop_unread()
 
     def _transpose(self, operator: Any) -> None:
         """Join with the transpose before it, or exchange with the padding between the two."""
         order, padding = self._constant(operator, 1), self._before(operator, "PAD")
+        function = self.producer.get(int(operator.inputs[0]))
+        if function is not None and operator_name(self.model, function) in _ELEMENTWISE:
+            inner = self._before(function, "TRANSPOSE")
+            if order is not None and inner is not None and (inner[1][order] == np.arange(len(order))).all():
+                self._become(operator, function.opcodeIndex, function.builtinOptions, function.builtinOptionsType)
+                operator.inputs = np.array([int(inner[0].inputs[0])], np.int32)
+            return
         inner = self._before(operator if padding is None else padding[0], "TRANSPOSE")
         if order is None or inner is None:
             return
@@ -65,8 +76,7 @@ class _Tidy:
         if padding is not None:
             # The padding is done in the layout that the second transpose led to, where this operator was.
             like, amounts = padding
-            operator.opcodeIndex, operator.builtinOptions = like.opcodeIndex, like.builtinOptions
-            operator.builtinOptionsType = like.builtinOptionsType
+            self._become(operator, like.opcodeIndex, like.builtinOptions, like.builtinOptionsType)
             operator.inputs = np.array([source, self._new_constant(amounts[order])], np.int32)
         elif result not in self.outputs:
             self._read_instead(result, source)
@@ -102,6 +112,40 @@ class _Tidy:
         like, order = transpose
         if (np.diff(np.delete(order, axes)) > 0).all():
             operator.inputs = np.array([int(like.inputs[0]), self._new_constant(np.sort(order[axes]))], np.int32)
+
+    def _leaky_relu(self, operator: Any) -> None:
+        """max(x, 0) + slope * min(x, 0), which the converter writes out where several read the same x."""
+        condition, x, scaled = (int(index) for index in operator.inputs)
+        compared, product = self.producer.get(condition), self.producer.get(scaled)
+        if compared is None or product is None or operator_name(self.model, product) != "MUL":
+            return
+        if operator_name(self.model, compared) not in ("GREATER", "GREATER_EQUAL"):
+            return
+        zero, slope = self._constant(compared, 1), self._constant(product, 1)
+        if int(compared.inputs[0]) != x or int(product.inputs[0]) != x or zero is None or slope is None:
+            return
+        if zero.any() or slope.size != 1 or list(self.graph.tensors[x].shape) != list(self._shape(operator)):
+            return
+        options = schema().LeakyReluOptionsT()
+        options.alpha = float(slope.reshape(-1)[0])
+        self._become(operator, self._code("LEAKY_RELU"), options, schema().BuiltinOptions.LeakyReluOptions)
+        operator.inputs = np.array([x], np.int32)
+
+    def _shape(self, operator: Any) -> Any:
+        return self.graph.tensors[int(operator.outputs[0])].shape
+
+    def _become(self, operator: Any, code: int, options: Any, kind: Any) -> None:
+        operator.opcodeIndex, operator.builtinOptions, operator.builtinOptionsType = code, options, kind
+
+    def _code(self, kind: str) -> int:
+        number = {name: code for code, name in operator_names().items()}[kind]
+        for index, code in enumerate(self.model.operatorCodes):
+            if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
+                return index
+        code = schema().OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+        self.model.operatorCodes.append(code)
+        return len(self.model.operatorCodes) - 1
 
     def _before(self, operator: Any, kind: str) -> tuple[Any, np.ndarray] | None:
         """The operator of that kind that writes the first input, with the constant that is its own second input."""

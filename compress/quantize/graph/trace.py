@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,36 +52,31 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def trace(
-    model: nn.Module, inputs: tuple[torch.Tensor, ...], decompositions: Mapping[Any, Callable[..., Any]]
-) -> Traced:
+def trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Traced:
     """Trace a network in evaluation mode.
 
     Args:
         model: a copy of the user's, in evaluation mode.
         inputs: example tensors; the first dimension is the batch where all inputs have the same one.
-        decompositions: ATen operator -> the same function in other operators.
 
     Raises:
         UsageError: torch.export cannot trace it; the message carries its reason.
     """
     leading = {x.shape[0] if x.ndim else 0 for x in inputs}
     if len(leading) > 1 or 0 in leading:
-        return Traced(
-            _export(model, inputs, decompositions), 0, "its inputs have no first dimension of the same size, the batch"
-        )
+        return Traced(_export(model, inputs), 0, "its inputs have no first dimension of the same size, the batch")
     given = leading.pop()
     traces = []
     for size in _SIZES:
         example = tuple(torch.cat([x] * -(-size // given))[:size] for x in inputs)
         try:
-            traces.append(_export(model, example, decompositions))
+            traces.append(_export(model, example))
         except UsageError as error:
-            module = _export(model, inputs, decompositions)
+            module = _export(model, inputs)
             return Traced(module, given, _culprit(module, example) or str(error))
     different = _follow_batch(*traces)
     if different is not None:
-        return Traced(_export(model, inputs, decompositions), given, different)
+        return Traced(_export(model, inputs), given, different)
     return Traced(traces[0])
 
 
@@ -127,13 +122,11 @@ def module_path(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack and isinstance(stack[-1], (tuple, list)) else ""
 
 
-def _export(
-    model: nn.Module, inputs: tuple[torch.Tensor, ...], decompositions: Mapping[Any, Callable[..., Any]]
-) -> fx.GraphModule:
+def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
     with quiet(), torch.no_grad():
         try:
             program = torch.export.export(model, inputs)
-            module = program.run_decompositions(dict(decompositions)).module()
+            module = program.run_decompositions({}).module()
         except Exception as error:  # torch.export raises whatever the forward and its own passes raise
             reason = (str(error).strip().splitlines() or ["no reason given"])[0]
             raise UsageError(

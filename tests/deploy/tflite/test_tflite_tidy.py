@@ -55,11 +55,11 @@ class Padded(nn.Module):
     ],
 )
 def test_paddings_and_transposes(size: int, settings: dict, pads: int) -> None:
-    from edgepress.deploy.export.to_tflite import float_tflite, run_all
+    from edgepress.deploy.export.to_tflite import convert_float, run_all
 
     torch.manual_seed(0)
     model, x = Padded(**settings).eval(), torch.randn(1, 3, size, size)
-    data = float_tflite(model, (x,)).data
+    data = convert_float(model, (x,))[0]
     objects = read_objects(data)
     graph = objects.subgraphs[0]
     kinds = Counter(operator_name(objects, operator) for operator in graph.operators)
@@ -72,10 +72,10 @@ def test_paddings_and_transposes(size: int, settings: dict, pads: int) -> None:
 
 def test_nothing_unread_is_left() -> None:
     """Of ResNet-8, whose blocks that halve the image came with three transposes each."""
-    from edgepress.deploy.export.to_tflite import float_tflite
+    from edgepress.deploy.export.to_tflite import convert_float
     from edgepress.models.checkpoints.registry import build
 
-    objects = read_objects(float_tflite(build("resnet8").eval(), (torch.randn(1, 3, 32, 32),)).data)
+    objects = read_objects(convert_float(build("resnet8").eval(), (torch.randn(1, 3, 32, 32),))[0])
     graph = objects.subgraphs[0]
     kinds = Counter(operator_name(objects, operator) for operator in graph.operators)
     assert kinds == {"CONV_2D": 9, "ADD": 3, "MEAN": 1, "FULLY_CONNECTED": 1}
@@ -85,13 +85,13 @@ def test_nothing_unread_is_left() -> None:
 
 
 def test_a_transpose_whose_result_is_an_output_stays() -> None:
-    from edgepress.deploy.export.to_tflite import float_tflite, run_all
+    from edgepress.deploy.export.to_tflite import convert_float, run_all
 
     class Turned(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.permute(0, 2, 1).relu().permute(0, 2, 1)[:, :2].permute(0, 2, 1)
 
     x = torch.randn(1, 3, 5)
-    data = float_tflite(Turned(), (x,)).data
+    data = convert_float(Turned(), (x,))[0]
     output = int(read_objects(data).subgraphs[0].outputs[0])
     np.testing.assert_array_equal(dict(run_all(data, [x.numpy()]))[output], Turned()(x).numpy())

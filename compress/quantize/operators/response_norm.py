@@ -1,4 +1,4 @@
-"""Operators written as others which have integer kernels, equal up to float rounding."""
+"""Global response normalisation, and means over images, in operators that have integer kernels."""
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportGeneralTypeIssues=false
@@ -11,24 +11,14 @@ from typing import Any
 import torch
 from torch import fx
 
-aten = torch.ops.aten
-#: node.meta key: the scheme that a node wants whatever the network's is.
-WANTED_SCHEME = "edgepress_scheme"
+from edgepress.compress.quantize.graph.layers import aten
+from edgepress.compress.quantize.operators.build import Builder
+
 #: Keeps 1 / sqrt(0) finite; below the smallest step of any 16-bit range.
 _TINY = 1e-12
 
 
-def _silu(x: torch.Tensor) -> torch.Tensor:
-    return x * torch.sigmoid(x)
-
-
-#: ATen operator -> the same function in other operators, for torch.export's run_decompositions.
-DECOMPOSITIONS: dict[Any, Any] = {
-    aten.silu.default: _silu,
-}
-
-
-def rewrite_response_norm(graph: fx.Graph) -> int:
+def rewrite_response_norm(module: fx.GraphModule) -> int:
     """Write global response normalisation without norm and division.
 
     gamma * (x * n) + beta + x with n = |x| / (mean_c |x| + eps), |x| the L2 norm over height and width (ConvNeXt V2,
@@ -43,7 +33,7 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
     Returns:
         How many were rewritten.
     """
-    count = 0
+    count, graph = 0, module.graph
     for division in list(graph.nodes):
         match = _response_norm(division)
         if match is None:
@@ -52,7 +42,7 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
         x = norm.args[0]
         height, width = (int(size) for size in x.meta["val"].shape[2:])
         with graph.inserting_before(division):
-            build = _Builder(graph, division)
+            build = Builder(module, division)
             # A pool and a view, not mean(2, 3): converters keep these in the channels-last layout without transposing.
             channels = int(x.meta["val"].shape[1])
             square = build(aten.mul.Tensor, x, x)
@@ -75,7 +65,7 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
         else:
             gamma, beta, last = tail
             with graph.inserting_before(last):
-                build = _Builder(graph, last)
+                build = Builder(module, last)
                 factor = build(aten.add.Tensor, build(aten.mul.Tensor, flat, gamma, wide=True), 1.0, wide=True)
                 factor = build(aten.view.default, factor, [-1, channels, 1, 1], wide=True)
                 if isinstance(beta, fx.Node):  # of four dimensions: beside others, converters give up channels-last
@@ -86,11 +76,12 @@ def rewrite_response_norm(graph: fx.Graph) -> int:
     return count
 
 
-def pool_instead_of_mean(graph: fx.Graph) -> None:
+def pool_instead_of_mean(module: fx.GraphModule) -> None:
     """Means over height and width as global pooling, which converters keep in the channels-last layout.
 
     LiteRT-Torch puts a TRANSPOSE of the whole activation before a plain mean (its layout pass favours a cut there).
     """
+    graph = module.graph
     for node in list(graph.nodes):
         x = node.args[0] if node.target is aten.mean.dim else None
         value = x.meta.get("val") if isinstance(x, fx.Node) else None
@@ -103,30 +94,12 @@ def pool_instead_of_mean(graph: fx.Graph) -> None:
         ):
             continue
         with graph.inserting_before(node):
-            build = _Builder(graph, node)
+            build = Builder(module, node)
             pooled = build(aten.adaptive_avg_pool2d.default, x, [1, 1])
             if not (len(node.args) > 2 and node.args[2]):
                 pooled = build(aten.view.default, pooled, [-1, value.shape[1]])
         node.replace_all_uses_with(pooled)
         graph.erase_node(node)
-
-
-class _Builder:
-    """Adds operators with the place in the network and the shapes of the one that they replace."""
-
-    def __init__(self, graph: fx.Graph, like: fx.Node):
-        self.graph, self.stack = graph, like.meta.get("nn_module_stack")
-
-    def __call__(self, target: Any, *args: Any, wide: bool = False) -> fx.Node:
-        node = self.graph.call_function(target, args)
-        if self.stack is not None:
-            node.meta["nn_module_stack"] = self.stack
-        values = [arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in args]
-        with torch.no_grad():
-            node.meta["val"] = target(*values)
-        if wide:
-            node.meta[WANTED_SCHEME] = "a16w8"
-        return node
 
 
 def _response_norm(division: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node, float] | None:

@@ -1,0 +1,1 @@
+"""Operators of a folded network go in; the same functions, in operators that have integer kernels, come out."""

@@ -1,0 +1,198 @@
+"""Activations, powers, divisions and in-place changes in operators that have integer kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from edgepress.compress.quantize.graph.layers import argument, aten
+from edgepress.compress.quantize.operators.build import Builder, shape_of
+from edgepress.compress.quantize.operators.functions import is_whole_power
+
+
+def silu(build: Builder, node: fx.Node) -> fx.Node:
+    """x * sigmoid(x)."""
+    (x,) = node.args
+    return build(aten.mul.Tensor, x, build(aten.sigmoid.default, x))
+
+
+def hardsigmoid(build: Builder, node: fx.Node) -> fx.Node:
+    """min(max(x + 3, 0), 6) / 6: a sum with its activation, and a product."""
+    return build(aten.mul.Tensor, build(aten.relu6.default, build(aten.add.Tensor, node.args[0], 3.0)), 1 / 6)
+
+
+def power(build: Builder, node: fx.Node) -> fx.Node | None:
+    """x ** 2, 3 and 4 as products; other powers are tables."""
+    if not is_whole_power(node, 4):
+        return None
+    x, exponent = node.args
+    if exponent == 1:
+        return x  # type: ignore[return-value]
+    squared = build(aten.mul.Tensor, x, x)
+    if exponent == 2:
+        return squared
+    return build(aten.mul.Tensor, squared, x if exponent == 3 else squared)
+
+
+def square(build: Builder, node: fx.Node) -> fx.Node:
+    """x * x."""
+    return build(aten.mul.Tensor, node.args[0], node.args[0])
+
+
+def negative(build: Builder, node: fx.Node) -> fx.Node:
+    """x * -1: an integer NEG exists in LiteRT alone."""
+    return build(aten.mul.Tensor, node.args[0], -1.0)
+
+
+def reverse_subtraction(build: Builder, node: fx.Node) -> fx.Node:
+    """rsub: number - x."""
+    other, x = argument(node, "other"), node.args[0]
+    if argument(node, "alpha") != 1:
+        x = build(aten.mul.Tensor, x, float(argument(node, "alpha")))
+    if isinstance(other, fx.Node):
+        return build(aten.sub.Tensor, other, x)
+    return build(aten.add.Tensor, build(aten.mul.Tensor, x, -1.0), float(other))
+
+
+def scaled_operand(build: Builder, node: fx.Node) -> fx.Node | None:
+    """x + alpha * y with its product written out."""
+    alpha = argument(node, "alpha")
+    if alpha == 1 or not isinstance(node.args[1], fx.Node):
+        return None
+    return build(node.target, node.args[0], build(aten.mul.Tensor, node.args[1], float(alpha)))
+
+
+def division(build: Builder, node: fx.Node) -> fx.Node | None:
+    """x / y as x * (1 / y); no runtime for microcontrollers divides integers in 16 bits, LiteRT not in 8."""
+    x, y = node.args[:2]
+    if isinstance(y, (int, float)):
+        return build(aten.mul.Tensor, x, 1 / y) if y else None
+    if not isinstance(y, fx.Node) or not y.meta["val"].is_floating_point():
+        return None
+    if y.op == "get_attr":
+        inverse = build.constant("inverse", 1 / build.tensor_of(y))
+    else:
+        inverse = build(aten.reciprocal.default, y)
+    return inverse if x == 1 else build(aten.mul.Tensor, x, inverse)
+
+
+def cubic(build: Builder, node: fx.Node) -> fx.Node:
+    """addcmul: x + value * a * b."""
+    x, a, b = node.args
+    product = build(aten.mul.Tensor, a, b)
+    value = argument(node, "value")
+    return build(aten.add.Tensor, x, product if value == 1 else build(aten.mul.Tensor, product, float(value)))
+
+
+def interpolation(build: Builder, node: fx.Node) -> fx.Node:
+    """lerp: x + weight * (y - x)."""
+    x, y, weight = node.args
+    return build(aten.add.Tensor, x, build(aten.mul.Tensor, build(aten.sub.Tensor, y, x), weight))
+
+
+def slice_assignment(build: Builder, node: fx.Node) -> fx.Node | None:
+    """y[:, a:b] = source, as the pieces of y around the source, joined; a step of more than 1 by its indices."""
+    x, source = node.args[:2]
+    dim = int(argument(node, "dim") or 0)
+    size = shape_of(x)[dim]  # type: ignore[arg-type]
+    start, end, step = (argument(node, name) for name in ("start", "end", "step"))
+    picked = range(*slice(start, end, step).indices(size))
+    if len(picked) == size:
+        return source  # type: ignore[return-value]
+    if not picked:
+        return x  # type: ignore[return-value]
+    if picked.step == 1:
+        pieces = []
+        if picked.start:
+            pieces.append(build(aten.slice.Tensor, x, dim, 0, picked.start))
+        pieces.append(source)
+        if picked.stop < size:
+            pieces.append(build(aten.slice.Tensor, x, dim, picked.stop, size))
+        return build(aten.cat.default, pieces, dim)
+    pieces = []
+    for i in range(size):
+        given, position = (source, picked.index(i)) if i in picked else (x, i)
+        pieces.append(build(aten.slice.Tensor, given, dim, position, position + 1))
+    return build(aten.cat.default, pieces, dim)
+
+
+def select_assignment(build: Builder, node: fx.Node) -> fx.Node | None:
+    """y[:, i] = source."""
+    x, source = node.args[:2]
+    dim, index = int(argument(node, "dim")), int(argument(node, "index"))
+    index %= shape_of(x)[dim]  # type: ignore[arg-type]
+    wide = build(aten.unsqueeze.default, source, dim)
+    return build(aten.slice_scatter.default, x, wide, dim, index, index + 1)
+
+
+def clamp_to_ends(build: Builder, node: fx.Node) -> fx.Node | None:
+    """clamp with tensors as limits: minimum and maximum."""
+    x = node.args[0]
+    low, high = argument(node, "min"), argument(node, "max")
+    if isinstance(low, fx.Node):
+        x = build(aten.maximum.default, x, low)
+    if isinstance(high, fx.Node):
+        x = build(aten.minimum.default, x, high)
+    return x  # type: ignore[return-value]
+
+
+def clamp_above(build: Builder, node: fx.Node) -> fx.Node:
+    """clamp_max as clamp."""
+    return build(aten.clamp.default, node.args[0], None, float(argument(node, "max")))
+
+
+def copied(build: Builder, node: fx.Node) -> fx.Node | None:
+    """copy: y[...] = source of the same shape; another shape or type is left."""
+    x, source = node.args[:2]
+    same = shape_of(x) == shape_of(source) and x.meta["val"].dtype == source.meta["val"].dtype  # type: ignore
+    return source if same else None  # type: ignore[return-value]
+
+
+def chosen(build: Builder, node: fx.Node) -> fx.Node:
+    """where with a number for one or both of its values."""
+    mask, *values = node.args
+    made = [
+        value if isinstance(value, fx.Node) else build.constant(f"value_{i}", torch.tensor(float(value)))
+        for i, value in enumerate(values)
+    ]
+    return build(aten.where.self, mask, *made)
+
+
+def over_last_axis(build: Builder, node: fx.Node) -> fx.Node | None:
+    """softmax and log_softmax over another axis than the last: kernels have the last one only."""
+    x, rank = node.args[0], len(shape_of(node))
+    dim = int(argument(node, "dim")) % rank
+    if dim == rank - 1:
+        return None
+    order = [*(axis for axis in range(rank) if axis != dim), dim]
+    made = build(node.target, build(aten.permute.default, x, order), rank - 1)
+    return build(aten.permute.default, made, [order.index(axis) for axis in range(rank)])
+
+
+REWRITES: dict[Any, Any] = {
+    aten.silu.default: silu,
+    aten.hardsigmoid.default: hardsigmoid,
+    aten.pow.Tensor_Scalar: power,
+    aten.square.default: square,
+    aten.neg.default: negative,
+    aten.rsub.Scalar: reverse_subtraction,
+    aten.rsub.Tensor: reverse_subtraction,
+    aten.add.Tensor: scaled_operand,
+    aten.sub.Tensor: scaled_operand,
+    aten.div.Tensor: division,
+    aten.div.Scalar: division,
+    aten.addcmul.default: cubic,
+    aten.lerp.Scalar: interpolation,
+    aten.lerp.Tensor: interpolation,
+    aten.slice_scatter.default: slice_assignment,
+    aten.select_scatter.default: select_assignment,
+    aten.clamp.Tensor: clamp_to_ends,
+    aten.clamp_max.default: clamp_above,
+    aten.copy.default: copied,
+    aten.softmax.int: over_last_axis,
+    aten.log_softmax.int: over_last_axis,
+    aten.where.ScalarSelf: chosen,
+    aten.where.ScalarOther: chosen,
+}

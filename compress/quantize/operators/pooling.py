@@ -1,0 +1,166 @@
+"""Pooling and resizing in operators that have integer kernels."""
+
+# torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from edgepress.compress.quantize.graph.layers import argument, aten
+from edgepress.compress.quantize.operators.build import Builder, shape_of
+
+
+def average_pool(build: Builder, node: fx.Node) -> fx.Node | None:
+    """avg_pool1d and avg_pool2d: zeros around the image, a plain pooling, and what its divisor was wrong by.
+
+    A divisor that is the same everywhere needs no product. One without padding that TFLite itself leaves out of the
+    count (its SAME padding) stays as it is.
+    """
+    x, rank = node.args[0], 1 if node.target is aten.avg_pool1d.default else 2
+    sizes = shape_of(x)[-rank:]
+    kernel = _all(argument(node, "kernel_size"), rank)
+    stride = _all(argument(node, "stride") or kernel, rank)
+    padding = _all(argument(node, "padding"), rank)
+    counted, ceil = bool(argument(node, "count_include_pad")), bool(argument(node, "ceil_mode"))
+    divisor = argument(node, "divisor_override") if rank == 2 else None
+    outputs = shape_of(node)[-rank:]
+    ends = [(n - 1) * s + k - p for n, s, k, p in zip(outputs, stride, kernel, padding, strict=True)]
+    overhang = [max(0, end - size - p) for end, size, p in zip(ends, sizes, padding, strict=True)]
+    if not any(padding) and not any(overhang) and divisor is None:
+        if not ceil:
+            return None
+        return build(node.target, x, list(kernel), list(stride))
+    if not counted and not any(overhang) and divisor is None and not ceil and _is_same(sizes, kernel, stride, padding):
+        return None
+    counts = [
+        _counts(n, k, s, p, size, counted)
+        for n, k, s, p, size in zip(outputs, kernel, stride, padding, sizes, strict=True)
+    ]
+    area = float(np.prod(kernel))
+    amounts = [a for p, over in zip(reversed(padding), reversed(overhang), strict=True) for a in (p, p + over)]
+    padded = build(aten.constant_pad_nd.default, x, amounts, 0.0) if any(amounts) else x
+    pooled = build(node.target, padded, list(kernel), list(stride))
+    by = counts[0] if rank == 1 else counts[0][:, None] * counts[1][None, :]
+    factor = torch.as_tensor(area / (np.full_like(by, float(divisor)) if divisor else by), dtype=torch.float32)
+    if bool((factor == 1).all()):
+        return pooled
+    return build(aten.mul.Tensor, pooled, build.constant("count", factor[None, None] if rank == 2 else factor[None]))
+
+
+def max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
+    """max_pool1d as max_pool2d of height 1."""
+    x = node.args[0]
+    values = [(int(_all(argument(node, name), 1)[0]) if argument(node, name) else None) for name in _GEOMETRY]
+    kernel, stride, padding, dilation = values
+    image = build(aten.unsqueeze.default, x, -2)
+    pooled = build(
+        aten.max_pool2d.default,
+        image,
+        [1, kernel],
+        [1, stride or kernel],
+        [0, padding or 0],
+        [1, dilation or 1],
+        bool(argument(node, "ceil_mode")),
+    )
+    return build(aten.squeeze.dim, pooled, -2)
+
+
+def adaptive_average_pool(build: Builder, node: fx.Node) -> fx.Node | None:
+    """Windows of one size as plain pooling; others as a matrix along each axis. One window for all is left."""
+    x, rank = node.args[0], 1 if node.target is aten.adaptive_avg_pool1d.default else 2
+    sizes, outputs = shape_of(x)[-rank:], shape_of(node)[-rank:]
+    if all(n == 1 for n in outputs):
+        return None
+    if sizes == outputs:
+        return x
+    if all(size % n == 0 for size, n in zip(sizes, outputs, strict=True)):
+        kernel = [size // n for size, n in zip(sizes, outputs, strict=True)]
+        return build(aten.avg_pool1d.default if rank == 1 else aten.avg_pool2d.default, x, kernel, kernel)
+    return _along_each(build, node, x, rank)
+
+
+def resized(build: Builder, node: fx.Node) -> fx.Node | None:
+    """Resizing is linear and acts on each axis by itself: bicubic, linear and antialiased modes as matrices."""
+    rank = len(shape_of(node)) - 2
+    return _along_each(build, node, node.args[0], rank)
+
+
+def cumulative_sum(build: Builder, node: fx.Node) -> fx.Node:
+    """A triangle of ones along the axis: LiteRT has no cumulative sum of integers."""
+    x, dim = node.args[0], int(argument(node, "dim"))
+    size = shape_of(x)[dim]
+    return along(build, x, torch.ones(size, size).tril(), dim, "ones")
+
+
+def along(build: Builder, x: fx.Node, matrix: torch.Tensor, dim: int, what: str) -> fx.Node:
+    """matrix @ x along one axis, as a fully connected layer on the last one."""
+    rank = len(shape_of(x))
+    dim %= rank
+    weight = build.constant(what, matrix)
+    if dim == rank - 1:
+        return build(aten.linear.default, x, weight)
+    moved = build(aten.transpose.int, x, dim, rank - 1)
+    return build(aten.transpose.int, build(aten.linear.default, moved, weight), dim, rank - 1)
+
+
+def _along_each(build: Builder, node: fx.Node, x: fx.Node, rank: int) -> fx.Node:
+    """Apply a separable linear operator axis by axis; its matrices are what it makes of unit vectors."""
+    sizes, outputs = shape_of(x)[-rank:], shape_of(node)[-rank:]
+    for axis, (size, made) in enumerate(zip(sizes, outputs, strict=True)):
+        if size == made and node.target in _ADAPTIVE:
+            continue
+        matrix = _response(node, size, axis, rank)
+        x = along(build, x, matrix, axis - rank, f"matrix_{axis}")
+    return x
+
+
+def _response(node: fx.Node, size: int, axis: int, rank: int) -> torch.Tensor:
+    """[made, size] of one axis: the operator on images which are constant along the other axes."""
+    shape = list(shape_of(node.args[0]))[-rank:]
+    units = torch.eye(size).reshape([1, size, *[size if i == axis else 1 for i in range(rank)]])
+    units = units.expand(1, size, *shape).contiguous()
+    with torch.no_grad():
+        made = node.target(units, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+    return made[0].movedim(axis + 1, 1).reshape(size, shape_of(node)[axis - rank], -1)[:, :, 0].T.contiguous()
+
+
+def _counts(n: int, kernel: int, stride: int, padding: int, size: int, counted: bool) -> np.ndarray:
+    """How many elements each window is divided by, as PyTorch counts them."""
+    starts = np.arange(n) * stride - padding
+    stops = np.minimum(starts + kernel, size + padding)
+    if counted:
+        return (stops - starts).astype(np.float64)
+    return (np.minimum(stops, size) - np.maximum(starts, 0)).astype(np.float64)
+
+
+def _is_same(sizes: Any, kernel: Any, stride: Any, padding: Any) -> bool:
+    for size, k, s, p in zip(sizes, kernel, stride, padding, strict=True):
+        total = max((-(-size // s) - 1) * s + k - size, 0)
+        if (total // 2, total - total // 2) != (p, p) or (size + 2 * p - k) // s + 1 != -(-size // s):
+            return False
+    return True
+
+
+def _all(value: Any, rank: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * rank if len(values) == 1 else values
+
+
+_GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
+_ADAPTIVE = {aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default}
+REWRITES: dict[Any, Any] = {
+    aten.avg_pool1d.default: average_pool,
+    aten.avg_pool2d.default: average_pool,
+    aten.max_pool1d.default: max_pool,
+    aten.adaptive_avg_pool1d.default: adaptive_average_pool,
+    aten.adaptive_avg_pool2d.default: adaptive_average_pool,
+    aten.upsample_bicubic2d.vec: resized,
+    aten.upsample_linear1d.vec: resized,
+    aten._upsample_bilinear2d_aa.vec: resized,
+    aten._upsample_bicubic2d_aa.vec: resized,
+    aten.cumsum.default: cumulative_sum,
+}

@@ -1,0 +1,106 @@
+"""Matrix products, and attention, which is made of them."""
+
+# torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from edgepress.compress.quantize.graph.layers import argument, aten
+from edgepress.compress.quantize.operators.build import Builder, shape_of
+
+
+def product(build: Builder, node: fx.Node) -> fx.Node | None:
+    """A product with a constant matrix is a fully connected layer."""
+    a, b = node.args[:2]
+    if b.op == "get_attr" and len(shape_of_any(build, b)) == 2:
+        return build(aten.linear.default, a, build.constant("weight", build.tensor_of(b).detach().T.contiguous()))
+    if a.op == "get_attr" and len(shape_of_any(build, a)) == 2 and len(shape_of(b)) >= 2:
+        turned = build(aten.transpose.int, b, -2, -1)
+        weight = build.constant("weight", build.tensor_of(a))
+        return build(aten.transpose.int, build(aten.linear.default, turned, weight), -2, -1)
+    return None
+
+
+def product_and_sum(build: Builder, node: fx.Node) -> fx.Node | None:
+    """addmm, baddbmm: beta * x + alpha * a @ b."""
+    x, a, b = node.args[:3]
+    if argument(node, "beta") != 1 or argument(node, "alpha") != 1:
+        return None
+    return build(aten.add.Tensor, build(aten.matmul.default, a, b), x)
+
+
+def attention(build: Builder, node: fx.Node) -> fx.Node | None:
+    """softmax(q k^T * scale + mask) v (Vaswani et al. 2017, arXiv 1706.03762, equation 1)."""
+    q, k, v = node.args[:3]
+    mask, scale = argument(node, "attn_mask"), argument(node, "scale")
+    if argument(node, "is_causal") or argument(node, "enable_gqa"):
+        return None
+    if mask is not None and not mask.meta["val"].is_floating_point():
+        return None
+    scale = float(scale) if scale is not None else shape_of(q)[-1] ** -0.5
+    # The scale goes to the smaller operand, before the product, whose range 8 bits then hold.
+    scores = build(aten.matmul.default, build(aten.mul.Tensor, q, scale), build(aten.transpose.int, k, -2, -1))
+    if mask is not None:
+        scores = build(aten.add.Tensor, scores, mask)
+    return build(aten.matmul.default, build(aten.softmax.int, scores, -1), v)
+
+
+def einsum(build: Builder, node: fx.Node) -> fx.Node | None:
+    """Of two tensors without repeated letters: axes in order, one matrix product, axes in order again."""
+    equation, operands = str(node.args[0]).replace(" ", ""), list(node.args[1])
+    inputs, _, output = equation.partition("->")
+    terms = inputs.split(",")
+    letters = "".join(terms)
+    if len(operands) != 2 or "." in letters or not output or any(len(set(t)) != len(t) for t in terms):
+        return None
+    a, b = terms
+    batch = [c for c in a if c in b and c in output]
+    summed = [c for c in a if c in b and c not in output]
+    left, right = [c for c in a if c not in b], [c for c in b if c not in a]
+    if any(c not in output for c in left + right):
+        return None
+    sizes = {c: n for term, x in zip(terms, operands, strict=True) for c, n in zip(term, shape_of(x), strict=True)}
+
+    def matrix(x: fx.Node, term: str, order: list[str], rows: list[str], columns: list[str]) -> fx.Node:
+        moved = _permuted(build, x, [term.index(c) for c in order])
+        first = [-1 if i == 0 else sizes[c] for i, c in enumerate(batch)]
+        return build(aten.reshape.default, moved, [*first, _product(sizes, rows), _product(sizes, columns)])
+
+    made = build(
+        aten.matmul.default,
+        matrix(operands[0], a, [*batch, *left, *summed], left, summed),
+        matrix(operands[1], b, [*batch, *summed, *right], summed, right),
+    )
+    order = [*batch, *left, *right]
+    first = [-1 if i == 0 and batch else sizes[c] for i, c in enumerate(order)]
+    return _permuted(build, build(aten.reshape.default, made, first), [order.index(c) for c in output])
+
+
+def _permuted(build: Builder, x: fx.Node, order: list[int]) -> fx.Node:
+    return x if order == sorted(order) else build(aten.permute.default, x, order)
+
+
+def _product(sizes: dict[str, int], letters: list[str]) -> int:
+    product = 1
+    for letter in letters:
+        product *= int(sizes[letter])
+    return product
+
+
+def shape_of_any(build: Builder, node: fx.Node) -> tuple[int, ...]:
+    """Sizes of a node that may be a constant."""
+    return tuple(build.tensor_of(node).shape) if node.op == "get_attr" else shape_of(node)
+
+
+REWRITES: dict[Any, Any] = {
+    aten.matmul.default: product,
+    aten.bmm.default: product,
+    aten.mm.default: product,
+    aten.addmm.default: product_and_sum,
+    aten.baddbmm.default: product_and_sum,
+    aten.einsum.default: einsum,
+    aten.scaled_dot_product_attention.default: attention,
+}

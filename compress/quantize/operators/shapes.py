@@ -1,0 +1,167 @@
+"""What moves values without computing any, and transposed convolutions, in operators which converters know."""
+
+# torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from edgepress.compress.quantize.graph.layers import argument, aten
+from edgepress.compress.quantize.operators.build import Builder, shape_of
+
+#: TFLite Micro joins at most ten values at once.
+_MOST_JOINED = 10
+
+
+def joined(build: Builder, node: fx.Node) -> fx.Node | None:
+    """More than ten values are joined ten by ten."""
+    values, dim = list(node.args[0]), argument(node, "dim")
+    if len(values) <= _MOST_JOINED:
+        return None
+    groups = [values[i : i + _MOST_JOINED] for i in range(0, len(values), _MOST_JOINED)]
+    return build(aten.cat.default, [build(aten.cat.default, group, dim) for group in groups], dim)
+
+
+def stacked(build: Builder, node: fx.Node) -> fx.Node:
+    """stack: joined along a new axis."""
+    dim = int(argument(node, "dim"))
+    dim = dim if dim >= 0 else dim + len(shape_of(node))
+    return build(aten.cat.default, [build(aten.unsqueeze.default, value, dim) for value in node.args[0]], dim)
+
+
+def taken_from_joined(build: Builder, node: fx.Node) -> fx.Node | None:
+    """One step of values that were joined along the same axis, directly: y[:, -1] of a recurrent layer."""
+    x, dim, index = node.args
+    rank = len(shape_of(x))
+    dim = int(dim) % rank
+    if x.target is aten.transpose.int and rank == 3:  # without one of three axes, the other two keep their order
+        a, b = (int(axis) % rank for axis in x.args[1:])
+        if dim not in (a, b) or abs(a - b) != 1:
+            return None
+        x, dim = x.args[0], a + b - dim
+    if x.target is not aten.cat.default or int(argument(x, "dim")) % rank != dim:
+        return None
+    index = int(index) % shape_of(x)[dim]
+    for value in x.args[0]:
+        size = shape_of(value)[dim]
+        if index < size:
+            return build(aten.select.int, value, dim, index)
+        index -= size
+    return None
+
+
+def rolled(build: Builder, node: fx.Node) -> fx.Node | None:
+    """roll: two pieces that change places, by axis."""
+    x, shifts, dims = node.args[0], list(argument(node, "shifts")), list(argument(node, "dims"))
+    if not dims:
+        return None
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = shape_of(x)[dim]
+        cut = -int(shift) % size
+        if cut:
+            tail, head = (build(aten.slice.Tensor, x, dim, a, b) for a, b in ((cut, size), (0, cut)))
+            x = build(aten.cat.default, [tail, head], dim)
+    return x
+
+
+def padded(build: Builder, node: fx.Node) -> fx.Node | None:
+    """replicate and circular padding as joined pieces; constant and reflected padding are left."""
+    mode, x, amounts = argument(node, "mode"), node.args[0], list(node.args[1])
+    if mode not in ("replicate", "circular"):
+        return None
+    rank = len(shape_of(x))
+    for position in range(len(amounts) // 2):
+        dim = rank - 1 - position
+        before, after = (int(a) for a in amounts[2 * position : 2 * position + 2])
+        size = shape_of(x)[dim]
+        if mode == "circular":
+            pieces = [(size - before, size)] * bool(before) + [(0, size)] + [(0, after)] * bool(after)
+        else:
+            pieces = [(0, 1)] * before + [(0, size)] + [(size - 1, size)] * after
+        parts = [x if piece == (0, size) else build(aten.slice.Tensor, x, dim, *piece) for piece in pieces]
+        if len(parts) > 1:
+            x = build(aten.cat.default, parts, dim)
+    return x
+
+
+def transposed_convolution(build: Builder, node: fx.Node) -> fx.Node | None:
+    """A transposed convolution of one group without padding, cut to size.
+
+    Padding takes rows off the result, output padding takes fewer off its end; where it adds more than there are, zeros
+    behind the kernel make them. In 1-D it is one of height 1.
+    """
+    x, weight, bias = node.args[0], argument(node, "weight"), argument(node, "bias")
+    rank = len(shape_of(node)) - 2
+    stride, padding, extra, dilation = (
+        _all(argument(node, name), rank) for name in ("stride", "padding", "output_padding", "dilation")
+    )
+    groups = int(argument(node, "groups"))
+    plain = not any(padding) and not any(extra) and all(d == 1 for d in dilation)
+    if (plain and groups == 1 and rank == 2) or weight.op != "get_attr":
+        return None
+    missing = [max(0, e - p) for e, p in zip(extra, padding, strict=True)]
+    tensor = build.tensor_of(weight)
+    if any(missing) or any(d > 1 for d in dilation):
+        sizes = [(k - 1) * d + 1 for k, d in zip(tensor.shape[2:], dilation, strict=True)]
+        spread = tensor.new_zeros(*tensor.shape[:2], *(n + m for n, m in zip(sizes, missing, strict=True)))
+        spread[(..., *(slice(0, n, d) for n, d in zip(sizes, dilation, strict=True)))] = tensor.detach()
+        weight = build.constant("weight", spread)
+    if rank == 1:
+        x, stride, padding, extra, missing = (
+            build(aten.unsqueeze.default, x, 2),
+            (1, *stride),
+            (0, *padding),
+            (0, *extra),
+            [0, *missing],
+        )
+        weight = build.constant("weight_of_rows", build.tensor_of(weight).unsqueeze(2))
+    made = _in_groups(build, node, x, weight, bias, stride, groups)
+    for axis, (p, e, m) in enumerate(zip(padding, extra, missing, strict=True), 2):
+        size = shape_of(made)[axis]
+        if p or p - e + m:
+            made = build(aten.slice.Tensor, made, axis, p, size - (p - e + m))
+    return build(aten.squeeze.dim, made, 2) if rank == 1 else made
+
+
+def _in_groups(
+    build: Builder, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any, stride: Any, groups: int
+) -> fx.Node:
+    if groups == 1:
+        made = build(aten.conv_transpose2d.input, x, weight, bias, list(stride))
+        if weight is node.args[1]:
+            build.moved[made] = node
+        return made
+    tensor = build.tensor_of(weight)
+    inputs, outputs = tensor.shape[0] // groups, tensor.shape[1]
+    parts = []
+    for group in range(groups):
+        picked = build(aten.slice.Tensor, x, 1, group * inputs, (group + 1) * inputs)
+        own = build.constant(f"weight_{group}", tensor[group * inputs : (group + 1) * inputs])
+        offset = None
+        if bias is not None:
+            offset = build.constant(
+                f"bias_{group}", build.tensor_of(bias)[group * outputs : (group + 1) * outputs].clone()
+            )
+        parts.append(build(aten.conv_transpose2d.input, picked, own, offset, list(stride)))
+    return build(aten.cat.default, parts, 1)
+
+
+def _all(value: Any, rank: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * rank if len(values) == 1 else values
+
+
+#: What LiteRT-Torch cannot convert otherwise, in float either.
+ALWAYS: dict[Any, Any] = {
+    aten.conv_transpose1d.default: transposed_convolution,
+    aten.conv_transpose2d.input: transposed_convolution,
+}
+REWRITES: dict[Any, Any] = {
+    aten.cat.default: joined,
+    aten.stack.default: stacked,
+    aten.select.int: taken_from_joined,
+    aten.roll.default: rolled,
+    aten.pad.default: padded,
+}

@@ -1,0 +1,218 @@
+"""Operators that converters take apart, carried through a converter by others which it keeps.
+
+A function of one variable (GELU, ELU, Mish) or a PReLU becomes a leaky ReLU whose slope is its number: one operator in
+every converted file, of the same shape and layout, which no two nodes share. One that stands for nothing keeps two
+layers apart which a converter would merge. log_softmax becomes softmax. Both sides of the comparison of values run with
+the stand-ins, so that everything else is matched as ever.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgepress.deploy.tflite.carried import Carried, Same, Slopes, Table
+
+#: Slopes lie between 1/4 and 3/4 in steps of 2^-17: exact in float32, and far from 0, where a value would be lost.
+_STEP, _STEPS = 2.0**-17, 2**16
+
+
+def with_stand_ins(module: Any, quantized: Any) -> tuple[Any, dict[float, Any]]:
+    """A network for the converter.
+
+    Args:
+        module: float GraphModule of `quantized`; untouched.
+        quantized: edgepress.compress.quantize Quantized; what it leaves in float stays as it is.
+
+    Returns:
+        The network with stand-ins, and slope -> the node of `module` that it stands for.
+    """
+    from torch import fx
+
+    from edgepress.compress.quantize.operators.functions import LOG_SOFTMAX, aten, is_function
+
+    changed = copy.deepcopy(module)
+    originals = {node.name: node for node in module.graph.nodes}
+    carried: dict[float, Any] = {}
+    integers = quantized.integers()
+    _absorb(changed, integers)
+    for node in list(changed.graph.nodes):
+        if node.name in quantized.points.islands or node.name not in integers:
+            continue
+        if is_function(node) or node.target is aten.prelu.default:
+            slope = _slope(len(carried))
+            carried[slope] = originals[node.name]
+            node.target, node.args, node.kwargs = aten.leaky_relu.default, (node.args[0], slope), {}
+        elif node.target is LOG_SOFTMAX:
+            node.target, node.args = aten.softmax.int, node.args[:2]
+    for node in list(changed.graph.nodes):
+        if node.name in integers and node.name not in quantized.points.islands and _would_merge(node):
+            slope = _slope(len(carried))
+            with changed.graph.inserting_after(node):
+                wall = changed.graph.call_function(aten.leaky_relu.default, (node, slope))
+            carried[slope] = originals[node.name]
+            node.replace_all_uses_with(wall, delete_user_cb=lambda user, wall=wall: user is not wall)
+    changed.graph.lint()
+    return fx.GraphModule(changed, changed.graph).eval(), carried
+
+
+def with_tables(module: Any, quantized: Any) -> tuple[Any, dict[float, Any]]:
+    """The same for ONNX, whose exporter keeps all but tables: only these are carried.
+
+    Fully connected layers on more than two axes become layers on rows: for others ONNX has a product without a bias,
+    and the bias in 32 bits belongs to it.
+    """
+    from torch import fx
+
+    from edgepress.compress.quantize.fold import fetch
+    from edgepress.compress.quantize.graph.layers import aten
+    from edgepress.compress.quantize.operators.functions import is_function
+
+    changed = copy.deepcopy(module)
+    originals = {node.name: node for node in module.graph.nodes}
+    carried: dict[float, Any] = {}
+    integers = quantized.integers()
+    _absorb(changed, integers)
+    for node in list(changed.graph.nodes):
+        rank = node.meta["val"].dim() if node.target is aten.linear.default else 0
+        if node.name in integers and node.name not in quantized.points.islands and is_function(node):
+            slope = _slope(len(carried))
+            carried[slope] = originals[node.name]
+            node.target, node.args, node.kwargs = aten.leaky_relu.default, (node.args[0], slope), {}
+        elif rank > 2:
+            x = node.args[0]
+            with changed.graph.inserting_before(node):
+                sizes = [
+                    -1,
+                    *(changed.graph.call_function(aten.sym_size.int, (x, axis)) for axis in range(1, rank - 1)),
+                ]
+                outputs, inputs = fetch(changed, str(node.args[1].target)).shape
+                rows = changed.graph.call_function(aten.reshape.default, (x, [-1, inputs]))
+            node.args = (rows, *node.args[1:])
+            with changed.graph.inserting_after(node):
+                made = (node, [*sizes, outputs])
+                whole = changed.graph.call_function(aten.reshape.default, made)
+            node.replace_all_uses_with(whole, delete_user_cb=lambda user, whole=whole: user is not whole)
+    changed.graph.lint()
+    return fx.GraphModule(changed, changed.graph).eval(), carried
+
+
+def _absorb(module: Any, integers: Mapping[str, Any]) -> None:
+    """Put a number that is added to a layer's result into its bias, where the value between them is in no file."""
+    import torch
+
+    from edgepress.compress.quantize.fold import fetch
+    from edgepress.compress.quantize.graph.layers import LAYERS, aten, weight_and_bias
+
+    for node in list(module.graph.nodes):
+        layer = node.args[0] if node.target is aten.add.Tensor else None
+        if not isinstance(layer, torch.fx.Node) or layer.target not in LAYERS or layer.name in integers:
+            continue
+        number, (_, bias) = node.args[1], weight_and_bias(layer)
+        if (
+            len(layer.users) != 1
+            or number.op != "get_attr"
+            or fetch(module, str(number.target)).numel() != 1
+            or not bias
+        ):
+            continue
+        name = f"absorbed_{node.name}"
+        module.register_buffer(name, (fetch(module, str(bias.target)) + fetch(module, str(number.target))).detach())
+        with module.graph.inserting_before(node):
+            node.target, node.args = layer.target, (*layer.args[:2], module.graph.get_attr(name), *layer.args[3:])
+        module.graph.erase_node(layer)
+
+
+def marked(module: Any, carried: Mapping[float, Any]) -> Any:
+    """The network with stand-ins, each multiplied by its slope; for matching alone.
+
+    A leaky ReLU leaves what is positive as it is: its value could not be told from its input, nor two from each other.
+    """
+    from torch import fx
+
+    changed = copy.deepcopy(module)
+    for node in changed.graph.nodes:
+        if len(node.args) == 2 and isinstance(node.args[1], float) and node.args[1] in carried:
+            node.target = _scaled_leaky_relu
+    return fx.GraphModule(changed, changed.graph).eval()
+
+
+def _scaled_leaky_relu(x: Any, slope: float) -> Any:
+    import torch
+
+    return torch.nn.functional.leaky_relu(x, slope) * slope
+
+
+def _slope(number: int) -> float:
+    """Different for each of 65,536 numbers, and very different for numbers in a row."""
+    return 0.25 + (number * 40503 + 1) % _STEPS * _STEP
+
+
+def _would_merge(node: Any) -> bool:
+    """Whether converters work a layer's bias, or a product with a constant, into the weights of the layer behind it.
+
+    The value between the two would be in no file, and nothing would say which integers it has.
+    """
+    from edgepress.compress.quantize.graph.layers import LAYERS, aten
+
+    scaling = node.target in (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor) and len(_computed(node)) == 1
+    if node.target not in LAYERS and not scaling:
+        return False
+    pending = list(node.users)
+    while pending:
+        user = pending.pop()
+        if user.target in LAYERS:
+            return True
+        if user.target in (aten.reshape.default, aten.permute.default, aten.transpose.int, aten.unsqueeze.default):
+            pending += user.users
+    return False
+
+
+def _computed(node: Any) -> set[Any]:
+    return {source for source in node.all_input_nodes if source.op != "get_attr"}
+
+
+def described(
+    carried: dict[float, Any],
+    module: Any,
+    ours: Mapping[str, np.ndarray] | None = None,
+    theirs: Mapping[float, np.ndarray] | None = None,
+) -> dict[float, Carried]:
+    """What the file's writer needs to know of each stand-in.
+
+    Args:
+        carried: of `with_stand_ins`.
+        module: which holds the constants.
+        ours: node -> value of the `marked` network, in torch's layout.
+        theirs: slope -> value of the stand-in in the converted file.
+    """
+    from edgepress.compress.quantize.fold import fetch
+    from edgepress.compress.quantize.operators.functions import aten, is_function, values_of
+
+    found: dict[float, Carried] = {}
+    for slope, node in carried.items():
+        if is_function(node):
+            found[slope] = Table(node.name, values_of(node))
+            continue
+        if node.target is not aten.prelu.default:
+            found[slope] = Same(node.name)
+            continue
+        slopes = fetch(module, str(node.args[1].target)).detach().cpu().numpy()
+        axis = None
+        if slopes.size > 1 and ours is not None and theirs is not None and slope in theirs:
+            axis = _channel_axis(ours[node.name], theirs[slope] * slope)
+        found[slope] = Slopes(node.name, slopes, axis)
+    return found
+
+
+def _channel_axis(ours: np.ndarray, theirs: np.ndarray) -> int:
+    """Where axis 1 of our value is in the file's."""
+    channels = ours.shape[1]
+    last = np.ascontiguousarray(np.moveaxis(ours, 1, -1)).ravel()
+    if theirs.shape[-1] == channels and np.allclose(last, theirs.ravel(), rtol=1e-3, atol=1e-5):
+        return theirs.ndim - 1
+    ahead = [axis for axis, size in enumerate(theirs.shape) if size == channels and axis > 0]
+    return next(axis for axis in ahead if int(np.prod(theirs.shape[:axis])) == ours.shape[0])
