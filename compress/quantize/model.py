@@ -122,8 +122,8 @@ class Quantized:
 
 def quantize_model(
     model: nn.Module,
-    example_inputs: Any,
-    calibration: Iterable[Any],
+    example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
+    calibration: Iterable[tuple[torch.Tensor, ...] | torch.Tensor],
     scheme: str = "w8a8",
     method: str = "mse",
     *,

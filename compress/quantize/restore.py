@@ -35,7 +35,9 @@ def quantization_json(quantized: Quantized) -> dict[str, Any]:
     }
 
 
-def restore_quantized(model: nn.Module, example_inputs: Any, quantization: Mapping[str, Any]) -> Quantized:
+def restore_quantized(
+    model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor, quantization: Mapping[str, Any]
+) -> Quantized:
     """Put the ranges of an int8 checkpoint onto its network.
 
     Args:

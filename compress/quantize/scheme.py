@@ -11,9 +11,9 @@ asymmetric per tensor or int16 symmetric; weights int8 in [-127, 127], symmetric
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from edgepress.models.errors import UsageError
 
@@ -51,15 +51,15 @@ class Integers:
         return 2 ** (self.bits - 1) - 1
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> type[np.int8] | type[np.int16]:
         return np.int8 if self.bits == 8 else np.int16
 
-    def quantize(self, values: Any) -> np.ndarray:
+    def quantize(self, values: ArrayLike) -> np.ndarray:
         """Real values -> integers; halves go to the even neighbour, values outside of the range saturate."""
         steps = np.rint(np.asarray(values, np.float32) / self.scale) + np.float32(self.zero_point)
         return np.clip(steps, self.lowest, self.highest).astype(self.dtype)
 
-    def dequantize(self, integers: Any) -> np.ndarray:
+    def dequantize(self, integers: ArrayLike) -> np.ndarray:
         """Integers -> real float32 values."""
         return (np.asarray(integers, np.float32) - np.float32(self.zero_point)) * self.scale
 

@@ -34,7 +34,9 @@ class LayerSensitivity:
 
 
 def layer_sensitivity(
-    quantized: Quantized, batches: Iterable[Any], score: Callable[[torch.Tensor, int], float] | None = None
+    quantized: Quantized,
+    batches: Iterable[tuple[torch.Tensor, ...] | torch.Tensor],
+    score: Callable[[torch.Tensor, int], float] | None = None,
 ) -> list[LayerSensitivity]:
     """Measure every layer and value by itself.
 

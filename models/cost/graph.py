@@ -154,7 +154,7 @@ def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Ten
     return read_program(export_program(model, as_inputs(example_inputs), mode), model)
 
 
-def as_inputs(example_inputs: Any) -> tuple[torch.Tensor, ...]:
+def as_inputs(example_inputs: object) -> tuple[torch.Tensor, ...]:
     """A tuple of tensors, from a tuple, a list or a bare tensor.
 
     Raises:
