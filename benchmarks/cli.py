@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `benchmarks`: profile, run, latency, gate, compare, devices, report, submission, summarize."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the commands take where nothing is named: the newest artifact, its task, the budgets of this folder."""
 
 from __future__ import annotations

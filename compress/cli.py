@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `compress`: train, teach, ensemble, distill, search, prune, quantize, run, sweep, list, check."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An exported file and its manifest: what it is, where it came from, what was proven about it.
 
 The manifest of `model.tflite` lies beside it as `model.tflite.manifest.json`. It binds itself to the bytes by their

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `deploy`: export, verify, shrink, operators, run."""
 
 from __future__ import annotations

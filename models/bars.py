@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bar charts as SVG: one bar a row, drawn by vl-convert."""
 
 from __future__ import annotations

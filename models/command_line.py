@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every command has: one style, `--version`, the exit codes, and children that find this very project."""
 
 from __future__ import annotations

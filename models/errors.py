@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can go wrong, as types that carry their exit code (0 done, 1 verdict, 2 usage, 3 a runtime failed)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SIGTERM and Ctrl-C end a command the same way: its children end, its locks and scratch go, one sentence is said.
 
 SIGTERM is what docker, CI and Slurm send; Python would die of it without cleaning up.

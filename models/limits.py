@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a device class or a target allows, every number with its unit and counting rule."""
 
 from __future__ import annotations

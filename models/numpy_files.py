@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays in .npz and .npy files that anybody may have written: nothing is unpickled, sizes are checked first."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that anybody may have written: regular ones only, of a bounded size, text as UTF-8, JSON and TOML with bounds.
 
 What passes here can be counted with, printed and written again: numbers are finite and fit 64 bits, texts are Unicode,

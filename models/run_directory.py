@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run directory: what the commands made, newest last, under a lock."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder for everything that a command writes and throws away; what a killed command left is swept up by the next.
 
 `tempfile` and TMPDIR point into it while the command runs, so that what the packages below write falls into it, too.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables as text: one look for everything that the commands print in columns."""
 
 from __future__ import annotations

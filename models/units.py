@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantities with units: "20M" MACs, "128 kB", "50%", "100 ms". A number of bytes without a unit is an error."""
 
 from __future__ import annotations

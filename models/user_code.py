@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Code of a user's own, named as package.module:name: found in the working directory first, from every entry alike."""
 
 from __future__ import annotations

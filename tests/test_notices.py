@@ -1,4 +1,4 @@
-"""What the project says about others' work: the notices name every package that is used, and no other."""
+"""Licences: the notices name every package that is used, every source says its own licence, generated C too."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
+from edgepress.deploy.firmware.project import write_project
+from tests.deploy.integer_networks import one_operator
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("edgepress", "models", "compress", "deploy", "benchmarks")
+LICENCE = "SPDX-License-Identifier: Apache-2.0"
 #: Module -> distribution, where their names differ by more than `_` for `-`.
 DISTRIBUTIONS = {
     "google": "protobuf",
@@ -48,3 +54,26 @@ def test_the_notices_name_what_is_used_and_nothing_else():
     assert len(named) == len(set(named))
     assert set(named) == declared() | imported()
     assert all(cell.strip() for line in table for cell in line.split("|")[2:4])
+
+
+TEXTS = sorted(
+    [path for part in PARTS for path in (ROOT / part).rglob("*.py")]
+    + [path for path in (ROOT / "deploy").rglob("templates/**/*") if path.is_file()]
+)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_source_says_its_licence(path: Path):
+    sign = "#" if path.suffix == ".py" or path.name.startswith("CMakeLists") else "/*"
+    line = f"{sign} {LICENCE}" + (" */" if sign == "/*" else "")
+    assert path.read_text().startswith(line + "\n"), f"the first line of {path.relative_to(ROOT)} must be: {line}"
+
+
+def test_generated_c_says_its_licence(tmp_path: Path):
+    (tmp_path / "net.tflite").write_bytes(one_operator("CONV_2D", 0))
+    write_project(tmp_path / "net.tflite", tmp_path / "firmware")
+    made = sorted(path for path in (tmp_path / "firmware").iterdir() if path.suffix in (".c", ".h"))
+    assert {"net.c", "net.h", "net_weights.c", "net_weights.h", "main.c", "ep_conv.c"} <= {path.name for path in made}
+    for path in made:
+        assert path.read_text().count(LICENCE) == 1, path.name
+        assert path.read_text().startswith(f"/* {LICENCE} */"), path.name

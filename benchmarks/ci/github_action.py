@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The script of action.yml: run the gate on each file, write the job summary, keep one comment up to date.
 
 Everything comes from the environment (INPUT_FILE, INPUT_DEVICE, ... as action.yml sets them), so that no input of a

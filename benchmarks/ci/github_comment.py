@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One sticky comment on a pull request and the job summary, through GitHub's REST API and nothing but urllib."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pre-commit hook: `benchmarks gate` for every model file that is about to be committed."""
 
 from __future__ import annotations

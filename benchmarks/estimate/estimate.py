@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency and energy on device classes, estimated from published systems, with an error bar; no data, no number.
 
 The coefficients are in latency_systems.json (`estimate.fit_latency` made it, and says how and how well). For

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fit what a MAC costs on published systems.
 
 `python -m edgepress.benchmarks.estimate.fit_latency CSV` prints latency_systems.json.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Latency measured on this host: warm-up, repeats, percentiles. For other devices see `estimate.estimate`."""
 
 from __future__ import annotations

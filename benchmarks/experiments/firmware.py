@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The firmware table: flash, RAM, stack and exact instructions of generated C on every Cortex-M, by kernels.
 
 `python -m edgepress.benchmarks.experiments.firmware FILES --output benchmarks/results/firmware.json` measures;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How time and memory grow: with clips, with the size of a network or a sweep; and a set larger than the memory.
 
 `python -m edgepress.benchmarks.experiments.scale --output benchmarks/results/scale.json` measures what that file does

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of the growth measurements, written from their JSON."""
 
 from __future__ import annotations

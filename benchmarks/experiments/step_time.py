@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The step time of `edgepress.compress.training.train` against a plain PyTorch loop of the same network.
 
     python -m edgepress.benchmarks.experiments.step_time --output benchmarks/results/step_time.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `compress sweep` costs beside the same commands started by hand.
 
 `python -m edgepress.benchmarks.experiments.sweep_overhead --output benchmarks/results/sweep.json` runs the same 12

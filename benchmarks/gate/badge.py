@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verdict as a badge: a small SVG for a README, without a network or a font of its own."""
 
 from __future__ import annotations

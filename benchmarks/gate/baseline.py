@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model is compared with: another file, a file at a git revision, or an earlier verdict."""
 
 from __future__ import annotations

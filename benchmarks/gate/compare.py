@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two models or two files of results, side by side; figures of different rules or data are never compared."""
 
 from __future__ import annotations

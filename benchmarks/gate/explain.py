@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why a check failed and what buys it back: the largest contributors, the cheapest fixes, the cause of a change."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the gate compares: one figure for each metric of a model on a device class, and how it was obtained."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several files at the gate: each against the baseline that is of its own network."""
 
 from __future__ import annotations

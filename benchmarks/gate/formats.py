@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verdicts as text, Markdown, JSON, JUnit, SARIF or a badge: views of one shape (`gate.gate.evaluate_gate`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gate: figures against limits and a baseline. A pure comparison; every violation comes with its overshoot.
 
 Deterministic figures (bytes, MACs, arena, accuracy on fixed data) fail, wall-clock figures only warn. A limit whose

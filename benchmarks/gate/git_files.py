@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Models at revisions of git, with git's own reasons where it refuses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verdicts for machines: JSON, JUnit, SARIF."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lossless shrinking would make of a file: tried in a child process within a limit of CPU time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words of a verdict that all its formats share: cells of the table, one sentence a check, what explains it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accuracy of one file on several runtimes, on the same labelled data, and where their answers differ."""
 
 from __future__ import annotations

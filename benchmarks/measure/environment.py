@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a figure was measured: tool versions, processor, operating system. Nothing is imported to find out."""
 
 from __future__ import annotations

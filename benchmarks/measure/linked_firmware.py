@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a file takes as firmware of an emulated Cortex-M, linked for the memories of a device class: for the gate."""
 
 from __future__ import annotations

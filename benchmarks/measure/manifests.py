@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the exporter wrote beside a file, read leniently: it explains figures, and none depends on it."""
 
 from __future__ import annotations

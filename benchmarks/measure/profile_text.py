@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A profile as text: totals under every rule, the layers as an aligned table, memory over time as bars."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a profile holds, and what is read from one."""
 
 from __future__ import annotations

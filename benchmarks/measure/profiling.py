@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every count of a model under every rule, its bytes, its memory over time and its layers, without running it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Results as JSON lines: one measurement each, with its model's sha256, data fingerprint and environment."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run goes in, pages, tables and challenge submissions come out."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The blocks of the report: each takes what was gathered and gives a title, a text, a table or figures."""
 
 from __future__ import annotations

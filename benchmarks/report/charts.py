@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of the report as Vega-Lite specifications: plain data in, a JSON-able dictionary out.
 
 Vega-Lite draws them in the reader's browser (tooltips, legends that filter), from a bundle that is part of the page.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The blocks of the report that hold every network against every device class."""
 
 from __future__ import annotations

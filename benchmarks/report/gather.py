@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run directory holds, joined: each trained network with its int8 form, its files and their results."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The history of the report: the same file measured again, in this run and in others, and why a figure moved."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a model moved: bytes, MACs and accuracy over the commits of a file, or over the files of a folder."""
 
 from __future__ import annotations

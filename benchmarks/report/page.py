@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTML report of a run: one page that works without a network and without a server."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many runs on one page: which networks are on the Pareto front of accuracy, MACs and bytes of weights."""
 
 from __future__ import annotations

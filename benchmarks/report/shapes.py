@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shapes that the template of the report takes: blocks, tables, cells."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A submission folder in the form of DCASE Task 1: model files, complexity, predictions, results per recording device.
 
     RUN/submission/

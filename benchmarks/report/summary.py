@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several runs of one recipe (seeds) as one table: means, spread, and paired differences that respect recordings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables and figures like the report's: per recording device, sweeps, weights of an ensemble, differences.
 
 They come from a results file of benchmarks/teachers.py or, in a run of a recipe with teachers, from what its teachers

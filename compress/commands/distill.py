@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress distill`: a student that follows a teacher or an ensemble."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress ensemble`: teachers joined by the generalised mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress list`: recipes, networks, tasks, device classes; `compress check`: whether a recipe is valid."""
 
 from __future__ import annotations

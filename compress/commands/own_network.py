@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A user's own network, a factory or a library's name with a file of weights, as a checkpoint of the run."""
 
 from __future__ import annotations

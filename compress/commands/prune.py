@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress prune`: which checkpoint, which budget, which settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress quantize`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress run`: a whole recipe."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress search`: Adam's parameters, searched on Optuna."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress sweep`: a grid of runs on Ray, on this machine or on a cluster."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress teach`: one teacher or several of different seeds."""
 
 from __future__ import annotations

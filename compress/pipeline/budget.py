@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a pruned network may cost: targets as people write them and the limits of a device class, put together once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The task of a stage: opened, fitted to a checkpoint, its calibration batches, the splits that are reported."""
 
 from __future__ import annotations

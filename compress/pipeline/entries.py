@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints in a run directory: known by a key of their inputs, measured, saved and entered in one place."""
 
 from __future__ import annotations

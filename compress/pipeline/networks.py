@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks with fresh weights that fit a task."""
 
 from __future__ import annotations

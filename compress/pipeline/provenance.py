@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a checkpoint's metrics.json says besides accuracy: command, versions, data, costs."""
 
 from __future__ import annotations

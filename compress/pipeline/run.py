@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`compress run`: a whole recipe, stage after stage, each skipped where it is finished.
 
 Training, pruning and quantization happen in this process. Export, benchmarks, gate and report lie to the right of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stages of a run: each makes one checkpoint, known by a key of its inputs, and is skipped where it is finished."""
 
 from __future__ import annotations

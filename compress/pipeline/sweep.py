@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep: the grid of recipes x budgets x seeds x device classes as tasks, each a `compress run` of its own.
 
     recipes = ["default"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long a task of a sweep will take, from a few steps of its own network."""
 
 from __future__ import annotations

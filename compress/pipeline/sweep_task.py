@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One task of a sweep, where Ray starts it: a `compress` command in its own run directory, which goes on where it was.
 
 The command is a child process, so that threads, memory and a crash are its own. It dies with the process that watches

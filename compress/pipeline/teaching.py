@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stages of teaching: teachers, their ensemble, a student that follows them; each skipped where it is finished."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network and hard budgets go in, a physically smaller network with its proof comes out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`prune_model`: a network and budgets go in, a smaller network with its plan and its proof comes out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network goes in, the same network with the integers of its file comes out, trainable."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes of a float network that cost no accuracy in float and save some in integers."""
 
 from __future__ import annotations

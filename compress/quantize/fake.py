@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fake quantization: float tensors that hold only values which integers can stand for, with gradients for training."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network as a graph of few operators, with batch normalisation folded into the layers before it.
 
 Both exporters and fake quantization start from this graph, so that what is trained is what is exported.

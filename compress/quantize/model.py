@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantized networks: fake quantization on the folded graph, with one set of integer parameters for every format."""
 
 from __future__ import annotations

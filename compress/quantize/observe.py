@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranges from calibration data: minimum and maximum, percentiles, least squared error, least divergence."""
 
 from __future__ import annotations

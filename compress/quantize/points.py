@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where integers sit: which values of the graph an integer file holds, and which of them share one range.
 
 A *point* is a set of values with one scale and zero point. TFLite demands equal parameters at the input and output

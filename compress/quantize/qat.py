@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantization-aware training: the fake-quantized network trains like any other, its ranges with it."""
 
 from __future__ import annotations

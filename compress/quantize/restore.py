@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantized networks as checkpoints: folded tensors under the original key names, beside quantization.json.
 
 `unfold` writes folded tensors back so that folding again gives exactly them: a batch norm becomes the identity with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Integer parameters: the one place where a range becomes a scale and a zero point, and weights become integers.
 
 Fake quantization, the TFLite file and the ONNX file all take their numbers from here, in float32 and in this order of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which layer costs how much: each one quantized alone, the rest in float."""
 
 from __future__ import annotations

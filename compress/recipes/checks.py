@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What must exist before anything runs: networks, tasks, device classes, targets, front ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes: what `compress run` does, as TOML, checked as a whole before anything runs.
 
     name = "default"

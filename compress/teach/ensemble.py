@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ensembles of teachers by a generalized mean of their likelihoods, equation 3 of the report.
 
 With l_ij = log q_i(j | x), the log-probability that model i gives to class j of one clip,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much a frozen latent tells about something, such as the recording device: a linear probe.
 
 Multinomial logistic regression on standardized latents, every class weighing the same, cross-validated so that all

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search for Adam's parameters of section 2.1 of the report, on Optuna.
 
 Learning rate lambda in (1e-5, 1e-1), beta1 and beta2 in (0, 1), epsilon in (1e-10, 1e3), the report's ranges. What is

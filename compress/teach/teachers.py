@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Teachers on disk: one checkpoint, or an ensemble of them, as a network or as logits cached once per clip.
 
 An ensemble is a directory with `ensemble.json`: the fitted generalised mean, its members as relative paths with the

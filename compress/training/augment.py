@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Augmentation in torch, on batches, on any device: of waveforms (DIR, roll) and of log-mel features.
 
 Everything random is drawn from a `torch.Generator` (None: torch's own, which the training loop seeds for every epoch),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Batches gathered by index from memory-mapped arrays: one gather for a batch, none for a sample."""
 
 from __future__ import annotations

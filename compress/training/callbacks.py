@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happens behind every epoch: the state is saved, a person is told."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inverse contrastive loss: a latent that does not tell which device recorded the clip.
 
 Equation 1 of the report and Definition 1 of Akash et al. (AAAI 2021, arXiv 2102.08343), over pairs of a batch:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Distillation: the two published losses, and a teacher whose logits are cached."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How well a network tells the clips of a split apart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Lightning module behind `training.train`: one loop for everything that trains."""
 
 from __future__ import annotations

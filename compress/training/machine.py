@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training runs on: devices, strategy, precision, memory layout."""
 
 from __future__ import annotations

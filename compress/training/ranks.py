@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training on several processes that gives what one process gives: statistics and draws of the whole batch.
 
 Gradients are averaged by DistributedDataParallel. What it leaves to each process, and what would make the result depend

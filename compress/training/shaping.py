@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may be done to weights while they train."""
 
 from __future__ import annotations

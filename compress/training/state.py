@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state of a training on disk: written whole or not at all, and read without unpickling objects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training: one Lightning loop for dense networks, students, ADMM, fine-tuning and quantization-aware training."""
 
 from __future__ import annotations

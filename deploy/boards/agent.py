@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a .tflite file on a device: one file, standard library + NumPy + whichever interpreter is there.
 
 It is copied to the device and started there as `python3 agent.py REQUEST.json`; it needs nothing else of this project

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`deploy run`: a file on inputs, here or on a device, and what came out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a file on a device over ssh: copy model, inputs and agent there, run, bring the result back, leave nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a converter gives: a file in memory, and what its manifest has to say about it."""
 
 from __future__ import annotations

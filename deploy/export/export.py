@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One call from a network to a proven file: convert, compare with torch on every runtime, and only then write."""
 
 from __future__ import annotations

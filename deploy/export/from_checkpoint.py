@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoint -> proven file: calibrate where it is float, export, shrink, verify, and only then put it in its place."""
 
 from __future__ import annotations

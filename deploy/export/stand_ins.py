@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operators that converters take apart, carried through a converter by others which it keeps.
 
 A function of one variable (GELU, ELU, Mish) or a PReLU becomes a leaky ReLU whose slope is its number: one operator in

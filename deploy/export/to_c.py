@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A .tflite file as C++ source for TFLite Micro: the bytes, exactly the operators it needs, and the arena's size."""
 
 from __future__ import annotations

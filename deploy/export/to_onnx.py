@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks as ONNX files: float by torch's exporter, integers as QuantizeLinear/DequantizeLinear pairs of our own.
 
 The pairs sit on every value that the TFLite file holds as integers, so that ONNX Runtime melts them into its integer

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks as TFLite files: float by LiteRT-Torch, integers by rewriting that file with our own parameters.
 
 ai-edge-quantizer could write the integers as well, with its calibration result replaced by ours. The file is written

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The runtime arm64: LiteRT's own aarch64 package in an emulated user process, to show what integers a board gives.
 
 Two traps, both met here (QEMU 7.2): LiteRT reads the host's /proc/cpuinfo and crashes, so an Arm one lies under the

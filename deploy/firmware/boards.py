@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The emulated boards that generated firmware runs on, and the tools that each needs."""
 
 from __future__ import annotations

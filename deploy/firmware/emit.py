@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C of a lowered network: layers, weights, and a header that states sizes, scales and shapes."""
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from edgepress.deploy.firmware.lowering.steps import FieldValue, Network, Step, 
 from edgepress.deploy.firmware.lowering.values import float_text
 
 _C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
+#: First line of every C file that is written, since it ends in the firmware of others.
+LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 _WIDTH = 116
 #: Around declarations, so that C++ links what C compiled.
 _FOR_CPP = (["#ifdef __cplusplus", 'extern "C" {', "#endif", ""], ["#ifdef __cplusplus", "}", "#endif", ""])
@@ -252,6 +255,7 @@ def number_rows(values: Iterable[int | float], hexadecimal: bool = False) -> lis
 
 
 def write_sources(folder: Path, texts: dict[str, str]) -> None:
-    """Write files into an existing folder."""
+    """Write files into an existing folder; C says under which licence it is."""
     for file, text in texts.items():
-        (folder / file).write_text(text, encoding="utf-8")
+        licensed = text if text.startswith(LICENCE) or Path(file).suffix not in (".c", ".h") else LICENCE + text
+        (folder / file).write_text(licensed, encoding="utf-8")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The runtimes cortex-m0plus to cortex-m55 and riscv32: real firmware, linked for the device class's memories, on an
 emulated core.
 

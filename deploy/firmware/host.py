@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated C on this machine: compiled, run over pipes, optionally under sanitizers."""
 
 from __future__ import annotations

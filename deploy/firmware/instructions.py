@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting executed instructions: a plugin for QEMU, built here, and what it wrote by layer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where each activation of a lowered network lies in its static arena, and the scratch of its fast kernels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of C sources that `deploy export --format c-inference` makes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A lowered network and the C sources that are compiled for it."""
 
 from __future__ import annotations

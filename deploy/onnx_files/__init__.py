@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes of an .onnx go in, bounds-checked values and nodes come out."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Quantization pairs in a float ONNX model: the integers of a network, where its TFLite file has them, too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read an .onnx file without trust: sizes first, no file beside it, every complaint of the package as a sentence."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is changed in a float ONNX model before integers go in."""
 
 from __future__ import annotations

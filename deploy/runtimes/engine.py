@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every runtime can do behind a session, and how stacked samples are cut to a file's own batch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An engine in a child process: a crash, an abort or a hang of native code becomes a RuntimeFailure (exit code 3)."""
 
 from __future__ import annotations

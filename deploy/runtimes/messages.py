@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Messages between a session and the process of its engine: a line of JSON, then raw arrays; nothing is unpickled.
 
 The header holds the shapes and types of the arrays. Requests: open, run, arena. Answers: {"ok": ...} or {"error":

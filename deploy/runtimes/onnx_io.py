@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The integers at the border of an ONNX QDQ file, which itself takes and gives float."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runtimes by name: what each runs, what it needs, and where its engine is.
 
 A new runtime is one file with its engine and one line here. The engine's module is imported when a session opens, so

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sessions: one way to run a network, whichever runtime stands behind it.
 
 `open_session(path, runtime)` takes float arrays in torch's layout and gives float arrays back; what the file wants

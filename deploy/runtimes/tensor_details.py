@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a file says about its inputs and outputs, and the way between float and its integers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A checkpoint as an engine: float, or int8 as fake quantization (the reference of every parity figure)."""
 
 from __future__ import annotations

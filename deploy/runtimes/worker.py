@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The child process in which a runtime may crash, spoken to over pipes.
 
 `python -m edgepress.deploy.runtimes.worker RUNTIME`; see `messages.py` for what is said.

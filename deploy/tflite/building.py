@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A TFLite file under construction: tensors, constants and operators, one after the other."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operators of the network that no converter writes with integers, written here: tables, and slopes by channel.
 
 A table is a CAST of int8 to int32, an ADD of 128 and a GATHER from 256 constant integers: three operators which LiteRT,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flatbuffer read without trust: every offset and every count is checked against the size of the data.
 
 Format: https://flatbuffers.dev/internals/. Only what TFLite's schema uses.

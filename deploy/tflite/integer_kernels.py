@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which operators of TFLite compute on integers, and on which: tables, one operator a line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A float TFLite file rewritten with integer parameters. One rule: an operator works in the integers of its output."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where each activation lies in TFLite Micro's arena: a better packing than its own greedy one, found before flashing.
 
 TFLite Micro places a tensor at the offset that the metadata `OfflineMemoryAllocation` names (-1: it decides itself).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of TFLite's schema (version 3) that names things: operators, element types, options by field number.
 
 Facts of tensorflow/compiler/mlir/lite/schema/schema.fbs; an operator's number is its place in the list.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small questions to the objects of the TFLite schema (see `writer`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read a .tflite file with NumPy alone, and without trust: a damaged file is a `UsageError`, never a crash."""
 
 from __future__ import annotations

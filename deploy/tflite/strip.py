@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Edits of a file's objects that take out what no output depends on; `deploy.verify.shrink` proves that none does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Detours of a converted float TFLite file taken out: pairs of transposes, and paddings that a convolution does itself.
 
 LiteRT-Torch moves images to channels last and back around an operator that it leaves in PyTorch's layout, such as a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read a .tflite file into the objects of its schema, and write them back without wasted bytes.
 
 The schema's classes come from ai-edge-litert, whose schema holds every field of the current format.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far apart two runs of the same inputs are: figures of a pair of outputs, and of all outputs of all runtimes."""
 
 from __future__ import annotations

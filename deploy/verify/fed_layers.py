@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fake quantization beside the activations that a runtime computed, and fed with them."""
 
 from __future__ import annotations

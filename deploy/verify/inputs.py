@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs for a file, real or random, as float arrays in torch's layout with the labels where there are any."""
 
 from __future__ import annotations

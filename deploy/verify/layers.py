@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which layer departs first: every activation of a .tflite file, compared between runtimes and fake quantization.
 
 The file is written anew with every activation as an output, so that each runtime, XNNPACK included, must produce it;

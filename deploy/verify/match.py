@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which tensor of a converted file is which value of the network: found by running both on the same inputs.
 
 Converters rename, reorder and melt operators; their numbers stay the same. Matching by value needs no knowledge of a

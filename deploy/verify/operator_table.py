@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which TFLite operator runs where, as data.
 
 Probed, not remembered: see `PROBED_ON`; tests/deploy/test_operators.py asks the installed runtimes again.

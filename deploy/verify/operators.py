@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operator support before flashing: each rule is a predicate whose docstring is the reason and a line of the docs."""
 
 from __future__ import annotations

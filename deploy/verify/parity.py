@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parity as a figure: the same inputs through every runtime, compared pair by pair.
 
 One LSB is one step of the file's output scale. `equal` is the share of output values that agree to the bit,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Make a .tflite file and its arena smaller without changing a single output.
 
 Every step is proven by running the file before and after it on the same random inputs, on TFLite Micro and on LiteRT

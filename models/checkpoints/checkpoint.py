@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints: a directory with `model.json`, `weights.safetensors`, `metrics.json` and perhaps `quantization.json`.
 
 Nothing in it is executed and nothing in it is pickled; the file names are fixed, so that a file cannot point elsewhere.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deep copies of networks of any make."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a checkpoint and a network are, as digests: equal wherever they lie."""
 
 from __future__ import annotations

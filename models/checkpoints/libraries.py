@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks of other libraries, timm:NAME and torchvision:NAME, built with random weights; nothing is fetched."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pruning plans: JSON that says which channels of which tensors are kept; `apply_plan` makes the smaller network.
 
 A plan of kind "modules" cuts tensors and sets the sizes that modules remember; the class and its forward stay. Where a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks rebuilt from their trace, where the forward itself has sizes written into it.
 
 The result holds the tensors of the original under their names and runs what torch.export recorded: one graph for

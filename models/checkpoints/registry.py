@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks by name: the zoo, and a user's own as "package.module:factory"."""
 
 from __future__ import annotations

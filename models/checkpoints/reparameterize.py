@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks that train with parallel branches and are deployed without them: MobileOne, RepVGG and their kind."""
 
 from __future__ import annotations

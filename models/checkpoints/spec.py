@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a checkpoint says about its network besides the weights, as JSON that is checked before it is believed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of weights from anywhere, read as tensors and nothing else, found wherever the file keeps them."""
 
 from __future__ import annotations

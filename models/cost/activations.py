@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which activations are alive when, and how much memory that takes: liveness apart from sizes.
 
 The model of an int8 arena: operators run in the traced order; a tensor lives from the operator that writes it to the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ATen operators as `Op`: the numbers that the counting rules need, from the shapes of a traced graph."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ATen operators by kind: which of them move data, pool, multiply, normalise or recur."""
 
 from __future__ import annotations

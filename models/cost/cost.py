@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network costs: MACs under a named rule, parameters, weight bytes, peak activation bytes, layer by layer."""
 
 from __future__ import annotations

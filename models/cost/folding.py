@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which batch normalisations are part of the convolution or dense layer before them, and which cannot be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators of a network, recorded once with `torch.export`: shapes, parameter names, the modules they come from.
 
 `trace` is the only place that knows how torch describes a program; cost, pruning and folding read a `Graph`.

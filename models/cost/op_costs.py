@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counting rules: what one operator costs under each of them. Pure Python; a number without its rule is no number.
 
 A multiply-accumulate (MAC) is one product added to a sum. The rules agree on the products of convolutions and dense

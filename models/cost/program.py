@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network as `torch.export` sees it: operators whole, in plain precision, with nothing hidden in a region.
 
 Autocast is switched off while a network is traced, so that what it computes has one precision; what `no_grad`,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device classes: where a model runs, what it may cost there, and which runtime stands for it.
 
 The data is `models/devices/devices.toml`, with a source for every number. A user's `budgets.toml` has the same form: a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a device class is: its facts, its limits as rules, and the names of their metrics."""
 
 from __future__ import annotations

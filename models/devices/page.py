@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/devices.md, generated from the device classes: `python -m edgepress.models.devices.page` prints it."""
 
 from __future__ import annotations

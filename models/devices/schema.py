@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The form of devices.toml and budgets.toml, checked by pydantic."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A name or a folder goes in, a Task comes out: clips, labels, devices, splits, and how well they are told apart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays on disk, found again by what they were made from.
 
 An entry is a folder `<cache>/<kind>/<key>/` with `data.npy`, renamed into place when it is complete; a lock keeps two

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What predictions are worth: accuracy, log loss, by class and recording device, with intervals. NumPy only."""
 
 from __future__ import annotations

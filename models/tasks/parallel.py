@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same work on many clips: all cores, bounded memory, a progress bar on stderr when it takes long.
 
 Threads are enough: libsndfile, soxr, the Fourier transform and NumPy's loops all release the interpreter's lock.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cutting splits: validation by recording location, calibration by class and device; both deterministic."""
 
 from __future__ import annotations

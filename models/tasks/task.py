@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a task is: named splits of labelled clips, and the arrays that belong to them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of network arguments: types, ranges and sizes, since arguments may come from a stranger's model.json."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dense auto-encoder for anomaly detection in machine sounds, in the shape of the MLPerf Tiny reference."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CP-Mobile, the network of the DCASE 2023 winner (Schmid et al. 2023); parameter names and shapes of cpjku_dcase23."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CP-ResNet, the receptive-field regularised network of DCASE 2022's winner (Koutini et al. 2019; Schmid et al. 2022).
 
 Parameter names and shapes are those of CPJKU/cpjku_dcase22. One thing differs, on purpose: the initialisation.

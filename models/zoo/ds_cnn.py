@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DS-CNN for keyword spotting, in the shape of the MLPerf Tiny reference (Zhang et al. 2017, arXiv 1711.07128).
 
 Differences from the reference, none of which changes what runs on a device: no bias where a BatchNorm follows (it would

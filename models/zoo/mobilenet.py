@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MobileNetV1 (Howard et al. 2017, arXiv 1704.04861) at width 0.25, the MLPerf Tiny visual wake words network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PaSST, the audio spectrogram transformer with patchout (Koutini et al., Interspeech 2022, arXiv 2110.05069).
 
 Parameter names and shapes are those of kkoutini/PaSST, so that its weights and those of cpjku_dcase23 load

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published weights from a file that the user has, read without unpickling anything but tensors."""
 
 from __future__ import annotations

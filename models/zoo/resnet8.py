@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ResNet-8 for small images, in the shape of the MLPerf Tiny reference.
 
 No bias where a BatchNorm follows (it would cancel); the shortcut convolution has a bias and no BatchNorm, as there.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TensorFlow's SAME padding, which is asymmetric where a stride of 2 meets an even size."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trained networks go in, what their integers cost on every runtime comes out."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What integers cost: fp32, PTQ and QAT of trained networks on every runtime, over several seeds.
 
     python -m edgepress.benchmarks.experiments.integers.accuracy --runs runs/seed1 runs/seed2 --data DIR --work DIR \\

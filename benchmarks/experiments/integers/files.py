@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our int8 files beside those of other converters, from the same float networks and the same calibration clips.
 
     python -m edgepress.benchmarks.experiments.integers.files CHECKPOINT... --data DIR --onnx2tf VENV/bin/python \\

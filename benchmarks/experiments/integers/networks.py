@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The float networks whose integers are measured: from run directories, or trained here."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/integers.md, made from the files of `integer_accuracy` and `integer_files`.
 
 `python -m edgepress.benchmarks.experiments.integers.page` writes it anew from benchmarks/results.

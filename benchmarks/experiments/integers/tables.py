@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of both measurements of integers as Markdown, and how a command shows them."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other tools go in beside ours, one table comes out."""

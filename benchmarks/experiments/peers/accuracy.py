@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Accuracy at equal budget and equal training: edgepress, Torch-Pruning and training from scratch.
 
     python -m edgepress.benchmarks.experiments.peers.accuracy --data ./esc10-mobile \\

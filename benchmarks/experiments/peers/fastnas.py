@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FastNAS of NVIDIA's Model-Optimizer (`modelopt.torch.prune`, mode "fastnas"), driven to shares of its own count.
 
 It measures how far a score falls with every width of every layer, then searches one threshold of that fall, for all

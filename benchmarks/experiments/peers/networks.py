@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The networks of the pruning benchmarks: those of the zoo, and larger ones in the shape of published ones."""
 
 from __future__ import annotations

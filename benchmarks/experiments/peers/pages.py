@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/peers.md from the results files: `python -m edgepress.benchmarks.experiments.peers.pages` writes it anew."""
 
 from __future__ import annotations

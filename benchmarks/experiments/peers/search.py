@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search of edgepress beside Torch-Pruning's: how near to the target, how long, how much memory, how it grows.
 
     python -m edgepress.benchmarks.experiments.peers.search --output benchmarks/results/peers_search.json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Torch-Pruning (Fang et al., DepGraph, CVPR 2023), driven to a MAC target by its own progressive loop.
 
 Its pruner takes channel ratios. The loop is the one of its `reproduce/main.py`: global pruning towards a ratio of 1 in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training of the comparison: a dense network, or a smaller one made by one method, and how it does on the test.
 
 Every method starts from the same dense network, has the same epochs, augmentation, distillation from that network and

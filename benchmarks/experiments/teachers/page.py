@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/teachers.md from the results file of benchmarks/teachers.py: what was done, what was found, what was reached."""
 
 from __future__ import annotations

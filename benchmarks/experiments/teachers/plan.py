@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trainings that the experiments on teachers are made of, and the files that their results lie in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the experiments of benchmarks/teachers.py found: per clip in files of NumPy arrays, summed up as one JSON."""
 
 from __future__ import annotations

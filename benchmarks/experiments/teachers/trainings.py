@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The experiments on teachers, device invariance and distillation, as one command that can be killed and called again.
 
     python -m edgepress.benchmarks.experiments.teachers.trainings --data ./esc10-mobile --impulses ./micirp \\

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model file is made of, in one shape for every format: operators with their costs, tensors with their sizes."""
 
 from __future__ import annotations

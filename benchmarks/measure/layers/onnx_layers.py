@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators of an .onnx file as layers with costs: float files, and int8 ones with QuantizeLinear in them."""
 
 from __future__ import annotations

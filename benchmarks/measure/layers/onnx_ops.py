@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators of an .onnx file as the numbers that the counting rules need."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which nodes of an .onnx file multiply by weights, or may do, in a way that cannot be counted, and why."""
 
 from __future__ import annotations

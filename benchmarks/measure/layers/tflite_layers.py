@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operators of a .tflite file as layers with costs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes that a .tflite leaves open, given from outside: LiteRT infers those of every tensor, in a child process."""
 
 from __future__ import annotations

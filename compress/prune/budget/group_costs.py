@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one more unit of a group does to every budget: only the terms that the group takes part in are looked at.
 
 This keeps the search near-linear in the size of the network: a candidate costs the terms of one group, not of all.

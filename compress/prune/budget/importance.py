@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much each unit matters: one score per unit of every group, larger is more important.
 
 Scores are additive: a projection keeps the largest sum. They are taken over the filters that make a unit's channels,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The projection that keeps the most importance under several budgets at once.
 
 maximise sum of kept scores  subject to  figure_c(counts) <= limit_c  for every budget c

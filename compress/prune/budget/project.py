@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Projections onto a budget: which units to keep so that macs, params, bytes and peak activation all hold."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Algorithm 1 of the report: one threshold on all group norms, found by bisection over their ranks.
 
 `threshold_counts` evaluates a mask with the exact cost formula, `active_figures` evaluates it as the report does: NaN

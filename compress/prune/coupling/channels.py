@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Coupled channel groups of a network, and what any selection of them costs."""
 
 from __future__ import annotations

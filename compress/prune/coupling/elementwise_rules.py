@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What operators that work element by element, or on one window of pixels, do to channel labels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exact cost of every selection: the counting code of `models`, run once on symbolic widths."""
 
 from __future__ import annotations

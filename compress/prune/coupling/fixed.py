@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a user wants kept: outputs of modules (`protect`) and shapes of tensors (`freeze`)."""
 
 from __future__ import annotations

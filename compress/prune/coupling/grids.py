@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Channels that stand in groups: a grid of groups and widths has to stay rectangular."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Channel labels: which positions of which tensors must be removed together.
 
 Every axis of every parameter gets integer labels; a value of the network carries *planes*: integer arrays of the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What operators that only move data do to channel labels: exactly what they do to the data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What products (convolutions, dense layers, matrix products) do to channel labels.
 
 A contraction is an element-wise meeting in the space of all its indices, followed by a sum; that one description gives

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Propagation of channel labels through the operators of a traced network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known while channel labels are propagated, and the tables in which operators find their rule."""
 
 from __future__ import annotations

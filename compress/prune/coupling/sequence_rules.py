@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Channel labels through attention and recurrent layers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What statistics over channels do to channel labels.
 
 They couple nothing: the reference of the proof leaves removed channels out of them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Widths as symbols: the counting code of `models` runs on polynomials in place of numbers.
 
 The cost of a pruned network is a polynomial in the widths that pruning leaves. `Polynomial` behaves like the integer

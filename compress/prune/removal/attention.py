@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention that divides by the root of its width: narrower heads keep the scores of the dense network.
 
 `scaled_dot_product_attention` without a scale divides by sqrt(width). Where heads lose positions, the rows that make

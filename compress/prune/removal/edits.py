@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a selection changes at every operator of a traced network, and in the sizes that modules remember."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The proof of a removal: the removed network against its reference, on random inputs, with real and random weights."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference of the proof: the dense network, with removed channels masked and left out of every statistic.
 
 The traced network is run operator by operator. After each one the removed positions are set to zero, so constants of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a selection to a plan: which indices, module sizes and traced arguments change."""
 
 from __future__ import annotations

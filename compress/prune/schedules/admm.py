@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ADMM: train towards a network that fits the budget, min L(W) + I_C(Z) subject to W = Z.
 
 Scaled form (Boyd et al. 2011, section 3.1.1; for filters Zhang et al. 2018, arXiv 1804.03294):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gradual pruning: many small steps with training in between, as masks over the dense network."""
 
 from __future__ import annotations

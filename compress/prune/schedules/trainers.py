@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a dense network and a budget to a trained smaller one: admm, gradual, one-shot, from-scratch.
 
 Every method has the same number of epochs in all and goes through the same loop (`training.train`). `admm` and

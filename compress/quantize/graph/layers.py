@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operators with weights, and which axis holds the channels: the one place that says it.
 
 An axis never follows from the rank of a value alone: [N, 8, 16] are 8 channels behind a Conv1d and 16 behind a Linear.

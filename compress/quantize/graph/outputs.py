@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network returns: one tensor, or dictionaries and tuples of tensors, nested as its author likes."""
 
 from __future__ import annotations

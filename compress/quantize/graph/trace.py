@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network as a graph of ATen operators which takes batches of any size, as long as its own forward does.
 
 The network is traced with two sizes of batch. A number that is k times the batch in both traces follows the batch:

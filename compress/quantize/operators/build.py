@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing operators of a graph as others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Activations, powers, divisions and in-place changes in operators that have integer kernels."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Functions of one variable, which an 8-bit file holds as a table of 256 integers: exact, whatever the function."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Normalisation over features in sums, products and 1 / sqrt.
 
 What follows from a mean takes 16 bits: 1 / sqrt spans too many orders of magnitude for 8, and an error in it moves a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Matrix products, and attention, which is made of them."""
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.

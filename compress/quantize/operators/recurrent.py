@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recurrent layers step by step, in fully connected layers, sums, products and activations.
 
 All steps share their weights and biases, in the file as in training.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Global response normalisation, and means over images, in operators that have integer kernels."""
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.

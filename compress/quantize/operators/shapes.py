@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What moves values without computing any, and transposed convolutions, in operators which converters know."""
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.

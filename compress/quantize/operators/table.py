@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All rewrites: operator -> how it is written in others. A new operator is a function and a line in one of these."""
 
 from __future__ import annotations

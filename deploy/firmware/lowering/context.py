@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the rules of lowering share: the steps so far, questions about tensors, strides."""
 
 from __future__ import annotations

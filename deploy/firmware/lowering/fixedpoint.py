@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TFLite Micro's fixed-point arithmetic in Python integers: what the generator computes ahead of time.
 
 Raw int32 values throughout. `Q(n)` means n integer bits and 31 - n fractional ones, as in gemmlowp's FixedPoint.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lowering of convolutions, fully connected layers, pooling, means and softmax."""
 
 from __future__ import annotations

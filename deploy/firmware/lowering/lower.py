@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a .tflite file to kernel calls. Whatever has no exact kernel is refused by name, all reasons at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lowering of operators that only move values: strides are worked out here, and one kernel copies."""
 
 from __future__ import annotations

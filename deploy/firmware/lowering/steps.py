@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lowering makes of a .tflite file: a list of kernel calls with all their numbers, independent of the file."""
 
 from __future__ import annotations

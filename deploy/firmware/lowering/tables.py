@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operators with one int8 input and one int8 output, as the table of their 256 values (index: input + 128).
 
 Each computes as TFLite Micro's reference kernel does; one table and one kernel then stand for all of them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lowering of sums, differences, products, tables of one operand, and QUANTIZE and DEQUANTIZE."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log-mel spectrograms: one definition for training, calibration and benchmarks.
 
 NumPy and SciPy only, so that a benchmark needs no torch; `log_mel_torch` is the same thing as a torch module.

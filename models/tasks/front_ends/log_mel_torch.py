@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The log-mel front end as a torch module, for augmentation on waveforms on any device."""
 
 from __future__ import annotations

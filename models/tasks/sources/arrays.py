@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network inputs in an .npz file: keyword spotting sets, and users' own data."""
 
 from __future__ import annotations

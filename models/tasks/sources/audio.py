@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clips on disk: headers checked, samples decoded and resampled by libraries (soundfile, soxr)."""
 
 from __future__ import annotations

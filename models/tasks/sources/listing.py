@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The csv files of a folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile, read strictly."""
 
 from __future__ import annotations

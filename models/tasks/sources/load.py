@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A task by its source: which text stands for which kind of data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nine recording devices of the synthetic task: frequency response, room, compression, noise floor.
 
 Named as in TAU Urban Acoustic Scenes 2022 Mobile: a is the reference recorder, b and c are phones, s1 to s6 are

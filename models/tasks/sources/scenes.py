@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Acoustic scenes: any folder in the layout of TAU Urban Acoustic Scenes 2022 Mobile."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ten kinds of stochastic texture and event, one second each: the scenes of the synthetic task.
 
 Every scene is a function of a random generator and a place. The place (what a recording location is in real data) fixes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded task: ten synthetic scenes on nine recording devices, made from a seed, nothing to download.
 
 The clips are written once, in the layout of TAU Urban Acoustic Scenes 2022 Mobile, into the cache; the same code as for

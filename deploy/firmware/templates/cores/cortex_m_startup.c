@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Start of a Cortex-M program under emulation: vectors, memory, floating-point unit, painted stack. */
 #include <stdint.h>
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* A plugin of QEMU's code generator that counts executed instructions, exactly, and notes the count at given addresses.
  *
  * Arguments: marks=HEX:HEX:..., out=FILE. Every time that a block starts at a mark, a line "address count" is written.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Start of a 32-bit RISC-V program under emulation: memory, traps, painted stack. */
 #include <stdint.h>
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* The fixed-point arithmetic that all kernels share. */
 #ifndef EP_ARITHMETIC_H_
 #define EP_ARITHMETIC_H_

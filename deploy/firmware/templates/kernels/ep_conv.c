@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Convolutions, plain C. A position outside of the image holds the input's zero point, whose product with the weights
  * is in the bias already. */
 #include "ep_arithmetic.h"

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Convolutions in tiles of two output channels and three output positions.
  *
  * The inputs of three positions are laid out as three lines (im2col), four values of each by turns, so that a tile walks

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Convolutions with the vector extension of Cortex-M55 and M85 (Helium), in tiles of two channels and three positions.
  *
  * Sixteen products take one VMLADAVA. Weights lie as for the other tiles, by channel pairs in words: VLD2 of words takes

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Depthwise convolutions by planes.
  *
  * One channel of the rows that a band of output rows reads is laid out with its padding as a plane, so that neighbours of

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Depthwise convolutions with the vector extension of Cortex-M55 and M85: sixteen channels of a position at a time.
  *
  * Of sixteen channels, the rows that a row of outputs reads are laid out with their padding, and the weights by taps, so

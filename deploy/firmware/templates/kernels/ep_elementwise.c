@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Sums, differences, products, tables, and the way between float and int8. */
 #include <math.h>
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Integer kernels of generated networks: portable C99, no allocation, no operating system.
  *
  * Every kernel gives the same integers as the reference kernels of TFLite Micro. Activations and weights are int8 in

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* Softmax in fixed point, after gemmlowp: exponentials from a table, their reciprocal sum by Newton's method. */
 #include "ep_arithmetic.h"
 

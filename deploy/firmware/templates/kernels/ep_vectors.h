@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What the kernels for the vector extension of Cortex-M55 and M85 share. */
 #ifndef EP_VECTORS_H_
 #define EP_VECTORS_H_
