@@ -71,6 +71,8 @@ def read_onnx(path: str | Path | bytes, shapes: Mapping[str, Sequence[int]] | No
     if len(model.graph.node) > _LARGEST_NODES:
         raise UsageError(f"{name} has {len(model.graph.node):,} operators; more than {_LARGEST_NODES:,} are not read")
     _refuse_external_data(name, model)
+    # Before IR 4 every weight had to be among the inputs; runtimes don't mind where one is not, and files rely on it.
+    model.ir_version = max(model.ir_version, 4)
     try:
         onnx.checker.check_model(model)
         given = set_input_shapes(model, shapes or {})

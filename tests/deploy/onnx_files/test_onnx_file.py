@@ -44,6 +44,13 @@ def test_open_sizes_are_one():
     assert file.shapes["y"] == (1, 2)
 
 
+def test_old_files_keep_weights_out_of_their_inputs():
+    """IR 3, as in a model that ONNX Runtime's package ships; the runtime takes it, and so does the count."""
+    old = small_model()
+    old.ir_version = 3
+    assert read_onnx(old.SerializeToString()).shapes["w"] == (2, 3)
+
+
 def test_external_data_is_refused():
     with pytest.raises(UsageError, match=r"keeps tensor 'w' in another file, which is not followed"):
         read_onnx(small_model(external=True).SerializeToString())
