@@ -183,8 +183,11 @@ def probe(path: str | Path) -> dict[str, str | None]:
             continue
         try:
             with open_session(path, runtime, isolate=True) as session:
-                session.run_integer(*random_inputs(session.inputs, 1, 0))
-            answers[runtime] = None
+                try:
+                    session.run_integer(*random_inputs(session.inputs, 1, 0))
+                    answers[runtime] = None
+                except UsageError as error:  # our inputs do not fit, which says nothing about the file
+                    answers[runtime] = f"prepares the file, and was not given inputs that fit: {error}"
         except EdgepressError as error:
             # One runtime that calls a file damaged does not end the table: TFLite Micro runs files that LiteRT refuses.
             answers[runtime] = str(error)
