@@ -38,7 +38,7 @@ from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from edgepress.compress.teach.teachers import Teacher
+    from edgepress.compress.teach import teachers
 
 
 def distill(
@@ -122,7 +122,7 @@ def distill(
     print(entry["path"])
 
 
-def find_teacher(directory: RunDirectory, path: Path | None, trust: bool) -> Teacher:
+def find_teacher(directory: RunDirectory, path: Path | None, trust: bool) -> teachers.Teacher:
     """The named teacher, else the newest ensemble of the run, else its newest teacher.
 
     Raises:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,9 @@ from edgepress.compress.commands.options import DEFAULT_RUN, Accelerator, Data, 
 from edgepress.compress.pipeline.data import front_end_of, open_task, task_source
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from edgepress.compress.teach.ensemble import Mode
 
 
 def ensemble(
@@ -48,7 +51,7 @@ def ensemble(
             members,
             task,
             source,
-            mode=mode,
+            mode=cast("Mode", mode),  # the stage refuses others
             shared_exponent=shared_exponent,
             machine=Machine(accelerator),
             trust=trust,

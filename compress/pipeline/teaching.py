@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edgepress.compress.pipeline.data import evaluated_splits, open_task
 from edgepress.compress.pipeline.entries import finished, free_name, keep, key_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgepress.compress.recipes.recipe import Distill, NetworkSettings, Recipe, TeacherSettings, TrainSettings
-    from edgepress.compress.teach.ensemble import GeneralizedMean
+    from edgepress.compress.teach.ensemble import GeneralizedMean, Mode
     from edgepress.compress.teach.teachers import Teacher
     from edgepress.compress.training.machine import Machine
     from edgepress.models.checkpoints.spec import ModelSpec
@@ -204,7 +204,7 @@ def ensemble_stage(
     task: Task,
     source: str | None,
     *,
-    mode: Literal["stable", "paper"] = "stable",
+    mode: Mode = "stable",
     shared_exponent: bool = False,
     machine: Machine,
     trust: bool = False,
@@ -262,7 +262,7 @@ def fit_and_measure(
     members: Sequence[Path],
     task: Task,
     source: str | None,
-    mode: Literal["stable", "paper"],
+    mode: Mode,
     shared_exponent: bool,
     machine: Machine,
     trust: bool,

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ from torch.nn import functional
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 SCHEMA = 1
-MODES = ("stable", "paper")
+Mode = Literal["stable", "paper"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 #: Below this |p|, in float64, the series in p is more exact than the quotient.
 _SMALL_EXPONENT = 1e-4
 #: Smallest exponent of the paper's mode, whose bias term grows as 1 / p.
@@ -54,7 +55,7 @@ class GeneralizedMean:
     exponents: tuple[float, ...]
     biases: tuple[float, ...]
     temperature: float = 1.0
-    mode: Literal["stable", "paper"] = "stable"
+    mode: Mode = "stable"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -183,7 +184,7 @@ def probability_mean(logits: Tensor) -> Tensor:
 def fit_ensemble(
     logits: Tensor,
     labels: Tensor,
-    mode: Literal["stable", "paper"] = "stable",
+    mode: Mode = "stable",
     *,
     shared_exponent: bool = False,
     ridge: float = 1e-3,

@@ -239,8 +239,9 @@ def task_for(spec: ModelSpec, path: Path, task: Task, source: str | None) -> Tas
 
 def _both(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x -> logits [B, K], latent [B, D or 0]."""
-    if callable(getattr(model, "forward_with_latent", None)):
-        return model.forward_with_latent
+    with_latent = getattr(model, "forward_with_latent", None)
+    if callable(with_latent):
+        return with_latent
 
     def without_latent(x: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)

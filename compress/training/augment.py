@@ -316,7 +316,7 @@ def make_augmentation(settings: Augment, task: Task, generator: Generator = None
     from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch
 
     responses = reference = None
-    if settings.impulse_probability:
+    if settings.impulse_probability and settings.impulse_folder is not None:
         responses = impulse_responses(settings.impulse_folder, task.front_end.sample_rate_hz, settings.impulse_exclude)
         reference = reference_clips(task.split("train").devices)
     return Augmentation(settings, log_mel_torch(task.front_end), responses, reference, fill, generator)

@@ -89,9 +89,9 @@ class HostProgram:
         optimization = ("-O1", "-g", *SANITIZERS) if sanitize else ("-O2",)
         flags = (*WARNINGS, *optimization, "-ffp-contract=off", *switches(kernels))
         own = [file for file in compiled_sources(made) if file not in KERNEL_SOURCES]
-        kernels = list(KERNEL_SOURCES) if changes else [str(path) for path in kernel_objects(compiler(), flags)]
+        linked = list(KERNEL_SOURCES) if changes else [str(path) for path in kernel_objects(compiler(), flags)]
         try:
-            run_compiler([compiler(), *flags, "-o", "program", "host_main.c", *own, *kernels, "-lm"], folder)
+            run_compiler([compiler(), *flags, "-o", "program", "host_main.c", *own, *linked, "-lm"], folder)
         except BaseException:
             self.close()
             raise

@@ -144,7 +144,7 @@ def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any
             def __init__(self) -> None:
                 self._clips = (x[i : i + 1].numpy() for (x,) in batches for i in range(len(x)))
 
-            def get_next(self) -> dict[str, np.ndarray] | None:
+            def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
                 clip = next(self._clips, None)
                 return None if clip is None else {name: clip}
 

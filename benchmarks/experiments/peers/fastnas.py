@@ -61,11 +61,14 @@ def macs_over_target(
 
     generator = torch.Generator().manual_seed(seed)
     batches = [torch.randn(BATCH_SIZE, *example_inputs.shape[1:], generator=generator) for _ in range(BATCHES)]
+    result = None
     for divisor in DIVISORS:
         dense, found = _with_divisor(model, example_inputs, shares, batches, divisor, seed)
+        result = dense, divisor, found
         if not isinstance(found[0], str):
             break
-    return dense, divisor, found
+    assert result is not None
+    return result
 
 
 def _with_divisor(
