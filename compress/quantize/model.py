@@ -29,6 +29,7 @@ from edgepress.compress.quantize.points import (
     known_names,
 )
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES, Integers, activation_bits
+from edgepress.compress.quantize.settle import settle_scales
 from edgepress.models.cost.graph import as_inputs
 from edgepress.models.errors import UsageError
 
@@ -116,6 +117,12 @@ class Quantized:
                 quantizer.axis = None if per_tensor else 0
         return replace(self, model=model, per_tensor_dense=per_tensor)
 
+    def settled(self) -> Quantized:
+        """The same network with scales that every runtime takes: a copy where training has left that, else itself."""
+        with quiet():
+            model = copy.deepcopy(self.model)
+        return replace(self, model=model) if settle_scales(model, strip(model).graph, self.points) else self
+
     def float_module(self) -> fx.GraphModule:
         """The same network without rounding: current folded weights, a copy."""
         return strip(self.model)
@@ -170,6 +177,7 @@ def quantize_model(
     for point in quantized.points.points:
         if point.scheme != FLOAT:
             quantized.quantizer(point).set_range(*choose_range(seen[point.key], method, 2 ** SCHEMES[point.scheme]))
+    settle_scales(quantized.model, folded.module.graph, quantized.points)
     if bias_correction:
         few = limited(batches, CORRECTION_SAMPLES, whole=folded.fixed_batch is not None)
         correct_biases(quantized.model, folded.module, few)
