@@ -328,13 +328,18 @@ def _melted_into(node: fx.Node, of_node: dict[str, Point]) -> Point | None:
 def _check_batches(batches: list[tuple[torch.Tensor, ...]], inputs: tuple[torch.Tensor, ...], first_axis: int) -> None:
     for batch in batches:
         if len(batch) != len(inputs) or any(
-            a.shape[first_axis:] != b.shape[first_axis:] for a, b in zip(batch, inputs, strict=True)
+            a.shape[first_axis:] != b.shape[first_axis:] or a.dtype != b.dtype
+            for a, b in zip(batch, inputs, strict=True)
         ):
             raise UsageError(
-                f"a calibration batch has the shapes {[list(x.shape) for x in batch]}, the example "
-                f"inputs have {[list(x.shape) for x in inputs]}; they may differ in the batch size only"
+                f"a calibration batch has the shapes {_described(batch)}, the example inputs have "
+                f"{_described(inputs)}; they may differ in the batch size only"
                 + ("" if first_axis else ", and these inputs have no common first dimension, the batch")
             )
+
+
+def _described(inputs: tuple[torch.Tensor, ...]) -> str:
+    return ", ".join(f"{list(x.shape)} ({str(x.dtype).removeprefix('torch.')})" for x in inputs)
 
 
 def _check_exceptions(graph: fx.Graph, exceptions: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from edgepress.compress.quantize.graph.trace import place_of
 from edgepress.models.errors import UsageError
 
 BINS = 2048
@@ -45,11 +46,22 @@ def watch(
     batches: Iterable[tuple[torch.Tensor, ...]],
     see: Callable[[str, torch.Tensor], None],
 ) -> None:
-    """Run batches through a graph and show the tensors of some of its nodes: `see(name, value)`."""
+    """Run batches through a graph and show the tensors of some of its nodes: `see(name, value)`.
+
+    Raises:
+        UsageError: an operator cannot take what a batch gives it; the message names it and its module.
+    """
 
     class Watcher(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
+            try:
+                value = super().run_node(n)
+            except (RuntimeError, IndexError, ValueError, TypeError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise UsageError(
+                    f"a calibration batch does not pass through the network: {place_of(n)} fails with {reason!r}; "
+                    "give batches as the network takes them in use"
+                ) from error
             if n.name in names and isinstance(value, torch.Tensor):
                 see(n.name, value.detach())
             return value

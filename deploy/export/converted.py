@@ -5,6 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgepress.models.errors import UsageError
+
+
+class ConversionError(UsageError):
+    """A converter cannot take the network."""
+
 
 @dataclass(frozen=True)
 class ConvertedFile:

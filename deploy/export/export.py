@@ -4,24 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
-from edgepress.deploy.artifact import FORMATS, Artifact, manifest_path, write_manifest
-from edgepress.deploy.export.converted import ConvertedFile
-from edgepress.deploy.verify.differences import compare
-from edgepress.deploy.verify.parity import Thresholds, violations
+from edgepress.deploy.artifact import FORMATS, SUFFIXES, Artifact, manifest_path, write_manifest
+from edgepress.deploy.export.borders import named_onnx, named_tflite
+from edgepress.deploy.export.comparison import compare_with_torch, must_run
+from edgepress.deploy.export.converted import ConversionError, ConvertedFile
+from edgepress.deploy.export.culprit import find_culprit
 from edgepress.models.atomic import write_bytes
-from edgepress.models.errors import ParityError, RuntimeFailure, UsageError
+from edgepress.models.errors import UsageError
 
 #: Noise around the example, where no samples are given.
 _SAMPLES = 16
-#: A flip among a few samples of noise is no verdict; `deploy verify` counts labels on real inputs.
-_THRESHOLDS = Thresholds(label_agreement=None)
 _RUNTIMES = {"tflite": ("litert-reference", "litert", "tflm"), "onnx": ("onnxruntime",)}
 
 
@@ -29,7 +26,7 @@ def export_model(
     model: Any,
     example_inputs: Any,
     path: str | Path,
-    format: str = "tflite",
+    format: str | None = None,
     overwrite: bool = False,
     *,
     float_io: bool = False,
@@ -37,6 +34,7 @@ def export_model(
     unsigned: bool = False,
     samples: Any = None,
     runtimes: Sequence[str] | None = None,
+    device: str | None = None,
     verify: bool = True,
     spec: Any = None,
 ) -> Artifact:
@@ -46,14 +44,16 @@ def export_model(
         model: a Quantized (an integer file), or a float nn.Module (an fp32 file).
         example_inputs: a tensor or a tuple of tensors with a batch dimension.
         path: the file to write.
-        format: "tflite" (batch 1, images NHWC), "onnx" (QDQ for integers, free batch, NCHW) or "c".
+        format: "tflite" (batch 1, images NHWC), "onnx" (QDQ for integers, free batch, NCHW) or "c"; None takes it from
+            the suffix of `path`.
         overwrite: replace an existing file.
         float_io: TFLite only: float32 inputs and outputs instead of int8.
         per_tensor_dense: one weight scale per fully connected layer (old TFLite Micro); None keeps the model's choice.
         unsigned: ONNX only: 8-bit activations as uint8, which is faster on x86; the same values to the bit.
         samples: inputs on which file and torch are compared, a batch like `example_inputs`; None makes noise around the
             example.
-        runtimes: which to compare on; None takes all that are installed.
+        runtimes: which to compare on, each of which must run the file; None takes all that are installed.
+        device: device class whose runtime must run the file; None means LiteRT for TFLite and ONNX Runtime for ONNX.
         verify: False skips the comparison; the manifest then has no parity figures.
         spec: ModelSpec for the manifest.
 
@@ -61,14 +61,14 @@ def export_model(
         Artifact; its manifest holds ranges, float islands and parity figures.
 
     Raises:
-        UsageError: unknown format, existing file, or a network that cannot be converted.
+        UsageError: unknown format, or not that of the suffix; existing file, or a network that cannot be converted.
         ParityError: a runtime departs too far, see `compare_with_torch`; nothing is written then.
+        RuntimeFailure: a runtime that must run the file cannot; nothing is written then.
     """
     from edgepress.models.cost.graph import as_inputs
 
     path = Path(path)
-    if format not in FORMATS:
-        raise UsageError(f"format = {format!r} is unknown: allowed are {', '.join(map(repr, FORMATS))}")
+    format = _format_of(path, format)
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists already; choose another name or allow overwriting")
     inputs = as_inputs(example_inputs)
@@ -81,6 +81,7 @@ def export_model(
             per_tensor_dense=per_tensor_dense,
             samples=samples,
             runtimes=runtimes,
+            device=device,
             verify=verify,
             spec=spec,
         )
@@ -93,6 +94,7 @@ def export_model(
         "ranges": made.ranges,
         "float_islands": made.islands,
         "layouts": made.layouts,
+        "names": {"inputs": network.inputs, "outputs": network.outputs},
         "spec": spec.to_json() if hasattr(spec, "to_json") else spec,
     }
     with TemporaryDirectory(prefix="edgepress-") as folder:
@@ -108,86 +110,13 @@ def export_model(
                 runtimes or _RUNTIMES[format],
                 network.original,
                 scales=network.steps,
-                required=runtimes is not None,
+                required=must_run(format, runtimes, device),
                 fixed_batch=network.fixed_batch,
             )
     if path.exists():
         manifest_path(path).unlink(missing_ok=True)
     write_bytes(path, made.data)
     return Artifact(path, format, write_manifest(path, manifest))
-
-
-def compare_with_torch(
-    path: Path,
-    reference: Any,
-    batch: tuple[Any, ...],
-    runtimes: Sequence[str],
-    original: Any = None,
-    *,
-    scales: Sequence[float | None] = (),
-    required: bool = False,
-    fixed_batch: int | None = None,
-) -> dict[str, Any]:
-    """Run a file and its network on the same inputs.
-
-    Some kernels round twice where they scale a sum (docs/integers.md): about one value in 500 of each layer comes out
-    one step away. Most networks damp this; deep ones with little redundancy (the published CP-Mobile) amplify it, as
-    they do every rounding, so that two exact implementations differ by several LSB. A departure beyond the usual
-    thresholds is therefore accepted, and noted as "amplified", where it is smaller (root mean square) than what
-    quantization itself does to the outputs: then it is rounding. A wrong scale or operator is far larger.
-
-    Args:
-        path: the file, with its manifest.
-        reference: module in evaluation mode.
-        batch: tensors of N samples.
-        runtimes: names for `open_session`.
-        original: the float network that `reference` quantizes; None holds every file to the limits themselves.
-        scales: real value of one step of each output; without them differences are absolute.
-        required: whether a runtime that is missing or fails is an error; otherwise it is noted.
-        fixed_batch: the only size of batch that `reference` takes; None means any.
-
-    Returns:
-        {"samples", "runtimes": {name: figures of `parity.compare` or {"skipped": reason}}}.
-
-    Raises:
-        ParityError: a runtime departs too far. RuntimeFailure: none of the runtimes could run the file.
-    """
-    from edgepress.compress.quantize.graph.trace import run_in_pieces
-    from edgepress.deploy.runtimes.sessions import open_session
-
-    expected = [y.cpu().numpy() for y in run_in_pieces(reference, batch, fixed_batch)]
-    unrounded = expected
-    if original is not None:
-        unrounded = [y.cpu().numpy() for y in run_in_pieces(original, batch, fixed_batch)]
-    noise = _rms(unrounded, expected)
-    figures: dict[str, Any] = {}
-    departed, ran = [], 0
-    for runtime in runtimes:
-        try:
-            with open_session(path, runtime) as session:
-                given = session.run(*(x.cpu().numpy() for x in batch))
-        except (RuntimeFailure, UsageError) as error:
-            if required:
-                raise
-            figures[runtime] = {"skipped": str(error)}
-            continue
-        ran += 1
-        got = list(given) if isinstance(given, (tuple, list)) else [given]
-        figures[runtime] = _figures(got, expected, scales or [None] * len(expected))
-        missed = violations([{"a": "torch", "b": runtime, **figures[runtime]}], _THRESHOLDS)
-        if missed and noise and _rms(got, expected) < noise:
-            figures[runtime]["amplified"] = True
-        else:
-            departed += missed
-    if departed:
-        reasons = "; ".join(
-            f"{v['b']} by {v['metric']} {v['value']:.3g} (allowed are {v['limit']:g})" for v in departed
-        )
-        raise ParityError(f"{path.name} departs from the network: {reasons}; it was not written")
-    if not ran:
-        reasons = "; ".join(f"{name}: {entry['skipped']}" for name, entry in figures.items())
-        raise RuntimeFailure(f"no runtime could run {path.name} for the comparison with torch: {reasons}")
-    return {"samples": len(batch[0]), "runtimes": figures}
 
 
 @dataclass(frozen=True)
@@ -200,6 +129,7 @@ class _Network:
         quantized: edgepress.compress.quantize Quantized, or None for a float file.
         fixed_batch: 1 where the network's forward takes one sample only, else None.
         steps: real value of one step of each output, None for an output in float.
+        inputs, outputs: names.
     """
 
     reference: Any
@@ -208,22 +138,36 @@ class _Network:
     fixed_batch: int | None
     scheme: str
     steps: list[float | None]
+    inputs: list[str]
+    outputs: list[str]
 
 
 def _network(model: Any, inputs: tuple[Any, ...], per_tensor_dense: bool | None) -> _Network:
     from edgepress.compress.quantize.fold import fold
+    from edgepress.compress.quantize.graph.outputs import named_nodes
     from edgepress.compress.quantize.model import Quantized
 
     if isinstance(model, Quantized):
         if per_tensor_dense is not None and per_tensor_dense != model.per_tensor_dense:
             model = model.with_dense(per_tensor_dense)
-        found: Any = model
-        network = _Network(
-            model.model.eval(), model.float_module(), model, model.fixed_batch, model.scheme, _output_scales(model)
-        )
+        found: Any = model.settled()
+        reference, original, quantized, scheme = found.model.eval(), found.float_module(), found, found.scheme
     else:
         found = fold(model, inputs, for_integers=False)
-        network = _Network(found.module, None, None, found.fixed_batch, "float32", [])
+        reference, original, quantized, scheme = found.module, None, None, "float32"
+    graph = (original or reference).graph
+    integers = quantized.integers() if quantized is not None else {}
+    outputs = [(name, integers.get(leaf.name)) for name, leaf in named_nodes(graph)]
+    network = _Network(
+        reference,
+        original,
+        quantized,
+        found.fixed_batch,
+        scheme,
+        [float(entry.scale) if entry is not None else None for _, entry in outputs],
+        [str(node.target) for node in graph.nodes if node.op == "placeholder"],
+        [name for name, _ in outputs],
+    )
     if found.fixed_batch not in (None, 1):
         raise UsageError(
             f"a file runs one sample at a time, and the network does not: {found.fixed_by}. "
@@ -233,16 +177,50 @@ def _network(model: Any, inputs: tuple[Any, ...], per_tensor_dense: bool | None)
 
 
 def _convert(network: _Network, one: tuple[Any, ...], format: str, float_io: bool, unsigned: bool) -> ConvertedFile:
-    from edgepress.deploy.export.to_onnx import float_onnx, integer_onnx
-    from edgepress.deploy.export.to_tflite import float_tflite, integer_tflite
+    """The file in memory; a refusal names the operator that the converter does not take."""
+    from edgepress.compress.quantize.graph.outputs import flat
+    from edgepress.deploy.export import to_onnx, to_tflite
 
-    if network.quantized is not None:
-        if format == "tflite":
-            return integer_tflite(network.quantized, one, float_io)
-        return integer_onnx(network.quantized, one, unsigned)
-    if format == "tflite":
-        return float_tflite(network.reference, one)
-    return float_onnx(network.reference, one, network.fixed_batch is None)
+    module, dynamic = network.original or network.reference, network.fixed_batch is None
+    convert = (
+        (lambda part: to_tflite.convert_float(part, one))
+        if format == "tflite"
+        else (lambda part: to_onnx.convert_float(part, one, dynamic))
+    )
+    try:
+        if network.quantized is not None and format == "tflite":
+            made = to_tflite.integer_tflite(network.quantized, one, float_io)
+        elif network.quantized is not None:
+            made = to_onnx.integer_onnx(network.quantized, one, unsigned)
+        elif format == "tflite":
+            made = to_tflite.float_tflite(module, one)
+        else:
+            made = to_onnx.float_onnx(module, one, dynamic)
+    except ConversionError as error:
+        place = find_culprit(flat(module)[0], convert)
+        if not place:
+            raise
+        raise UsageError(
+            f"{error}; it is {place} that it does not take: write it with other operators, or leave it to the program "
+            "that runs the file"
+        ) from error
+    named = named_tflite if format == "tflite" else named_onnx
+    return replace(made, data=named(made.data, network.inputs, network.outputs))
+
+
+def _format_of(path: Path, format: str | None) -> str:
+    by_suffix = {suffix: name for name, suffix in SUFFIXES.items()}.get(path.suffix.lower())
+    if format is None and by_suffix is None:
+        known = ", ".join(SUFFIXES.values())
+        raise UsageError(f"path = {str(path)!r} does not tell the format: end it in one of {known}, or give format")
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"format = {format!r} is unknown: allowed are {', '.join(map(repr, FORMATS))}")
+    if format is not None and by_suffix is not None and format != by_suffix:
+        raise UsageError(
+            f"format = {format!r} does not go with path = {str(path)!r}: leave format out, or end the path in "
+            f"{SUFFIXES[format]}"
+        )
+    return format or str(by_suffix)
 
 
 def _export_c(model: Any, inputs: tuple[Any, ...], path: Path, overwrite: bool, **options: Any) -> Artifact:
@@ -283,27 +261,3 @@ def _noise(example: tuple[Any, ...]) -> tuple[Any, ...]:
         noise = torch.randn((_SAMPLES, *x.shape[1:]), generator=generator)
         batch.append(x + spread * noise * torch.linspace(0, 1, _SAMPLES).reshape(-1, *[1] * (x.ndim - 1)))
     return tuple(batch)
-
-
-def _output_scales(quantized: Any) -> list[float | None]:
-    """Size of one step of each output; None for an output in float."""
-    from edgepress.compress.quantize.graph.outputs import tensors
-
-    integers = quantized.integers()
-    found = [integers.get(node.name) for node in tensors(quantized.float_module().graph.output_node().args[0])]
-    return [float(entry.scale) if entry is not None else None for entry in found]
-
-
-def _figures(got: list[np.ndarray], expected: list[np.ndarray], scales: Sequence[float | None]) -> dict[str, Any]:
-    """`parity.compare` of the output that departs farthest."""
-    pairs = [
-        compare(b, np.asarray(a).reshape(b.shape), scale) for a, b, scale in zip(got, expected, scales, strict=True)
-    ]
-    return max(pairs, key=lambda pair: pair["max_abs"] if pair["max_lsb"] is None else pair["max_lsb"])
-
-
-def _rms(values: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    squares = [
-        np.square(np.asarray(a, np.float64).reshape(b.shape) - b).ravel() for a, b in zip(values, expected, strict=True)
-    ]
-    return float(np.sqrt(np.concatenate(squares).mean()))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepress.deploy.artifact import SUFFIXES, Artifact, find_manifest, manifest_path, sha256_of, write_manifest
 from edgepress.models.atomic import write_bytes, write_json
-from edgepress.models.errors import ParityError, UsageError
+from edgepress.models.errors import ParityError, RuntimeFailure, UsageError
 from edgepress.models.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -285,6 +285,7 @@ def _make(
 
 
 def _verified(path: Path, options: ExportOptions, say: Say) -> dict[str, Any]:
+    from edgepress.deploy.export.comparison import MUST_RUN
     from edgepress.deploy.verify.parity import Thresholds, summary, verify
 
     report = verify(
@@ -298,6 +299,11 @@ def _verified(path: Path, options: ExportOptions, say: Say) -> dict[str, Any]:
     )
     if not any("torch" in (pair["a"], pair["b"]) for pair in report["pairs"]):
         raise ParityError(f"the export could not be compared with torch: {'; '.join(report['notes'])}")
+    for runtime, entry in report["runtimes"].items():
+        if not entry["ran"] and runtime in MUST_RUN["onnx" if options.format == "onnx" else "tflite"]:
+            raise RuntimeFailure(f"{runtime} cannot run {path.name}, so that it was not written: {entry['reason']}")
+        if not entry["ran"]:
+            say(f"note: {runtime} does not run the file: {entry['reason']}")
     if not report["passed"]:
         raise ParityError(
             f"the {options.format} file departs from its checkpoint, so that it is not written: "

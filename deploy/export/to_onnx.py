@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
-from edgepress.deploy.export.converted import ConvertedFile
+from edgepress.deploy.export.converted import ConversionError, ConvertedFile
 from edgepress.deploy.export.stand_ins import described, with_tables
 from edgepress.deploy.export.to_tflite import silenced
 from edgepress.deploy.onnx_files.integers import write_integers
@@ -86,7 +86,7 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: b
             ) from error
         except Exception as error:
             reason = str(error).strip().splitlines() or said() or ["no reason given"]
-            raise UsageError(
+            raise ConversionError(
                 f"torch cannot export {type(module).__name__} to ONNX: {type(error).__name__}: {reason[0][:300]}"
             ) from error
     tidy(model)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
-from edgepress.deploy.export.converted import ConvertedFile
+from edgepress.deploy.export.converted import ConversionError, ConvertedFile
 from edgepress.deploy.export.stand_ins import described, marked, with_stand_ins
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
@@ -66,7 +66,7 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, 
             raise UsageError(f"TFLite export needs LiteRT-Torch ({error}): pip install 'edgepress[export]'") from error
         except Exception as error:
             reason = str(error).strip().splitlines() or said() or ["no reason given"]
-            raise UsageError(
+            raise ConversionError(
                 f"LiteRT-Torch cannot convert {type(module).__name__}: {type(error).__name__}: {reason[0][:300]}"
             ) from error
     layouts: dict[str, list[str | None]] = {

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,8 @@ _LARGEST_FILE_BYTES = 1 << 30
 #: The arena is only reserved, and read afterwards: too large costs nothing, too small may crash TFLite Micro.
 _ARENA_FLOOR_BYTES = 16 << 20
 _ARENA_CEILING_BYTES = 2 << 30
+#: (sha256 of a file, runtime) which ran in a child of this process: it does not abort, and runs here from then on.
+_RAN_APART: set[tuple[str, str]] = set()
 
 
 class Session:
@@ -47,12 +50,14 @@ class Session:
         layouts: dict[str, list[str | None]],
         *,
         isolated: bool = False,
+        key: tuple[str, str] | None = None,
     ):
         self.path: Path = path
         self.runtime: str = runtime
         self.layouts: dict[str, list[str | None]] = layouts
         self.isolated: bool = isolated
         self._engine: Engine = engine
+        self._key: tuple[str, str] | None = key
         self.inputs: tuple[TensorDetails, ...] = engine.inputs
         self.outputs: tuple[TensorDetails, ...] = engine.outputs
 
@@ -90,7 +95,7 @@ class Session:
         Raises:
             UsageError: a shape does not fit. RuntimeFailure: the runtime failed.
         """
-        made = self.dequantize(*self._engine.run(self.quantize(*x)))
+        made = self.dequantize(*self._run(self.quantize(*x)))
         return made[0] if len(made) == 1 else made
 
     def run_integer(self, *q: np.ndarray) -> Any:
@@ -112,7 +117,7 @@ class Session:
             ):
                 raise UsageError(f"q has the shape {list(value.shape)}; the file takes [N, *{list(details.shape[1:])}]")
             arrays.append(np.ascontiguousarray(value))
-        made = self._engine.run(arrays)
+        made = self._run(arrays)
         return made[0] if len(made) == 1 else tuple(made)
 
     def arena_bytes(self) -> dict[str, int]:
@@ -127,6 +132,12 @@ class Session:
         """Flash, RAM, stack in bytes and exact instructions on an emulated Cortex-M; empty for other runtimes."""
         figures = getattr(self._engine, "figures", None)
         return figures() if figures is not None else {}
+
+    def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        made = self._engine.run(arrays)
+        if self.isolated and self._key is not None:
+            _RAN_APART.add(self._key)
+        return made
 
     def close(self) -> None:
         """Give the runtime back; closing twice does nothing."""
@@ -177,7 +188,8 @@ def open_session(
         runtime: "litert" (XNNPACK), "litert-reference", "tflm", "onnxruntime", "torch"; None takes the first that fits.
         threads: at most this many threads compute; TFLite Micro always uses one.
         isolate: run native code in a child process, so that a crash is an error and not the end of this process. TFLite
-            Micro always is; None isolates a runtime only where the file carries no manifest of ours.
+            Micro always is; None isolates a file until it has run once in a child of this process: a manifest that
+            lies beside it proves nothing about what it does to a runtime.
         timeout_s: longest time for about 256 samples in a child process.
         trust: allow a checkpoint to name a factory outside the zoo.
 
@@ -207,13 +219,14 @@ def open_session(
     model, manifest = _read(path), find_manifest(path)
     options = _tflite_options(path, model, threads) if kind == "tflite" else EngineOptions(threads)
     # An emulated runtime is in processes of its own; TFLite Micro aborts on what it does not like.
-    apart = not chosen.emulated and (runtime == "tflm" or (manifest is None if isolate is None else isolate))
+    key = (sha256(model).hexdigest(), runtime)
+    apart = not chosen.emulated and (runtime == "tflm" or (key not in _RAN_APART if isolate is None else isolate))
     engine = IsolatedEngine(runtime, model, options, timeout_s) if apart else build_engine(runtime, model, options)
     if kind == "onnx":
         from edgepress.deploy.runtimes.onnx_io import OuterScales
 
         engine = OuterScales.around(engine, model)
-    return Session(path, runtime, engine, _layouts(manifest, kind, engine), isolated=apart)
+    return Session(path, runtime, engine, _layouts(manifest, kind, engine), isolated=apart, key=key)
 
 
 def _kind_of(path: Path) -> str:

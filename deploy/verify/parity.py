@@ -21,6 +21,7 @@ from edgepress.deploy.runtimes.registry import EMULATED, available_runtimes
 from edgepress.deploy.runtimes.sessions import Session, open_session
 from edgepress.deploy.verify.differences import output_pairs
 from edgepress.deploy.verify.inputs import Inputs, load_inputs, random_inputs
+from edgepress.deploy.verify.known_defects import defects_in
 from edgepress.models.errors import EdgepressError, UsageError
 
 SCHEMA = 1
@@ -128,6 +129,8 @@ def verify(
         pairs, random_pairs = random_pairs, []
     gate_all = thresholds is not None if only_torch is None else not only_torch
     judged = pairs if gate_all else judged_pairs(pairs, real is not None, only_torch=bool(only_torch))
+    defects = {name: defects_in(Path(entry["file"]), name) for name, entry in ran.items()}
+    judged = [pair for pair in judged if not (defects.get(pair["a"]) or defects.get(pair["b"]))]
     limits = in_steps_of(thresholds or DEFAULT_THRESHOLDS, bits or 8)
     limits = behind_integers(limits) if manifest.get("float_islands") else limits
     missed = violations(judged, limits)
@@ -151,7 +154,7 @@ def verify(
         "judged": [[pair["a"], pair["b"]] for pair in judged],
         "violations": missed,
         "beyond_unjudged": violations(others, limits),
-        "notes": notes + failures,
+        "notes": notes + failures + [sentence for found in defects.values() for sentence in found],
     }
 
 

@@ -39,6 +39,13 @@ def tensors(value: Any) -> list[Any]:
     return [leaf for _, leaf in named_leaves(value) if isinstance(leaf, (torch.Tensor, torch.fx.Node))]
 
 
+def named_nodes(graph: Any) -> list[tuple[str, Any]]:
+    """(name, node) of what a graph returns: no constants, which are in no file."""
+    from torch import fx
+
+    return [(name, leaf) for name, leaf in named_leaves(graph.output_node().args[0]) if isinstance(leaf, fx.Node)]
+
+
 def flat(module: Any) -> tuple[Any, list[str]]:
     """A graph which returns its tensors one after the other, as files do, and their names.
 
@@ -50,7 +57,7 @@ def flat(module: Any) -> tuple[Any, list[str]]:
     graph = fx.Graph()
     copied: dict[Any, Any] = {}
     graph.graph_copy(module.graph, copied)
-    leaves = [(name, leaf) for name, leaf in named_leaves(module.graph.output_node().args[0]) if leaf in copied]
+    leaves = named_nodes(module.graph)
     nodes = [copied[leaf] for _, leaf in leaves]
     graph.output(tuple(nodes) if len(nodes) > 1 else nodes[0])
     made = fx.GraphModule(module, graph, class_name=type(module).__name__)

@@ -1,0 +1,151 @@
+"""A file against the network that it was made of: the same inputs through every runtime, before the file is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepress.deploy.runtimes.registry import RUNTIMES, available_runtimes
+from edgepress.deploy.verify.differences import compare
+from edgepress.deploy.verify.known_defects import defects_in
+from edgepress.deploy.verify.parity import LABEL_AGREEMENT, Thresholds, violations
+from edgepress.models.errors import EdgepressError, ParityError, RuntimeFailure
+from edgepress.models.tasks.metrics import wilson
+
+#: A flip among a few samples of noise is no verdict; `deploy verify` counts labels on real inputs.
+_THRESHOLDS = Thresholds(label_agreement=None)
+_INDICES = Thresholds(None, None, LABEL_AGREEMENT, None)
+#: Kind of file -> the runtime that stands for phones, boards and servers: a file that it cannot run is not written.
+MUST_RUN = {"tflite": ("litert",), "onnx": ("onnxruntime",)}
+
+
+def compare_with_torch(
+    path: Path,
+    reference: Any,
+    batch: tuple[Any, ...],
+    runtimes: Sequence[str],
+    original: Any = None,
+    *,
+    scales: Sequence[float | None] = (),
+    required: Sequence[str] = (),
+    fixed_batch: int | None = None,
+) -> dict[str, Any]:
+    """Run a file and its network on the same inputs.
+
+    Some kernels round twice where they scale a sum (docs/integers.md): about one value in 500 of each layer comes out
+    one step away. Most networks damp this; deep ones with little redundancy (the published CP-Mobile) amplify it, as
+    they do every rounding, so that two exact implementations differ by several LSB. A departure beyond the usual
+    thresholds is therefore accepted, and noted as "amplified", where it is smaller (root mean square) than what
+    quantization itself does to the outputs: then it is rounding. A wrong scale or operator is far larger.
+
+    Args:
+        path: the file, with its manifest.
+        reference: module in evaluation mode.
+        batch: tensors of N samples.
+        runtimes: names for `open_session`.
+        original: the float network that `reference` quantizes; None holds every file to the limits themselves.
+        scales: real value of one step of each output; without them differences are absolute.
+        required: runtimes which must run the file. Another may be missing, or refuse it: that is noted.
+        fixed_batch: the only size of batch that `reference` takes; None means any.
+
+    Returns:
+        {"samples", "runtimes": {name: figures of `parity.compare` or {"skipped": reason}}}.
+
+    Raises:
+        ParityError: a runtime departs too far; but for a known defect of its own, which is named in its figures.
+        RuntimeFailure: a runtime that must run the file doesn't, or none does.
+    """
+    from edgepress.compress.quantize.graph.trace import run_in_pieces
+    from edgepress.deploy.runtimes.sessions import open_session
+
+    expected = [y.cpu().numpy() for y in run_in_pieces(reference, batch, fixed_batch)]
+    unrounded = expected
+    if original is not None:
+        unrounded = [y.cpu().numpy() for y in run_in_pieces(original, batch, fixed_batch)]
+    noise = _rms(unrounded, expected)
+    figures: dict[str, Any] = {}
+    departed, ran = [], 0
+    for runtime in runtimes:
+        try:
+            # In a child process, whatever lies beside the file: nothing has run it yet.
+            with open_session(path, runtime, isolate=True) as session:
+                given = session.run(*(x.cpu().numpy() for x in batch))
+        except EdgepressError as error:
+            if runtime in required:
+                raise RuntimeFailure(
+                    f"{runtime} cannot run {path.name}, so that it was not written: {error}"
+                ) from error
+            figures[runtime] = {"skipped": str(error)}
+            continue
+        ran += 1
+        got = list(given) if isinstance(given, (tuple, list)) else [given]
+        pairs = _figures(got, expected, scales or [None] * len(expected))
+        figures[runtime] = max(
+            pairs, key=lambda pair: (_missed(runtime, pair) != [], pair["max_lsb"] or pair["max_abs"])
+        )
+        missed = [violation for pair in pairs for violation in _missed(runtime, pair)]
+        if missed and noise and _rms(got, expected) < noise:
+            figures[runtime]["amplified"] = True
+        elif missed and (defects := defects_in(path, runtime)):
+            figures[runtime]["known_defects"] = defects
+        else:
+            departed += missed
+    if departed:
+        reasons = "; ".join(
+            f"{v['b']} by {v['metric']} {v['value']:.3g} (allowed are {v['limit']:g})" for v in departed
+        )
+        raise ParityError(f"{path.name} departs from the network: {reasons}; it was not written")
+    if not ran:
+        reasons = "; ".join(f"{name}: {entry['skipped']}" for name, entry in figures.items())
+        raise RuntimeFailure(f"no runtime could run {path.name} for the comparison with torch: {reasons}")
+    return {"samples": len(batch[0]), "runtimes": figures}
+
+
+def must_run(format: str, runtimes: Sequence[str] | None, device: str | None) -> tuple[str, ...]:
+    """The runtimes without which a file is not written.
+
+    Args:
+        format: "tflite" or "onnx".
+        runtimes: those that somebody asked for, or None.
+        device: a device class, whose runtime is meant, or None for what phones, boards and servers have.
+
+    Raises:
+        UsageError: unknown device class.
+    """
+    from edgepress.models.devices.classes import device_class
+
+    if runtimes is not None:
+        return tuple(runtimes)
+    if device is not None and RUNTIMES[wanted := device_class(device).runtime].file_kind == format:
+        return (wanted,)
+    missing = available_runtimes(format)
+    return tuple(name for name in MUST_RUN[format] if not missing[name])
+
+
+def _missed(runtime: str, pair: dict[str, Any]) -> list[dict[str, Any]]:
+    thresholds = _INDICES if pair.get("indices") else _THRESHOLDS
+    return violations([{"a": "torch", "b": runtime, **pair}], thresholds)
+
+
+def _figures(got: list[np.ndarray], expected: list[np.ndarray], scales: Sequence[float | None]) -> list[dict[str, Any]]:
+    """`parity.compare` of each output."""
+    pairs = []
+    for a, b, scale in zip(got, expected, scales, strict=True):
+        a = np.asarray(a).reshape(b.shape)
+        pair = compare(b, a, scale)
+        if not np.issubdtype(b.dtype, np.floating):  # indices, as of argmax: how far apart they are says nothing
+            same = int((a == b).sum())
+            interval = [float(v) for v in wilson(same, a.size)]
+            pair.update(indices=True, label_agreement=same / max(1, a.size), label_interval=interval, relative=None)
+        pairs.append(pair)
+    return pairs
+
+
+def _rms(values: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    squares = [
+        np.square(np.asarray(a, np.float64).reshape(b.shape) - b).ravel() for a, b in zip(values, expected, strict=True)
+    ]
+    return float(np.sqrt(np.concatenate(squares).mean()))
