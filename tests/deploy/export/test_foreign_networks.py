@@ -52,6 +52,7 @@ def _dead() -> nn.Module:
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("integers", [True, False])
 def test_colour_images_flattened_before_a_dense_layer(integers: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -65,6 +66,7 @@ def test_colour_images_flattened_before_a_dense_layer(integers: bool, tmp_path: 
             assert np.allclose(session.run(x.numpy()), net(x).numpy(), atol=0.1 if integers else 1e-5)
 
 
+@pytest.mark.slow
 def test_what_a_network_returns_keeps_its_names_and_order(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = Net(lambda s, x: {"out": s.c(x), "more": (s.c(x).mean((2, 3)), None, x)}, c=nn.Conv2d(3, 4, 1))
@@ -114,6 +116,7 @@ def test_a_dead_value_gets_the_floor_that_its_layer_demands() -> None:
     assert float(next(reversed(quantized.integers().values())).scale) < floor, "the given one is untouched"
 
 
+@pytest.mark.slow
 def test_a_file_that_its_runtime_cannot_load_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quantized, x = _quantized(_dead(), 3, 8, 8)
     made = export_model(quantized, x[:1], tmp_path / "net.tflite")
@@ -155,6 +158,7 @@ def test_a_file_runs_outside_before_it_runs_here(tmp_path: Path) -> None:
             session.run(np.zeros((1, 3), np.float32))
 
 
+@pytest.mark.slow
 def test_a_defect_of_a_runtime_is_named_and_refuses_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = Net(lambda s, x: s.l(s.c(x).sum((2, 3))), c=nn.Conv2d(1, 8, 3, padding=1), l=nn.Linear(8, 4))
