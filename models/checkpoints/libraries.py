@@ -34,7 +34,7 @@ def library_factory(reference: str) -> Callable[..., nn.Module] | None:
     except Exception as error:  # a build for another torch fails in many ways
         raise RuntimeFailure(
             f"{reference}: {library} cannot be imported beside the torch that is installed ({type(error).__name__}: "
-            f"{error}); install the build that fits it: pip install --force-reinstall torch {library}"
+            f"{error}); install builds that fit one another: pip install --force-reinstall torch torchvision"
         ) from error
     return _FACTORIES[library](module, name)
 
