@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Public model files through every command that takes a file: what it leaves with, and why.
 
     python -m edgepress.benchmarks.experiments.files --packages DIR --shared DIR --output benchmarks/results/files.json
