@@ -72,6 +72,8 @@ def division(build: Builder, node: fx.Node) -> fx.Node | None:
         return build(aten.mul.Tensor, x, 1 / y) if y else None
     if not isinstance(y, fx.Node) or not y.meta["val"].is_floating_point():
         return None
+    if y.target is aten.expand.default and len(shape_of(y)) == len(shape_of(y.args[0])):  # type: ignore[arg-type]
+        y = y.args[0]  # the product broadcasts by itself
     if y.op == "get_attr":
         inverse = build.constant("inverse", 1 / build.tensor_of(y))
     else:
