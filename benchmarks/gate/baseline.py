@@ -40,7 +40,7 @@ class Baseline:
             that is new has no growth.
     """
 
-    profile: dict[str, Any]
+    profile: Mapping[str, Any]
     source: str
     results: tuple[dict[str, Any], ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class Figure:
 
 def figure(
     metric: str,
-    profile: dict[str, Any],
+    profile: Mapping[str, Any],
     device: DeviceClass | None,
     *,
     results: Sequence[dict[str, Any]] = (),
@@ -72,7 +72,7 @@ def figure(
 
 def _figure(
     metric: str,
-    profile: dict[str, Any],
+    profile: Mapping[str, Any],
     device: DeviceClass | None,
     results: Sequence[dict[str, Any]],
     macs_rule: str | None,
@@ -123,12 +123,12 @@ def _of_firmware(metric: str, linked: dict[str, Any]) -> Figure:
     )
 
 
-def _note(profile: dict[str, Any], key: str) -> str:
+def _note(profile: Mapping[str, Any], key: str) -> str:
     notes = profile.get("notes")
     return str(notes.get(key, "")) if isinstance(notes, dict) else ""
 
 
-def _macs(profile: dict[str, Any], rule: str) -> Figure:
+def _macs(profile: Mapping[str, Any], rule: str) -> Figure:
     counts, note = profile["macs"], ""
     if counts.get(rule) is None and rule in _TORCH_RULES:
         note = f"{rule} cannot be derived (no batch normalisation is left in this file): dcase is used"
@@ -146,7 +146,7 @@ def _macs(profile: dict[str, Any], rule: str) -> Figure:
     )
 
 
-def _challenge_memory(metric: str, profile: dict[str, Any]) -> Figure:
+def _challenge_memory(metric: str, profile: Mapping[str, Any]) -> Figure:
     size = profile.get("nessi_memory_bytes")
     if size is None:
         value = profile.get("params" if metric == "params" else "weight_bytes")
@@ -157,14 +157,14 @@ def _challenge_memory(metric: str, profile: dict[str, Any]) -> Figure:
     return Figure(size, rule="nessi-tflite", note=note + "are weights and biases")
 
 
-def _same_model(profile: dict[str, Any], results: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+def _same_model(profile: Mapping[str, Any], results: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     sha256 = profile.get("sha256")
     return [r for r in results if r.get("kind", "accuracy") == kind and sha256 and r.get("sha256") == sha256]
 
 
 def _measured(
     metric: str,
-    profile: dict[str, Any],
+    profile: Mapping[str, Any],
     device: DeviceClass | None,
     results: Sequence[dict[str, Any]],
     runtime: str | None,
@@ -193,7 +193,7 @@ def _measured(
     )
 
 
-def _latency(profile: dict[str, Any], device: DeviceClass | None, results: Sequence[dict[str, Any]]) -> Figure:
+def _latency(profile: Mapping[str, Any], device: DeviceClass | None, results: Sequence[dict[str, Any]]) -> Figure:
     measured = [
         r
         for r in _same_model(profile, results, "latency")

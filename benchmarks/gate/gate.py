@@ -364,7 +364,7 @@ def _linked(profile: Mapping[str, Any], runtime: str, target: DeviceClass | None
 
 
 def _figures(
-    profile: dict[str, Any],
+    profile: Mapping[str, Any],
     target: DeviceClass | None,
     rules: Mapping[str, Rule],
     records: Sequence[dict[str, Any]],

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from edgepress.benchmarks.measure.profiles import Profile, ProfiledLayer, ProfiledMoment, ProfiledTensor
 from edgepress.models.text_tables import printable, table_text
 
 _BAR_WIDTH = 40
@@ -14,7 +14,7 @@ _NAME_WIDTH = 32
 _LINE_WIDTH = 118
 
 
-def format_profile(profile: Mapping[str, Any]) -> str:
+def format_profile(profile: Profile) -> str:
     """Lines for a terminal, without a final newline; nothing wider than about 120 characters."""
     notes = profile.get("notes", {})
     parts = [_heading(profile), _counts(profile["macs"], notes), _sizes(profile, notes)]
@@ -29,13 +29,13 @@ def format_profile(profile: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _heading(profile: Mapping[str, Any]) -> str:
+def _heading(profile: Profile) -> str:
     borders = [f"{' '.join(_border(tensor) for tensor in profile[side])}" for side in ("inputs", "outputs")]
     title = profile.get("file") or profile["format"]
     return f"{title}  ({profile['format']}, sha256 {profile['sha256'][:12]})\n{borders[0]} -> {borders[1]}"
 
 
-def _border(tensor: Mapping[str, Any]) -> str:
+def _border(tensor: ProfiledTensor) -> str:
     return f"{printable(tensor['name'])[:_NAME_WIDTH]} {tensor['dtype']} [{_shape(tensor['shape'])}]"
 
 
@@ -54,7 +54,7 @@ def _wrapped(text: str, indent: int = 0) -> str:
     )
 
 
-def _sizes(profile: Mapping[str, Any], notes: Mapping[str, str]) -> str:
+def _sizes(profile: Profile, notes: Mapping[str, str]) -> str:
     rows = [
         ("params", _number(profile["params"])),
         ("weight bytes", _number(profile["weight_bytes"])),
@@ -81,7 +81,7 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> str:
     )
 
 
-def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
+def _layers(layers: Sequence[ProfiledLayer]) -> str:
     header = ("#", "operator", "layer", "input", "output", "core MACs", "share", "params", "out bytes")
     rows: list[tuple[str, ...]] = []
     for index, layer in enumerate(layers):
@@ -101,7 +101,7 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> str:
     return table_text(header, rows)
 
 
-def _memory(memory: Sequence[Mapping[str, Any]]) -> str:
+def _memory(memory: Sequence[ProfiledMoment]) -> str:
     peak = max(step["live_bytes"] for step in memory)
     rows = []
     for step in memory:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgepress.benchmarks.measure.layers.file_layers import (
     FileContent,
@@ -21,7 +21,7 @@ from edgepress.benchmarks.measure.layers.file_layers import (
 )
 from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profile_text import format_profile as format_profile
-from edgepress.benchmarks.measure.profiles import named
+from edgepress.benchmarks.measure.profiles import Profile, ProfiledLayer, ProfiledTensor, named
 from edgepress.models.cost.op_costs import RULES, macs, why_not
 from edgepress.models.errors import EdgepressError, UsageError
 
@@ -42,7 +42,7 @@ def profile(
     arena: bool = False,
     trust: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
-) -> dict[str, Any]:
+) -> Profile:
     """Count a .tflite file, an .onnx file or a checkpoint directory (only the last needs torch).
 
     Args:
@@ -51,10 +51,8 @@ def profile(
         shapes: input -> sizes, in place of those that the file leaves open.
 
     Returns:
-        JSON: schema, format, sha256, macs (rule -> count or null), params, weight_bytes, constant_bytes, file_bytes,
-        arena_bytes, peak_activation_bytes, nessi_memory_bytes, memory, layers, inputs, outputs, uncounted, uncountable
-        (operators with weights that a rule cannot count, see `Uncountable`), refused (runtime -> what it does not run
-        -> why), and notes: the reason of every null by its key.
+        The counts; `notes` has the reason of every null by its key. `uncountable` are operators with weights that a
+        rule cannot count (see `Uncountable`), `refused` is runtime -> what it does not run -> why.
 
     Raises:
         UsageError: missing, damaged, or not a model.
@@ -63,20 +61,18 @@ def profile(
     if path.is_dir():
         return _profile_checkpoint(path, trust)
     content = read_content(path, shapes)
-    found = _of_file(content)
-    found |= {"file_bytes": path.stat().st_size, "sha256": _sha256(path)}
+    found = _of_file(path, content)
     found["arena_bytes"], reason, refused = _arena(path, content.format, arena)
     if reason:
         found["notes"]["arena"] = reason
-    if refused and not found["refused"].get("tflm"):
-        found["refused"]["tflm"] = {"the file": reason}
+    runtimes = found.get("refused", {})
+    if refused and not runtimes.get("tflm"):
+        found["refused"] = {**runtimes, "tflm": {"the file": reason}}
     found["notes"]["peak_activation_bytes"] = _why_less(found)
     return found
 
 
-def profile_of(
-    path: str | Path, arena: bool = True, shapes: Mapping[str, Sequence[int]] | None = None
-) -> dict[str, Any]:
+def profile_of(path: str | Path, arena: bool = True, shapes: Mapping[str, Sequence[int]] | None = None) -> Profile:
     """The profile of a model file, with its path in it.
 
     Args:
@@ -91,7 +87,8 @@ def profile_of(
     # Neither pipes nor devices: opening one could wait forever.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
-    return named({"file": str(path), **profile(path, arena=arena, shapes=shapes)}, manifest_beside(path))
+    found: Profile = {"file": str(path), **profile(path, arena=arena, shapes=shapes)}
+    return named(found, manifest_beside(path))
 
 
 def read_content(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = None) -> FileContent:
@@ -122,7 +119,7 @@ def read_content(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = 
     return onnx_content(read_onnx(path, shapes))
 
 
-def _of_file(content: FileContent) -> dict[str, Any]:
+def _of_file(path: Path, content: FileContent) -> Profile:
     counts: dict[str, int | None] = {}
     notes: dict[str, str] = {}
     # What no rule can count makes every sum too small; what only one leaves out is that rule's own affair.
@@ -146,6 +143,9 @@ def _of_file(content: FileContent) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "format": content.format,
+        "sha256": _sha256(path),
+        "file_bytes": path.stat().st_size,
+        "arena_bytes": {"tflm": None},
         "macs": counts,
         "params": sum(layer.params for layer in content.layers) + content.hidden_params,
         "weight_bytes": sum(layer.weight_bytes for layer in content.layers) + content.hidden_weight_bytes,
@@ -167,7 +167,7 @@ def _of_file(content: FileContent) -> dict[str, Any]:
     }
 
 
-def _layer(layer: FileLayer, rules: tuple[str, ...], core: int, alive: int) -> dict[str, Any]:
+def _layer(layer: FileLayer, rules: tuple[str, ...], core: int, alive: int) -> ProfiledLayer:
     counts = {rule: macs(layer.op, rule) for rule in rules}
     return {
         "name": layer.name,
@@ -184,7 +184,7 @@ def _layer(layer: FileLayer, rules: tuple[str, ...], core: int, alive: int) -> d
     }
 
 
-def _border(tensor: FileTensor) -> dict[str, Any]:
+def _border(tensor: FileTensor) -> ProfiledTensor:
     return {
         "name": tensor.name.split(":", 1)[-1],
         "shape": list(tensor.shape),
@@ -212,16 +212,16 @@ def _arena(path: Path, kind: str, wanted: bool) -> tuple[dict[str, int | None], 
     return {"tflm": measured["total"], "head": measured["head"], "tail": measured["tail"]}, "", False
 
 
-def _why_less(found: Mapping[str, Any]) -> str:
+def _why_less(found: Profile) -> str:
     arena = found["arena_bytes"]
     if found["peak_activation_bytes"] is None:
         return found["notes"]["open_sizes"]
     if arena["tflm"] is None:
         return _WHY_LIVE
-    gaps = arena["head"] - found["peak_activation_bytes"]
+    alive, head, tail = found["peak_activation_bytes"], arena["head"] or 0, arena["tail"] or 0
     return (
-        f"{_WHY_LIVE}. Here: {found['peak_activation_bytes']:,} alive + {gaps:,} gaps and scratch = "
-        f"{arena['head']:,} (head), + {arena['tail']:,} (tail) = {arena['tflm']:,}"
+        f"{_WHY_LIVE}. Here: {alive:,} alive + {head - alive:,} gaps and scratch = "
+        f"{head:,} (head), + {tail:,} (tail) = {arena['tflm']:,}"
     )
 
 
@@ -233,7 +233,7 @@ def _sha256(path: Path) -> str:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _profile_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
+def _profile_checkpoint(path: Path, trust: bool) -> Profile:
     try:
         import torch  # noqa: F401
     except ImportError as error:
@@ -254,7 +254,7 @@ def _profile_checkpoint(path: Path, trust: bool) -> dict[str, Any]:
     at = {name: int(size) for name, size in zip(plan.steps, timeline, strict=True)}
     stored = path / WEIGHTS
     by_name = {rule: {layer.name: layer.macs for layer in cost.layers} for rule, cost in costs.items()}
-    layers = [
+    layers: list[ProfiledLayer] = [
         {
             "name": layer.name,
             "operator": layer.operator,

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgepress.benchmarks.gate.words import short_name
 from edgepress.benchmarks.measure.environment import environment
-from edgepress.benchmarks.measure.profiles import layer_macs
+from edgepress.benchmarks.measure.profiles import ProfiledLayer, layer_macs
 from edgepress.benchmarks.report import charts
 from edgepress.benchmarks.report.gather import File, Network
 from edgepress.benchmarks.report.shapes import Block, cell, choices_block, table, table_block
@@ -206,7 +206,7 @@ def layers_block(networks: Sequence[Network]) -> Block | None:
 _LAYER_COLUMNS = ("step", "operator", "layer", "output", "MACs", "share", "params", "weights", "activations", "alive")
 
 
-def _layer_row(number: int, layer: dict[str, Any]) -> list[Any]:
+def _layer_row(number: int, layer: ProfiledLayer) -> list[Any]:
     macs = layer_macs(layer, "core")
     return [
         cell(str(number), number),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgepress.benchmarks.measure.profiles import Profile
 from edgepress.benchmarks.measure.result_log import of_run
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
@@ -19,7 +20,7 @@ class File:
 
     path: Path
     manifest: dict[str, Any]
-    profile: dict[str, Any]
+    profile: Profile
     accuracy: dict[str, dict[str, Any]]
 
 
