@@ -57,8 +57,9 @@ docs: install
 	$(BIN)/python -m edgepress.benchmarks.experiments.peers.pages
 	$(BIN)/python -m edgepress.benchmarks.experiments.integers.page
 
+# The time of the last commit stands for that of the build: the same source gives the same bytes.
 wheel: install
-	$(BIN)/python -m build --outdir dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist
 
 audit: install
 	$(PIP) install --quiet pip-audit && $(BIN)/pip-audit --strict -r constraints.txt --no-deps --disable-pip

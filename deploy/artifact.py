@@ -8,22 +8,24 @@ sha256, so that figures of one file are never read as figures of another.
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import open_regular, read_json
 
 SCHEMA = 1
 FORMATS = ("tflite", "onnx", "c")
 SUFFIXES = {"tflite": ".tflite", "onnx": ".onnx", "c": ".cc"}
 #: A manifest is small; a larger file is not one and isn't read into memory.
 _LARGEST_MANIFEST_BYTES = 64 << 20
+_MOST_CHECKPOINT_FILES = 64
 #: Packages whose versions decide what is in an exported file or how it runs.
 _TOOLS = (
     "torch",
@@ -102,19 +104,24 @@ def tool_versions() -> dict[str, str]:
 
 
 def sha256_of(path: str | Path) -> str:
-    """The sha256 of a file, or of a directory's files with their names (for checkpoints).
+    """The sha256 of a file, or of a checkpoint's files with their names.
 
     Raises:
-        UsageError: it is missing or not readable.
+        UsageError: it is missing, not readable, or a directory that is no checkpoint.
     """
     path = Path(path)
     digest = hashlib.sha256()
     try:
         if path.is_dir():
-            for file in sorted(p for p in path.rglob("*") if p.is_file()):
-                digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_of(file)}\n".encode())
+            # A manifest may name any folder of this machine: only what is a checkpoint is read.
+            files = sorted(islice(path.iterdir(), _MOST_CHECKPOINT_FILES + 1))
+            if len(files) > _MOST_CHECKPOINT_FILES or not (path / "model.json").is_file():
+                raise UsageError(f"{path} is no checkpoint: it has no model.json, or too many files")
+            for file in files:
+                if file.is_file():
+                    digest.update(f"{file.name}\0{sha256_of(file)}\n".encode())
         else:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
     except OSError as error:
@@ -177,16 +184,9 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if path.name.endswith(".manifest.json"):
         path = path.with_name(path.name.removesuffix(".manifest.json"))
     beside = manifest_path(path)
-    try:
-        if beside.stat().st_size > _LARGEST_MANIFEST_BYTES:
-            raise UsageError(f"{beside} has {beside.stat().st_size:,} bytes: that is no manifest")
-        manifest = json.loads(beside.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path} has no manifest: {beside} is missing") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {beside}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{beside} is damaged ({type(error).__name__}): delete it, or export again") from error
+    if not beside.exists():
+        raise UsageError(f"{path} has no manifest: {beside} is missing")
+    manifest = read_json(beside, largest_bytes=_LARGEST_MANIFEST_BYTES)
     _check(manifest, beside)
     if manifest["sha256"] != sha256_of(path):
         raise UsageError(

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,62 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """`write_text` for JSON, indented, with a final newline; NaN is refused, since it is no JSON."""
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def append_lines(path: str | Path, lines: Iterable[str]) -> Path:
+    """Add lines to a UTF-8 file, all of them or, where the disk is full, none; a torn last line is mended first.
+
+    Whoever appends holds a lock beside the file, so that two commands at once neither mix nor cut each other's lines.
+    A last line without its end is what a killed command left of one: it is cut off, unless it is whole JSON.
+
+    Raises:
+        UsageError: the file cannot be written; it holds what it held.
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    data = "".join(line + "\n" for line in lines).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.parent / f".{path.name}.lock"):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o666)
+            with os.fdopen(handle, "r+b", buffering=0) as file:
+                size = _mended_size(file)
+                try:
+                    os.ftruncate(handle, size)
+                    file.seek(size)
+                    written = 0
+                    while written < len(data):
+                        written += file.write(data[written:])
+                    os.fsync(handle)
+                except BaseException:
+                    os.ftruncate(handle, size)
+                    raise
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror or error}; choose a writable folder with enough space"
+        ) from error
+    return path
+
+
+def _mended_size(file: Any) -> int:
+    """How much of a file to keep, in bytes, so that it ends with the end of a line."""
+    size = file.seek(0, os.SEEK_END)
+    end, block = size, b""
+    while end > 0 and b"\n" not in block:
+        start = max(0, end - (1 << 16))
+        file.seek(start)
+        block, end = file.read(end - start) + block, start
+    last = block.rpartition(b"\n")[2]
+    if not last:
+        return size
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return size - len(last)
+    file.seek(size)
+    file.write(b"\n")
+    return size + 1
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        children.update(_descendants())
+        children.update(descendants())
         raise Terminated
 
     reading, writing = os.pipe()
@@ -113,7 +113,7 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Terminated, Interrupted):
-        children.update(_descendants())
+        children.update(descendants())
         _end(children)
         raise
     finally:
@@ -142,7 +142,7 @@ def _watch(
     if done.wait(_CHILDS_GRACE_S if child else _GRACE_S):
         return
     number = signal.Signals(byte[0])
-    children.update(_descendants())
+    children.update(descendants())
     _end(children)
     if not child:
         how = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
@@ -151,7 +151,7 @@ def _watch(
     os._exit(_CODES[number])
 
 
-def _descendants() -> dict[int, str]:
+def descendants() -> dict[int, str]:
     """Every process below this one with the time at which it started, which tells it from a later one of its number."""
     found: dict[int, str] = {}
     waiting = [os.getpid()]

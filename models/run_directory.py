@@ -15,6 +15,8 @@ from typing import Any
 
 from edgepress.models.atomic import write_text
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import parse_json, read_json, read_text
+from edgepress.models.records import IndexLine
 
 DEFAULT_RUN = Path("runs/default")
 #: Set for child commands: the run directory that their parent has locked.
@@ -123,8 +125,8 @@ class RunDirectory:
                     raise
         except Timeout:
             try:
-                who = "process {pid} ({command})".format(**json.loads(holder.read_text()))
-            except (OSError, ValueError, KeyError):
+                who = "process {pid} ({command})".format(**read_json(holder, dict[str, int | str]))
+            except (UsageError, KeyError):
                 who = "another process"
             raise UsageError(f"{self.path} is in use by {who}; wait for it, or choose another --run") from None
         except OSError as error:
@@ -165,14 +167,14 @@ class RunDirectory:
         if not self._index.exists():
             return []
         lines = []
-        for number, text in enumerate(self._index.read_text().splitlines(), 1):
+        for number, text in enumerate(read_text(self._index).splitlines(), 1):
+            where = f"{self._index}, line {number},"
             try:
-                line = json.loads(text)
-                inside = not os.path.isabs(line["path"])
-                if line["kind"] not in KINDS or not isinstance(line["name"], str) or not inside:
-                    raise ValueError
-            except (ValueError, KeyError, TypeError):
-                raise UsageError(f"{self._index}, line {number}, is damaged: remove the line or the file") from None
+                line = parse_json(text, where, IndexLine)
+            except UsageError as error:
+                raise UsageError(f"{error}; remove the line or the file") from None
+            if os.path.isabs(line["path"]) or "\0" in line["path"]:
+                raise UsageError(f"{where} is damaged: its path is not relative; remove the line or the file")
             lines.append(line)
         return lines
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.files.reading import read_json
 
 #: GitHub refuses longer comments (65,536 characters).
 _LONGEST = 65_000
@@ -55,8 +56,8 @@ def pull_request(environment: Mapping[str, str] | None = None) -> int | None:
     if not path:
         return None
     try:
-        event = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        event = read_json(path)
+    except UsageError as error:
         raise UsageError(f"cannot read GITHUB_EVENT_PATH = {path}: {error}") from None
     request = event.get("pull_request") if isinstance(event, dict) else None
     number = request.get("number") if isinstance(request, dict) else None

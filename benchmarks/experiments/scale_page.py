@@ -42,6 +42,13 @@ _SEVERAL = [
     "any time. A killed task starts again where it was, up to `--retries` times; the same command goes on after "
     "a kill.",
     "",
+    "Whoever reaches a port of Ray may run code as its user. On this machine edgepress therefore starts Ray on the "
+    "loopback interface, with a token of its own. A cluster that you start yourself: keep it in a network of its "
+    "own, or behind a firewall that lets its machines alone through; make a token once "
+    "(`ray get-auth-token --generate`), copy "
+    "`~/.ray/auth_token` to every machine with the rights 0600, and set `RAY_AUTH_MODE=token` for `ray start` and for "
+    "`compress sweep --address`; leave the dashboard out (`--include-dashboard=false`), or reach it through ssh.",
+    "",
     "One training on several devices of a machine: `--devices 4`. On several machines, torchrun starts the command "
     "once for each device, and `--run` is shared: "
     "`torchrun --nnodes 2 --nproc-per-node 4 ... -m compress train --nodes 2 "

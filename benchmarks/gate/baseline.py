@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from edgepress.benchmarks.gate.git_files import file_at, near_models
 from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profiling import profile_of
 from edgepress.models.errors import UsageError
-from edgepress.models.reading import LFS_POINTER
+from edgepress.models.files.reading import LFS_POINTER, parse_json, read_json
 
 _LARGEST_JSON = 200_000_000
 
@@ -107,12 +106,7 @@ def as_json(
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise UsageError(f"the baseline {path} is larger than {_LARGEST_JSON // 1_000_000} MB")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"cannot read the baseline {path}: {error}") from None
+    value = read_json(path, largest_bytes=_LARGEST_JSON)
     if not isinstance(value, dict):
         raise UsageError(f"the baseline {path} holds no JSON object")
     return value
@@ -177,8 +171,8 @@ def _from_git(
         profile = profile_of(copy, arena, shapes)
         results = tuple(measure(copy)) if measure is not None else ()
     try:
-        manifest = json.loads(beside) if beside else {}
-    except (ValueError, RecursionError):
+        manifest = parse_json(beside, "the manifest") if beside else {}
+    except UsageError:
         manifest = {}
     return Baseline(
         {**profile, "file": f"{revision}:{path}", "sha256": hashlib.sha256(data).hexdigest()},

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import read_json
 
 _LARGEST_BYTES = 200_000_000
 
 
 def manifest_beside(path: str | Path) -> dict[str, Any]:
     """The exporter's manifest of a file, {} where there is none or it is damaged (it only adds explanations)."""
-    manifest = Path(f"{path}.manifest.json")
     try:
-        value = json.loads(manifest.read_text(encoding="utf-8")) if manifest.stat().st_size < _LARGEST_BYTES else {}
-    except (OSError, ValueError, RecursionError):
+        value = read_json(f"{path}.manifest.json", largest_bytes=_LARGEST_BYTES)
+    except UsageError:
         return {}
     return value if isinstance(value, dict) else {}
 

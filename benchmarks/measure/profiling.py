@@ -101,7 +101,7 @@ def read_content(path: str | Path, shapes: Mapping[str, Sequence[int]] | None = 
         UsageError: missing, damaged, or neither; `shapes` does not fit.
     """
     from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES, read_tflite
-    from edgepress.models.reading import open_bytes
+    from edgepress.models.files.reading import open_bytes
 
     start = bytes(open_bytes(path, LARGEST_FILE_BYTES)[:8])
     if start[4:8] == b"TFL3" or Path(path).suffix != ".onnx":

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from edgepress.models.atomic import append_lines
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import check, parse_json, read_text
+from edgepress.models.records import Result
 from edgepress.models.run_directory import RunDirectory
 
 SCHEMA = 1
@@ -20,7 +22,7 @@ _LARGEST = 200_000_000
 
 
 def append(run: RunDirectory, records: Iterable[dict[str, Any]]) -> Path:
-    """Add records to RUN/results/results.jsonl; each becomes one line, written at once and synced.
+    """Add records to RUN/results/results.jsonl; each becomes one line, written whole or not at all, and synced.
 
     Raises:
         UsageError: the run directory cannot be written, or a figure is NaN.
@@ -30,38 +32,23 @@ def append(run: RunDirectory, records: Iterable[dict[str, Any]]) -> Path:
         lines = [json.dumps({"schema": SCHEMA, "time": time.time(), **record}, allow_nan=False) for record in records]
     except ValueError:
         raise UsageError("a result is NaN or infinite and is not stored: check the data and the model") from None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # O_APPEND and one write: two commands at once do not mix their lines.
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(handle, "".join(line + "\n" for line in lines).encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}; choose a writable --run") from error
+    append_lines(path, lines)
     if not any(entry["name"] == FILE_NAME for entry in run.entries("result")):
         run.add("result", FILE_NAME, path)
     return path
 
 
-def read(path: str | Path) -> list[dict[str, Any]]:
+def read(path: str | Path, torn: bool = False) -> list[dict[str, Any]]:
     """Records of a results file: JSON lines, or what `benchmarks run` or `deploy run --on` print as JSON.
 
-    A last line without its end (the command was killed while writing) is passed over.
+    A last line without its end (the command was killed while writing) is passed over; the only line as well where it is
+    known to be `torn`, since the file is one of ours.
 
     Raises:
         UsageError: missing, no JSON, another schema, or a figure that is NaN.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise UsageError(f"{path} is larger than {_LARGEST // 1_000_000} MB: that is no file of results")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"cannot read results from {path}: {reason}") from None
+    text = read_text(path, _LARGEST)
     whole = _json(text)
     if isinstance(whole, dict):
         records = (
@@ -74,7 +61,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         lines = text.splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
             record = _json(line)
-            if record is None and number == len(lines) and not line.endswith("\n") and number > 1:
+            if record is None and number == len(lines) and not line.endswith("\n") and (number > 1 or torn):
                 continue
             if not isinstance(record, dict):
                 raise UsageError(f"{path}, line {number}, is not a JSON object; remove the line or name another file")
@@ -107,15 +94,15 @@ def _parts(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text, "")
+    except UsageError:
         return None
 
 
 def _check(record: Any, where: str) -> None:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         found = record.get("schema") if isinstance(record, dict) else None
-        raise UsageError(f"{where}: schema = {found!r} is unknown, this version reads {SCHEMA}")
+        raise UsageError(f"{where}: schema = {found!r:.80} is unknown, this version reads {SCHEMA}")
     for name in ("accuracy", "log_loss", "p50_ms"):
         value = record.get(name)
         good = value is None or (
@@ -125,10 +112,13 @@ def _check(record: Any, where: str) -> None:
             and (name != "accuracy" or 0 <= value <= 1)
         )
         if not good:
-            raise UsageError(f"{where}: {name} = {value!r} is no usable figure; measure again with `benchmarks run`")
+            raise UsageError(
+                f"{where}: {name} = {value!r:.60} is no usable figure; measure again with `benchmarks run`"
+            )
+    check(record, where, Result)
 
 
 def of_run(run: RunDirectory) -> list[dict[str, Any]]:
     """All results of a run directory, oldest first; an empty list where there are none."""
     path = run.place("result", FILE_NAME)
-    return read(path) if path.exists() else []
+    return read(path, torn=True) if path.exists() else []

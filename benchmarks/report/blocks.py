@@ -25,11 +25,18 @@ def int8_record(network: Network) -> dict[str, Any] | None:
 
 
 def percent(record: dict[str, Any] | None) -> str:
-    return format_quantity(record["accuracy"], "fraction") if record else "-"
+    accuracy = (record or {}).get("accuracy")
+    return "-" if accuracy is None else format_quantity(accuracy, "fraction")
 
 
 def _interval(record: dict[str, Any]) -> list[float]:
-    return record.get("cluster_interval") or record["interval"]
+    """Its two ends; none where the record gives no interval."""
+    ends = record.get("cluster_interval") or record.get("interval") or []
+    return ends if len(ends) == 2 else []
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def overview_block(networks: Sequence[Network]) -> Block | None:
@@ -51,7 +58,7 @@ def overview_block(networks: Sequence[Network]) -> Block | None:
                 ),
                 percent(test),
                 percent(integers),
-                *(f"{record['log_loss']:.3f}" if record else "-" for record in (test, integers)),
+                *(_number((record or {}).get("log_loss"), 3) for record in (test, integers)),
                 *map(percent, unseen),
             ]
         )
@@ -102,8 +109,8 @@ def accuracy_block(networks: Sequence[Network]) -> Block | None:
             found |= {f"int8 on {name}": record for file in network.files for name, record in file.accuracy.items()}
             cost = cost_of(network, network.tflite)
             for series, record in found.items():
-                if record and cost is not None:
-                    low, high = _interval(record)
+                if record and record.get("accuracy") is not None and cost is not None:
+                    low, high = _interval(record) or (None, None)
                     rows.append(
                         {
                             "network": network.name,
@@ -150,7 +157,7 @@ def recording_devices_block(networks: Sequence[Network]) -> Block | None:
                         "network": network.name,
                         "device": device,
                         "seen": "unseen" if unseen else "seen in training",
-                        "accuracy": figures["accuracy"],
+                        "accuracy": figures.get("accuracy"),
                         "total": figures["total"],
                     }
                 )
@@ -268,19 +275,18 @@ def runtimes_block(networks: Sequence[Network]) -> Block | None:
     for network in networks:
         for file in network.files:
             for runtime, record in file.accuracy.items():
-                low, high = _interval(record)
                 rows.append(
                     [
                         network.name,
                         file.path.name,
                         runtime,
-                        f"{record['correct']} / {record['total']}",
+                        f"{record.get('correct', '-')} / {record.get('total', '-')}",
                         percent(record),
-                        f"{100 * low:.1f} to {100 * high:.1f} %",
-                        f"{record['log_loss']:.4f}",
+                        " to ".join(f"{100 * end:.1f}" for end in _interval(record)) or "-",
+                        _number(record.get("log_loss"), 4),
                     ]
                 )
-    columns = ["network", "file", "runtime", "correct", "accuracy", "95 % interval", "log loss"]
+    columns = ["network", "file", "runtime", "correct", "accuracy", "95 % interval, %", "log loss"]
     return table_block(
         "The files on real runtimes", table(columns, rows, range(3, 7)), "The same test clips through each runtime."
     )

@@ -11,6 +11,8 @@ from typing import Any
 from edgepress.benchmarks.measure.profiles import Profile
 from edgepress.benchmarks.measure.result_log import of_run
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import check
+from edgepress.models.records import Metrics
 from edgepress.models.run_directory import RunDirectory
 
 
@@ -66,7 +68,9 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
     from edgepress.models.checkpoints.checkpoint import read_metrics, read_quantization
 
     entries = run.entries("checkpoint")
-    metrics = {entry["name"]: read_metrics(entry["path"]) or {} for entry in entries}
+    metrics = {
+        entry["name"]: check(read_metrics(entry["path"]), f"{entry['path']}/metrics.json", Metrics) for entry in entries
+    }
     integers = {entry["name"] for entry in entries if read_quantization(entry["path"]) is not None}
     children = {
         entry["parent"]: entry["name"] for entry in entries if entry["name"] in integers and entry.get("parent")
@@ -98,7 +102,11 @@ def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
         accuracy = {
             record["runtime"]: record
             for record in records
-            if record.get("sha256") == counted["sha256"] and record.get("kind", "accuracy") == "accuracy"
+            if record.get("sha256") == counted["sha256"]
+            and record.get("kind", "accuracy") == "accuracy"
+            # What was not measured here is not shown as if it were.
+            and record.get("runtime") is not None
+            and record.get("accuracy") is not None
         }
         yield File(path, read_manifest(path), counted, accuracy)
 

@@ -115,7 +115,10 @@ def _record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     if not records:
         return None
     devices = sorted(set.intersection(*(set(record.get("by_recording_device") or {}) for record in records)))
-    made: dict[str, Any] = {key: _spread([record[key] for record in records]) for key in ("accuracy", "log_loss")}
+    made: dict[str, Any] = {
+        key: _spread([record[key] for record in records if record.get(key) is not None])
+        for key in ("accuracy", "log_loss")
+    }
     for group in ("seen_devices", "unseen_devices"):
         made[group] = _spread([record[group]["accuracy"] for record in records if record.get(group)])
     made["by_recording_device"] = {

@@ -7,7 +7,6 @@ and ensembles measured; both have one form (`edgepress.benchmarks.experiments.te
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from edgepress.benchmarks.report import charts
 from edgepress.benchmarks.report.shapes import table as report_table
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import read_json
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.text_tables import table_text
 
@@ -104,10 +104,10 @@ def read_results(path: Path) -> dict[str, Any]:
         UsageError: damaged, or of another schema.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         if found["schema"] != 1 or not isinstance(found["arms"], dict):
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UsageError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no results file of edgepress.benchmarks.experiments.teachers.trainings: write it again"
         ) from error

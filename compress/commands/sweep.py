@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from edgepress.compress.pipeline.sweep import Grid, SweepTask, make_grid, plan, 
 from edgepress.compress.pipeline.sweep_task import STATE, finished, last_line, read_json, run_task
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.interruption import restore_handlers
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.units import parse_quantity
 
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
 
 RESULTS = "results.json"
+_LOOPBACK = "127.0.0.1"
+#: Ray's sockets lie below TMPDIR, and the name of a socket has at most 107 bytes.
+_LONGEST_TMPDIR = 38
 
 
 @dataclass(frozen=True)
@@ -176,20 +182,43 @@ def _options(there: dict[str, float], resources: Resources, tasks: int) -> dict[
 
 @contextmanager
 def _ray(address: str | None) -> Iterator[Any]:
-    """Ray on this machine or on the cluster at `address`; left again at the end."""
-    # No report of usage to anyone; the tasks are the work, so that they keep the priority of this command (Ray would
-    # lower it by 15); a warning of Ray's about GPUs that a task did not ask for.
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"):
-        os.environ.setdefault(name, "0")
+    """Ray on this machine or on the cluster at `address`; left again at the end.
+
+    On this machine it listens on the loopback interface only, and answers to a token that this process made: whoever
+    reaches a Ray port may run code. A cluster is its owner's to keep (docs/scale.md).
+    """
+    # The tasks are the work, so that they keep the priority of this command (Ray would lower it by 15); a warning of
+    # Ray's about GPUs that a task did not ask for.
+    settings = dict.fromkeys(("RAY_worker_niceness", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"), "0")
+    options: dict[str, Any] = {"logging_level": "ERROR"}
+    if address is None:
+        # Read when ray is imported. The first is Ray's own switch for machines that are no cluster, which Windows and
+        # macOS have by default; the others are ignored by a Ray that has no tokens.
+        settings |= {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        }
+        options |= {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
+        if len(tempfile.gettempdir()) > _LONGEST_TMPDIR:
+            settings["RAY_TMPDIR"] = "/tmp"
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
     import ray
 
     own = not ray.is_initialized()
     if own:
-        options: dict[str, Any] = {"logging_level": "ERROR", **({} if address else {"include_dashboard": False})}
         try:
             ray.init(address=address, log_to_driver=False, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise RuntimeFailure(f"no Ray cluster at {address or 'this machine'}: {error}") from error
+        except Exception as error:  # of its own and of any kind: a time-out of its processes is a bare Exception
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RuntimeFailure(
+                f"no Ray cluster at {address}: {reason}"
+                if address
+                else f"Ray did not start on this machine: {reason}; on a busy machine try again, or with fewer --cpus"
+            ) from error
+        finally:
+            restore_handlers()
     try:
         yield ray
     finally:

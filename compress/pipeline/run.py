@@ -8,13 +8,14 @@ the same run directory, whose lock this process holds for them (`RunDirectory.en
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from typing_extensions import TypedDict
 
 from edgepress.compress.pipeline.budget import is_within, label_of, limits_for
 from edgepress.compress.pipeline.data import open_task
@@ -26,6 +27,7 @@ from edgepress.compress.recipes.checks import is_code
 from edgepress.models.atomic import write_json
 from edgepress.models.checkpoints.digests import identity
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError, VerdictError
+from edgepress.models.files.reading import open_regular, parse_json, read_json
 from edgepress.models.run_directory import RunDirectory, follows
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def export_stages(run: RunDirectory, recipe: Recipe, networks: Sequence[dict[str
                 ]
                 if not made:
                     raise RuntimeFailure(f"deploy export left no {form} file of {checkpoint['name']} in {run.path}")
-                done = {"artifact": made[-1]["name"]}
+                done = {"artifact": made[-1]["name"], "sha256": _file_sha256(made[-1]["path"])}
                 _finish(run, key, done)
             else:
                 say(f"export {checkpoint['name']} as {form}: finished before")
@@ -226,16 +228,14 @@ def report_stage(run: RunDirectory) -> Path | None:
 
 def _measured(run: RunDirectory, path: Path, command: list[str], verdict: bool = False) -> dict[str, Any]:
     """The JSON object that a benchmark prints, kept by what went in."""
-    import hashlib
-
-    key = key_of("benchmark", hashlib.sha256(path.read_bytes()).hexdigest(), command[1:2], command[3:])
+    key = key_of("benchmark", _file_sha256(path), command[1:2], command[3:])
     done = _done(run, key)
     if done is None:
         say(f"{command[1]}: {path.name} {' '.join(command[3:])}")
         printed = _child(run, [*command, "--run", str(run.path), "--format", "json"], capture=True, verdict=verdict)
         try:
-            done = json.loads(printed)
-        except ValueError:
+            done = parse_json(printed, "its output", dict[str, Any])
+        except UsageError:
             raise RuntimeFailure(f"`{' '.join(command)}` printed no JSON") from None
         _finish(run, key, done)
     else:
@@ -270,6 +270,24 @@ def _child(run: RunDirectory, command: list[str], capture: bool = False, verdict
     raise kind(f"`{' '.join(command)}` ended with exit code {code}; its message is above")
 
 
+def _file_sha256(path: Path) -> str | None:
+    """None where there is no such file."""
+    import hashlib
+
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except UsageError:
+        return None
+
+
+class _StageRecord(TypedDict):
+    """What a finished child stage left."""
+
+    key: str
+    result: dict[str, Any]
+
+
 def _record(run: RunDirectory, key: str) -> Path:
     return run.path / "stages" / f"{key[:32]}.json"
 
@@ -278,13 +296,17 @@ def _done(run: RunDirectory, key: str) -> dict[str, Any] | None:
     """What a finished child stage left, or None; an artifact that was deleted by hand makes it unfinished."""
     path = _record(run, key)
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = read_json(path, _StageRecord)
+    except UsageError:
         return None
-    if not isinstance(found, dict) or found.get("key") != key:
+    if found["key"] != key:
         return None
     artifact = found["result"].get("artifact")
-    return found["result"] if artifact is None or run.place("artifact", artifact).exists() else None
+    if artifact is None:
+        return found["result"]
+    # A file that was changed or deleted by hand is made again.
+    made = run.place("artifact", artifact)
+    return found["result"] if _file_sha256(made) == found["result"].get("sha256") else None
 
 
 def _finish(run: RunDirectory, key: str, result: dict[str, Any]) -> None:

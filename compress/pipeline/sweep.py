@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import ConfigError, UsageError
+from edgepress.models.files.reading import read_toml
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
@@ -96,11 +96,9 @@ def read_grid(path: Path) -> Grid:
         ConfigError: no TOML, an unknown key, or a value of the wrong kind, all of them together.
     """
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"grid = {str(path)!r} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"it is not TOML: {error}"], f"grid {path}") from error
+        written = read_toml(path)
+    except UsageError as error:
+        raise ConfigError([str(error)], f"grid {path}") from error
     return make_grid(written, f"grid {path}")
 
 

@@ -8,7 +8,6 @@ it; then Ray starts the task again, here or on another machine, and the command 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import signal
@@ -22,6 +21,8 @@ from typing import Any
 from edgepress.compress.pipeline.entries import facts_of
 from edgepress.compress.pipeline.sweep import SweepTask
 from edgepress.models.atomic import new_directory, write_json
+from edgepress.models.errors import UsageError
+from edgepress.models.files import reading
 from edgepress.models.run_directory import RunDirectory
 
 STATE, RESULT, LOG = "task.json", "result.json", "log.txt"
@@ -168,7 +169,6 @@ def _child(command: list[str], log: Path, threads: int) -> int:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one where there is none yet."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return reading.read_json(path, dict[str, Any])
+    except UsageError:
         return {}
-    return found if isinstance(found, dict) else {}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scales that every runtime takes: values that hardly move in calibration get the floor that their operator demands.
 
 A gate that pruning closed, a last gamma of 0 or a dead ReLU is 0 in every batch. Any scale stands for 0, but not any is

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from edgepress.models.errors import ConfigError, EdgepressError, UsageError
+from edgepress.models.files.reading import read_toml
 
 SHIPPED = Path(__file__).parent
 METHODS = ("admm", "gradual", "one-shot", "from-scratch")
@@ -300,9 +301,9 @@ def read_recipe(
         )
     subject = f"recipe {path}"
     try:
-        written = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"it is not TOML: {error}"], subject) from error
+        written = read_toml(path)
+    except UsageError as error:
+        raise ConfigError([str(error)], subject) from error
     typed = {**(changes or {}), **(sections or {})}
     for section, values in (sections or {}).items():
         before = written.get(section)
@@ -320,7 +321,7 @@ def _override(written: dict[str, Any], text: str) -> None:
         raise UsageError(f"--set {text!r} must be KEY=VALUE, such as teacher.train.epochs=1")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError):
         parsed = value.strip()
     for name in names[:-1]:
         inner = written.get(name)

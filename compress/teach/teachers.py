@@ -7,7 +7,6 @@ digests of what they were, and what was measured. Nothing of it is copied, so th
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +24,7 @@ from edgepress.models.atomic import new_directory, write_json
 from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_quantization, read_spec
 from edgepress.models.checkpoints.digests import identity, tensors_digest
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import read_json
 from edgepress.models.tasks import LogMel, Task, load_task
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
 
@@ -180,8 +180,8 @@ def read_ensemble(path: Path) -> dict[str, Any]:
         UsageError: damaged, or of another schema.
     """
     file = path / ENSEMBLE
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(UsageError, KeyError, TypeError):
+        found = read_json(file)
         members = [member[key] for member in found["members"] for key in ("path", "identity")]
         if (found["kind"], found["schema"]) == (KIND, SCHEMA) and members and all(isinstance(m, str) for m in members):
             return found

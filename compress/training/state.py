@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def read_state(path: Path) -> dict[str, Any]:
         UsageError: damaged, or it holds something else.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch writes checksums, and does not read them
+                raise ValueError("checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state[STATE]["history"], list):
             raise TypeError("history")

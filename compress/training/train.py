@@ -27,6 +27,7 @@ from edgepress.compress.training.evaluate import logits_of
 from edgepress.compress.training.machine import AUTO, Machine, channels_last, precision_for, strategy_for
 from edgepress.models.atomic import write_text
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import read_json
 from edgepress.models.run_directory import follows, launched
 
 if TYPE_CHECKING:
@@ -295,8 +296,8 @@ def _claim(folder: Path, key: str, resume: bool) -> None:
     note = folder / "training.json"
     if note.exists() and resume:
         try:
-            found = json.loads(note.read_text())["key"]
-        except (ValueError, KeyError, TypeError):
+            found = read_json(note)["key"]
+        except (UsageError, KeyError, TypeError):
             found = None
         if found == key:
             return

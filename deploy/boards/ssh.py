@@ -4,25 +4,33 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from edgepress.deploy.boards.agent import MARKER
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.files.arrays import read_npy
+from edgepress.models.files.reading import check, parse_json
 
 _TARGET = re.compile(
     r"ssh://(?:(?P<user>[A-Za-z0-9_][\w.-]*)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][\w.-]*)(?::(?P<port>\d+))?/?\Z"
 )
 _CONNECT_TIMEOUT_S = 10
+#: What a device is believed: its messages, the number of its outputs, and their bytes.
+_LARGEST_OUTPUT_BYTES, _MOST_OUTPUTS, _LARGEST_OUTPUTS_BYTES = 16 << 20, 64, 1 << 30
 #: ssh's own exit code, as against that of the command it ran.
 _SSH_FAILED = 255
 
@@ -42,6 +50,14 @@ class RemoteAnswer:
     arrays: tuple[np.ndarray, ...]
     latency_ms: dict[str, Any]
     device: dict[str, Any]
+
+
+class _Answer(TypedDict):
+    """What `agent.py` prints."""
+
+    outputs: int
+    latency_ms: dict[str, float | int]
+    device: dict[str, str | int | None]
 
 
 def parse_target(text: str) -> Host:
@@ -138,33 +154,57 @@ def run_remote(
             answer = _answer(ran, host, python)
             back = here / "back"
             back.mkdir()
-            names = [f"output{i}.npy" for i in range(int(answer["outputs"]))]
-            _checked(
-                _call([*scp, *(remote + name for name in names), str(back)], timeout_s, host),
-                host,
-                "bringing the result back",
-            )
-            arrays = tuple(np.load(back / name, allow_pickle=False) for name in names)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+            names = [f"output{i}.npy" for i in range(answer["outputs"])]
+            brought = _call([*scp, *(remote + name for name in names), str(back)], timeout_s, host, fills=back)
+            _checked(brought, host, "bringing the result back")
+            arrays = tuple(read_npy(back / name) for name in names)
+    except (UsageError, ValueError, KeyError, TypeError, OSError) as error:
         raise RuntimeFailure(f"{host.address} gave a damaged result: {error}") from error
     finally:
         _remove(ssh, folder)
     return RemoteAnswer(arrays, answer["latency_ms"], {"host": host.address, **answer["device"]})
 
 
-def _call(command: list[str], limit_s: float, host: Host) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise RuntimeFailure(f"{host.address} gave no answer within {limit_s:g} s") from None
+def _call(
+    command: list[str], limit_s: float, host: Host, fills: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; what it prints, and the files that it brings to the folder `fills`, is the other machine's word.
+
+    Raises:
+        RuntimeFailure: it takes too long, or says or sends more than an answer can have.
+    """
+    with TemporaryFile() as out, TemporaryFile() as err:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        ends = time.monotonic() + limit_s
+        try:
+            while process.poll() is None:
+                if time.monotonic() > ends:
+                    raise RuntimeFailure(f"{host.address} gave no answer within {limit_s:g} s")
+                if max(os.fstat(out.fileno()).st_size, os.fstat(err.fileno()).st_size) > _LARGEST_OUTPUT_BYTES:
+                    raise RuntimeFailure(
+                        f"{host.address} prints more than {_LARGEST_OUTPUT_BYTES:,} bytes: that is no answer"
+                    )
+                if fills is not None and _size_of(fills) > _LARGEST_OUTPUTS_BYTES:
+                    raise RuntimeFailure(
+                        f"{host.address} sends more than {_LARGEST_OUTPUTS_BYTES:,} bytes of outputs: that is no answer"
+                    )
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=0.05)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        said = [_text_of(file) for file in (out, err)]
+    return subprocess.CompletedProcess(command, process.returncode, *said)
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.iterdir())
+
+
+def _text_of(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read(_LARGEST_OUTPUT_BYTES).decode("utf-8", "replace")
 
 
 def _checked(done: subprocess.CompletedProcess[str], host: Host, what: str) -> subprocess.CompletedProcess[str]:
@@ -197,9 +237,12 @@ def _answer(ran: subprocess.CompletedProcess[str], host: Host, python: str) -> d
             )
         _checked(ran, host, "running the file")
         raise RuntimeFailure(f"{host.address} ended without a result")
-    answer = json.loads(lines[-1].removeprefix(MARKER))
+    answer = parse_json(lines[-1].removeprefix(MARKER), f"the answer of {host.address}", dict[str, Any])
     if "error" in answer:
-        raise RuntimeFailure(f"{host.address}: {answer['error']}")
+        raise RuntimeFailure(f"{host.address}: {str(answer['error'])[:500]}")
+    check(answer, f"the answer of {host.address}", _Answer)
+    if not 1 <= answer["outputs"] <= _MOST_OUTPUTS:
+        raise RuntimeFailure(f"{host.address} claims {answer['outputs']} outputs; 1 to {_MOST_OUTPUTS} are believed")
     return answer
 
 

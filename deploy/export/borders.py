@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of inputs and outputs in files: those of the network's forward and of what it returns."""
 
 from __future__ import annotations

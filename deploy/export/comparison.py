@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file against the network that it was made of: the same inputs through every runtime, before the file is kept."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which operator a converter cannot take: found by converting less and less of the network."""
 
 from __future__ import annotations

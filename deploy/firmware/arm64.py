@@ -42,9 +42,8 @@ _SELF_TEST_STEPS = 2
 def prefix() -> Path:
     """Folder of the emulated system: $EDGEPRESS_ARM64, else in the user's cache."""
     given = os.environ.get("EDGEPRESS_ARM64")
-    return (
-        Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgepress" / "arm64"
-    )
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # stays as it is without a home
+    return Path(given) if given else Path(caches) / "edgepress" / "arm64"
 
 
 def missing_tools(runtime: str = "arm64") -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import UsageError
-from edgepress.models.reading import open_bytes
+from edgepress.models.files.reading import open_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Larger files are refused: parsing takes a multiple of the file in memory.
 LARGEST_FILE_BYTES = 256 << 20
 _LARGEST_NODES = 100_000
+_DEEPEST = 40
+#: ONNX's numbers of float32, float16 and float64.
+_FLOATS = (1, 10, 11)
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,14 @@ def read_onnx(path: str | Path | bytes, shapes: Mapping[str, Sequence[int]] | No
         raise UsageError(f"{name} is damaged or no .onnx file: it cannot be parsed") from None
     if not model.graph.node or not model.ir_version:
         raise UsageError(f"{name} is no .onnx file, or one without operators")
-    if len(model.graph.node) > _LARGEST_NODES:
-        raise UsageError(f"{name} has {len(model.graph.node):,} operators; more than {_LARGEST_NODES:,} are not read")
+    nodes = _inlined_nodes(name, model)
+    if nodes > _LARGEST_NODES:
+        raise UsageError(
+            f"{name} has {nodes:,} operators, with those of its functions put in; more than {_LARGEST_NODES:,} are not "
+            "read"
+        )
     _refuse_external_data(name, model)
+    _refuse_impossible_scales(name, model)
     # Before IR 4 every weight had to be among the inputs; runtimes don't mind where one is not, and files rely on it.
     model.ir_version = max(model.ir_version, 4)
     try:
@@ -116,6 +124,63 @@ def attributes(node: Any) -> dict[str, Any]:
             value = tuple(value)
         values[attribute.name] = value
     return values
+
+
+def _inlined_nodes(name: str, model: Any) -> int:
+    """Operators once every call of a function is replaced by its body, as the checker and runtimes do it.
+
+    Thirty functions that call each other twice are a billion operators: they are counted here, not put in.
+
+    Raises:
+        UsageError: a function calls itself, or graphs and functions are nested too deeply.
+    """
+    functions = {(function.domain, function.name): function for function in model.functions}
+    counted: dict[tuple[str, str], int] = {}
+    open_: set[tuple[str, str]] = set()
+
+    def of_nodes(nodes: Iterable[Any], depth: int) -> int:
+        if depth > _DEEPEST:
+            raise UsageError(f"{name} nests its graphs and functions more than {_DEEPEST} deep")
+        total = 0
+        for node in nodes:
+            called = (node.domain, node.op_type)
+            total += of_function(called, depth + 1) if called in functions else 1
+            for attribute in node.attribute:
+                for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
+                    total += of_nodes(inner.node, depth + 1)
+        return total
+
+    def of_function(called: tuple[str, str], depth: int) -> int:
+        if called in open_:
+            raise UsageError(f"{name} is damaged: its function {called[1]!r:.80} calls itself")
+        if called not in counted:
+            open_.add(called)
+            counted[called] = of_nodes(functions[called].node, depth)
+            open_.discard(called)
+        return counted[called]
+
+    # Functions that nobody calls are checked as well.
+    return of_nodes(model.graph.node, 0) + sum(of_function(called, 0) for called in functions)
+
+
+def _refuse_impossible_scales(name: str, model: Any) -> None:
+    """A scale of quantization is a positive number: with 0 or NaN every runtime gives the same rubbish."""
+    import numpy as np
+    import onnx
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 2:
+            continue
+        tensor = constants.get(node.input[1])
+        if tensor is None or tensor.data_type not in _FLOATS:
+            continue
+        try:
+            values = np.asarray(onnx.numpy_helper.to_array(tensor), np.float64)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{name} is damaged: tensor {tensor.name!r:.80} has other bytes than it says") from error
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise UsageError(f"{name} is damaged: the scale {tensor.name!r:.80} holds values that are not positive")
 
 
 def _refuse_external_data(name: str, model: Any) -> None:

@@ -24,6 +24,8 @@ from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.command_line import import_path
 from edgepress.models.errors import RuntimeFailure, UsageError
 
+#: CPU time for opening a file: native code may loop on a damaged one for ever. Emulated machines have no such bound.
+_OPEN_CPU_S = 10
 #: Samples cross in pieces of about this size: few round trips for small networks, and a timeout for each piece.
 _PIECE_BYTES = 1 << 20
 _PIECE_SAMPLES = 256
@@ -62,9 +64,9 @@ class IsolatedEngine:
             env=environment,
         )
         try:
-            answer, _ = self._ask(
-                {"op": "open", "options": asdict(options)}, [np.frombuffer(model, np.uint8)], open_timeout_s
-            )
+            bound = _OPEN_CPU_S if tuple(interpreter) == (sys.executable,) else None
+            request = {"op": "open", "options": asdict(options), "cpu_s": bound}
+            answer, _ = self._ask(request, [np.frombuffer(model, np.uint8)], open_timeout_s)
         except BaseException:
             self.close()
             raise
@@ -134,6 +136,7 @@ class IsolatedEngine:
                 signal.SIGSEGV: "a memory fault",
                 signal.SIGABRT: "it aborted",
                 signal.SIGFPE: "a division by zero",
+                signal.SIGXCPU: f"opening it took more than {_OPEN_CPU_S} s of CPU time",
                 signal.SIGKILL: "it was killed, perhaps for lack of memory",
             }
             name = signal.Signals(-code)

@@ -253,7 +253,7 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path} has {size:,} bytes; at most {_LARGEST_FILE_BYTES:,} are read")
     if size == 0:
         raise UsageError(f"{path} is empty")
-    from edgepress.models.reading import refuse_pointer
+    from edgepress.models.files.reading import refuse_pointer
 
     try:
         data = path.read_bytes()

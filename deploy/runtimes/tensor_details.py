@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -60,8 +61,14 @@ class TensorDetails:
 def integer_details(
     name: str, shape: Iterable[int], dtype: DTypeLike, scales: Sequence[float], zeros: Sequence[int]
 ) -> TensorDetails:
-    """Details of a tensor as TFLite's runtimes give them: integers where it has one scale, else its bare type."""
-    scale = float(scales[0]) if len(scales) == 1 and float(scales[0]) > 0 else None
+    """Details of a tensor as TFLite's runtimes give them: integers where it has one scale, else its bare type.
+
+    Raises:
+        UsageError: a scale that is negative or no number, which would stand for nothing.
+    """
+    scale = float(scales[0]) if len(scales) == 1 and float(scales[0]) != 0 else None
+    if scale is not None and not (math.isfinite(scale) and scale > 0):
+        raise UsageError(f"tensor {name!r:.80} has the scale {scale:g}; a scale is positive: the file is damaged")
     zero = int(zeros[0]) if scale is not None and len(zeros) else (0 if scale is not None else None)
     return TensorDetails(name, tuple(int(s) for s in shape), np.dtype(dtype).name, scale, zero)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import BinaryIO
 
@@ -28,7 +30,8 @@ def serve(runtime: str, requests: BinaryIO, answers: BinaryIO) -> None:
         try:
             kind = request["op"]
             if kind == "open":
-                engine = build_engine(runtime, arrays[0].tobytes(), EngineOptions(**request["options"]))
+                with _bounded_cpu(request.get("cpu_s")):
+                    engine = build_engine(runtime, arrays[0].tobytes(), EngineOptions(**request["options"]))
                 sides = {"inputs": engine.inputs, "outputs": engine.outputs}
                 send(answers, {"ok": {side: [asdict(d) for d in details] for side, details in sides.items()}})
             elif engine is None:
@@ -45,6 +48,23 @@ def serve(runtime: str, requests: BinaryIO, answers: BinaryIO) -> None:
             send(answers, {"error": f"{runtime} ran out of memory", "exit_code": 3})
         except Exception as error:
             send(answers, {"error": f"{runtime} failed: {type(error).__name__}: {error}"[:400], "exit_code": 3})
+
+
+@contextmanager
+def _bounded_cpu(seconds: int | None) -> Iterator[None]:
+    """Opening a file of a stranger may loop for ever in native code: the operating system ends it (POSIX)."""
+    if seconds is None or sys.platform == "win32":
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_CPU)
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used) + seconds, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, before)
 
 
 def main() -> None:

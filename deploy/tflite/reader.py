@@ -15,7 +15,7 @@ import numpy as np
 from edgepress.deploy.tflite.flatbuffer import DamagedFlatbuffer, Flatbuffer, Table
 from edgepress.deploy.tflite.names import BUILTIN_OPERATORS, ELEMENT_TYPES, FUSED_ACTIVATIONS, OPTIONS, PADDINGS
 from edgepress.models.errors import UsageError
-from edgepress.models.reading import open_bytes, refuse_pointer
+from edgepress.models.files.reading import open_bytes, refuse_pointer
 
 T = TypeVar("T", int, float, bool, str)
 #: Larger files are refused: a flatbuffer cannot exceed 2 GiB, and no device class here takes a tenth of it.
@@ -308,14 +308,14 @@ class _Reader:
             signature or shape,
             dtype,
             buffer,
-            self._quantization(index, table),
+            self._quantization(index, table, computed=dtype in ("int8", "uint8", "int16") and not len(data)),
             table.flag(5),
             sparse,
             size_bytes,
             data if len(data) else None,
         )
 
-    def _quantization(self, index: int, tensor: Table) -> Quantization | None:
+    def _quantization(self, index: int, tensor: Table, computed: bool) -> Quantization | None:
         table = tensor.table(4)
         if table is None:
             return None
@@ -326,6 +326,9 @@ class _Reader:
                 return None
         elif zero_point.size not in (0, 1, scale.size):
             raise DamagedFlatbuffer(f"tensor {index} has {scale.size} scales and {zero_point.size} zero points")
+        # Zero is what some converters write for a channel of zero weights; a value that is computed needs a step.
+        if not np.isfinite(scale).all() or (scale < 0).any() or (computed and (scale == 0).any()):
+            raise DamagedFlatbuffer(f"tensor {index} has a scale that is not positive")
         if zero_point.size != scale.size:
             zero_point = np.full(scale.size, zero_point[0] if zero_point.size else 0, np.int64)
         return Quantization(scale, zero_point, table.integer(6, "int32"), minimum, maximum)

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgepress.deploy.runtimes.sessions import Session
 from edgepress.models.errors import UsageError
-from edgepress.models.numpy_files import read_npy, read_npz
+from edgepress.models.files.arrays import read_npy, read_npz
 from edgepress.models.tasks.sources.arrays import as_features, stored_inputs
 
 

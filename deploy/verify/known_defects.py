@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Defects of runtimes themselves: the file is right, one runtime's kernel isn't, and its makers know."""
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from edgepress.deploy.runtimes.sessions import Session, open_session
 from edgepress.deploy.verify.differences import output_pairs
 from edgepress.deploy.verify.inputs import Inputs, load_inputs, random_inputs
 from edgepress.deploy.verify.known_defects import defects_in
-from edgepress.models.errors import EdgepressError, UsageError
+from edgepress.models.errors import EdgepressError, UsageError, VerdictError
 
 SCHEMA = 1
 #: The reference first: in a pair, `a` is the one nearer to it.
@@ -293,7 +293,12 @@ def checkpoint_of(file: Path, manifest: dict[str, Any], notes: list[str]) -> Pat
     if not path.is_dir():
         notes.append(f"the checkpoint {path} is not there, so that torch is left out")
         return None
-    if sha256_of(path) != origin.get("sha256"):
+    try:
+        unchanged = sha256_of(path) == origin.get("sha256")
+    except UsageError as error:
+        notes.append(f"{error}, so that torch is left out")
+        return None
+    if not unchanged:
         notes.append(f"the checkpoint {path} was changed since the export, so that torch is left out")
         return None
     return path
@@ -334,7 +339,14 @@ def _run(name: str, session: Session, inputs: Inputs | None, ran: dict[str, dict
     except EdgepressError as error:
         ran[name].update(ran=False, reason=str(error))
         return None
-    return [np.asarray(output, np.float32) for output in (made if isinstance(made, tuple) else (made,))]
+    outputs = [np.asarray(output, np.float32) for output in (made if isinstance(made, tuple) else (made,))]
+    for output in outputs:
+        if bad := int(np.isnan(output.reshape(len(output), -1)).any(axis=1).sum()):
+            raise VerdictError(
+                f"{name} gives NaN for {bad} of {len(output)} samples: there is nothing to compare; look "
+                "for weights and scales that are no numbers"
+            )
+    return outputs
 
 
 def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

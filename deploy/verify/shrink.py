@@ -121,7 +121,7 @@ def shrink_file(path: str | Path, target: str | Path, *, overwrite: bool = False
     from edgepress.deploy.artifact import find_manifest, write_manifest
     from edgepress.deploy.tflite.reader import LARGEST_FILE_BYTES
     from edgepress.models.atomic import write_bytes
-    from edgepress.models.reading import open_bytes
+    from edgepress.models.files.reading import open_bytes
 
     path, target = Path(path), Path(target)
     if target.exists() and not overwrite:

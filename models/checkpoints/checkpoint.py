@@ -16,6 +16,8 @@ from edgepress.models.atomic import new_directory, write_bytes
 from edgepress.models.checkpoints.registry import build, make_network
 from edgepress.models.checkpoints.spec import ModelSpec
 from edgepress.models.errors import ConfigError, UsageError
+from edgepress.models.files.arrays import load_tensors, refuse_numbers_that_are_none
+from edgepress.models.files.reading import open_regular, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -255,28 +257,13 @@ def _check_schema(file: Path, content: dict[str, Any]) -> None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        size = file.stat().st_size
-        if not file.is_file() or size > MAX_JSON_BYTES:
-            raise UsageError(f"{file} is no JSON file of at most {MAX_JSON_BYTES:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file} is damaged: it is no JSON ({error})") from error
+    content = read_json(file, largest_bytes=MAX_JSON_BYTES)
     if not isinstance(content, dict):
         raise UsageError(f"{file} is damaged: it holds a {type(content).__name__}, not a JSON object")
     return content
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
-
-
 def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     file = path / WEIGHTS
     if not file.is_file():
         raise UsageError(f"{path} is incomplete: it has no {WEIGHTS}")
@@ -287,15 +274,15 @@ def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tenso
             raise UsageError(
                 f"{file} is damaged ({detail}): its sha256 is not the one in {MODEL}; restore the file or train again"
             )
-        return load_file(file)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise UsageError(f"{file} is damaged: {error}") from error
+    state = load_tensors(file)
+    refuse_numbers_that_are_none(state, str(file))
+    return state
 
 
 def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
+    with open_regular(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import UsageError
+from edgepress.models.files.arrays import load_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -53,11 +54,11 @@ def _read(path: Path) -> Any:
 
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return dict(load_tensors(path))
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds for a damaged file
+    except UsageError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise UsageError(
             f"{path} cannot be read as weights (tensors only, no pickled objects): {str(error).splitlines()[0]}"
         ) from error

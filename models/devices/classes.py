@@ -8,7 +8,6 @@ a file are reported together.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from edgepress.models.devices.device import METRICS, DeviceClass, Rule
 from edgepress.models.errors import ConfigError, UsageError, did_you_mean
+from edgepress.models.files.reading import read_toml
 from edgepress.models.limits import METRIC_UNITS
 
 
@@ -103,13 +103,9 @@ def _shipped() -> dict[str, DeviceClass]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > 1_000_000:
-            raise UsageError(f"{path} is larger than 1 MB: that is no file of budgets")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}; name an existing budgets.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
+        return read_toml(path, largest_bytes=1_000_000)
+    except UsageError as error:
+        raise UsageError(f"{error}; name an existing budgets.toml") from None
 
 
 def _checked(

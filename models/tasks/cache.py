@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays on disk, found again by what they were made from.
 
-An entry is a folder `<cache>/<kind>/<key>/` with `data.npy`, renamed into place when it is complete; a lock keeps two
-processes from making the same one. Nothing is ever deleted from the cache: remove the folder to empty it.
+An entry is a folder `<cache>/<kind>/<key>/` with `data.npy` and its `sha256`, renamed into place when it is complete; a
+lock keeps two processes from making the same one. An entry whose bytes are others (a disk that lost a block) is made
+again. Nothing is ever deleted from the cache: remove the folder to empty it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from edgepress.models.atomic import new_directory
+from edgepress.models.atomic import new_directory, write_text
 from edgepress.models.errors import UsageError
+
+_DATA, _CHECKSUM = "data.npy", "sha256"
+#: Files whose bytes this process has compared with their checksum: each is read through once.
+_whole: set[tuple[int, ...]] = set()
 
 
 def cache_directory(cache: str | Path | None = None) -> Path:
@@ -29,12 +34,19 @@ def cache_directory(cache: str | Path | None = None) -> Path:
     if cache is not None:
         return Path(cache)
     if os.environ.get("EDGEPRESS_CACHE"):
-        return Path(os.environ["EDGEPRESS_CACHE"]).expanduser()
+        given = os.environ["EDGEPRESS_CACHE"]
+        return Path(os.path.expanduser(given))  # as it stands where there is no home
+    if os.environ.get("XDG_CACHE_HOME") and sys.platform not in ("darwin", "win32"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "edgepress"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without an entry and without HOME, as in some containers
+        raise UsageError("there is no home folder for the cache: set EDGEPRESS_CACHE (or HOME) to a folder") from None
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "edgepress"
+        return home / "Library" / "Caches" / "edgepress"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "edgepress" / "Cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgepress"
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "edgepress" / "Cache"
+    return home / ".cache" / "edgepress"
 
 
 def digest(*parts: Any) -> str:
@@ -78,10 +90,11 @@ def cached_array(
                 "free; set EDGEPRESS_CACHE to a larger disk"
             )
         with new_directory(entry, overwrite=True) as folder:
-            array = np.lib.format.open_memmap(folder / "data.npy", mode="w+", dtype=dtype, shape=shape)
+            array = np.lib.format.open_memmap(folder / _DATA, mode="w+", dtype=dtype, shape=shape)
             fill(array)
             array.flush()
             del array
+            write_text(folder / _CHECKSUM, _sha256(folder / _DATA) + "\n")
     found = _open(entry, shape, dtype)
     if found is None:
         raise UsageError(f"the cache entry {entry} cannot be read back; set EDGEPRESS_CACHE to another disk")
@@ -89,12 +102,25 @@ def cached_array(
 
 
 def _open(entry: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray | None:
-    path = entry / "data.npy"
+    path = entry / _DATA
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            return None
+        status = path.stat()
+        seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if seen not in _whole:
+            if (entry / _CHECKSUM).read_text(encoding="ascii").strip() != _sha256(path):
+                return None
+            _whole.add(seen)
     except (OSError, ValueError, EOFError):
         return None
-    return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
+    return array
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def locked(entry: Path) -> AbstractContextManager[object]:

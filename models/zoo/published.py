@@ -100,13 +100,9 @@ def load_published(model: nn.Module, path: str | Path) -> Loaded:
 def _read(path: Path) -> dict[str, Tensor]:
     content: Any
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from edgepress.models.files.arrays import load_tensors
 
-        try:
-            content = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f"{path} is damaged or no safetensors file: {error}") from error
+        content = load_tensors(path)
     else:
         import torch
 

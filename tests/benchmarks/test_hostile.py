@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +257,147 @@ def test_a_manifest_with_rubbish_does_not_matter(tflite_file, tmp_path):
 def test_an_unknown_device_and_a_wrong_unit_together(tflite_file):
     with pytest.raises(UsageError):
         evaluate_gate(tflite_file, {"file": "128"}, "cortex-m99")
+
+
+def test_functions_that_call_each_other_twice_are_counted_not_put_in(tmp_path):
+    """Thirty functions of two calls each are 2^30 operators; runtimes and the checker would put them in."""
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+
+    def function(number, calls):
+        nodes = [helper.make_node("Relu", ["x"], ["y"])]
+        if calls is not None:
+            nodes = [helper.make_node(calls, a, b, domain="own") for a, b in ((["x"], ["t"]), (["t"], ["y"]))]
+        return helper.make_function("own", f"f{number}", ["x"], ["y"], nodes, opsets)
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("f0", ["x"], ["y"], domain="own")], "g", value[:1], value[1:])
+    for last, says in ((30, "operators, with those of its functions put in"), (60, "deep")):
+        functions = [function(n, f"f{n + 1}" if n < last else None) for n in range(last + 1)]
+        path = tmp_path / f"{last}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=functions), path)
+        began = time.process_time()
+        with pytest.raises(UsageError, match=says):
+            evaluate_gate(path, LIMITS, try_fixes=False)
+        assert time.process_time() - began < 5
+    circle = [function(0, "f1"), function(1, "f0")]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9, functions=circle), tmp_path / "c.onnx")
+    with pytest.raises(UsageError, match="calls itself"):
+        evaluate_gate(tmp_path / "c.onnx", LIMITS, try_fixes=False)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scales_that_stand_for_nothing_are_refused(tmp_path, scale):
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    constants = [
+        helper.make_tensor("s", TensorProto.FLOAT, [], [scale]),
+        helper.make_tensor("z", TensorProto.INT8, [], [0]),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="the scale 's' holds values that are not positive"):
+        evaluate_gate(tmp_path / "m.onnx", LIMITS, try_fixes=False)
+
+
+def test_scales_in_a_tflite_file_are_positive(tflite_file):
+    """Every scale of a real file in turn, in the file itself."""
+    from edgepress.deploy.tflite.reader import read_tflite
+
+    data = tflite_file.read_bytes()
+    model = read_tflite(data)
+    found = [t for t in model.tensors if t.quantization is not None and not t.constant and t.dtype == "int8"]
+    assert len(found) > 3
+    for tensor in found[:4]:
+        stored = np.float32(tensor.quantization.scale[0]).tobytes()
+        for scale in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(UsageError, match="a scale that is not positive"):
+                read_tflite(data.replace(stored, np.float32(scale).tobytes()))
+
+
+def test_more_tensors_than_any_network_has(tmp_path):
+    pytest.importorskip("torch")
+    from edgepress.benchmarks.experiments.hostile.damage import many_tensors
+    from edgepress.models.files.arrays import load_tensors
+
+    (tmp_path / "w.safetensors").write_bytes(many_tensors(300_000))
+    began = time.process_time()
+    with pytest.raises(UsageError, match=r"tensors; at most|is too large"):
+        load_tensors(tmp_path / "w.safetensors")
+    assert time.process_time() - began < 2
+    (tmp_path / "w.safetensors").write_bytes(many_tensors(100))
+    assert len(load_tensors(tmp_path / "w.safetensors")) == 100
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    from edgepress import ModelSpec, build, load_checkpoint, save_checkpoint
+
+    model = build("ds_cnn", channels=4, n_blocks=1)
+    spec = ModelSpec("ds_cnn", {"channels": 4, "n_blocks": 1}, ((1, 49, 10),))
+    name, weight = next(iter(model.named_parameters()))
+    for value in (float("nan"), float("inf")):
+        with torch.no_grad():
+            weight.view(-1)[0] = value
+        save_checkpoint(tmp_path / str(value), model, spec)
+        with pytest.raises(UsageError, match=f"{name} holds NaN or infinite"):
+            load_checkpoint(tmp_path / str(value))
+
+
+def test_pipes_and_endless_files_among_clips_do_not_wait(tmp_path):
+    from edgepress.models.tasks.sources.audio import check_clips
+
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "zero.wav").symlink_to("/dev/zero")
+    clips = [tmp_path / "pipe.wav", tmp_path / "zero.wav"]
+    began = time.monotonic()
+    _, errors = check_clips(clips, ["pipe", "zero"])
+    assert len(errors) == 2
+    assert all("no audio file" in error for error in errors)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tflite", "onnx", "checkpoint", "arrays", "text", "audio"])
+def test_a_part_of_the_hostile_experiment(kind, hostile_files, tmp_path):
+    """3,000 cases are `python -m edgepress.benchmarks.experiments.hostile`; these are the first few of each kind."""
+    from edgepress.benchmarks.experiments.hostile.files import is_bad, read_all
+
+    entries = read_all(kind, 12, hostile_files, tmp_path, print)
+    assert len(entries) == 12
+    assert [(is_bad(entry), entry) for entry in entries if is_bad(entry)] == []
+    assert 2 in {entry["code"] for entry in entries}
+
+
+@pytest.fixture(scope="module")
+def hostile_files(tmp_path_factory):
+    pytest.importorskip("litert_torch")
+    from edgepress.benchmarks.experiments.hostile.cases import write_seeds
+
+    folder = tmp_path_factory.mktemp("hostile") / "valid"
+    write_seeds(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tflite", "onnx", "checkpoint", "arrays", "text", "audio"])
+def test_what_is_damaged_there_was_valid_before(kind, hostile_files, tmp_path, capsys):
+    from edgepress.benchmarks.experiments.hostile.cases import prepare
+    from edgepress.models.command_line import run_command
+
+    for number in range(11):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        reading = prepare(kind, number, hostile_files, folder, damage=False)
+        with suppress(SystemExit):
+            run_command(reading.app, list(reading.arguments))
+        assert "error" not in capsys.readouterr().err, number

@@ -84,8 +84,20 @@ def test_foreign_file_has_an_empty_manifest(tmp_path: Path) -> None:
 
 
 def test_hash_of_a_directory_follows_names_and_contents(tmp_path: Path) -> None:
-    for name, files in {"a": {"x": b"1", "y": b"2"}, "b": {"x": b"1", "y": b"2"}, "c": {"x": b"2", "y": b"1"}}.items():
+    for name, (x, y) in {"a": b"12", "b": b"12", "c": b"21"}.items():
         (tmp_path / name).mkdir()
-        for file, data in files.items():
-            (tmp_path / name / file).write_bytes(data)
+        (tmp_path / name / "model.json").write_bytes(bytes([x]))
+        (tmp_path / name / "weights.safetensors").write_bytes(bytes([y]))
     assert sha256_of(tmp_path / "a") == sha256_of(tmp_path / "b") != sha256_of(tmp_path / "c")
+
+
+def test_a_folder_that_is_no_checkpoint_is_not_read(tmp_path: Path) -> None:
+    """A manifest may name any folder: /usr has neither a model.json nor few files."""
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "model.json").touch()
+    for number in range(64):
+        (tmp_path / "many" / f"f{number}").touch()
+    (tmp_path / "other").mkdir()
+    for folder in ("many", "other"):
+        with pytest.raises(UsageError, match="is no checkpoint"):
+            sha256_of(tmp_path / folder)

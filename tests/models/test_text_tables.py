@@ -45,3 +45,11 @@ def test_every_line_is_one_row_with_its_columns_in_place(rows: list[tuple[str, s
     assert len(lines) == len(rows) + 1
     assert len({cell_len(line) for line in lines}) == 1
     assert all(line.endswith("|") and line == line.rstrip() for line in lines)
+
+
+def test_a_table_without_end_is_cut_and_says_so():
+    lines = table_text(("a", "b"), [(str(n), "x") for n in range(20_000)]).splitlines()
+    assert len(lines) == 1002
+    assert lines[1000].split() == ["999", "x"]
+    assert lines[-1] == "... and 19,000 more rows; JSON has them all"
+    assert "more rows" not in table_text(("a",), [("x",)] * 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,14 +26,19 @@ def source_tree(tmp_path_factory) -> Path:
     return source
 
 
-@pytest.fixture(scope="session")
-def wheel(source_tree, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def build(source: Path, folder: Path) -> Path:
+    """The wheel of a source tree, as `make wheel` builds it: with the time of the commit in place of now."""
     built = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source_tree],
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, source],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
     )
     assert built.returncode == 0, built.stdout[-2000:] + built.stderr[-2000:]
     return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="session")
+def wheel(source_tree, tmp_path_factory) -> Path:
+    return build(source_tree, tmp_path_factory.mktemp("wheel"))

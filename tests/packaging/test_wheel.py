@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -9,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging.conftest import build
+
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
+
+
+def test_the_same_source_gives_the_same_bytes(source_tree, wheel, tmp_path):
+    copy, made = tmp_path / "elsewhere", shutil.ignore_patterns("build", "*.egg-info")
+    shutil.copytree(source_tree, copy, copy_function=shutil.copyfile, ignore=made)
+    (tmp_path / "out").mkdir()
+    assert build(copy, tmp_path / "out").read_bytes() == wheel.read_bytes()
 
 
 def test_the_wheel_holds_one_package_and_all_of_it(wheel):

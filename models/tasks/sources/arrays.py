@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.models.errors import UsageError
-from edgepress.models.numpy_files import read_npz
+from edgepress.models.files.arrays import read_npz
 from edgepress.models.tasks.splitting import cut_validation, pick_calibration
 from edgepress.models.tasks.task import Split, StoredInputs, Task
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import open_regular
 from edgepress.models.tasks.parallel import map_batches
 
 _SIXTEEN_BITS = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}
@@ -86,8 +87,9 @@ def _header(path: Path) -> tuple[int, int, int, str] | str:
     import soundfile
 
     try:
+        open_regular(path).close()  # a pipe would wait for a writer
         info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, RuntimeError, OSError):
+    except (soundfile.LibsndfileError, RuntimeError, OSError, UsageError):
         return "is no audio file that can be read (WAV or FLAC expected)"
     return int(info.samplerate), int(info.frames), int(info.channels), str(info.subtype)
 
@@ -102,7 +104,9 @@ def decode(path: Path, clip: ClipFormat, sample_rate_hz: int) -> np.ndarray:
     import soxr
 
     try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        open_regular(path).close()
+        # One more than there should be: what a file claims to hold beyond that is not decoded.
+        samples, rate = soundfile.read(str(path), frames=clip.samples + 1, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
         raise UsageError(f"{path} cannot be decoded; replace the file") from error
     if (rate, len(samples), samples.shape[1]) != (clip.sample_rate_hz, clip.samples, 1):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ import numpy as np
 
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import read_json
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
 from edgepress.models.tasks.front_ends.log_mel import FEATURES_VERSION, MEL22, LogMel, log_mel
 from edgepress.models.tasks.parallel import map_batches
@@ -201,8 +201,8 @@ def _check_once(folder: Path, listing: Listing, stats: dict[str, tuple[int, int]
     clips = (*listing.development, *listing.test)
     marker = root / "checked" / f"{digest(_WAVEFORMS_VERSION, sorted(stats.items()))}.json"
     try:
-        return ClipFormat(**json.loads(marker.read_text()))
-    except (OSError, ValueError, TypeError):
+        return ClipFormat(**read_json(marker))
+    except (UsageError, ValueError, TypeError):
         pass  # not checked yet, or a damaged marker: check
     clip_format, errors = check_clips(
         [folder / clip.name for clip in clips], [f"{clip.source}: {clip.name}" for clip in clips]

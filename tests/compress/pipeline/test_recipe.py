@@ -77,7 +77,7 @@ def test_one_problem_is_one_sentence(changes, message):
 def test_a_file_that_is_no_toml_is_named_with_the_place(tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text("name = \n")
-    with pytest.raises(ConfigError, match=r"bad.toml has 1 problem:\n  - it is not TOML: .*line 1"):
+    with pytest.raises(ConfigError, match=r"bad.toml has 1 problem:\n  - .* is not valid TOML: .*line 1"):
         read_recipe(path)
 
 

@@ -88,7 +88,7 @@ def test_a_lone_task_trains_its_own_dense_network(tmp_path):
         ("recipes = 'a'", "must be a list"),
         ("recipes = ['a', 'a']", "twice"),
         ("recipes = ['a']\nseeds = ['1']", "whole numbers"),
-        ("recipes =", "not TOML"),
+        ("recipes =", "not valid TOML"),
         ("recipes = ['a']\ndata = 3", "data = 3 must be text"),
     ],
 )

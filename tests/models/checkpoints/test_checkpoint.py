@@ -310,7 +310,7 @@ class TestDamage:
 
     def test_a_huge_description(self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("edgepress.models.checkpoints.checkpoint.MAX_JSON_BYTES", 100)
-        self.refused(checkpoint, "is no JSON file of at most 100 bytes")
+        self.refused(checkpoint, "has more than 100 bytes")
 
     def test_damaged_metrics(self, checkpoint: Path) -> None:
         (checkpoint / "metrics.json").write_text('{"schema": 1, "metrics": 3}')

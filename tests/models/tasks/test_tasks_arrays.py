@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from edgepress.models import numpy_files
 from edgepress.models.errors import UsageError
+from edgepress.models.files import arrays as array_files
 from edgepress.models.tasks import LogMel, load_task
 
 X = np.arange(40 * 3 * 4, dtype=np.float32).reshape(40, 3, 4, 1).transpose(0, 3, 1, 2)
@@ -142,7 +142,7 @@ def test_zip_bombs_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="times its size"):
         load_task(path)
     with monkeypatch.context() as patch:
-        patch.setattr(numpy_files, "LARGEST_BYTES", 2**26)
+        patch.setattr(array_files, "LARGEST_BYTES", 2**26)
         with pytest.raises(UsageError, match=r"unpacks to 0\.1 GB"):
             load_task(path)
     for descr, shape in (("<f8", (2**40,)), ("<U0", (2**40,)), ("<f4", (2**20, 2**20, 2**20))):

@@ -131,18 +131,19 @@ def read_json(path: str | Path, schema: Any = None, largest_bytes: int = LARGEST
     return parse_json(read_text(path, largest_bytes), str(path), schema)
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
+def read_toml(path: str | Path, largest_bytes: int = 16 << 20) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
         UsageError: it cannot be read, is no TOML, or beyond the bounds.
     """
+    text = read_text(path, largest_bytes)
     try:
-        value = tomllib.loads(read_text(path, 16 << 20))
+        value = tomllib.loads(text)
         _check_bounds(value)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(f"{path} is no valid TOML: {reason}") from error
+        raise UsageError(f"{path} is not valid TOML: {reason}") from error
     return value
 
 

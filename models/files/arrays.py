@@ -1,26 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays in .npz and .npy files that anybody may have written: nothing is unpickled, sizes are checked first."""
+"""Arrays in .npz, .npy and .safetensors files that anybody may have written: nothing pickled, sizes checked first."""
 
 from __future__ import annotations
 
 import lzma
 import math
 import os
+import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from edgepress.models.errors import UsageError
-from edgepress.models.reading import open_regular
+from edgepress.models.files.reading import open_regular
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: What a file may unpack to, in all; and how much smaller than that it may be, where it unpacks to something large.
 LARGEST_BYTES = 4 * 2**30
 LARGEST_RATIO = 200
 _SMALL_BYTES = 64 * 2**20
+#: The largest network that people put on small devices has some thousand.
+MOST_TENSORS = 20_000
+_LARGEST_HEADER_BYTES = 16 << 20
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -104,3 +112,41 @@ def _check_header(file: IO[bytes], size: int, what: str) -> None:
         raise UsageError(f"{what} holds Python objects, which are never read; store text as a NumPy array of strings")
     if math.prod(shape) * max(1, dtype.itemsize) > size or any(length < 0 for length in shape):
         raise UsageError(f"{what} claims the shape {shape}, which is more than the file holds")
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Name -> tensor, on the CPU.
+
+    Raises:
+        UsageError: missing, no regular file, damaged, or a header of too many tensors.
+    """
+    with open_regular(path) as file:
+        start = file.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= size <= min(_LARGEST_HEADER_BYTES, os.fstat(file.fileno()).st_size - 8):
+            raise UsageError(
+                f"{path} is damaged: it is no safetensors file, or its header of {size:,} bytes is too large"
+            )
+        count = file.read(size).count(b'"data_offsets"')
+    if count > MOST_TENSORS:
+        raise UsageError(f"{path} holds {count:,} tensors; at most {MOST_TENSORS:,} are read")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UsageError(f"{path} is damaged: it is no safetensors file ({error})") from error
+
+
+def refuse_numbers_that_are_none(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Networks whose weights are NaN agree with each other on every sample.
+
+    Raises:
+        UsageError: a tensor holds NaN or infinity.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UsageError(
+                f"{where} is damaged: {name} holds NaN or infinite values; train again, or restore the file"
+            )
