@@ -195,7 +195,7 @@ def verdict_text(report: dict[str, Any]) -> str:
             f"within the limits: {_and_pairs(report['judged'])}; beyond them, and not judged since XNNPACK rounds "
             f"otherwise: {', '.join(beyond)} (--max-lsb judges every pair)"
         )
-    return f"passed: {_and_pairs(report['judged'])}"
+    return f"{_and_pairs(report['judged'])}: passed"
 
 
 def _and_pairs(pairs: Sequence[Sequence[str]]) -> str:
