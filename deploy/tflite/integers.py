@@ -152,6 +152,7 @@ class _Rewriter:
             return
         if kind in LAYERS and self._is_float(int(operator.inputs[LAYERS[kind][1]])):
             kind, inputs = "BATCH_MATMUL", [self._operand(kind, int(i), own) for i in operator.inputs[:2]]
+            inputs[0] = self._rows(inputs[0], int(operator.inputs[0]), len(self.new.tensors[inputs[1]].shape))
             outputs = [self._activation(i, own) for i in results]
             self.new.emit(kind, inputs, outputs, "BatchMatMulOptions", adjX=False, adjY=True)
             return
@@ -166,6 +167,18 @@ class _Rewriter:
             self.new.emit("LOG_SOFTMAX", inputs, outputs, "LogSoftmaxOptions")
         else:
             self.new.emit_like(operator, version, kind, inputs, outputs)
+
+    def _rows(self, tensor: int, index: int, rank: int) -> int:
+        """A tensor of integers as rows, where it has another rank than the matrix that it is multiplied with."""
+        like = self.new.tensors[tensor]
+        if len(like.shape) == rank:
+            return tensor
+        shape = np.array([int(np.prod(like.shape[:-1])), int(like.shape[-1])], np.int32)
+        scale, zero = like.quantization.scale, like.quantization.zeroPoint
+        made = self.new.tensor(f"{self._name(index)}.rows", shape, like.type, scale, zero)
+        sizes = self.new.constant("sizes", shape, self.types.INT32)
+        self.new.emit("RESHAPE", [tensor, sizes], [made], "ReshapeOptions", newShape=shape)
+        return made
 
     def _works_on_integers(self, kind: str, operator: Any, results: list[int]) -> bool:
         if kind not in LAYERS and kind not in SAME and kind not in COMPUTED:

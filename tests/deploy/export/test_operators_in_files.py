@@ -42,6 +42,7 @@ def test_what_is_infinite_or_no_number_saturates():
     ("group", "names"),
     [
         ("activations", ("gelu", "elu", "prelu_per_channel", "hardsigmoid", "hardtanh")),
+        pytest.param("products", ("bmm", "multihead"), marks=pytest.mark.slow),
         pytest.param("functions", ("divided", "where", "slice_in_place", "squeeze_excite"), marks=pytest.mark.slow),
         *(pytest.param(group, (), marks=pytest.mark.slow) for group in ("activations", "shapes", "norms", "signals")),
     ],
