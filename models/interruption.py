@@ -24,7 +24,7 @@ KEPT = "what was finished is kept, the same command goes on from there"
 #: they end with it.
 _PARENT = "EDGEPRESS_PARENT"
 #: How long native code may keep Python from ending by itself (docker sends SIGKILL after 10 s); a child gets less.
-_GRACE_S, _CHILDS_GRACE_S, _CHILDREN_S = 7.0, 3.0, 2.0
+_GRACE_S, _CHILDS_GRACE_S, _CHILDREN_S = 5.0, 2.5, 1.0
 _CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 

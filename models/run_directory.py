@@ -139,6 +139,8 @@ class RunDirectory:
             yield
         finally:
             holder.unlink(missing_ok=True)
+            if not child:  # that of a child which was killed
+                (self.path / "lock-child.json").unlink(missing_ok=True)
             lock.release()
 
     def _sweep_up(self) -> None:
