@@ -239,7 +239,7 @@ def task_for(spec: ModelSpec, path: Path, task: Task, source: str | None) -> Tas
 
 def _both(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x -> logits [B, K], latent [B, D or 0]."""
-    with_latent = getattr(model, "forward_with_latent", None)
+    with_latent: Any = getattr(model, "forward_with_latent", None)
     if callable(with_latent):
         return with_latent
 

@@ -47,7 +47,7 @@ Carried = Table | Slopes | Same
 def table_of(function: Callable[[np.ndarray], np.ndarray], given: Integers, own: Integers) -> np.ndarray:
     """[256] integers of the result, by the integer of the input from the lowest to the highest."""
     values = function(given.dequantize(np.arange(given.lowest, given.highest + 1)))
-    largest = np.finfo(np.float32).max / 4  # below infinity after the division by a scale, which saturates
+    largest = float(np.finfo(np.float32).max) / 4  # below infinity after the division by a scale, which saturates
     return own.quantize(np.nan_to_num(values, nan=0.0, posinf=largest, neginf=-largest).clip(-largest, largest))
 
 
@@ -76,6 +76,7 @@ def write_carried(
     index, shifted = (file.tensor(f"{carried.name}.{what}", shape, types.INT32) for what in ("integer", "index"))
     offset = file.constant("table_offset", np.array([-given.lowest], np.int32), types.INT32)
     scale, zero = np.array([own.scale], np.float32), np.array([own.zero_point], np.int64)
+    assert isinstance(carried, Table)  # what is the same needs no operator
     values = table_of(carried.function, given, own)
     table = file.constant(f"{carried.name}.table", values, file.type_of(own), scale, zero)
     file.emit("CAST", [read], [index], "CastOptions", inDataType=types.INT8, outDataType=types.INT32)

@@ -238,6 +238,7 @@ class _Rewriter:
         channels: int | None = axis
         if kind == "FULLY_CONNECTED" and self.quantized.per_tensor_dense:
             channels = None
+        assert weight is not None
         scales = weight_scales(weight, channels, bias, given.scale)
         name = self._name(int(operator.outputs[0]))
         zeros = np.zeros(len(scales), np.int64)

@@ -62,7 +62,7 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any], traces: Traces | None 
                 f"the plan changes module {path!r}, which the model does not have; it was made for another network"
             )
         for name, value in attributes.items():
-            present = vars(modules[path]).get(name)
+            present: Any = vars(modules[path]).get(name)
             if not _is_size(present):
                 raise UsageError(
                     f"the plan sets {name} of module {path!r}, a {type(modules[path]).__name__}, which "

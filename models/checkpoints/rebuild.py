@@ -206,7 +206,8 @@ def _phase(traces: Traces, mode: str, edits: Mapping[str, Any], constants: dict[
             source = signature.inputs_to_lifted_tensor_constants[node.name]
             # A constant of a submodule has a path for a name.
             name = f"_{mode}_{source.replace('.', '_')}"
-            constants[name] = program.constants[source].clone()
+            constant: Any = program.constants[source]
+            constants[name] = constant.clone()
             tensors.append(name)
     if scaled:
         assert batch is not None

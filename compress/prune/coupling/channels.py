@@ -278,9 +278,10 @@ def _label_vectors(graph: Graph, state: Propagation) -> dict[bytes, tuple[np.nda
                     vector = state.space.find(plane.ravel())
                     vectors.setdefault(vector.tobytes(), (vector, []))[1].append((node, axes[0]))
     # What only training reads goes along; nothing is removed for its sake.
-    for node in state.heads.graph.nodes if state.heads is not None else ():
+    heads = state.heads
+    for node in heads.graph.nodes if heads is not None else ():
         if node.kind in ("parameter", "buffer") and node.source not in graph.read:
-            for plane in state.heads.value(node.name).planes:
+            for plane in heads.value(node.name).planes if heads is not None else ():
                 vector = state.space.find(plane.ravel())
                 vectors.setdefault(vector.tobytes(), (vector, []))[1].append((node, axes_of(plane)[0]))
     return vectors

@@ -77,7 +77,8 @@ def remove_with_proof(
             differs = f"outputs differ by {difference:.3g}" if difference > TOLERANCE else ""
             reason = differs or prover.fails_in_training(smaller)
         except Exception as error:  # a forward of a user's network may fail in any way
-            reason = _said(error)
+            reasons[plan["kind"]] = _said(error)
+            continue
         if not reason:
             seconds = time.perf_counter() - start
             return smaller, plan, Proof(difference, TOLERANCE, len(prover.weights), seconds, plan["kind"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.node import map_aggregate
 
 #: node.meta key: the scheme that a node wants whatever the network's is.
 WANTED_SCHEME = "edgepress_scheme"
@@ -61,7 +62,7 @@ class Builder:
         value = node.meta.get("val")
         if value is None and node.op == "get_attr":
             value = self.tensor_of(node)
-        return fx.node.map_aggregate(value, _shape_alone)
+        return map_aggregate(value, _shape_alone)
 
 
 def _shape_alone(value: Any) -> Any:
@@ -107,7 +108,7 @@ def rewrite_operators(module: fx.GraphModule, table: dict[Any, Rewrite]) -> dict
             continue
         if isinstance(result, tuple):
             for user in list(node.users):  # results are taken out one by one
-                user.replace_all_uses_with(result[int(user.args[1])])
+                user.replace_all_uses_with(result[int(user.args[1])])  # type: ignore[arg-type]
                 module.graph.erase_node(user)
         else:
             node.replace_all_uses_with(result)

@@ -157,7 +157,7 @@ def chosen(build: Builder, node: fx.Node) -> fx.Node:
     """where with a number for one or both of its values."""
     mask, *values = node.args
     made = [
-        value if isinstance(value, fx.Node) else build.constant(f"value_{i}", torch.tensor(float(value)))
+        value if isinstance(value, fx.Node) else build.constant(f"value_{i}", torch.tensor(float(value)))  # type: ignore[arg-type]
         for i, value in enumerate(values)
     ]
     return build(aten.where.self, mask, *made)

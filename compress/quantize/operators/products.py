@@ -3,6 +3,7 @@
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportOptionalIterable=false
 from __future__ import annotations
 
 from typing import Any
