@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := 2.13.0
 export PIP_NO_INPUT := 1
 
-.PHONY: install demo test test-fast check format docs wheel audit clean install-firmware-tools install-test-tools
+.PHONY: install demo test test-fast check format docs peers-gpu wheel audit clean install-firmware-tools install-test-tools
 
 install: $(VENV)/.installed
 
@@ -56,6 +56,15 @@ docs: install
 	$(BIN)/python -m edgepress.benchmarks.experiments.scale --output benchmarks/results/scale.json --docs docs/scale.md
 	$(BIN)/python -m edgepress.benchmarks.experiments.peers.pages
 	$(BIN)/python -m edgepress.benchmarks.experiments.integers.page
+
+# The comparison of pruning methods in full, on one GPU with trainings side by side. A part takes at most ten minutes; the
+# same command goes on where the last part stopped, and docs/peers.md says which rows are filled.
+ESC10_MOBILE ?= data/esc10-mobile
+CIFAR10 ?= data/cifar10.zip
+peers-gpu: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m edgepress.benchmarks.experiments.peers.accuracy --run runs/peers-gpu --accelerator gpu \
+	  --jobs 12 --minutes 8.5 --esc $(ESC10_MOBILE) --cifar $(CIFAR10) --output benchmarks/results/peers_accuracy.json
+	$(BIN)/python -m edgepress.benchmarks.experiments.peers.pages
 
 # The time of the last commit stands for that of the build: the same source gives the same bytes.
 wheel: install

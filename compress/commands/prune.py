@@ -51,12 +51,17 @@ def prune(
     ] = None,
     no_device_limits: Annotated[bool, typer.Option("--no-device-limits", help="Only the targets bind.")] = False,
     method: Annotated[str | None, typer.Option(help="admm, gradual, one-shot or from-scratch.")] = None,
-    projection: Annotated[str | None, typer.Option(help="knapsack or threshold.")] = None,
-    importance: Annotated[str | None, typer.Option(help="l2, l1, bn, taylor, lamp, fpgm or random.")] = None,
+    projection: Annotated[str | None, typer.Option(help="threshold, knapsack or algorithm-1.")] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option(help="l2, l1, bn, fisher, taylor, lamp, fpgm, distance, fisher-distance or random."),
+    ] = None,
     epochs: Epochs = None,
     teacher: Teacher = None,
     divisor: Annotated[int | None, typer.Option(min=1, help="Channels in multiples of this.")] = None,
-    min_channels: Annotated[int | None, typer.Option(min=1, help="Channels that every group keeps.")] = None,
+    min_channels: Annotated[
+        int | None, typer.Option(min=0, help="Channels that every group keeps; 0 lets whole residual branches go.")
+    ] = None,
     floor: Annotated[float | None, typer.Option(min=0, max=1, help="Share of its width that a group keeps.")] = None,
     protect: Annotated[
         list[str] | None, typer.Option(help="Module whose outputs keep their width; may be repeated.")

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepress.compress.prune.budget.distance import fisher_squares, squares_of
 from edgepress.compress.prune.budget.importance import importance as score
-from edgepress.compress.prune.budget.project import projection
+from edgepress.compress.prune.budget.nearest import nearest
+from edgepress.compress.prune.budget.project import Projection, projection
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Frozen, Selection, find_groups
 from edgepress.compress.prune.coupling.propagate import RULES
 from edgepress.compress.prune.removal.proof import Proof, output_gap, remove_with_proof
@@ -82,14 +84,16 @@ def prune_model(
             "20M", "64 kB", "50%" (of the given network).
         scheme: what bytes mean; "w8a8" is int8 weights and activations with int32 biases.
         importance: a kind of `edgepress.compress.prune.budget.importance.KINDS`, or scores, one array per group.
-        projection: "threshold" or "knapsack".
+        projection: "threshold", "knapsack" or "algorithm-1".
         protect: names of modules whose outputs keep their width. The network's own outputs always do.
         freeze: names of modules and parameters that keep their shapes.
-        divisor, min_channels: of the kept channels of every group.
+        divisor, min_channels: of the kept channels of every group; min_channels = 0 also takes whole residual branches
+            out, where the projection leaves their inner layer nothing.
         rule: counting rule of `macs`.
         floor: smallest kept share of every group, lowered where the budget needs it, which a note then says; None is
-            0.25 for "knapsack" and none for "threshold".
-        batches, loss: for importance "taylor".
+            0.25 for "knapsack", 0.2 for "threshold" and none for "algorithm-1".
+        batches: for the importances "fisher", "taylor" and "fisher-distance": inputs, a tensor or a tuple of them.
+        loss: for importance "taylor": `loss(model, batch)` calls the model and gives the mean over a batch's samples.
 
     Raises:
         UsageError: no budget, an unknown name or value, or a network that cannot be traced.
@@ -108,17 +112,41 @@ def prune_model(
     )
     if limits.macs is not None:
         check_countable(graph.graph)
-    scores = score(model, graph, importance, batches=batches, loss=loss) if isinstance(importance, str) else importance
-    chosen = _projection(graph, scores, limits, projection, divisor, min_channels, floor)
-    smaller, plan, proof = remove_with_proof(model, graph, chosen.selection, example_inputs)
-    after = cost_of(smaller, example_inputs, rule, scheme)
-    _check_count(after, chosen.figures, limits)
-    notes += chosen.notes + single_channels(graph, chosen.selection)
+    fit = (limits, projection, divisor, min_channels, floor)
+    chosen = _chosen(model, graph, importance, fit, batches, loss)
+    pruned = take_out(model, example_inputs, graph, chosen.selection, limits, notes + chosen.notes)
+    if merged is not None:
+        pruned.plan["reparameterized"] = True
+    return pruned
+
+
+def take_out(
+    model: nn.Module,
+    example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
+    graph: ChannelGraph,
+    selection: Selection,
+    limits: Limits,
+    notes: tuple[str, ...] = (),
+) -> Pruned:
+    """`prune_model` with a selection at hand: remove, prove, count anew, compare with the limits.
+
+    Args:
+        graph: of `find_groups` of a network of this structure, under the rule and scheme of `limits`.
+        selection: the units that stay.
+        notes: what is known already.
+
+    Raises:
+        ProofError: the removed network differs from its reference; the message names the group.
+        VerdictError: the network that is left is above a limit.
+    """
+    smaller, plan, proof = remove_with_proof(model, graph, selection, example_inputs)
+    before = cost_of_graph(graph.graph, graph.rule, graph.scheme)
+    after = cost_of(smaller, example_inputs, graph.rule, graph.scheme)
+    _check_count(after, graph.cost(selection), limits)
+    notes += single_channels(graph, selection)
     if proof.kind == "graph":
         notes += _rebuilt(plan)
-    if merged is not None:
-        plan["reparameterized"] = True
-    return Pruned(smaller, plan, before, after, proof, graph.frozen, notes, chosen.selection, graph)
+    return Pruned(smaller, plan, before, after, proof, graph.frozen, notes, selection, graph)
 
 
 _projection = projection
@@ -184,6 +212,24 @@ def _rebuilt(plan: Mapping[str, Any]) -> tuple[str, ...]:
         "and what else the dense network does in training (stochastic depth, dropout inside attention, heads) is gone, "
         f"since {plan['graph'].get('reason', 'its training forward was not traced')}",
     )
+
+
+def _chosen(
+    model: nn.Module,
+    graph: ChannelGraph,
+    importance: str | tuple[np.ndarray, ...],
+    fit: tuple[Limits, str, int, int, float | None],
+    batches: Iterable[Any] | None,
+    loss: Callable[[nn.Module, Any], torch.Tensor] | None,
+) -> Projection:
+    """The projection by scores, or by distances."""
+    if isinstance(importance, str) and importance in ("distance", "fisher-distance") and fit[1] != "algorithm-1":
+        if importance == "fisher-distance" and batches is None:
+            raise UsageError('importance = "fisher-distance" needs batches')
+        squares = squares_of(model) if importance == "distance" else fisher_squares(model, graph, batches or ())
+        return nearest(graph, squares, *fit)
+    scores = score(model, graph, importance, batches=batches, loss=loss) if isinstance(importance, str) else importance
+    return _projection(graph, scores, *fit, model=model)
 
 
 def _limits(before: Cost, rule: str, scheme: str, budgets: dict[str, float | str | None]) -> Limits:

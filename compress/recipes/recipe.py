@@ -30,9 +30,6 @@ from edgepress.models.errors import ConfigError, EdgepressError, UsageError
 from edgepress.models.files.reading import read_toml
 
 SHIPPED = Path(__file__).parent
-METHODS = ("admm", "gradual", "one-shot", "from-scratch")
-PROJECTIONS = ("threshold", "knapsack")
-IMPORTANCES = ("l2", "l1", "bn", "taylor", "lamp", "fpgm", "random")
 FORMATS = ("tflite", "onnx", "c")
 RUNTIMES = ("tflm", "litert", "litert-reference", "onnxruntime")
 
@@ -166,10 +163,12 @@ class PruneSettings(_Section):
 
     targets: tuple[str, ...] = ()
     method: Literal["gradual", "admm", "one-shot", "from-scratch"] = "gradual"
-    projection: Literal["threshold", "knapsack"] = "threshold"
-    importance: Literal["l2", "l1", "bn", "taylor", "lamp", "fpgm", "random"] = "l2"
+    projection: Literal["threshold", "knapsack", "algorithm-1"] = "threshold"
+    importance: Literal[
+        "l2", "l1", "bn", "fisher", "taylor", "lamp", "fpgm", "distance", "fisher-distance", "random"
+    ] = "l2"
     divisor: int = Field(default=1, ge=1)
-    min_channels: int = Field(default=1, ge=1)
+    min_channels: int = Field(default=1, ge=0)
     floor: float | None = Field(default=None, ge=0, le=1)
     protect: tuple[str, ...] = ()
     freeze: tuple[str, ...] = ()

@@ -69,6 +69,10 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any], traces: Traces | None 
                     "has no such size; it was made for another network"
                 )
             setattr(modules[path], name, type(present)(value))
+    if plan.get("branches"):
+        from edgepress.models.checkpoints.branches import replace_branches
+
+        replace_branches(smaller, plan["branches"])
     return smaller
 
 
@@ -82,6 +86,8 @@ def chain_plans(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[st
         return second
     if (first["kind"], second["kind"]) != ("modules", "modules"):
         raise UsageError("this network was rebuilt when it was pruned and cannot be pruned again; prune the dense one")
+    if first.get("branches"):
+        raise UsageError("this network has lost whole branches and cannot be pruned again; prune the dense one")
     tensors = {name: dict(axes) for name, axes in first["tensors"].items()}
     for name, axes in second["tensors"].items():
         for axis, kept in axes.items():
@@ -134,6 +140,10 @@ def check_plan(plan: Mapping[str, Any]) -> None:
             raise UsageError(f"the plan is damaged: factors has {entry!r:.80}; it needs tensor, rows and factor")
     if plan["kind"] == "graph":
         _mapping(plan, "graph")
+    if "branches" in plan:
+        from edgepress.models.checkpoints.branches import check_replaced
+
+        check_replaced(plan["branches"])
 
 
 def _multiply(model: nn.Module, factors: Sequence[Mapping[str, Any]]) -> None:

@@ -4,26 +4,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from edgepress.benchmarks.experiments.peers.accuracy_page import accuracy_lines, markdown_table
 from edgepress.models.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "peers.md"
 ACCURACY = ROOT / "benchmarks" / "results" / "peers_accuracy.json"
 SEARCH = ROOT / "benchmarks" / "results" / "peers_search.json"
-
-#: Why there is no table of accuracies, while no fair one is measured.
-WITHDRAWN = (
-    "An earlier table is withdrawn. It ran Torch-Pruning globally with `pruning_ratio=1.0`, without a maximal ratio "
-    "and without training between its steps, so that whole layers collapsed to one channel, which its authors do not "
-    "recommend; its trainings were too short; its intervals left out the seeds. Run as its README does it, "
-    "Torch-Pruning was level with the default of edgepress wherever that was tried. No lead in accuracy is claimed."
-)
 
 app: typer.Typer = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -46,19 +39,7 @@ def page(accuracy: Path = ACCURACY, search: Path = SEARCH) -> str:
         "`benchmarks/results/peers_search.json`; not edited by hand.",
         "",
     ]
-    lines += (
-        _accuracy(json.loads(accuracy.read_text()))
-        if accuracy.exists()
-        else [
-            "## Accuracy",
-            "",
-            WITHDRAWN,
-            "",
-            "Not measured yet: `python -m edgepress.benchmarks.experiments.peers.accuracy --data DIR --output "
-            "benchmarks/results/peers_accuracy.json`.",
-            "",
-        ]
-    )
+    lines += accuracy_lines(json.loads(accuracy.read_text()) if accuracy.exists() else None)
     parts = json.loads(search.read_text())["parts"] if search.exists() else {}
     for name, write in (("closeness", _closeness), ("retained", _retained), ("calls", _calls), ("growth", _growth)):
         title = {
@@ -88,84 +69,6 @@ def _source(command: str, environment: dict[str, Any], torch_pruning: str | None
     return f"`{command}`, {environment['cpu']}, torch {tools.get('torch')}, torch-pruning {torch_pruning}."
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *(f"| {' | '.join(row)} |" for row in rows)]
-
-
-def _percent(spread: dict[str, float]) -> str:
-    return f"{100 * spread['mean']:.2f} ({100 * spread['min']:.1f} to {100 * spread['max']:.1f})"
-
-
-def _accuracy(report: dict[str, Any]) -> list[str]:
-    lines = [
-        "## Accuracy at equal budget and equal training",
-        "",
-        "Every method starts from the same dense network of a seed, has the same number of optimizer steps, "
-        "augmentation, schedule and distillation from that network, and takes the epoch that is best on "
-        "validation. ADMM and gradual pruning spend the first 30 % of these steps before removal, at the peak "
-        "rate, and run the schedule over the rest. Torch-Pruning removes by its own progressive loop, by three of "
-        "its importances; the best one on the test is taken for the comparison, in its favour. "
-        "Mean over seeds (smallest to largest), %.",
-        "",
-    ]
-    for name, experiment in report["experiments"].items():
-        clips, recordings = experiment["clips"], experiment["recordings"]
-        lines += [
-            f"### {name}",
-            "",
-            f"{experiment['settings']['network']} {json.dumps(experiment['settings']['arguments'])}; "
-            f"{clips['train']:,} training, {clips['validation']:,} validation and {clips['test']:,} test clips"
-            + (f" of {recordings} recordings" if recordings else "")
-            + f"; {experiment['settings']['dense']['epochs']} epochs dense, "
-            f"{experiment['settings']['prune']['train']['epochs']} for every method.",
-            "",
-        ]
-        rows = sorted(experiment["rows"], key=lambda row: -row["share"])
-        lines += _table(
-            ("MACs", "method", "seeds", "test accuracy", "log loss", "MACs used", "parameters"),
-            [
-                (
-                    f"{100 * row['share']:.0f} %",
-                    row["method"],
-                    str(len(row["seeds"])),
-                    _percent(row["test_accuracy"]),
-                    f"{row['log_loss']['mean']:.3f}",
-                    f"{row['macs']['mean']:,.0f}",
-                    f"{row['params']['mean']:,.0f}",
-                )
-                for row in rows
-            ],
-        )
-        lines += [
-            "",
-            "Differences in points, with the 95 % interval of a paired bootstrap over "
-            + ("recordings" if recordings else "test images")
-            + ":",
-            "",
-        ]
-        lines += _table(
-            ("MACs", "ours", "minus", "difference", "interval"),
-            [
-                (
-                    f"{100 * found['share']:.0f} %",
-                    found["method"] + (" (best)" if found["best_of_ours"] else ""),
-                    found["peer"],
-                    f"{100 * found['difference']:+.2f}",
-                    f"{100 * found['interval'][0]:+.2f} to {100 * found['interval'][1]:+.2f}",
-                )
-                for found in experiment["comparisons"]
-            ],
-        )
-        lines += [""]
-    lines += [
-        f"Highest over all budgets and data: {report['default']}.",
-        "",
-        _source(report["command"], report["environment"], report["versions"]["torch-pruning"]),
-        "",
-    ]
-    return lines
-
-
 def _closeness(results: Sequence[dict[str, Any]]) -> list[str]:
     def peer(value: Any) -> str:
         return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else value
@@ -174,7 +77,7 @@ def _closeness(results: Sequence[dict[str, Any]]) -> list[str]:
         "MACs over target. Ours by the rule `dcase`, the others by their own counts of their own dense networks. "
         "With the parameter budget, the nearer of the two is at its limit.",
         "",
-        *_table(
+        *markdown_table(
             (
                 "network",
                 "target",
@@ -241,7 +144,7 @@ def _retained(results: Sequence[dict[str, Any]]) -> list[str]:
         f"{100 * gains[-1]:.2f} points, {100 * gains[len(gains) // 2]:.2f} in the middle. Shares of MACs alone, "
         "importance divided by its layer's mean:",
         "",
-        *_table(
+        *markdown_table(
             ("network", "target", "knapsack", "threshold"),
             [
                 (row["network"], f"{100 * row['share']:.0f} %", f"{row['knapsack']:.4f}", f"{row['threshold']:.4f}")
@@ -257,7 +160,7 @@ def _calls(results: Sequence[dict[str, Any]]) -> list[str]:
         "To half of the MACs, one thread. Ours: trace, groups, importance, projection and removal; with the proof "
         "and the independent recount in brackets. Memory: what the call adds to the process's peak.",
         "",
-        *_table(
+        *markdown_table(
             ("network", "tool", "CPU seconds", "memory, MB", "MACs / target"),
             [
                 (
@@ -279,7 +182,7 @@ def _growth(results: Sequence[dict[str, Any]]) -> list[str]:
     return [
         "Residual networks of 16 channels to half of the MACs, CPU seconds of one thread.",
         "",
-        *_table(
+        *markdown_table(
             (
                 "layers",
                 "groups",

@@ -226,7 +226,7 @@ def retained(name: str) -> list[dict[str, Any]]:
 def call(name: str, tool: str) -> list[dict[str, Any]]:
     """CPU seconds and memory of one call to half of the MACs: ours by its steps, the proof apart."""
     from edgepress.benchmarks.experiments.peers.networks import benchmark_networks
-    from edgepress.benchmarks.experiments.peers.torch_pruning import prune_progressively
+    from edgepress.benchmarks.experiments.peers.torch_pruning import Progress, Ranking
     from edgepress.compress.prune.budget.importance import importance
     from edgepress.compress.prune.budget.project import projection
     from edgepress.compress.prune.coupling.channels import (
@@ -242,14 +242,15 @@ def call(name: str, tool: str) -> list[dict[str, Any]]:
         import torch_pruning  # noqa: F401  (as above)
 
         before, clock = _peak_bytes(), time.process_time()
-        _, macs, dense_macs = prune_progressively(model, example, 0.5)
+        progress = Progress(model, example, Ranking(scope="global", most=1.0))
+        progress.until(0.5 * progress.dense)
         return [
             {
                 "network": name,
                 "tool": tool,
                 "seconds": time.process_time() - clock,
                 "memory_bytes": _peak_bytes() - before,
-                "ratio": macs / (0.5 * dense_macs),
+                "ratio": progress.macs / (0.5 * progress.dense),
             }
         ]
     before, clock, steps = _peak_bytes(), [time.process_time()], {}

@@ -19,8 +19,8 @@ from functools import cached_property
 
 import numpy as np
 
+from edgepress.compress.prune.budget.choice import Choice
 from edgepress.compress.prune.budget.group_costs import GroupCosts
-from edgepress.compress.prune.budget.project import Choice
 
 #: Rounds of re-weighting between several constraints; one is enough for one budget that is a polynomial.
 _ROUNDS = 6
@@ -35,7 +35,7 @@ def fitted_counts(choice: Choice, counts: np.ndarray, budgets: Mapping[str, floa
 
     Single units first; where the budget is still not used up, the cheapest trade that comes nearer.
     """
-    problem = _Problem(choice, budgets)
+    problem = Problem(choice, budgets)
     return problem.nearer(problem.filled(counts), 0.0)
 
 
@@ -44,7 +44,7 @@ def knapsack_counts(choice: Choice, simple: np.ndarray, budgets: Mapping[str, fl
 
     The smallest allowed counts must be within the budgets.
     """
-    problem = _Problem(choice, budgets)
+    problem = Problem(choice, budgets)
     best = simple
     weights = problem.first_weights()
     for round_number in range(_ROUNDS if len(weights) > 1 else 1):
@@ -59,7 +59,7 @@ def knapsack_counts(choice: Choice, simple: np.ndarray, budgets: Mapping[str, fl
     return problem.nearer(best, choice.retained(simple))
 
 
-class _Problem:
+class Problem:
     """One projection: the constraints, and what one more unit of a group does to them."""
 
     def __init__(self, choice: Choice, budgets: Mapping[str, float]):
@@ -199,7 +199,7 @@ class _Problem:
         for move in moves[: max(20, _TRIES // len(counts))]:
             trial = counts.copy()
             for group, steps in move:
-                trial[group] = self._stepped(group, int(counts[group]), steps)
+                trial[group] = self.stepped(group, int(counts[group]), steps)
             if (trial < 0).any():
                 continue
             trial = self.filled(self.filled(self.repaired(trial, move[0][0]), skip=move[0][0]))
@@ -235,7 +235,7 @@ class _Problem:
             counts[group] = lower
         return counts
 
-    def _stepped(self, group: int, count: int, steps: int) -> int:
+    def stepped(self, group: int, count: int, steps: int) -> int:
         """The allowed count so many steps above (or, negative, below), or -1."""
         for _ in range(abs(steps)):
             count = self.neighbours[group][0 if steps > 0 else 1][count] if count >= 0 else -1

@@ -5,18 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgepress.compress.prune.budget.choice import Choice, choices
+from edgepress.compress.prune.budget.knapsack import fitted_counts, knapsack_counts
+from edgepress.compress.prune.budget.threshold import algorithm_1, threshold_counts
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
 from edgepress.compress.prune.coupling.figures import Figures
 from edgepress.models.errors import InfeasibleBudget, UsageError
 from edgepress.models.limits import Limits
 from edgepress.models.units import format_against
 
-METHODS = ("threshold", "knapsack")
-#: Smallest share of a group that a projection keeps unasked: the multipliers of "knapsack" would empty costly groups.
-FLOORS = {"threshold": 0.0, "knapsack": 0.25}
+if TYPE_CHECKING:
+    from torch import nn
+
+METHODS = ("threshold", "knapsack", "algorithm-1")
+#: Smallest share of a group that a projection keeps unasked: a threshold can leave a residual stream one channel, and
+#: the multipliers of "knapsack" empty costly groups.
+FLOORS = {"threshold": 0.2, "knapsack": 0.25, "algorithm-1": 0.0}
 
 
 @dataclass(frozen=True)
@@ -38,36 +46,6 @@ class Projection:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a projection may choose: per group the allowed numbers of kept units, best units first.
-
-    Attributes:
-        order: [size] per group: units by falling score.
-        value: [size + 1] per group: summed score of the best n.
-        allowed: [size + 1] bool per group.
-    """
-
-    graph: ChannelGraph
-    order: tuple[np.ndarray, ...]
-    value: tuple[np.ndarray, ...]
-    allowed: tuple[np.ndarray, ...]
-
-    def lowest(self) -> np.ndarray:
-        return np.array([int(np.argmax(allowed)) for allowed in self.allowed], np.int64)
-
-    def retained(self, counts: np.ndarray) -> float:
-        return float(sum(value[count] for value, count in zip(self.value, counts, strict=True)))
-
-    def selection(self, counts: Sequence[int] | np.ndarray) -> Selection:
-        kept = []
-        for order, count in zip(self.order, counts, strict=True):
-            mask = np.zeros(len(order), bool)
-            mask[order[: int(count)]] = True
-            kept.append(mask)
-        return tuple(kept)
-
-
 def project(
     graph: ChannelGraph,
     scores: Sequence[np.ndarray],
@@ -76,9 +54,11 @@ def project(
     divisor: int = 1,
     min_channels: int = 1,
     floor: float | None = None,
+    within: Selection | None = None,
+    model: nn.Module | None = None,
 ) -> Selection:
     """Keep as much importance as the budget allows; see `projection` for the arguments and errors."""
-    return projection(graph, scores, limits, method, divisor, min_channels, floor).selection
+    return projection(graph, scores, limits, method, divisor, min_channels, floor, within, model).selection
 
 
 def projection(
@@ -89,6 +69,8 @@ def projection(
     divisor: int = 1,
     min_channels: int = 1,
     floor: float | None = None,
+    within: Selection | None = None,
+    model: nn.Module | None = None,
 ) -> Projection:
     """`project`, with its figures and notes.
 
@@ -96,40 +78,48 @@ def projection(
         scores: per group [size], additive, larger is more important (`edgepress.compress.prune.budget.importance`).
         limits: the budgets; only macs, params, weight_bytes and peak_activation_bytes are looked at. Their rule and
             scheme must be those of `graph`.
-        method: "threshold" (Algorithm 1: one threshold on all scores, what it leaves over given back) or "knapsack"
+        method: "algorithm-1" (the report's: one threshold on all scores, every mask evaluated by its active paths),
+            "threshold" (the same threshold by formula, what it leaves over given back, with a floor) or "knapsack"
             (Lagrange multipliers: the most importance for the budget).
         divisor: kept channels of a group are a multiple of this (or all of them).
-        min_channels: smallest number of channels of a group.
+        min_channels: smallest number of channels of a group; 0 also lets whole residual branches go.
         floor: smallest kept share of each group, lowered where the budget needs it; None is `FLOORS` of the method.
+        within: only units that are kept here may be kept, as where others are gone already.
+        model: the network of `graph`, which "algorithm-1" runs.
 
     Raises:
         InfeasibleBudget: even the smallest network is above the budget.
-        UsageError: unknown method, scores that do not fit, or another counting rule than the graph's.
+        UsageError: unknown method, scores that do not fit, another counting rule than the graph's, or "algorithm-1"
+            without the model or for one that NaN does not pass through.
     """
     if method not in METHODS:
         raise UsageError(f"projection = {method!r} is no projection; known are {', '.join(METHODS)}")
     _check_scores(graph, scores)
-    for name, value, least in (("divisor", divisor, 1), ("min_channels", min_channels, 1)):
+    for name, value, least in (("divisor", divisor, 1), ("min_channels", min_channels, 0)):
         if not isinstance(value, (int, np.integer)) or value < least:
             raise UsageError(f"{name} = {value!r} must be an integer of at least {least}")
     floor = FLOORS[method] if floor is None else floor
     if not 0 <= floor <= 1:
         raise UsageError(f"floor = {floor!r} must be between 0 and 1")
     budgets = _budgets(graph, limits)
-    dense = graph.formula.figures(graph.sizes)
-    if not graph.groups or all(dense.get(metric) <= limit for metric, limit in budgets.items()):
-        if any(dense.get(metric) > limit for metric, limit in budgets.items()):
+    open_units = graph.full() if within is None else within
+    widest = graph.cost(open_units)
+    if not graph.groups or all(widest.get(metric) <= limit for metric, limit in budgets.items()):
+        if any(widest.get(metric) > limit for metric, limit in budgets.items()):
             _infeasible(graph, budgets, graph.sizes)
         note = () if not budgets else ("the network is within the budget already; nothing is removed",)
-        return Projection(graph.full(), dense, 1.0, floor, note)
-    choice, floor, notes = _within_reach(graph, scores, budgets, divisor, min_channels, floor)
-    from edgepress.compress.prune.budget.knapsack import fitted_counts, knapsack_counts
-    from edgepress.compress.prune.budget.threshold import threshold_counts
-
-    counts = fitted_counts(choice, threshold_counts(choice, scores, budgets), budgets)
-    if method == "knapsack":
-        counts = knapsack_counts(choice, counts, budgets)
-    notes += _granularity(choice, counts, budgets)
+        return Projection(open_units, widest, 1.0, floor, note)
+    scores = [np.where(units, score, 0.0) for units, score in zip(open_units, scores, strict=True)]
+    choice, floor, notes = _within_reach(graph, scores, budgets, divisor, min_channels, floor, open_units)
+    if method == "algorithm-1":
+        if model is None:
+            raise UsageError("projection = 'algorithm-1' evaluates active paths on the network itself: give model")
+        counts = algorithm_1(choice, scores, budgets, model)
+    else:
+        counts = fitted_counts(choice, threshold_counts(choice, scores, budgets), budgets)
+        if method == "knapsack":
+            counts = knapsack_counts(choice, counts, budgets)
+        notes += _granularity(choice, counts, budgets)
     figures = graph.formula.figures(counts)
     total = sum(float(value[-1]) for value in choice.value)
     return Projection(
@@ -163,21 +153,6 @@ def _budgets(graph: ChannelGraph, limits: Limits) -> dict[str, float]:
     return budgets
 
 
-def choices(graph: ChannelGraph, scores: Sequence[np.ndarray], divisor: int, min_channels: int, floor: float) -> Choice:
-    """The allowed counts of every group under a floor, a divisor and a smallest number of channels."""
-    order, value, allowed = [], [], []
-    for group, score in zip(graph.groups, scores, strict=True):
-        ranking = np.argsort(-np.asarray(score, np.float64), kind="stable")
-        order.append(ranking)
-        value.append(np.concatenate([[0.0], np.cumsum(np.asarray(score, np.float64)[ranking])]))
-        counts = np.arange(group.size + 1)
-        least = max(1, int(np.ceil(floor * group.size - 1e-9)), -(-min_channels // group.channels))
-        fits = (counts * group.channels % divisor == 0) & (counts >= least)
-        fits[-1] = True
-        allowed.append(fits)
-    return Choice(graph, tuple(order), tuple(value), tuple(allowed))
-
-
 def _within_reach(
     graph: ChannelGraph,
     scores: Sequence[np.ndarray],
@@ -185,11 +160,12 @@ def _within_reach(
     divisor: int,
     min_channels: int,
     floor: float,
+    within: Selection,
 ) -> tuple[Choice, float, tuple[str, ...]]:
     """The highest floor, halving from the given one, at which the smallest network is within the budget."""
     wanted, notes = floor, ()
     while True:
-        choice = choices(graph, scores, divisor, min_channels, floor)
+        choice = choices(graph, scores, divisor, min_channels, floor, within)
         figures = graph.formula.figures(choice.lowest())
         if all(figures.get(metric) <= limit for metric, limit in budgets.items()):
             break

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
 from edgepress.compress.prune.removal.attention import query_factors
+from edgepress.compress.prune.removal.branches import find_branches
 from edgepress.compress.prune.removal.edits import Removal
 from edgepress.models.checkpoints.plan import apply_plan, empty_plan
 from edgepress.models.cost.graph import read_program
@@ -52,7 +53,7 @@ def make_plan(
             "calls": _calls(model, traces, "evaluation", tensors),
             **_training(model, traces, tensors),
         }
-        return plan
+        return _without_branches(plan, graph, selection)
     factors = query_factors(Removal(graph.state, removed), tensors)
     if factors:
         plan["factors"] = factors
@@ -62,7 +63,34 @@ def make_plan(
             for path, sizes in changes.items():
                 own = plan["attributes"].setdefault(path, {})
                 own.update({name: value for name, value in sizes.items() if name not in own})
-    return plan
+    return _without_branches(plan, graph, selection)
+
+
+def _without_branches(plan: dict[str, Any], graph: ChannelGraph, selection: Selection) -> dict[str, Any]:
+    """The plan, where groups keep nothing with the modules of their branches replaced.
+
+    Raises:
+        UsageError: a group that is no branch keeps nothing, or the network has to be rebuilt from its trace.
+    """
+    empty = [number for number, kept in enumerate(selection) if not np.any(kept)]
+    if not empty:
+        return plan
+    branches = find_branches(graph)
+    unfit = [graph.groups[number].name for number in empty if number not in branches]
+    if unfit or plan["kind"] != "modules":
+        raise UsageError(
+            f"{unfit[0]} must keep a channel: it is no inner layer of a residual branch"
+            if unfit
+            else "a whole branch cannot be taken out of a network that is rebuilt from its trace"
+        )
+    replaced = {path: entry for number in empty for path, entry in branches[number].plan().items()}
+    kept_whole = {name: axes for name, axes in plan["tensors"].items() if all(axes.values())}
+    sizes = {
+        path: {name: size for name, size in own.items() if size}
+        for path, own in plan["attributes"].items()
+        if replaced.get(path, {"kind": "constant"})["kind"] == "constant"
+    }
+    return {**plan, "tensors": kept_whole, "attributes": sizes, "branches": replaced}
 
 
 def _calls(

@@ -4,7 +4,9 @@
 Scaled form (Boyd et al. 2011, section 3.1.1; for filters Zhang et al. 2018, arXiv 1804.03294):
 
     W-step  steps on L(W) + rho/2 ||W - Z + U||^2
-    Z-step  Z = projection of W + U onto C, the networks within the budget
+    Z-step  Z = projection of W + U onto C, the networks within the budget: the nearest of them, in Euclid's distance
+            over all weights ("distance") or weighted by the diagonal Fisher information ("fisher-distance"). With any
+            other importance its scores stand in for the distances: a heuristic that may choose better channels.
     U-step  U = U + W - Z
 
 with Z = Proj(W) and U = 0 at the start. rho grows from step to step; U is scaled, so that it shrinks by that factor.
@@ -20,14 +22,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from edgepress.compress.prune.coupling.channels import ChannelGraph
+from edgepress.compress.prune.schedules.choosing import Chooser, as_selection, as_tensors
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
+
+if TYPE_CHECKING:
+    from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
 
 
 class Admm:
@@ -38,19 +43,19 @@ class Admm:
         for batch in ...:
             loss(batch).backward(); optimizer.step(); optimizer.zero_grad()    # loss + admm.penalty() for "gradient"
             admm.after_step()
-        smaller = prune_model(model, ...)
+        smaller = remove(model, graph, admm.selection())
 
     Args:
         graph: `edgepress.compress.prune.coupling.channels.find_groups` of the model.
         limits: the budget C.
-        projection: "threshold" or "knapsack".
-        importance: how channels of W + U are scored.
+        projection: how the budget is shared out, see `edgepress.compress.prune.budget.project.projection`.
+        importance: how channels of W + U are scored, see the Z-step above.
         rho_start, rho_end: the penalty's weight before the first and from the last update on; it grows geometrically.
         w_step: "proximal" or "gradient", see above.
         updates: Z- and U-steps in all, spread evenly.
         tolerance: the stopping rule: both relative residuals at or below it, once rho has grown to its end.
         divisor, min_channels, floor: see `edgepress.compress.prune.budget.project.project`.
-        scoring: further arguments of `prune.budget.importance.importance`, such as batches and loss for "taylor".
+        scoring: further arguments of `prune.budget.importance.importance`, such as batches for "fisher".
     """
 
     def __init__(
@@ -58,8 +63,8 @@ class Admm:
         graph: ChannelGraph,
         limits: Limits,
         *,
-        projection: str = "threshold",
-        importance: str = "l2",
+        projection: str = "knapsack",
+        importance: str = "distance",
         w_step: str = "proximal",
         rho_start: float = 0.03,
         rho_end: float = 0.3,
@@ -76,10 +81,10 @@ class Admm:
             raise UsageError(f"w_step = {w_step!r} is unknown: allowed are proximal, gradient")
         if updates < 1:
             raise UsageError(f"updates = {updates} must be at least 1")
-        self._graph, self._limits, self._projection, self._importance = graph, limits, projection, importance
+        self.graph, self._limits = graph, limits
         self._proximal = w_step == "proximal"
-        self._scoring = dict(scoring or {})
-        self._fit = {"divisor": divisor, "min_channels": min_channels, "floor": floor}
+        self._choose = Chooser(graph, projection, importance, divisor, min_channels, floor, scoring)
+        self._kept: Selection | None = None
         self._rho, self._rho_end, self._updates, self._tolerance = rho_start, rho_end, updates, tolerance
         self._growth = (rho_end / rho_start) ** (1 / max(1, updates - 1))
         self._interval, self._steps, self._done = 1, 0, 0
@@ -89,15 +94,13 @@ class Admm:
         self._u: dict[str, Tensor] = {}
         self._residuals = (float("inf"), float("inf"))
         #: What distinguishes this shaping from another, for the key of a training.
-        self.description = repr(
-            (limits, projection, importance, w_step, rho_start, rho_end, updates, tolerance, self._fit)
-        )
+        self.description = repr((limits, self._choose.description, w_step, rho_start, rho_end, updates, tolerance))
 
     def start(self, model: nn.Module, steps: int) -> None:
         """Take hold of the parameters; Z = Proj(W), U = 0. `steps` optimizer steps will follow."""
         self._model, self._interval = model, max(1, steps // self._updates)
         named = dict(model.named_parameters())
-        sliced = {member.tensor for group in self._graph.groups for member in group.members if member.trained}
+        sliced = {member.tensor for group in self.graph.groups for member in group.members if member.trained}
         names = [name for name in named if name in sliced]
         if not names:
             raise UsageError("ADMM finds no channel that can be pruned in this network; see the frozen operators")
@@ -145,8 +148,14 @@ class Admm:
         """Both residuals within the tolerance, and rho at its end."""
         return max(self._residuals) <= self._tolerance and self._rho >= self._rho_end
 
+    def selection(self) -> Selection | None:
+        """The units that Z keeps: the network within the budget that the weights were drawn to. None before `start`."""
+        return self._kept
+
     def state_dict(self) -> dict[str, Any]:
         return {
+            "kept": as_tensors(self._kept),
+            "scores": self._choose.state_dict(),
             "z": dict(self._z),
             "u": dict(self._u),
             "rho": self._rho,
@@ -156,6 +165,8 @@ class Admm:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._kept = as_selection(state["kept"])
+        self._choose.load_state_dict(state["scores"])
         self._z, self._u, self._rho = dict(state["z"]), dict(state["u"]), float(state["rho"])
         self._steps, self._done = int(state["steps"]), int(state["done"])
         self._residuals = (float(state["residuals"][0]), float(state["residuals"][1]))
@@ -163,17 +174,13 @@ class Admm:
     @torch.no_grad()
     def _project(self) -> dict[str, Tensor]:
         """The projection of W + U: channels outside of the best selection within the budget become zero."""
-        from edgepress.compress.prune.budget.importance import importance
-        from edgepress.compress.prune.budget.project import project
-
         assert self._model is not None
-        moved = copy.deepcopy(self._model).eval()
+        moved = copy.deepcopy(self._model)
         parameters = dict(moved.named_parameters())
         for name, u in self._u.items():
             parameters[name].add_(u)
-        scores = importance(moved.cpu(), self._graph, self._importance, **self._scoring)
-        selection = project(self._graph, scores, self._limits, self._projection, **self._fit)
-        masks = self._graph.parameter_masks(selection)
+        self._kept = self._choose(moved, self._limits)
+        masks = self.graph.parameter_masks(self._kept)
         moved_to = {name: w.detach() + self._u[name] for name, w in self._w.items()}
         return {name: value * masks[name].to(value) if name in masks else value for name, value in moved_to.items()}
 

@@ -84,20 +84,22 @@ def prune_and_train(
         InfeasibleBudget: no pruning reaches the budget.
         ProofError: the removed network differs from its reference.
     """
+    from edgepress.compress.prune.model import take_out
     from edgepress.compress.training.machine import Machine
     from edgepress.compress.training.train import train
+    from edgepress.models.checkpoints.reparameterize import offers_reparameterization
 
     machine = machine or Machine()
     before = split_epochs(settings)
     kept = {"run": run / "finetune" if run else None, "resume": resume, "machine": machine}
     history: list[dict[str, Any]] = []
-    shaped, seconds = model, 0.0
+    shaped, seconds, shaping = model, 0.0, None
     if before:
         shaping = make_shaping(settings, model, example_inputs, limits, task)
         result = train(
             model,
             task,
-            _flat(settings.train, before),
+            at_constant_rate(settings.train, before),
             penalty=shaping,
             seed=seed,
             teacher=teacher,
@@ -107,8 +109,17 @@ def prune_and_train(
         )
         history += [{"phase": "shape", **record} for record in result.history]
         shaped, seconds = result.model, result.seconds
+        if result.shaping is not None:  # it may have been shaped in another process
+            shaping.load_state_dict(result.shaping)
     if settings.method == "from-scratch":
         pruned = _from_scratch(fresh, example_inputs, limits, settings, seed)
+    elif (
+        shaping is not None
+        and not offers_reparameterization(shaped)  # there the merged network is pruned
+        and (selection := shaping.selection()) is not None
+    ):
+        # Chosen anew, other channels would go than those that training has learned to do without.
+        pruned = take_out(shaped, example_inputs, shaping.graph, selection, limits)
     else:
         pruned = remove_once(shaped, example_inputs, limits, settings, task)
     left = settings.train.epochs - len(history)
@@ -158,7 +169,7 @@ def make_shaping(
     common: dict[str, Any] = {
         "projection": settings.projection,
         "importance": settings.importance,
-        "scoring": gradient_scoring(settings.importance, task),
+        "scoring": data_scoring(settings.importance, task),
         "divisor": settings.divisor,
         "min_channels": settings.min_channels,
         "floor": settings.floor,
@@ -247,31 +258,37 @@ def remove_once(
         divisor=settings.divisor,
         min_channels=settings.min_channels,
         floor=settings.floor,
-        **gradient_scoring(settings.importance, task),
+        **data_scoring(settings.importance, task),
     )
 
 
-def gradient_scoring(importance: str, task: Task | None) -> dict[str, Any]:
-    """What importance "taylor" needs, labelled `batches` and their `loss`; nothing for the others.
+def data_scoring(importance: str, task: Task | None, clips: int = 512) -> dict[str, Any]:
+    """What importances of data need: `batches` of inputs, for "taylor" labelled ones and their `loss`.
 
     Raises:
-        UsageError: "taylor" without a task.
+        UsageError: such an importance without a task.
     """
-    if importance != "taylor":
+    from edgepress.compress.prune.budget.importance import OF_DATA
+
+    if importance not in OF_DATA:
         return {}
     if task is None:
-        raise UsageError("importance = 'taylor' follows the loss on labelled data: give --data")
+        raise UsageError(f"importance = {importance!r} looks at data: give --data")
     import torch
     import torch.nn.functional as F
 
     split = "calibration" if task.has("calibration") else "train"
     features, labels = task.features(split), task.split(split).labels
-    chosen = np.random.default_rng(0).permutation(len(labels))[:512]
-    batches = [
-        (torch.from_numpy(np.array(features[part])), torch.from_numpy(np.asarray(labels)[part]))
-        for part in np.array_split(np.sort(chosen), -(-len(chosen) // 64))
-    ]
-    return {"batches": batches, "loss": lambda network, batch: F.cross_entropy(network(batch[0]), batch[1])}
+    chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:clips])
+    parts = np.array_split(chosen, -(-len(chosen) // 64))
+    inputs = [torch.from_numpy(np.array(features[part])) for part in parts]
+    if importance != "taylor":
+        return {"batches": inputs}
+    labelled = [torch.from_numpy(np.asarray(labels)[part]) for part in parts]
+    return {
+        "batches": list(zip(inputs, labelled, strict=True)),
+        "loss": lambda network, batch: F.cross_entropy(network(batch[0]), batch[1]),
+    }
 
 
 def _from_scratch(
@@ -303,18 +320,13 @@ def prune_uniformly(
 ) -> Pruned:
     """The first channels of every group, the same share of each, as many as fit the budget; proven like any removal."""
     from edgepress.compress.prune.coupling.channels import find_groups
-    from edgepress.compress.prune.model import Pruned
-    from edgepress.compress.prune.removal.proof import remove_with_proof
-    from edgepress.models.cost.cost import cost_of
+    from edgepress.compress.prune.model import take_out
 
     graph = find_groups(model, example_inputs, protect, limits.rule, limits.scheme, freeze)
-    selection = uniform_selection(graph, limits)
-    smaller, plan, proof = remove_with_proof(model, graph, selection, example_inputs)
-    before, after = (cost_of(network, example_inputs, limits.rule, limits.scheme) for network in (model, smaller))
-    return Pruned(smaller, plan, before, after, proof, graph.frozen, (), selection, graph)
+    return take_out(model, example_inputs, graph, uniform_selection(graph, limits), limits)
 
 
-def _flat(settings: TrainSettings, epochs: int) -> TrainSettings:
+def at_constant_rate(settings: TrainSettings, epochs: int) -> TrainSettings:
     """The same training at a constant rate, ending with its last epoch: what shapes weights must not fade out."""
     return settings.model_copy(
         update={"epochs": epochs, "ramp_up": 0.0, "decay_from": 1.0, "decay_to": 1.0, "select": "last"}

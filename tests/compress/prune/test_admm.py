@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 
-from edgepress.compress.prune.budget.importance import importance
-from edgepress.compress.prune.budget.project import project
+from edgepress.compress.prune.budget.distance import squares_of
+from edgepress.compress.prune.budget.nearest import nearest
 from edgepress.compress.prune.coupling.channels import find_groups
 from edgepress.compress.prune.schedules.admm import Admm
 from edgepress.compress.prune.schedules.trainers import prune_and_train, split_epochs, uniform_selection
@@ -42,7 +42,7 @@ def test_at_the_start_z_is_the_projection_and_u_is_zero(network, half):
     admm = admm_of(network, half, rho_start=0.5, rho_end=0.5, w_step="gradient")
     admm.start(network, 10)
     graph = find_groups(network, EXAMPLE)
-    masks = graph.parameter_masks(project(graph, importance(network, graph), half))
+    masks = graph.parameter_masks(nearest(graph, squares_of(network), half).selection)
     state = admm.state_dict()
     for name, weight in network.named_parameters():
         if name in state["z"]:
@@ -70,7 +70,7 @@ def test_an_update_is_the_projection_the_ascent_and_a_larger_rho(network, half):
             weight.add_(0.01)
     expected = copy.deepcopy(network)
     graph = find_groups(network, EXAMPLE)
-    masks = graph.parameter_masks(project(graph, importance(expected, graph), half))
+    masks = graph.parameter_masks(nearest(graph, squares_of(expected), half).selection)
     admm.after_step()
     state = admm.state_dict()
     weight = network.body[0].weight.detach()

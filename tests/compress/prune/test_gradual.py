@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 
 from edgepress.compress.prune.coupling.channels import find_groups
 from edgepress.compress.prune.schedules.gradual import Gradual
+from edgepress.compress.prune.schedules.trainers import prune_and_train
+from edgepress.compress.recipes.recipe import PruneSettings, TrainSettings
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import Limits
-from tests.compress.train_cases import small_net
+from tests.compress.train_cases import small_net, small_task
 
 EXAMPLE = (torch.zeros(1, 1, 12, 8),)
 
@@ -57,7 +62,53 @@ def test_state_goes_on_where_it_was(network):
     second.start(network, 6)
     second.load_state_dict(first.state_dict())
     assert second.figures() == first.figures()
-    assert second.state_dict()["masks"].keys() == first.state_dict()["masks"].keys()
+    assert second.selection() is first.selection() is None  # one update of two: not there yet
+    for _ in range(3):
+        first.after_step()
+        second.after_step()
+    assert all(map(np.array_equal, first.selection(), second.selection()))
+
+
+def test_what_is_left_is_what_training_has_lived_with(network):
+    """Weights that change after the last update do not change the choice, and no removed unit comes back."""
+    graph = find_groups(network, EXAMPLE)
+    limits = Limits(macs=cost_of(network, EXAMPLE).macs // 3)
+    gradual = Gradual(graph, limits, updates=4)
+    gradual.start(network, 5)
+    kept = [graph.full()]
+    for _ in range(4):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+        gradual.after_step()
+        kept.append(tuple(mask.copy() for mask in gradual._kept))
+    for before, after in pairwise(kept):
+        assert all((wide | ~narrow).all() for wide, narrow in zip(before, after, strict=True))
+    assert graph.cost(gradual.selection()).macs <= limits.macs
+    masks = graph.parameter_masks(gradual.selection())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    gradual.after_step()
+    weight = network.body[0].weight.detach()
+    assert torch.equal(weight != 0, masks["body.0.weight"].expand_as(weight) != 0)
+
+
+def test_gradual_pruning_removes_the_masks_of_its_training(network, tmp_path, monkeypatch):
+    """The averaged network is not scored anew: what goes is what was masked."""
+    seen = []
+    selection = Gradual.selection
+
+    def remembered(self):
+        seen.append(selection(self))
+        return seen[-1]
+
+    monkeypatch.setattr(Gradual, "selection", remembered)
+    training = TrainSettings(epochs=4, batch_size=16, average=0.9, precision="32-true")
+    settings = PruneSettings(updates=3, importance="fisher", train=training)
+    half = Limits(macs=cost_of(network, EXAMPLE).macs // 2)
+    result = prune_and_train(network, EXAMPLE, small_task(tmp_path), half, settings)
+    assert all(map(np.array_equal, seen[-1], result.pruned.selection))
 
 
 def test_no_updates_are_refused(network):
