@@ -276,7 +276,7 @@ def _file_sha256(path: Path) -> str | None:
 
     try:
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     except UsageError:
         return None
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -239,9 +239,9 @@ def task_for(spec: ModelSpec, path: Path, task: Task, source: str | None) -> Tas
 
 def _both(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """x -> logits [B, K], latent [B, D or 0]."""
-    with_latent: Any = getattr(model, "forward_with_latent", None)
+    with_latent = getattr(model, "forward_with_latent", None)
     if callable(with_latent):
-        return with_latent
+        return cast("Callable[[Tensor], tuple[Tensor, Tensor]]", with_latent)
 
     def without_latent(x: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)

@@ -283,7 +283,7 @@ def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tenso
 
 def _sha256(file: Path) -> str:
     with open_regular(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _dump(value: dict[str, Any], name: str) -> bytes:

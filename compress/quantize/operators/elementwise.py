@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Activations, powers, divisions and in-place changes in operators that have integer kernels."""
 
+# torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 from __future__ import annotations
 
 from typing import Any
