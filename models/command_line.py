@@ -61,7 +61,11 @@ def application(name: str, says: str, epilog: str | None = None) -> typer.Typer:
 
 
 class _Interruptible(TyperGroup):
-    """Ctrl-C as one sentence; typer would leave with its exit code alone."""
+    """Ctrl-C as one sentence, where typer leaves with its exit code alone; help calls `edgepress compress` that."""
+
+    def main(self, *args: Any, prog_name: str | None = None, **more: Any) -> Any:
+        called = Path(sys.argv[0]).name
+        return super().main(*args, prog_name=prog_name or (called if called.startswith("edgepress ") else None), **more)
 
     def invoke(self, ctx: Any) -> Any:
         try:
