@@ -49,6 +49,7 @@ def profile_command(
     form: Format = "text",
     arena: Annotated[bool, typer.Option(help="Measure TFLite Micro's arena.")] = True,
     shape: Shape = None,
+    trust: Trust = False,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -56,7 +57,7 @@ def profile_command(
     from edgepress.benchmarks.measure.profiling import format_profile, profile_of
 
     _one_of(form, ("text", "json"))
-    found = profile_of(model_of(file, run), arena, shapes=shapes_of(shape))
+    found = profile_of(model_of(file, run), arena, shapes=shapes_of(shape), trust=trust)
     _emit(_as_json(found) if form == "json" else format_profile(found), output, overwrite)
 
 
@@ -167,6 +168,7 @@ def gate_command(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings, and what was left open, fail.")] = False,
+    trust: Trust = False,
     output: Output = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -191,7 +193,7 @@ def gate_command(
         from edgepress.benchmarks.measure.accuracy import measure_accuracy, records
 
         measured = measure_accuracy(
-            path, str(data), *([[runtime]] if runtime else []), devices=() if runtime else device or ()
+            path, str(data), *([[runtime]] if runtime else []), devices=() if runtime else device or (), trust=trust
         )
         _fail_late(measured["failures"])
         return [{"schema": 1, **record} for record in records(measured)]
@@ -202,7 +204,7 @@ def gate_command(
             made = measure(path)
             _keep(run, [{key: value for key, value in record.items() if key != "schema"} for record in made])
             found += made
-        profile = profile_of(path, needs_arena(limits, device or (), budgets), shapes_of(shape))
+        profile = profile_of(path, needs_arena(limits, device or (), budgets), shapes_of(shape), trust)
         verdicts.append(
             evaluate_gate(
                 profile,
@@ -233,7 +235,9 @@ def gate_command(
         from edgepress.models.atomic import write_json
 
         only, path = verdicts[0], paths[0]
-        write_json(update_baseline, as_json(profile_of(path), found, only["environment"], manifest_beside(path)))
+        write_json(
+            update_baseline, as_json(profile_of(path, trust=trust), found, only["environment"], manifest_beside(path))
+        )
     raise typer.Exit(max(exit_code(verdict) for verdict in verdicts))
 
 

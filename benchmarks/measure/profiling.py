@@ -72,13 +72,16 @@ def profile(
     return found
 
 
-def profile_of(path: str | Path, arena: bool = True, shapes: Mapping[str, Sequence[int]] | None = None) -> Profile:
+def profile_of(
+    path: str | Path, arena: bool = True, shapes: Mapping[str, Sequence[int]] | None = None, trust: bool = False
+) -> Profile:
     """The profile of a model file, with its path in it.
 
     Args:
         path: a .tflite or .onnx file or a checkpoint directory.
         arena: whether TFLite Micro's arena is measured, which starts a second process.
         shapes: input -> sizes, in place of those that the file leaves open.
+        trust: whether a checkpoint may run the code of its own factory.
 
     Raises:
         UsageError: missing, damaged, or not a model.
@@ -87,7 +90,7 @@ def profile_of(path: str | Path, arena: bool = True, shapes: Mapping[str, Sequen
     # Neither pipes nor devices: opening one could wait forever.
     if not (os.path.isfile(path) or os.path.isdir(path)):
         raise UsageError(f"there is no model {path}: name an existing .tflite, .onnx or checkpoint")
-    found: Profile = {"file": str(path), **profile(path, arena=arena, shapes=shapes)}
+    found: Profile = {"file": str(path), **profile(path, arena=arena, shapes=shapes, trust=trust)}
     return named(found, manifest_beside(path))
 
 

@@ -8,7 +8,7 @@ One LSB is one step of the file's output scale. `equal` is the share of output v
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,7 +175,7 @@ def judged_pairs(pairs: Sequence[dict[str, Any]], real: bool, only_torch: bool =
     return [pair for pair in pairs if not rounds(pair)]
 
 
-def verdict_text(report: dict[str, Any]) -> str:
+def verdict_text(report: Mapping[str, Any]) -> str:
     """The last line of a report: "passed" only where something was judged and nothing shown lies beyond the limits."""
     if report["violations"]:
         return f"FAILED: {len(report['violations'])} beyond the limits"

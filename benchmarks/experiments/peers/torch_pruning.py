@@ -135,7 +135,7 @@ class Progress:
                     assert loss is not None
                     self.model.zero_grad()
                     loss(self.model, batches[step % len(batches)]).backward()
-                for group in pruner.step(interactive=True):
+                for group in pruner.step(interactive=True) or ():
                     group.prune()
                     if ranking.filled:
                         yield counted()

@@ -116,9 +116,8 @@ class Gates:
                 return None
         for read, index in (pair for pairs in self._reads.values() for pair in pairs):
             shape = self._graph.by_name[read].shape or ()
-            if samples > 1 and (
-                len(index) != 1 or tuple(values[read].meta["val"].shape) != (samples * shape[0], *shape[1:])
-            ):
+            wanted = tuple(samples * size if axis == 0 else size for axis, size in enumerate(shape))
+            if samples > 1 and (len(index) != 1 or tuple(values[read].meta["val"].shape) != wanted):
                 return None
         return program
 
