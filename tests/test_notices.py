@@ -18,6 +18,7 @@ PARTS = ("edgepress", "models", "compress", "deploy", "benchmarks")
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
 #: Module -> distribution, where their names differ by more than `_` for `-`.
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "google": "protobuf",
     "modelopt": "nvidia-modelopt",
     "sklearn": "scikit-learn",

@@ -179,17 +179,30 @@ def _pairs(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node, fx.Node]]:
     for first in graph.nodes:
         if first.target not in LAYERS or first.target in TRANSPOSED:
             continue
-        end = first
+        end, axis = first, channel_axis(first)
         while len(end.users) == 1:
             user = next(iter(end.users))
             if user.target in LAYERS and user.target not in TRANSPOSED and user.args[0] is end:
-                if _can_follow(first, user):
+                if axis == channel_axis(first) and _can_follow(first, user):
                     pairs.append((first, end, user))
                 break
-            if not _commutes(user, channel_axis(first)):
+            moved = _moved(user, axis)
+            if moved is None and not _commutes(user, axis):
                 break
-            end = user
+            end, axis = user, axis if moved is None else moved
     return pairs
+
+
+def _moved(node: fx.Node, axis: int) -> int | None:
+    """Where channels along `axis` (counted from the end) lie after an axis of length 1 came or went behind them, as
+    around a pool along one axis that is one of two; None for every other operator."""
+    if node.target is aten.unsqueeze.default:
+        dim = argument(node, "dim")
+        return axis - 1 if axis - 1 < dim < 0 else None
+    if node.target is aten.squeeze.dim:
+        dim = argument(node, "dim")
+        return axis + 1 if axis < dim < 0 else None
+    return None
 
 
 def _commutes(node: fx.Node, axis: int) -> bool:

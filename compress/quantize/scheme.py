@@ -57,7 +57,8 @@ class Integers:
 
     def quantize(self, values: ArrayLike) -> np.ndarray:
         """Real values -> integers; halves go to the even neighbour, values outside of the range saturate."""
-        steps = np.rint(np.asarray(values, np.float32) / self.scale) + np.float32(self.zero_point)
+        with np.errstate(over="ignore"):  # what leaves the range of float32 saturates all the same
+            steps = np.rint(np.asarray(values, np.float32) / self.scale) + np.float32(self.zero_point)
         return np.clip(steps, self.lowest, self.highest).astype(self.dtype)
 
     def dequantize(self, integers: ArrayLike) -> np.ndarray:

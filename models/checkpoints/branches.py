@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Modules that stand where a pruned network has lost a whole residual branch."""
 
 from __future__ import annotations

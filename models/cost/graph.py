@@ -92,6 +92,10 @@ class Graph:
     leaf_modules: Mapping[str, tuple[tuple[str, int], ...]]
     program: ExportedProgram | None = field(default=None, repr=False, compare=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A program of torch.export does not come out of a pickle; another process traces again where it needs one.
+        return {**self.__dict__, "program": None}
+
     @cached_property
     def by_name(self) -> dict[str, Node]:
         """Nodes by name."""

@@ -133,7 +133,7 @@ def report_of(
     """The results file: every experiment, budget, length and method, measured or not."""
     from edgepress.benchmarks.experiments.peers.torch_pruning import available
     from edgepress.benchmarks.measure.environment import environment
-    from edgepress.compress.provenance import command, versions
+    from edgepress.compress.pipeline.provenance import command, versions
 
     found: dict[str, Any] = {}
     differences: list[dict[str, Any]] = []

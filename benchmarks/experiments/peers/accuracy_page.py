@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The section of docs/peers.md on accuracy, from the results file: what is measured, and what is not."""
 
 from __future__ import annotations

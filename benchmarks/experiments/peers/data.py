@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The data and networks of the comparison, each written once as a task file."""
 
 from __future__ import annotations

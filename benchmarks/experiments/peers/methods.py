@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The methods of the comparison: ours, Torch-Pruning's, and training the narrow network from scratch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which trainings the comparison needs, and which can be run now."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the finished trainings say: rows, differences with their intervals, and what is not measured."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Active paths of a masked network by NaN propagation, as Algorithm 1 of the report evaluates them.
 
 Every layer's output is masked where its filters are removed. A channel is active if NaN put into the inputs arrives at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a projection may choose: how many units of each group, the best first."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Distances: how far taking units out moves a network in the space of its weights.
 
 The squared distance to the network without certain units is the sum of the squares of every weight that goes: the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gates: what each sample's loss says about each unit, from one forward and backward pass a batch.
 
 A gate of 1 stands in front of whatever reads a unit; all readers of a unit share it, so that the derivative of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loss of the importances that need no labels: how likely a network finds what it draws from its own outputs."""
 
 from __future__ import annotations

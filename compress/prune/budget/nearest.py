@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Euclidean projection onto a budget: the selection of units whose removal moves the weights least."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Residual branches that can go as a whole: what is left of one without its inner channels is a constant per channel.
 
 A branch of convolutions that is added to a stream ends in a layer that reads its inner channels. Without them that

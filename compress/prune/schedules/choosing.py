@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How every update of a schedule chooses the units that stay."""
 
 from __future__ import annotations

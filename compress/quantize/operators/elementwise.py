@@ -72,7 +72,8 @@ def division(build: Builder, node: fx.Node) -> fx.Node | None:
     x, y = node.args[:2]
     if isinstance(y, (int, float)):
         return build(aten.mul.Tensor, x, 1 / y) if y else None
-    if not isinstance(y, fx.Node) or not y.meta["val"].is_floating_point():
+    divisor = y.meta["val"] if isinstance(y, fx.Node) else None
+    if not isinstance(y, fx.Node) or not isinstance(divisor, torch.Tensor) or not divisor.is_floating_point():
         return None
     if y.target is aten.expand.default and len(shape_of(y)) == len(shape_of(y.args[0])):  # type: ignore[arg-type]
         y = y.args[0]  # the product broadcasts by itself
