@@ -226,7 +226,7 @@ def page(result: dict[str, Any]) -> str:
 def tables(result: dict[str, Any]) -> str:
     """The measured part of the page."""
     lines = [
-        "| network | MACs | weights B | arena B (plain / tiled / DSP / MVE) | TFLM's (head / total) | host, equal to TFLM |",
+        "| network | MACs | weights B | arena B (plain / tiled / DSP / MVE) | TFLM's (head, all) | host: equal |",
         "|---|---|---|---|---|---|",
     ]
     for one in result["networks"]:
