@@ -331,7 +331,8 @@ def test_a_tiny_comparison_is_resumed(tmp_path, monkeypatch) -> None:
     assert {result["epochs"] for result in found} == {2}
     report = json.loads((tmp_path / "out.json").read_text())
     rows = [row for cell in report["experiments"]["digits"]["cells"] for row in cell["rows"]]
-    assert sum(bool(row["seeds"]) for row in rows) == 3 * 2
+    assert sum(row["trainings"] for row in rows) == 3 * 2 * 3
+    assert not any(row["seeds"] for row in rows)  # one of the two seeds that choose a rate
     assert not any(row["complete"] for row in rows)  # one seed of ten
     before = (tmp_path / "run" / "trainings.jsonl").read_text()
     assert CliRunner().invoke(app, arguments).exception is None
