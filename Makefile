@@ -1,23 +1,32 @@
-# Everything a developer or CI does. `make demo` and `make test` work on a fresh machine with Python 3.11.
-# The first Python that is supported and can make environments; `make PYTHON=...` names another.
-PYTHON ?= $(shell for name in python3.11 python3; do $$name -c 'import sys, venv, ensurepip; \
-  assert sys.version_info[:2] == (3, 11)' 2>/dev/null && { echo $$name; break; }; done)
+# Everything a developer or CI does. `make demo` and `make test` work on a fresh machine with Python 3.11, 3.12 or 3.13, or
+# with uv. `.ci/find-python` finds one, or says what is missing; `make PYTHON=...` names another.
+PYTHON ?=
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-TORCH  := 2.13.0
+TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 export PIP_NO_INPUT := 1
 
-.PHONY: install demo test test-fast check format docs peers-gpu wheel audit clean install-firmware-tools install-test-tools
+# What makes locks and bills of materials; in an environment of its own, since it is no part of the project.
+TOOLS  := build/tools
+LOCKS  := requirements
+# What is downloaded must have the SHA-256 of the lock, wherever it comes from.
+install-locked = $(1) -m pip install --quiet --require-hashes -r $(2) \
+	 || $(1) -m pip install --quiet --require-hashes --extra-index-url https://download.pytorch.org/whl/cpu -r $(2)
+make-environment = { python="$(PYTHON)"; python="$${python:-$$(.ci/find-python)}" || exit 2; "$$python" -m venv --clear $(1); }
+.PHONY: install demo test test-fast check format docs site site-serve pictures peers-gpu wheel lock sbom audit resolve clean install-firmware-tools install-test-tools
 
 install: $(VENV)/.installed
 
 # The CPU build of torch: from a local file or configured index, else from PyTorch's own CPU index, else the plain pin
-# (which on Linux brings CUDA; a machine with a GPU wants that: `make install TORCH_BUILD=cuda`).
+# (which on Linux brings CUDA; a machine with a GPU wants that: `make install TORCH_BUILD=cuda`). `make install LOCKED=1`
+# takes nothing whose SHA-256 is not in requirements/ (Linux on 64-bit x86, CPU).
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "edgepress needs Python 3.11 with venv (Debian: apt-get install python3.11-venv);" \
-	  "make PYTHON=/path/to/python names one" >&2; exit 2; }
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(call make-environment,$(VENV))
+ifeq ($(LOCKED),1)
+	$(call install-locked,$(BIN)/python,$(LOCKS)/linux-x86_64-dev.txt)
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+else
 ifeq ($(TORCH_BUILD),cuda)
 	$(PIP) install --quiet -c constraints.txt "torch==$(TORCH)"
 else
@@ -26,6 +35,7 @@ else
 	 || $(PIP) install --quiet -c constraints.txt "torch==$(TORCH)"
 endif
 	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
+endif
 	touch $@
 
 demo: install
@@ -56,6 +66,20 @@ docs: install
 	$(BIN)/python -m edgepress.benchmarks.experiments.scale --output benchmarks/results/scale.json --docs docs/scale.md
 	$(BIN)/python -m edgepress.benchmarks.experiments.peers.pages
 	$(BIN)/python -m edgepress.benchmarks.experiments.integers.page
+	$(BIN)/python -m edgepress.benchmarks.experiments.runtimes_page
+	$(BIN)/python -m edgepress.benchmarks.experiments.networks.page
+
+# The site in build/site, with warnings as errors; `make site-serve` shows it while pages are written.
+site: install
+	$(PIP) install --quiet -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The pictures of the first page: needs chromium. They come from the commands of docs/tutorials/images.md.
+pictures: install
+	$(BIN)/python .ci/pictures.py
+
+site-serve: site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 # The comparison of pruning methods in full, on one GPU with trainings side by side. A part takes at most ten minutes; the
 # same command goes on where the last part stopped, and docs/peers.md says which rows are filled.
@@ -70,8 +94,37 @@ peers-gpu: install
 wheel: install
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist
 
+$(TOOLS)/.installed: Makefile
+	@$(call make-environment,$(TOOLS))
+	$(TOOLS)/bin/python -m pip install --quiet uv==0.13.9 cyclonedx-bom==7.5.0
+	touch $@
+
+# requirements/: every file that may be installed, by its SHA-256, from constraints.txt and pyproject.toml. The CPU build
+# of torch comes from PyTorch's own index, or from a folder: make lock TORCH_WHEELS=/folder/of/wheels.
+TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
+COMPILE := $(TOOLS)/bin/uv pip compile pyproject.toml --quiet --emit-build-options --no-annotate --generate-hashes --only-binary :all: \
+	  --constraint constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock"
+lock: $(TOOLS)/.installed
+	echo "torch==$(TORCH)+cpu" > build/torch.in
+	$(COMPILE) --extra all --find-links $(TORCH_WHEELS) build/torch.in --output-file $(LOCKS)/linux-x86_64-cpu.txt
+	$(COMPILE) --extra all --output-file $(LOCKS)/linux-x86_64-cuda.txt
+	$(COMPILE) --extra dev --find-links $(TORCH_WHEELS) build/torch.in --output-file $(LOCKS)/linux-x86_64-dev.txt
+
+# What a release consists of (CycloneDX), read from an environment that holds what the lock names and nothing else.
+sbom: wheel $(TOOLS)/.installed
+	@$(call make-environment,build/released)
+	$(call install-locked,build/released/bin/python,$(LOCKS)/linux-x86_64-cpu.txt)
+	build/released/bin/python -m pip install --quiet --no-deps dist/edgepress-*.whl
+	build/released/bin/python -m pip uninstall --quiet --yes pip
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/cyclonedx-py environment build/released/bin/python \
+	  --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file dist/edgepress.cdx.json
+
 audit: install
 	$(PIP) install --quiet pip-audit && $(BIN)/pip-audit --strict -r constraints.txt --no-deps --disable-pip
+
+# Every Python, platform and extra that the README's table promises has packages of the versions in constraints.txt.
+resolve: $(TOOLS)/.installed
+	UV=$(TOOLS)/bin/uv .ci/resolve
 
 # Optional: Cortex-M and RISC-V compilers and emulators, and an emulated 64-bit Arm Linux for the runtime arm64 (needs root for apt).
 install-firmware-tools: install

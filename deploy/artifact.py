@@ -18,11 +18,15 @@ from typing import Any
 
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import UsageError
-from edgepress.models.files.reading import open_regular, read_json
+from edgepress.models.files.reading import file_sha256, read_json
 
 SCHEMA = 1
-FORMATS = ("tflite", "onnx", "c")
-SUFFIXES = {"tflite": ".tflite", "onnx": ".onnx", "c": ".cc"}
+#: Format of an export -> suffix.
+SUFFIXES = {"tflite": ".tflite", "onnx": ".onnx", "c": ".cc", "executorch": ".pte"}
+#: The same of what is made of an export: ONNX Runtime's and OpenVINO's own.
+MADE_FROM_ONNX = {"ort": ".ort", "openvino": ".xml"}
+SUFFIX_OF = {**SUFFIXES, **MADE_FROM_ONNX}
+FORMATS = tuple(SUFFIX_OF)
 #: A manifest is small; a larger file is not one and isn't read into memory.
 _LARGEST_MANIFEST_BYTES = 64 << 20
 _MOST_CHECKPOINT_FILES = 64
@@ -37,6 +41,8 @@ _TOOLS = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "executorch",
+    "openvino",
     "numpy",
 )
 #: Key of a manifest -> the JSON types it may have. Unknown keys are kept: a later version may write more.
@@ -65,7 +71,7 @@ class Artifact:
 
     Attributes:
         path: the file.
-        format: "tflite", "onnx" or "c".
+        format: one of `FORMATS`.
         manifest: what lies beside it as JSON:
             `schema` 1; `sha256` and `file_bytes` of the file; `format`; `scheme` ("w8a8", "a16w8", "float32");
             `spec` the ModelSpec as JSON or null; `tools` package -> version;
@@ -82,8 +88,9 @@ class Artifact:
 
     @property
     def file_bytes(self) -> int:
-        """Size of the file."""
-        return self.path.stat().st_size
+        """Size of the file, OpenVINO's with its weights beside it."""
+        weights = [self.path.with_suffix(".bin")] if self.format == "openvino" else []
+        return sum(path.stat().st_size for path in (self.path, *weights))
 
 
 def manifest_path(path: str | Path) -> Path:
@@ -121,9 +128,7 @@ def sha256_of(path: str | Path) -> str:
                 if file.is_file():
                     digest.update(f"{file.name}\0{sha256_of(file)}\n".encode())
         else:
-            with open_regular(path) as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+            return file_sha256(path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
@@ -212,10 +217,10 @@ def load_artifact(path: str | Path) -> Artifact:
     manifest = find_manifest(path)
     if manifest is not None:
         return Artifact(path, manifest["format"], manifest)
-    for format, suffix in SUFFIXES.items():
+    for format, suffix in SUFFIX_OF.items():
         if path.suffix.lower() == suffix:
             return Artifact(path, format, {})
-    raise UsageError(f"{path}: the kind of file is not known by its name; known are {', '.join(SUFFIXES.values())}")
+    raise UsageError(f"{path}: the kind of file is not known by its name; known are {', '.join(SUFFIX_OF.values())}")
 
 
 def _check(manifest: Any, where: Path) -> None:

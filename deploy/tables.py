@@ -13,7 +13,8 @@ def verify_text(report: dict[str, Any]) -> str:
     """`deploy verify`."""
     from edgepress.deploy.verify.parity import verdict_text
 
-    parts = [f"{report['file']}: {report['inputs']['samples']} inputs ({report['inputs']['source']})"]
+    form = ", streams" if report["inputs"].get("streams") else ""
+    parts = [f"{report['file']}: {report['inputs']['samples']} inputs ({report['inputs']['source']}{form})"]
     for title, pairs in (("", report["pairs"]), ("random inputs", report["random_pairs"])):
         if pairs:
             body = table_text(
@@ -91,6 +92,19 @@ def _ending(name: str, characters: int = 48) -> str:
     return name if len(name) <= characters else f"…{name[1 - characters :]}"
 
 
+def conversion_text(report: dict[str, Any]) -> str:
+    """What became of an ONNX file in a runtime's own format, and how far its outputs are from the file's."""
+    lines = [
+        f"{report['before']:,} bytes became {report['after']:,}",
+        f"{report['samples']} random inputs: outputs at most {report['max_abs']:.3g} apart",
+    ]
+    if "onnxruntime_max_abs" in report:
+        lsb = report["onnxruntime_max_lsb"]
+        far = f"{report['onnxruntime_max_abs']:.3g}" if lsb is None else f"{lsb:.3g} LSB"
+        lines.append(f"beside ONNX Runtime: outputs at most {far} apart")
+    return "\n".join(lines)
+
+
 def shrink_text(report: dict[str, Any]) -> str:
     """`deploy shrink`."""
     rows = [
@@ -110,7 +124,8 @@ def shrink_text(report: dict[str, Any]) -> str:
     ]
     if after["arena_bytes"] is not None:
         lines.append(f"arena {before['arena_bytes']:,} -> {after['arena_bytes']:,} bytes (TFLite Micro, this machine)")
-    lines.append(f"outputs equal to the bit on {proof['samples']} random inputs: {', '.join(proof['runtimes'])}")
+    counts = ", ".join(f"{name} on {proof['samples'][name]}" for name in proof["runtimes"])
+    lines.append(f"outputs equal to the bit on random inputs: {counts}")
     lines += [f"not run on {name}: {reason}" for name, reason in proof["not_run"].items()]
     return "\n".join(lines)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from edgepress.deploy.runtimes.sessions import open_session as open_session
     from edgepress.models.checkpoints.checkpoint import load_checkpoint as load_checkpoint
     from edgepress.models.checkpoints.checkpoint import save_checkpoint as save_checkpoint
+    from edgepress.models.checkpoints.hub import load_from_hub as load_from_hub
+    from edgepress.models.checkpoints.hub import push_to_hub as push_to_hub
     from edgepress.models.checkpoints.registry import build as build
     from edgepress.models.checkpoints.spec import ModelSpec as ModelSpec
     from edgepress.models.cost.cost import Cost as Cost
@@ -50,10 +52,12 @@ _HOME = {
     "evaluate_gate": "benchmarks.gate.gate",
     "export_model": "deploy.export.export",
     "load_checkpoint": "models.checkpoints.checkpoint",
+    "load_from_hub": "models.checkpoints.hub",
     "load_task": "models.tasks.sources.load",
     "open_session": "deploy.runtimes.sessions",
     "profile": "benchmarks.measure.profiling",
     "prune_model": "compress.prune.model",
+    "push_to_hub": "models.checkpoints.hub",
     "quantize_model": "compress.quantize.model",
     "save_checkpoint": "models.checkpoints.checkpoint",
 }
@@ -72,10 +76,12 @@ __all__ = [
     "evaluate_gate",
     "export_model",
     "load_checkpoint",
+    "load_from_hub",
     "load_task",
     "open_session",
     "profile",
     "prune_model",
+    "push_to_hub",
     "quantize_model",
     "save_checkpoint",
 ]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
 from importlib import import_module
@@ -23,6 +25,9 @@ def main() -> None:
         sys.argv = [f"edgepress {arguments[0]}", *arguments[1:]]
         _run(arguments[0])
         return
+    if "_EDGEPRESS_COMPLETE" in os.environ or arguments in (["--install-completion"], ["--show-completion"]):
+        _complete()
+        return
     if arguments == ["--version"]:
         from edgepress import __version__
 
@@ -31,15 +36,25 @@ def main() -> None:
     if arguments and arguments[0] not in ("-h", "--help"):
         print(
             f"error: {arguments[0]!r} is no command of edgepress; it has {', '.join(COMMANDS)}, "
-            "each with --help, and --version",
+            "each with --help; --version, --install-completion",
             file=sys.stderr,
         )
         sys.exit(2)
     width = max(map(len, COMMANDS))
-    print("Usage: edgepress [--version] COMMAND ...\n\nCommands:")
+    print("Usage: edgepress [--version] [--install-completion] COMMAND ...\n\nCommands:")
     for name, says in COMMANDS.items():
         print(f"  {name:<{width}}  {says}")
     print("\nedgepress COMMAND --help says more; compress, deploy and benchmarks are the same commands.")
+
+
+def _complete() -> None:
+    """What a shell asks for while a person types, and how it learns to ask; all three commands are needed only here."""
+    import typer
+
+    whole = typer.Typer(rich_markup_mode=None)
+    for command, says in COMMANDS.items():
+        whole.add_typer(import_module(f"edgepress.{command}.cli").app, name=command, help=says)
+    whole(prog_name="edgepress")
 
 
 def compress() -> None:
@@ -64,11 +79,20 @@ def _run(command: str) -> None:
         begin = import_module(f"edgepress.{command}.cli").main
     except KeyboardInterrupt:
         _stop("interrupted", 130)
+    # The first to be registered is the last to be called: a command that is done ends with its own exit code, where a
+    # signal would kill the interpreter while it cleans up.
+    atexit.register(_ignore_signals)
     begin()
+
+
+def _ignore_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _stop(how: str, code: int) -> NoReturn:
     print(f"error: {how} before it began", file=sys.stderr)
+    exec("")  # as `_leave` in models/command_line.py does
     sys.exit(code)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgepress.models.errors import RuntimeFailure
+from edgepress.models.terminal.installation import how_to_install
 
 #: Okabe and Ito's colours, which people with colour-blindness can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -26,7 +27,7 @@ def bars_svg(rows: Sequence[tuple[str, str, float]], title: str, axis: str) -> s
     try:
         import vl_convert
     except ImportError as error:
-        raise RuntimeFailure(f"the figure needs vl-convert ({error}): pip install 'edgepress[report]'") from error
+        raise RuntimeFailure(f"the figure needs vl-convert ({error}): {how_to_install('vl_convert')}") from error
     values: list[dict[str, Any]] = [{"label": label, "group": group, "value": value} for label, group, value in rows]
     return vl_convert.vegalite_to_svg(
         {

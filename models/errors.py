@@ -24,7 +24,7 @@ class ConfigError(UsageError):
     """
 
     def __init__(self, errors: Sequence[str], subject: str = "the configuration"):
-        self.errors = tuple(errors)
+        self.errors: tuple[str, ...] = tuple(errors)
         count = "1 problem" if len(self.errors) == 1 else f"{len(self.errors)} problems"
         super().__init__(f"{subject} has {count}:\n" + "\n".join(f"  - {error}" for error in self.errors))
 
@@ -40,7 +40,17 @@ class VerdictError(EdgepressError):
 
 
 class ProofError(VerdictError):
-    """The removed network differs from its reference; the message names the channel group."""
+    """The removed network differs from its reference; the message names the channel group.
+
+    Attributes:
+        layers: names of the layers whose channels break the proof, empty where none stand out.
+        reason: what is wrong, in short.
+    """
+
+    def __init__(self, message: str, layers: Iterable[str] = (), reason: str = ""):
+        self.layers: tuple[str, ...] = tuple(layers)
+        self.reason: str = reason
+        super().__init__(message)
 
 
 class ParityError(VerdictError):

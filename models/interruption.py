@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from edgepress.models.children import end_with_parent
 from edgepress.models.errors import EdgepressError
 
 KEPT = "what was finished is kept, the same command goes on from there"
@@ -52,15 +52,13 @@ def is_child() -> bool:
 
 
 def follow_parent() -> None:
-    """Let the operating system end a child command when its parent dies, however it dies (Linux)."""
-    if not is_child() or sys.platform != "linux":
-        return
-    import ctypes
+    """Let the operating system kill a child command when its parent dies, however it dies (Linux).
 
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if not is_child():  # it died before that
-        os.kill(os.getpid(), signal.SIGTERM)
+    A parent that can still tell its children to end does so and waits. Of one that was killed the child is killed as
+    well: a signal that it may answer it would not notice in native code, and go on writing where nobody watches.
+    """
+    if is_child():
+        end_with_parent(int(os.environ[_PARENT]))
 
 
 def restore_handlers() -> None:
@@ -97,18 +95,30 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     children: dict[int, str] = {}
     done, child, above = threading.Event(), is_child(), os.environ.get(_PARENT)
     os.environ[_PARENT] = str(os.getpid())
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
 
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        received.append(number)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         children.update(descendants())
         raise Terminated
 
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    handler = signal.signal(signal.SIGTERM, terminate)
+    handler, of_interrupts = signal.signal(signal.SIGTERM, terminate), signal.getsignal(signal.SIGINT)
+    if of_interrupts is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    # What silences the packages below may have hold of the stream when the last sentence is due.
+    stderr = os.dup(2)
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     _active.append(terminate)
-    watch = threading.Thread(target=_watch, args=(reading, done, children, last, child), daemon=True, name="signals")
+    watch = threading.Thread(
+        target=_watch, args=(reading, done, children, last, child, stderr), daemon=True, name="signals"
+    )
     watch.start()
     try:
         yield
@@ -116,6 +126,20 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
         children.update(descendants())
         _end(children)
         raise
+    except SystemExit as error:
+        # Ray leaves with the signal's number while it starts, until `restore_handlers` takes its handler back.
+        if error.code != signal.SIGTERM:
+            raise
+        children.update(descendants())
+        _end(children)
+        raise Terminated from error
+    except Exception as error:
+        if not received:
+            raise
+        # An extension module that is interrupted while it is imported says that it cannot be.
+        children.update(descendants())
+        _end(children)
+        raise (Terminated if received[0] == signal.SIGTERM else Interrupted)() from error
     finally:
         done.set()
         _active.pop()
@@ -125,13 +149,21 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
             os.environ[_PARENT] = above
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, handler)
+        if of_interrupts is signal.default_int_handler:
+            signal.signal(signal.SIGINT, of_interrupts)
         os.close(writing)
         watch.join()
         os.close(reading)
+        os.close(stderr)
 
 
 def _watch(
-    reading: int, done: threading.Event, children: dict[int, str], last: Callable[[], None], child: bool
+    reading: int,
+    done: threading.Event,
+    children: dict[int, str],
+    last: Callable[[], None],
+    child: bool,
+    stderr: int,
 ) -> None:
     """Wait for a signal's number; end the process where the main thread has not done so in time."""
     while byte := os.read(reading, 1):
@@ -146,7 +178,7 @@ def _watch(
     _end(children)
     if not child:
         how = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
-        os.write(2, f"error: {how}; {KEPT}\n".encode())
+        os.write(stderr, f"error: {how}; {KEPT}\n".encode())
     last()
     os._exit(_CODES[number])
 

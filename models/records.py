@@ -31,6 +31,7 @@ class IndexLine(TypedDict):
     params: NotRequired[int | None]
     weight_bytes: NotRequired[int | None]
     peak_activation_bytes: NotRequired[int | None]
+    constant_bytes: NotRequired[int | None]
     file_bytes: NotRequired[int | None]
     train_accuracy: NotRequired[float | None]
     validation_accuracy: NotRequired[float | None]
@@ -47,7 +48,7 @@ class Figures(TypedDict, total=False):
 
 
 class Evaluation(Figures, total=False):
-    """What `edgepress.models.tasks.metrics.evaluate` gives."""
+    """What `edgepress.models.tasks.kinds.classification.evaluate` gives."""
 
     interval: list[float] | None
     cluster_interval: list[float] | None
@@ -68,6 +69,7 @@ class CostFacts(TypedDict):
     params: int
     weight_bytes: int
     peak_activation_bytes: NotRequired[int]
+    constant_bytes: NotRequired[int]
 
 
 class DataFacts(TypedDict, total=False):

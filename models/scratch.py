@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -29,14 +30,22 @@ _TRIES = 10
 def scratch_folder() -> Iterator[Path | None]:
     """Make it and remove it; None where the folder for temporary files cannot be written (whoever needs it says so)."""
     above = Path(tempfile.gettempdir()) if _writable_tmpdir() else None
-    held = _make(above) if above is not None else None
+    # A signal between the folder's making and the block that removes it would leave it there.
+    waiting = _hold_signals()
+    try:
+        held = _make(above) if above is not None else None
+    except BaseException:
+        _let_signals(waiting)
+        raise
     if held is None:
+        _let_signals(waiting)
         yield None
         return
     folder, lock = held
     before = tempfile.tempdir, os.environ.get("TMPDIR")
-    tempfile.tempdir, os.environ["TMPDIR"] = str(folder), str(folder)
     try:
+        tempfile.tempdir, os.environ["TMPDIR"] = str(folder), str(folder)
+        _let_signals(waiting)
         sweep_up(folder.parent)
         yield folder
     finally:
@@ -78,6 +87,17 @@ def sweep_up(above: Path) -> None:
             pass
         finally:
             os.close(lock)
+
+
+def _hold_signals() -> set[signal.Signals] | None:
+    if not hasattr(signal, "pthread_sigmask"):
+        return None
+    return signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})  # type: ignore[return-value]
+
+
+def _let_signals(before: set[signal.Signals] | None) -> None:
+    if before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _writable_tmpdir() -> bool:

@@ -14,6 +14,7 @@ _SCALES: dict[str, dict[str, float]] = {
     "bytes": {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "ms": {"us": 1e-3, "ms": 1, "s": 1e3},
     "fraction": {"": 1, "%": 0.01},
+    "instructions": {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9},
     "uJ": {"uJ": 1, "mJ": 1e3, "J": 1e6},
     "number": {"": 1},
 }
@@ -23,10 +24,11 @@ _EXAMPLES = {
     "bytes": '"128 kB" (decimal) or "64 KiB"',
     "ms": '"100 ms"',
     "fraction": '"0.9" or "90%"',
+    "instructions": '"10M"',
     "uJ": '"500 uJ"',
     "number": '"1.2"',
 }
-_INTEGERS = {"macs", "params", "bytes"}
+_INTEGERS = {"macs", "params", "bytes", "instructions"}
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*\Z")
 
 
@@ -35,12 +37,12 @@ def parse_quantity(text: str | int | float, unit: str, *, name: str, relative_to
 
     Args:
         text: what the user wrote; a bare number is accepted where the unit has no scale of its own (not for bytes).
-        unit: "macs", "params", "bytes", "ms", "fraction", "uJ" or "number".
+        unit: "macs", "params", "bytes", "instructions", "ms", "fraction", "uJ" or "number".
         name: the parameter, for the error.
         relative_to: what "50%" is half of; without it a percentage is an error (except for fractions).
 
     Returns:
-        int for macs, params and bytes, otherwise float.
+        int for macs, params, bytes and instructions, otherwise float.
 
     Raises:
         UsageError: not a quantity of this unit, negative, not finite, or without a unit where one is needed.

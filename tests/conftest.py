@@ -14,6 +14,12 @@ settings.register_profile("edgepress", deadline=None)
 settings.load_profile("edgepress")
 
 
+@pytest.fixture(autouse=True)
+def usual_verbosity(monkeypatch):
+    """A command that a test runs in this process may ask for quiet; the next test has not."""
+    monkeypatch.setenv("EDGEPRESS_VERBOSITY", "normal")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with the real data; tests that need it skip where it is absent."""

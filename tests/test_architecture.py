@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -172,3 +173,12 @@ def test_no_machine_paths_in_the_project():
         if path.is_file() and machine.search(path.read_text(errors="ignore"))
     ]
     assert not bad
+
+
+def test_every_package_is_in_the_wheel():
+    """setuptools is given a list, since folders and packages differ in name: a new folder would be missed silently."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {source.parent for source in SOURCES if source.name == "__init__.py"}
+    present = {"edgepress", *(f"edgepress.{'.'.join(folder.relative_to(ROOT).parts)}" for folder in folders)}
+    developers = ("edgepress.benchmarks.experiments", "edgepress.benchmarks.results")
+    assert listed == {name for name in present if not name.startswith(developers)}

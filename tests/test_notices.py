@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.deploy.firmware.project import write_project
+from edgepress.deploy.firmware.projects.project import write_project
 from tests.deploy.integer_networks import one_operator
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +23,7 @@ DISTRIBUTIONS = {
     "modelopt": "nvidia-modelopt",
     "sklearn": "scikit-learn",
     "vl_convert": "vl-convert-python",
+    "yaml": "pyyaml",
 }
 
 
@@ -65,7 +66,7 @@ TEXTS = sorted(
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_source_says_its_licence(path: Path):
-    sign = "#" if path.suffix == ".py" or path.name.startswith("CMakeLists") else "/*"
+    sign = "#" if path.suffix == ".py" or ".txt" in path.suffixes else ";" if ".ini" in path.suffixes else "/*"
     line = f"{sign} {LICENCE}" + (" */" if sign == "/*" else "")
     assert path.read_text().startswith(line + "\n"), f"the first line of {path.relative_to(ROOT)} must be: {line}"
 

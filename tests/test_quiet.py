@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.compress.pipeline.test_kill import RECIPE
-from tests.compress.train_cases import write_task
+from tests.compress.train_cases import RECIPE, write_task
 
 ROOT = Path(__file__).resolve().parents[1]
 _CALLS = "connect,sendto,sendmsg,bind,openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink"

@@ -18,6 +18,11 @@ def test_the_table_is_what_the_results_file_says():
     assert block[2] == as_markdown(json.loads((ROOT / block[1]).read_text()))
 
 
+def test_it_is_short_and_leads_to_the_pages():
+    assert len(README.splitlines()) < 120
+    assert "](docs/index.md)" in README
+
+
 def test_every_linked_file_exists():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target

@@ -20,6 +20,7 @@ from typing import Any
 
 from edgepress.benchmarks.ci.github_comment import post_comment, pull_request, write_summary
 from edgepress.benchmarks.gate.formats import code_span, escaped, render
+from edgepress.models.children import bound
 from edgepress.models.errors import EdgepressError
 
 _SECONDS = 1800
@@ -74,10 +75,10 @@ def run(environment: Mapping[str, str]) -> int:
     done = [_gate(environment, file, several=len(files) > 1) for file in files]
     print(f"\n::{fence}::", flush=True)
     # What could not be decided first, then failures; those of one kind in the order of the files.
-    done.sort(key=lambda outcome: (outcome.verdict is not None, -outcome.code))
+    done.sort(key=lambda outcome: (bool(outcome.verdicts), -outcome.code))
     code, name = max(outcome.code for outcome in done), environment.get("INPUT_NAME", "").strip() or "models"
-    verdicts = [outcome.verdict for outcome in done if outcome.verdict is not None]
-    parts = [outcome.complaint for outcome in done if outcome.verdict is None]
+    verdicts = sorted((v for outcome in done for v in outcome.verdicts), key=lambda verdict: verdict["passed"])
+    parts = [outcome.complaint for outcome in done if not outcome.verdicts]
     parts += [render(verdicts, "markdown")] if verdicts else []
     text = f"## edgepress: {escaped(name)}\n\n" + "\n".join(parts)
     write_summary(text, environment)
@@ -96,10 +97,10 @@ def run(environment: Mapping[str, str]) -> int:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Of one file: the exit code, and the verdict or (where there is none) what was complained about, as Markdown."""
+    """Of one run: the exit code, and the verdicts or (without any) what was complained about, as Markdown."""
 
     code: int
-    verdict: dict[str, Any] | None
+    verdicts: list[dict[str, Any]]
     complaint: str
 
 
@@ -112,19 +113,26 @@ def _gate(environment: Mapping[str, str], file: str | None, several: bool) -> _O
     ]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_SECONDS, check=False, encoding="utf-8", errors="replace"
+            bound(command),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
         )
         code, printed, complaint = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired:
         code, printed, complaint = 3, "", f"error: the gate did not end within {_SECONDS} s"
     if printed:
-        verdict = json.loads(printed)
-        print(f"{complaint}{render(verdict, 'text')}", flush=True)
-        return _Outcome(code, verdict, "")
+        found = json.loads(printed)
+        verdicts = found.get("files", [found])  # of several files that the budgets name
+        print(f"{complaint}{render(verdicts, 'text')}", flush=True)
+        return _Outcome(code, verdicts, "")
     print(complaint, flush=True)
     named = f"{code_span(file)}: " if file else ""
     markdown = f"### ❌ {named}the gate could not decide (exit {code})\n\n```\n{_quoted(complaint)}\n```\n"
-    return _Outcome(code, None, markdown)
+    return _Outcome(code, [], markdown)
 
 
 def _comment(text: str, name: str, environment: Mapping[str, str]) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from edgepress.models.children import bound
+
 _MODELS = (".tflite", ".onnx")
 
 
@@ -27,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     # Isolated as this process is: no file of the repository that is committed to is imported.
     flag = "-I" if sys.flags.isolated else "-P"
     command = [sys.executable, flag, "-m", "edgepress.benchmarks", "gate", *options, "--", *files]
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(bound(command), check=False).returncode
 
 
 if __name__ == "__main__":

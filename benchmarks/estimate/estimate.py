@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latency and energy on device classes, estimated from published systems, with an error bar; no data, no number.
 
-The coefficients are in latency_systems.json (`estimate.fit_latency` made it, and says how and how well). For
-Ethos-U the estimate is that of Arm's compiler Vela, with its version, system configuration and memory mode.
+The coefficients are those of `edgepress.models.footprint.latency`. For Ethos-U the estimate is that of Arm's compiler
+Vela, with its version, system configuration and memory mode.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import subprocess
@@ -16,20 +15,17 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from edgepress.benchmarks.measure.profiles import is_float, layer_macs
+from edgepress.models.children import bound
 from edgepress.models.devices.device import DeviceClass
 from edgepress.models.errors import RuntimeFailure
+from edgepress.models.footprint.latency import UNCOVERED, applied, interval, systems_table, usable_systems
+from edgepress.models.terminal.installation import how_to_install
 from edgepress.models.units import format_quantity
 
-#: A system on which the held-out model was missed by more than this is not described by three coefficients.
-WORST_HELD_OUT = 0.5
-#: Up to this share of MACs may be of kinds without a coefficient; above it there is no estimate.
-_UNCOVERED = 0.01
 _VELA_SECONDS = 120
 #: The span of MACs of the models that the coefficients come from, widened by a factor of four.
 _SMALLEST_MACS, _LARGEST_MACS = 264_192 / 4, 12_501_632 * 4
@@ -54,14 +50,6 @@ class Estimate:
     source: str = ""
     note: str = ""
     others: tuple[tuple[str, float], ...] = ()
-
-
-@cache
-def systems_table() -> dict[str, Any]:
-    """The content of latency_systems.json."""
-    return json.loads(
-        files("edgepress.benchmarks.estimate").joinpath("latency_systems.json").read_text(encoding="utf-8")
-    )
 
 
 def work_of(profile: Mapping[str, Any]) -> tuple[dict[str, int], int, int]:
@@ -119,30 +107,21 @@ def estimate_latency(profile: Mapping[str, Any], device: DeviceClass) -> Estimat
     total = sum(macs.values()) + other
     if not total:
         return Estimate(None, note="the profile has no layers with MACs to estimate from")
-    if other > _UNCOVERED * total:
+    if other > UNCOVERED * total:
         return Estimate(
             None,
             note=f"{other / total:.0%} of the MACs are of kinds that were never measured (neither "
             "convolution nor dense), so there is no number",
         )
     table = systems_table()
-    usable: list[tuple[str, float]] = []
-    refused: list[str] = []
-    for name in device.latency_systems:
-        system = table["latency_us"]["systems"].get(name)
-        if system is None:
-            refused.append(f"{name} is not among the published systems")
-            continue
-        worst = max((abs(error) for error in (system["held_out"] or {}).values()), default=0.0)
-        if worst > WORST_HELD_OUT:
-            refused.append(f"{name}: a held-out model was missed by {worst:.0%}, its time does not follow MACs")
-            continue
-        usable.append((name, _apply(system, macs, outputs, table["latency_us"]["output_cost"]) / 1e6))
+    cost = table["latency_us"]["output_cost"]
+    names, refused = usable_systems(device)
+    usable = [(name, applied(table["latency_us"]["systems"][name], macs, outputs, cost) / 1e6) for name in names]
     if not usable:
         return Estimate(None, note="; ".join(refused) + ": no number is given")
     name, latency_ms = usable[0]
     system = table["latency_us"]["systems"][name]
-    factor, claim_note = _interval(table["latency_us"], system, table["claim"])
+    factor, claim_note = interval(table["latency_us"], system, table["claim"])
     energy = table["energy_uj"]["systems"].get(name)
     notes = [claim_note]
     if not _SMALLEST_MACS <= total <= _LARGEST_MACS:
@@ -155,35 +134,11 @@ def estimate_latency(profile: Mapping[str, Any], device: DeviceClass) -> Estimat
         latency_ms,
         latency_ms / factor,
         latency_ms * factor,
-        None if energy is None else _apply(energy, macs, outputs, table["energy_uj"]["output_cost"]) / 1e3,
+        None if energy is None else applied(energy, macs, outputs, table["energy_uj"]["output_cost"]) / 1e3,
         f"published results of {name}",
         "; ".join(notes),
         tuple(usable[1:]),
     )
-
-
-def _apply(system: Mapping[str, Any], macs: Mapping[str, int], outputs: int, output_cost: float) -> float:
-    """ns or nJ."""
-    per_mac = system["per_mac"]
-    return (
-        per_mac["conv"] * (macs["conv"] + output_cost * outputs)
-        + per_mac["depthwise"] * macs["depthwise"]
-        + per_mac["dense"] * macs["dense"]
-    )
-
-
-def _interval(table: Mapping[str, Any], system: Mapping[str, Any], claim: float) -> tuple[float, str]:
-    """The factor up and down, and the words for it."""
-    group = table["validation"]["clean" if system["clean"] else "all"]
-    own = max((abs(math.log1p(error)) for error in (system["held_out"] or {}).values()), default=0.0)
-    factor = math.exp(max(group["log_factor"], own))
-    words = (
-        f"{claim:.0%} interval, from held-out models on {group['systems']} systems "
-        f"(mean error {group['mean_abs']:.0%}, median {group['median_abs']:.0%})"
-    )
-    if system["held_out"] is None:
-        words += "; this system itself could not be validated"
-    return factor, words
 
 
 def _vela_estimate(profile: Mapping[str, Any], device: DeviceClass) -> Estimate:
@@ -195,7 +150,7 @@ def _vela_estimate(profile: Mapping[str, Any], device: DeviceClass) -> Estimate:
     try:
         version = metadata.version("ethos-u-vela")
     except metadata.PackageNotFoundError:
-        return Estimate(None, note="Vela is not installed (pip install 'edgepress[npu]'), so there is no number")
+        return Estimate(None, note=f"Vela is not installed ({how_to_install('ethosu')}), so there is no number")
     settings = device.vela or {}
     figures = run_vela(path, **settings)
     words = f"Vela {version}, {settings['accelerator']}, {settings['system_config']}, {settings['memory_mode']}"
@@ -233,7 +188,7 @@ def run_vela(path: Path, accelerator: str, system_config: str, memory_mode: str)
         ]
         try:
             done = subprocess.run(
-                command,
+                bound(command),
                 capture_output=True,
                 text=True,
                 timeout=_VELA_SECONDS,

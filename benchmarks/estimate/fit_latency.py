@@ -33,6 +33,7 @@ from scipy.optimize import nnls
 
 from edgepress.models.command_line import run_command
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import read_text
 
 TASKS = ("kws", "vww", "ic", "ad")
 #: MACs by kind (conv, depthwise, dense) and outputs of convolutions of the MLPerf Tiny reference models (int8 .tflite);
@@ -99,10 +100,9 @@ def read_systems(path: str | Path) -> list[System]:
         "energy_uj",
     }
     try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
+        rows = list(csv.DictReader(read_text(path).splitlines(keepends=True)))
+    except csv.Error as error:
+        raise UsageError(f"{path} is no table of comma-separated values: {error}") from None
     if not rows or not wanted <= set(rows[0]):
         raise UsageError(f"{path} lacks the columns {', '.join(sorted(wanted - set(rows[0] if rows else ())))}")
     systems: dict[str, System] = {}
@@ -289,7 +289,8 @@ def main(args: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     if len(given) != 1:
         raise UsageError(
-            "usage: python -m edgepress.benchmarks.estimate.fit_latency RESULTS.csv > benchmarks/latency_systems.json"
+            "usage: python -m edgepress.benchmarks.estimate.fit_latency RESULTS.csv "
+            "> models/footprint/latency_systems.json"
         )
     systems = read_systems(given[0])
     print(report(systems), file=sys.stderr)

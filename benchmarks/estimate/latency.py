@@ -6,12 +6,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.errors import RuntimeFailure, UsageError
+
+if TYPE_CHECKING:
+    from edgepress.models.devices.device import DeviceClass
 
 SCHEMA = 1
 #: Long enough for a stable median, short enough for a pull request; both must be reached.
@@ -58,7 +61,8 @@ def measure_latency(
     path = Path(path)
     with open_session(path, runtime, threads=threads, trust=trust) as session:
         sample = tuple(
-            np.zeros([1 if size < 0 else size for size in details.shape], details.dtype) for details in session.inputs
+            np.zeros([1 if size < 0 else size for size in details.shape or (1,)], details.dtype)
+            for details in session.inputs
         )
         session.run_integer(*sample)
         alone = session.isolated
@@ -105,7 +109,7 @@ def measure_latency(
 def latency_overview(
     path: str | Path,
     runtimes: Sequence[str] = (),
-    devices: Sequence[str] = (),
+    devices: Sequence[str | DeviceClass] = (),
     *,
     threads: int = 1,
     runs: int = LEAST_RUNS,
@@ -132,7 +136,7 @@ def latency_overview(
     from edgepress.models.devices.classes import device_classes, pick
 
     known = device_classes()
-    classes = [pick(name, known) for name in devices] or list(known.values())
+    classes = [pick(given, known) if isinstance(given, str) else given for given in devices] or list(known.values())
     profile = profile_of(path, arena=False)
     measured, failures = [], []
     for runtime in wanted_runtimes(Path(path), runtimes) if measure else ():

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 import typer
 
 from edgepress.models.atomic import write_json
+from edgepress.models.children import end_with_parent
 from edgepress.models.command_line import run_command
 from edgepress.models.errors import UsageError
 
@@ -110,6 +111,7 @@ def run_one(command: str, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _run_here(arguments: Sequence[str], output: Path, errors: Path) -> None:
     """In the fork: what `edgepress ARGUMENTS` does, its streams into files."""
+    end_with_parent(os.getppid())
     for stream, path in ((1, output), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), stream)
     os.chdir(output.parent)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The firmware table: flash, RAM, stack and exact instructions of generated C on every Cortex-M, by kernels.
+"""The firmware table: flash, RAM, stack, exact instructions and crude cycles of generated C on every core, by kernels.
 
 `python -m edgepress.benchmarks.experiments.firmware FILES --output benchmarks/results/firmware.json` measures;
 `--docs docs/firmware.md`
@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.benchmarks.experiments.firmware_marks import violations
+from edgepress.benchmarks.experiments.firmware_page import page, tables
 from edgepress.models.atomic import write_json, write_text
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
 SCHEMA = 1
 CORES = ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32")
-#: What is asked of the fast kernels on Cortex-M4: instructions per multiply-accumulate, and flash beside the weights.
-LARGEST_PER_MAC, LARGEST_PER_MAC_OF = 3.0, {"kws_ref_model": 5.0}
-LARGEST_EXTRA_FLASH_BYTES = 16_000
 #: Random inputs that are compared with TFLite Micro; in how many of them instructions are counted, which is slower.
 _INPUTS, _COUNTED = 100, 3
 
@@ -40,17 +39,19 @@ def measure(
 
     Args:
         path: the file.
-        cores: Cortex-M runtimes.
-        inputs: random inputs that are compared with TFLite Micro on the host and, with fast kernels, on the Cortex-M4;
+        cores: runtimes of emulated cores.
+        inputs: random inputs that are compared with TFLite Micro on the host and, with `dsp` kernels, on the Cortex-M4;
             the other cores and kernels get those in which instructions are counted.
         kept: an earlier result; what it holds of the same C and as many inputs is not measured again.
 
     Returns:
-        {"name", "code_sha256", "macs", "weight_bytes", "arena_bytes", "tflm_arena_bytes", "host": [...], "cores": ...}.
+        {"name", "code_sha256", "macs", "weight_bytes", "arena_bytes", "tflm_arena_bytes", "host": [...], "cores": ...,
+        "crude_cycles"}.
 
     Raises:
         UsageError: the file has no C. RuntimeFailure: a tool or TFLite Micro is missing.
     """
+    from edgepress.benchmarks.measure.crude_cycles import crude_cycles
     from edgepress.deploy.firmware.host import HostProgram
     from edgepress.deploy.firmware.lowering.steps import PORTABLE_KERNELS
     from edgepress.deploy.firmware.sources import firmware, sources
@@ -64,7 +65,7 @@ def measure(
     rows = {(row["core"], row["kernels"]): row for row in kept["cores"]}
     # Plain kernels check the others; what they cost is shown on one core.
     wanted = [(core, kind) for core in cores for kind in _kernels_on(core)]
-    if kept["host"] and all(key in rows for key in wanted):
+    if kept["host"] and "crude_cycles" in kept and all(key in rows for key in wanted):
         return kept
     generator = np.random.default_rng(0)
     with open_session(path, "tflm") as session:
@@ -85,6 +86,8 @@ def measure(
         _say(f"{path.stem}: {core}, {kind} kernels")
         few, outputs = [x[:count] for x in shaped], [y[:count] for y in expected]
         rows[core, kind] = _on_core(made, core, kind, few, outputs)
+    _say(f"{path.stem}: crude cycles")
+    crude = crude_cycles(made, [x[:1] for x in shaped])
     return {
         "name": path.stem,
         "code_sha256": code,
@@ -95,7 +98,38 @@ def measure(
         "arena_bytes": {kernels: layout.arena_bytes for kernels, layout in made.layouts.items()},
         "tflm_arena_bytes": arena,
         "host": host,
+        "crude_cycles": {"cycles": crude.cycles, "instructions": crude.instructions, "per_mac": crude.per_mac},
         "cores": [rows[key] for key in sorted(rows, key=lambda key: (CORES.index(key[0]), key[1] != "plain"))],
+    }
+
+
+def add_crude_cycles(result: dict[str, Any], files: Sequence[Path]) -> None:
+    """Measure crude cycles, and put them beside the other figures of networks with these names and products.
+
+    Raises:
+        UsageError: the result knows no such network.
+    """
+    from edgepress.benchmarks.measure.crude_cycles import crude_cycles
+    from edgepress.benchmarks.measure.environment import environment
+    from edgepress.deploy.firmware.sources import firmware, sources
+
+    for path in files:
+        made = firmware(path)
+        one = next((o for o in result["networks"] if (o["name"], o["macs"]) == (path.stem, made.network.macs)), None)
+        if one is None:
+            raise UsageError(f"{path.stem} with {made.network.macs:,} multiply-accumulates is not in the result")
+        found = crude_cycles(made)
+        _say(f"{path.stem}: {found.per_mac:.2f} crude cycles per MAC")
+        one["crude_cycles"] = {
+            "cycles": found.cycles,
+            "instructions": found.instructions,
+            "per_mac": found.per_mac,
+            "code_sha256": sha256("".join(text for _, text in sorted(sources(made, "").items())).encode()).hexdigest(),
+        }
+    names = " ".join(path.name for path in files)
+    result["crude_cycles"] = {
+        "command": f"python -m edgepress.benchmarks.experiments.firmware {names} --crude-cycles",
+        "environment": environment(),
     }
 
 
@@ -215,101 +249,6 @@ def random_networks(folder: Path) -> list[Path]:
     return made
 
 
-def page(result: dict[str, Any]) -> str:
-    """docs/firmware.md: the words of the template, and the tables."""
-    from importlib.resources import files
-
-    words = (files("edgepress.benchmarks.experiments") / "templates" / "firmware.md").read_text(encoding="utf-8")
-    return words.replace("$tables", tables(result))
-
-
-def tables(result: dict[str, Any]) -> str:
-    """The measured part of the page."""
-    lines = [
-        "| network | MACs | weights B | arena B (plain / tiled / DSP / MVE) | TFLM's (head, all) | host: equal |",
-        "|---|---|---|---|---|---|",
-    ]
-    for one in result["networks"]:
-        host = ", ".join(f"{row['kernels']} {row['equal']}/{row['inputs']}" for row in one["host"])
-        arena = one["tflm_arena_bytes"]
-        arenas = " / ".join(f"{size:,}" for size in one["arena_bytes"].values())
-        lines.append(
-            f"| {one['name']} | {one['macs']:,} | {one['weight_bytes']:,} | {arenas} | "
-            f"{arena['head']:,} / {arena['total']:,} | {host} |"
-        )
-    lines += [
-        "",
-        "| network | core | kernels | flash B | beside weights | RAM B | stack B | instructions | per MAC | equal |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for one in result["networks"]:
-        for row in one["cores"]:
-            start = f"| {one['name']} | {row['core']} | {row['kernels']} | "
-            if not row["fits"]:
-                lines.append(f"{start}{row['verdict'].replace('|', '/')} | | | | | | |")
-                continue
-            lines.append(
-                f"{start}{row['flash_bytes']:,} | {row['flash_bytes'] - one['weight_bytes']:,} | "
-                f"{row['ram_bytes']:,} | "
-                f"{row['stack_bytes']} | {row['instructions']:,} | {row['per_mac']:.2f} | "
-                f"{row['equal']}/{row['inputs']} |"
-            )
-    lines += ["", *_sentences(result)]
-    if quick := result.get("quick"):
-        lines += [
-            "",
-            f"From {quick['file']} to the figures of the emulated Cortex-M4: {quick['seconds']:.1f} s "
-            "(on a machine that was busy with other work).",
-        ]
-    lines += [""] + [f"Missed: {line}." for line in violations(result)]
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _sentences(result: dict[str, Any]) -> list[str]:
-    """What the tables do not say at a glance."""
-    found = []
-    if known := result.get("labelled"):
-        found.append(
-            f"All of {known['data']} through {known['file']} in C on the host: {known['correct']} of "
-            f"{known['samples']} right, {known['equal']} equal to TFLite Micro in every bit."
-        )
-    rows = [(one, row) for one in result["networks"] for row in one["cores"] if row["fits"]]
-    spread = max((row["largest_instructions"] / row["smallest_instructions"] - 1 for _, row in rows), default=0.0)
-    found.append(f"Instructions depend on the input by clamping: by {spread:.2%} at most, where they were counted.")
-    for one, row in rows:
-        if one["name"].startswith("cp_resnet_20M") and (row["core"], row["kernels"]) == ("cortex-m4", "dsp"):
-            found.append(
-                f"{one['name']} on a part with {row['ram_limit_bytes']:,} bytes of RAM and "
-                f"{row['flash_limit_bytes']:,} of flash: RAM and stack take "
-                f"{(row['ram_bytes'] + row['stack_bytes']) / row['ram_limit_bytes']:.0%}, flash "
-                f"{row['flash_bytes'] / row['flash_limit_bytes']:.0%}."
-            )
-    return found
-
-
-def violations(result: dict[str, Any]) -> list[str]:
-    """What misses the marks above on the Cortex-M4 with fast kernels, or differs from TFLite Micro anywhere."""
-    found = []
-    for one in result["networks"]:
-        name = one["name"]
-        wrong = [f"{name} on the host, {r['kernels']}" for r in one["host"] if r["equal"] != r["inputs"]]
-        wrong += [
-            f"{name} on {r['core']}, {r['kernels']}" for r in one["cores"] if r["fits"] and r["equal"] != r["inputs"]
-        ]
-        found += [f"{where}: departs from TFLite Micro" for where in wrong]
-        for row in one["cores"]:
-            if row["core"] != "cortex-m4" or row["kernels"] != "dsp" or not row["fits"]:
-                continue
-            largest = LARGEST_PER_MAC_OF.get(name, LARGEST_PER_MAC)
-            if row["per_mac"] > largest:
-                found.append(f"{name}: {row['per_mac']:.2f} instructions per MAC, allowed are {largest:g}")
-            if row["flash_bytes"] - one["weight_bytes"] > LARGEST_EXTRA_FLASH_BYTES:
-                found.append(f"{name}: {row['flash_bytes'] - one['weight_bytes']:,} bytes of flash beside the weights")
-            if row["ram_bytes"] > one["tflm_arena_bytes"]["total"]:
-                found.append(f"{name}: {row['ram_bytes']:,} bytes of RAM, more than TFLite Micro's arena")
-    return found
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -331,13 +270,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="JSON to write (replaced)")
     parser.add_argument("--docs", type=Path, help="page to write from --output (replaced)")
     parser.add_argument("--resume", action="store_true", help="keep what --output holds of the same C and inputs")
+    parser.add_argument("--crude-cycles", action="store_true", help="measure these alone, beside what --output holds")
     parser.add_argument("--only-docs", action="store_true", help="measure nothing")
     options = parser.parse_args(arguments)
     try:
-        if options.only_docs:
+        if options.only_docs or options.crude_cycles:
             if options.output is None or not options.output.is_file():
-                raise UsageError("--only-docs needs --output with an existing JSON file")
+                raise UsageError("--only-docs and --crude-cycles need --output with an existing JSON file")
             result = json.loads(options.output.read_text())
+            if options.crude_cycles:
+                add_crude_cycles(result, options.files)
+                write_json(options.output, result)
         else:
             result = _measure_all(options)
         if options.docs is not None:
@@ -346,10 +289,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgepressError as error:
         _say(f"error: {error}")
         return error.exit_code
-    missed = violations(result)
-    for line in missed:
+    found = violations(result)
+    for line in found:
         _say(f"missed: {line}")
-    return 1 if missed else 0
+    return 1 if found else 0
 
 
 def _measure_all(options: argparse.Namespace) -> dict[str, Any]:

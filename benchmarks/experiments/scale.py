@@ -26,6 +26,7 @@ import numpy as np
 
 from edgepress.benchmarks.experiments.scale_page import LARGEST_RSS_BYTES, LARGEST_WAIT_SHARE, page
 from edgepress.models.atomic import write_json, write_text
+from edgepress.models.children import bound
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
 SCHEMA = 1
@@ -238,7 +239,7 @@ def _params(params: int, folder: Path) -> dict[str, Any]:
 def _sweep(tasks: int, folder: Path) -> dict[str, Any]:
     """Planning and keeping the books of a sweep, without the tasks."""
     from edgepress.compress.commands.sweep import write_results
-    from edgepress.compress.pipeline.sweep import make_grid, plan
+    from edgepress.compress.sweep.sweep import make_grid, plan
 
     grid = make_grid(
         {
@@ -367,7 +368,7 @@ def _in_child(part: str, size: int, folder: Path) -> dict[str, Any]:
             "--work",
             own.name if own else str(folder),
         ]
-        child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        child = subprocess.run(bound(command), stdout=subprocess.PIPE, text=True, check=False)
     finally:
         if own is not None:
             own.cleanup()

@@ -22,9 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.compress.pipeline.sweep import SweepTask, make_grid, plan
-from edgepress.compress.pipeline.sweep_task import networks
+from edgepress.compress.sweep.sweep import SweepTask, make_grid, plan
+from edgepress.compress.sweep.task import networks
 from edgepress.models.atomic import write_json
+from edgepress.models.children import bound
 from edgepress.models.errors import EdgepressError, RuntimeFailure
 from edgepress.models.run_directory import RunDirectory
 
@@ -121,7 +122,7 @@ def measure(folder: Path, epochs: int) -> dict[str, Any]:
 
 def _by_hand(tasks: Sequence[SweepTask], folder: Path, slots: int) -> None:
     """As a person would: the dense trainings, their networks copied, then the rest, always `slots` at a time."""
-    from edgepress.compress.pipeline.sweep_task import adopt_dense
+    from edgepress.compress.sweep.task import adopt_dense
 
     def one(task: SweepTask) -> None:
         run = task.folder(folder)
@@ -151,7 +152,7 @@ def _run(command: list[str], log: Path | None) -> None:
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     output = open(log, "ab") if log else None  # noqa: SIM115 - closed below
     try:
-        code = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, **threads}, check=False)
+        code = subprocess.run(bound(command), stdout=output, stderr=output, env={**os.environ, **threads}, check=False)
     finally:
         if output:
             output.close()

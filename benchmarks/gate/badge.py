@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
-from xml.sax.saxutils import escape
 
 _GREEN, _RED, _YELLOW, _GREY = "#3c8a3c", "#b8322a", "#a87a00", "#555"
 #: Verdana of 11 pixels, roughly; the text is stretched to what is reserved for it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgepress.benchmarks.gate.git_files import file_at, near_models
+from edgepress.benchmarks.gate.git_files import file_at, near_models, top_of
 from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profiling import profile_of
 from edgepress.models.errors import UsageError
@@ -59,7 +59,8 @@ def load_baseline(
     """Read a baseline.
 
     Args:
-        source: "git:REV" (the model's own path at that revision) or "git:REV:PATH", a model file, a JSON file (of
+        source: "git:REV" (the model's own path at that revision) or "git:REV:PATH" (from here, else from the top of the
+            repository), a model file, a JSON file (of
             `benchmarks profile` or `benchmarks gate --update-baseline`), or a mapping of one of these.
         current: the profile of the model that is compared; its "file" is the path that is looked up in git.
         arena: whether arenas are measured.
@@ -155,6 +156,9 @@ def _from_git(
     if not path.name or (named == "" and not Path(current).is_file()):
         raise UsageError(f"baseline = {text!r} needs a model that is a file of the repository")
     data = file_at(revision, path)
+    if data is None and named and not path.is_absolute() and ".." not in path.parts:
+        # As git reads it: from the top of the repository.
+        data = file_at(revision, top_of(path) / path)
     if data is None and named:
         raise UsageError(f"baseline = {text!r}: {path} does not exist at {revision!r}{near_models(revision, path)}")
     if data is None:

@@ -86,6 +86,12 @@ def _results(a: str | Path, b: str | Path) -> dict[str, Any]:
                         "b": second[metric],
                     }
                 )
+        own = [{**(record.get("metrics") or {})} for record in (first, second)]
+        rows += [
+            {"metric": f"{name} ({first.get('runtime')})", "unit": "number", "a": own[0][name], "b": own[1][name]}
+            for name in own[0]
+            if name not in ("accuracy", "log_loss") and own[0][name] is not None and own[1].get(name) is not None
+        ]
         notes.append(f"{first.get('runtime')}: {why_another(first, second)}")
     if not rows:
         raise UsageError(f"{a} and {b} have no result in common: " + ("; ".join(notes) or "no runtime is in both"))

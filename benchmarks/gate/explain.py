@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from edgepress.benchmarks.gate.shrunk import Shrunk
 from edgepress.benchmarks.measure.environment import changed_tools, environment
 from edgepress.benchmarks.measure.manifests import manifest_beside
 from edgepress.benchmarks.measure.profiles import is_float, layer_macs
+from edgepress.models.devices.device import is_of_task
 from edgepress.models.units import format_quantity
 
 _SHOWN = 3
@@ -139,7 +141,7 @@ def _lossless(profile: Mapping[str, Any], check: Mapping[str, Any], path: str, s
     metric, value = check["metric"], check["value"]
     if metric not in ("file", "flash", "arena") or not shrunk.applies:
         return []
-    plan, command = metric == "arena", f"deploy shrink {path}"
+    plan, command = metric == "arena", f"deploy shrink {shlex.quote(path)}"
     if reason := shrunk.not_tried(plan):
         return [(f"lossless shrinking was not tried ({reason})", command, None, False)]
     if plan:
@@ -164,7 +166,12 @@ def _of_the_network(profile: Mapping[str, Any], check: Mapping[str, Any]) -> lis
     if metric in _TARGETS and limit < _SMALLEST_SHARE * value:
         words = f"a smaller network: the limit is {limit / value:.2%} of what this one has, which no pruning reaches"
         return [*found, (words, "compress list", None, False)]
-    if metric in ("macs", "params", "weights"):
+    if metric in ("params", "weights") and check["rule"] == "nessi-tflite":
+        # What is no weight stays in the file, and is counted with them.
+        weights = limit - (value - (profile.get("weight_bytes") or 0))
+        words = f"prune to {format_quantity(weights, 'bytes')} of weights: {_percent(value, limit)} less"
+        found.append((words, f"compress prune --target-bytes {int(weights)}B", limit, False))
+    elif metric in ("macs", "params", "weights"):
         target = f"{int(limit)}" if metric != "weights" else f"{int(limit)}B"
         words = f"prune to {format_quantity(limit, check['unit'])}: {_percent(value, limit)} less"
         found.append((words, f"compress prune {_TARGETS[metric]} {target}", limit, False))
@@ -180,7 +187,7 @@ def _of_the_network(profile: Mapping[str, Any], check: Mapping[str, Any]) -> lis
         macs = int(profile["macs"]["dcase"] * limit / value)
         words = f"prune to {format_quantity(macs, 'macs')} MACs, if time follows MACs"
         found.append((words, f"compress prune --target-macs {macs}", None, False))
-    elif metric in ("accuracy", "log_loss"):
+    elif is_of_task(metric):
         found.append(("fine-tune longer or quantization-aware, or prune less", "compress quantize --qat", None, False))
     return found
 

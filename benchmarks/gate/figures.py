@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgepress.benchmarks.measure.layers.file_layers import uncountable_sentences
 from edgepress.benchmarks.measure.linked_firmware import KIND
-from edgepress.models.devices.device import DeviceClass
-from edgepress.models.errors import UsageError
+from edgepress.models.devices.device import TASK_METRIC, DeviceClass, is_of_task
+from edgepress.models.errors import RuntimeFailure, UsageError
 from edgepress.models.units import format_quantity
 
+#: Of front ends, whose instructions are counted on an emulated core: on a Cortex-M4 a load takes 2 and most others 1.
+CYCLES_PER_INSTRUCTION = 1.5
 #: What TFLite Micro with kernels takes in flash where no device class says so (mcufit-bench 2026-08, the larger one).
 TFLM_RUNTIME_BYTES = 115_000
 #: Rules of torch's own tools; a file without batch normalisation cannot give them.
@@ -54,7 +58,7 @@ def figure(
     """The figure of one metric.
 
     Args:
-        metric: a key of `edgepress.models.devices.classes.METRICS`.
+        metric: a key of `edgepress.models.devices.classes.METRICS`, or metric.NAME of the task.
         profile: what `edgepress.benchmarks.measure.profiling.profile` returned.
         device: the class it is meant for; None for limits without one.
         results: measurements, oldest first; those of other models are passed over.
@@ -80,7 +84,7 @@ def _figure(
 ) -> Figure:
     if metric == "macs":
         return _macs(profile, macs_rule or (device.macs_rule if device else "dcase"))
-    if metric in ("accuracy", "log_loss"):
+    if is_of_task(metric):
         return _measured(metric, profile, device, results, runtime)
     if metric == "latency":
         return _latency(profile, device, results)
@@ -112,6 +116,10 @@ def _figure(
 
 def _of_firmware(metric: str, linked: dict[str, Any]) -> Figure:
     what = f"firmware linked for {linked['runtime']}"
+    if linked.get("front_end_instructions"):
+        what += ", front end included"
+    elif linked.get("note"):
+        what += f", {linked['note']}"
     if metric == "flash":
         note = linked["verdict"] or "code, weights and tables"
         return Figure(linked["flash_bytes"], "measured", note=note, source=what)
@@ -170,20 +178,22 @@ def _measured(
     runtime: str | None,
 ) -> Figure:
     wanted = runtime or (device.runtime if device else None)
-    path = profile.get("file", "FILE")
+    path = shlex.quote(str(profile.get("file", "FILE")))
     how_to = f"measure it with `benchmarks run {path} --data DATA" + (f" --runtime {wanted}`" if wanted else "`")
     fitting = [
         r
         for r in _same_model(profile, results, "accuracy")
-        if (wanted is None or r.get("runtime") == wanted) and r.get(metric) is not None
+        if (wanted is None or r.get("runtime") == wanted) and _task_value(r, metric) is not None
     ]
     if not fitting:
         return Figure(None, "", note=f"not measured for this file: {how_to}")
     newest = fitting[-1]
-    low, high = newest.get("interval") or (None, None) if metric == "accuracy" else (None, None)
+    name = metric.removeprefix(TASK_METRIC)
+    interval = newest.get("interval") if metric == "accuracy" else (newest.get("intervals") or {}).get(name)
+    low, high = interval or (None, None)
     data = newest.get("data") or {}
     return Figure(
-        newest[metric],
+        _task_value(newest, metric),
         "measured",
         rule=newest.get("runtime"),
         low=low,
@@ -191,6 +201,12 @@ def _measured(
         source=f"{newest.get('total', '?')} samples of {data.get('name', 'data')} on {newest.get('runtime')}",
         note=str(data.get("fingerprint", "")),
     )
+
+
+def _task_value(record: Mapping[str, Any], metric: str) -> float | None:
+    """A figure of a task in a record; metric.accuracy is accuracy."""
+    value = record.get(metric)
+    return value if value is not None else (record.get("metrics") or {}).get(metric.removeprefix(TASK_METRIC))
 
 
 def _latency(profile: Mapping[str, Any], device: DeviceClass | None, results: Sequence[dict[str, Any]]) -> Figure:
@@ -217,14 +233,53 @@ def _latency(profile: Mapping[str, Any], device: DeviceClass | None, results: Se
         )
     from edgepress.benchmarks.estimate.estimate import estimate_latency
 
-    estimate = estimate_latency(profile, device)
+    try:
+        estimate = estimate_latency(profile, device)
+    except RuntimeFailure as error:  # a compiler that fails on the file gives no estimate, and takes no verdict away
+        return Figure(None, "", note=str(error))
     if estimate.latency_ms is None:
         return Figure(None, "", note=estimate.note)
+    hearing_ms, words = _front_end_ms(profile, device, results)
     return Figure(
-        estimate.latency_ms,
+        estimate.latency_ms + hearing_ms,
         "estimated",
-        low=estimate.low_ms,
-        high=estimate.high_ms,
+        low=None if estimate.low_ms is None else estimate.low_ms + hearing_ms,
+        high=None if estimate.high_ms is None else estimate.high_ms + hearing_ms,
         source=estimate.source,
-        note=estimate.note,
+        note=f"{estimate.note}{words}",
+    )
+
+
+def _front_end_left_out(profile: Mapping[str, Any], device: DeviceClass) -> str:
+    """Words for the front end of a network that hears, where its time on a microcontroller is in no figure."""
+    from edgepress.deploy.artifact import find_manifest
+
+    if device.runtime != "tflm" or not profile.get("file"):
+        return ""
+    try:
+        definition = ((find_manifest(Path(str(profile["file"]))) or {}).get("spec") or {}).get("front_end")
+        if not isinstance(definition, Mapping) or definition.get("kind") == "images":
+            return ""
+        from edgepress.deploy.firmware.front_end.emit import log_mel_in
+
+        counted = log_mel_in(definition) is not None
+    except UsageError:
+        return ""
+    return "; the front end that makes its input of sound is not in it" + (
+        ": `benchmarks gate --runtime` with an emulated core, as cortex-m4, counts it" if counted else ""
+    )
+
+
+def _front_end_ms(
+    profile: Mapping[str, Any], device: DeviceClass, results: Sequence[dict[str, Any]]
+) -> tuple[float, str]:
+    """Milliseconds of the front end of a clip, from the instructions of linked firmware, and words for them."""
+    linked = _same_model(profile, results, KIND)
+    instructions = linked[-1].get("front_end_instructions") if linked else None
+    if not instructions or device.clock_hz is None:
+        return 0.0, _front_end_left_out(profile, device)
+    found = instructions * CYCLES_PER_INSTRUCTION / device.clock_hz * 1e3
+    return found, (
+        f"; {found:.1f} ms of it are the front end: {instructions:,} instructions of a clip at an assumed "
+        f"{CYCLES_PER_INSTRUCTION:g} cycles each"
     )

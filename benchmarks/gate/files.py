@@ -44,13 +44,14 @@ def fitting_baseline(
     for text in baselines:
         if Path(text.rpartition(":")[2]).name in (name, f"{name}.json"):
             return text
-    loaded = [load_baseline(text, current=profile, shapes=shapes) for text in baselines]
-    for found in loaded:
+    # Only what is chosen is measured, by the gate: here layers and names are enough.
+    loaded = [load_baseline(text, current=profile, arena=False, shapes=shapes) for text in baselines]
+    for text, found in zip(baselines, loaded, strict=True):
         if Path(str(found.profile.get("file", ""))).name == name:
-            return found
-    for found in loaded:
+            return text
+    for text, found in zip(baselines, loaded, strict=True):
         if same_architecture(found.profile, profile):
-            return found
+            return text
     return Baseline(
         {},
         ", ".join(baselines),

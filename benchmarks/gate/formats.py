@@ -133,8 +133,8 @@ def escaped(text: str) -> str:
 
 
 def code_span(text: str) -> str:
-    """A command as code; a backtick in it, or a bar in a table, ends nothing."""
-    cleaned = "".join(c if c.isprintable() else "?" for c in text).replace("|", "\\|")
+    """A command as code, outside of tables; a backtick in it ends nothing."""
+    cleaned = "".join(c if c.isprintable() else "?" for c in text)
     longest = max((len(run) for run in re.findall("`+", cleaned)), default=0)
     fence, space = "`" * (longest + 1), " " if longest else ""
     return f"{fence}{space}{cleaned}{space}{fence}"

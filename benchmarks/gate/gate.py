@@ -15,7 +15,7 @@ from edgepress.benchmarks.gate.baseline import Baseline, Measure, load_baseline
 from edgepress.benchmarks.gate.figures import Figure, figure
 from edgepress.deploy.verify.operators import NPU_OPERATOR
 from edgepress.models.devices.classes import pick, read_budgets, rule_from_text
-from edgepress.models.devices.device import METRICS, WALL_CLOCK, DeviceClass, Rule
+from edgepress.models.devices.device import METRICS, WALL_CLOCK, DeviceClass, Rule, is_known, is_of_task
 from edgepress.models.errors import UsageError, VerdictError
 from edgepress.models.limits import MINIMUM_METRICS, Limits
 
@@ -157,7 +157,7 @@ def compare(
     if limit.level == "off":
         return []
     comparable = before is not None and before.value is not None and before.rule == now.rule
-    if comparable and before is not None and limit.metric in ("accuracy", "log_loss") and before.note and now.note:
+    if comparable and before is not None and is_of_task(limit.metric) and before.note and now.note:
         comparable = before.note == now.note  # the fingerprints of the data
     base = before.value if comparable and before is not None else None
     change = None if base is None or now.value is None else now.value - base
@@ -271,6 +271,23 @@ def needs_arena(
     return _needs_arena(_targets(limits, device, budgets, None))
 
 
+def accuracy_runtimes(
+    limits: Limits | Mapping[str, Any] | None,
+    device: str | DeviceClass | Sequence[str | DeviceClass],
+    budgets: str | Path | None,
+) -> tuple[list[str], list[DeviceClass]]:
+    """Where accuracy is to be measured for these limits: runtimes that a limit names, and classes that bring their own.
+
+    Raises:
+        UsageError: as `evaluate_gate`.
+    """
+    targets = _targets(limits, device, budgets, None)
+    rules = [of_class[metric] for _, of_class in targets.values() for metric in of_class if is_of_task(metric)]
+    named = [rule.runtime for rule in rules if rule.runtime is not None and rule.level != "off"]
+    classes = [found for name, (found, _) in targets.items() if found is not None and name != NO_DEVICE]
+    return list(dict.fromkeys(named)), classes
+
+
 def exit_code(verdict: Mapping[str, Any]) -> int:
     """0 where the verdict is passed (warnings included), else 1."""
     return 0 if verdict["passed"] else 1
@@ -279,19 +296,15 @@ def exit_code(verdict: Mapping[str, Any]) -> int:
 def _why_no_baseline(metric: str, before: Figure | None) -> str:
     if before is None:
         return "growth and drop need --baseline FILE or git:REV"
-    data = (
-        " (on the same data); give --data, on which both files are measured"
-        if metric in ("accuracy", "log_loss")
-        else ""
-    )
+    data = " (on the same data); give --data, on which both files are measured" if is_of_task(metric) else ""
     return f"the baseline has no comparable figure{data}"
 
 
 def _check_allowed(names: Collection[str]) -> None:
-    unknown = [name for name in names if name not in METRICS and name != BASELINE]
+    unknown = [name for name in names if not is_known(name) and name != BASELINE]
     if unknown:
         raise UsageError(
-            f"--allow-unmeasured {', '.join(unknown)}: allowed are {', '.join(METRICS)} and {BASELINE} "
+            f"--allow-unmeasured {', '.join(unknown)}: allowed are {', '.join(METRICS)}, metric.NAME and {BASELINE} "
             "(limits on growth and drop)"
         )
 
@@ -344,10 +357,7 @@ def _about(before: Baseline, profile: Mapping[str, Any]) -> list[str]:
 
 def _needs_past_accuracy(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule]]]) -> bool:
     rules = [rule for _, of_class in targets.values() for rule in of_class.values() if rule.level != "off"]
-    return any(
-        rule.metric in ("accuracy", "log_loss") and (rule.max_drop is not None or rule.max_growth is not None)
-        for rule in rules
-    )
+    return any(is_of_task(rule.metric) and (rule.max_drop is not None or rule.max_growth is not None) for rule in rules)
 
 
 def _needs_arena(targets: Mapping[str, tuple[DeviceClass | None, dict[str, Rule]]]) -> bool:

@@ -33,9 +33,11 @@ def file_at(revision: str, path: Path) -> bytes | None:
             if inside.returncode
             else f"the git revision {revision!r} is unknown here: fetch it (in CI: fetch-depth: 0)"
         )
-    listed = _git(folder, "ls-tree", "--name-only", "-z", revision, "--", f"./{name}")
+    listed = _git(folder, "ls-tree", "-z", revision, "--", f"./{name}")
     if listed.returncode == 0 and not listed.stdout:
         return None
+    if listed.stdout.split()[1:2] != [b"blob"]:
+        raise UsageError(f"{path} is no file at {revision!r}: name a model in it")
     shown = _git(folder, "show", f"{revision}:./{name}")
     if listed.returncode or shown.returncode:
         reason = (listed.stderr + shown.stderr).decode(errors="replace").strip()
@@ -59,11 +61,23 @@ def commits_of(path: Path, last: int) -> list[tuple[str, str, str]]:
     return [(commit, date, subject) for commit, date, subject in reversed(lines)]
 
 
+def top_of(path: Path) -> Path:
+    """The root of the repository that a path lies in, from which git counts `REV:PATH`."""
+    return Path(
+        _git(_from_folder(path)[0], "rev-parse", "--show-toplevel").stdout.decode(errors="replace").rstrip("\n")
+    )
+
+
 def near_models(revision: str, path: Path) -> str:
     """The end of a sentence about a path that a revision lacks: the model there with the nearest name."""
-    listed = _git(_from_folder(path)[0], "ls-tree", "-r", "--name-only", "-z", revision)
-    models = [name for name in listed.stdout.decode(errors="replace").split("\0") if name.endswith(_MODEL_SUFFIXES)]
-    near = get_close_matches(str(path), models, n=1) or get_close_matches(path.name, models, n=1)
+    top = top_of(path)
+    listed = _git(top, "ls-tree", "-r", "--name-only", "-z", revision)
+    names = [name for name in listed.stdout.decode(errors="replace").split("\0") if name.endswith(_MODEL_SUFFIXES)]
+    # As they are typed here.
+    models = [str(top / name) if path.is_absolute() else os.path.relpath(top / name) for name in names]
+    by_name = {Path(name).name: name for name in models}
+    near = get_close_matches(str(path), models, n=1)
+    near = near or [by_name[name] for name in get_close_matches(path.name, by_name, n=1)]
     return f": did you mean {near[0]}?" if near else f"; models there are {', '.join(models[:5]) or 'none'}"
 
 

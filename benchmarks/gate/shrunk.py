@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from edgepress.models.command_line import import_path
+from edgepress.models.children import bound
+from edgepress.models.command_line import child_environment
 
 #: CPU seconds of each process of a try, and of the clock for all: busy runners have little of the one an hour.
 CPU_SECONDS, WALL_SECONDS = 20, 240
@@ -31,7 +31,7 @@ class Shrunk:
         self._path, self._wanted, self._cpu_seconds = Path(path), tried, cpu_seconds
         self._tried: dict[bool, tuple[dict[str, Any], str]] = {}
         #: Whether the file is there and of a kind that can be shrunk.
-        self.applies = self._path.suffix.lower() == ".tflite" and self._path.is_file()
+        self.applies: bool = self._path.suffix.lower() == ".tflite" and self._path.is_file()
 
     def file_bytes(self) -> int | None:
         """The size of the smaller file, None where it was not tried."""
@@ -58,14 +58,15 @@ def _try_shrinking(path: Path, plan: bool, cpu_seconds: int) -> tuple[dict[str, 
 
     It is tried in a child process, which may crash or hang.
     """
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, (import_path(), os.environ.get("PYTHONPATH")))),
-    }
     command = [sys.executable, "-P", "-c", _SHRINK, str(path.resolve()), "plan" if plan else "", str(cpu_seconds)]
     try:
-        child = subprocess.run(command, capture_output=True, timeout=WALL_SECONDS, check=False, env=environment)
+        child = subprocess.run(
+            bound(command),
+            capture_output=True,
+            timeout=WALL_SECONDS,
+            check=False,
+            env=child_environment(OMP_NUM_THREADS="1"),
+        )
         if child.returncode < 0:
             return {}, f"it took more than {cpu_seconds} s of CPU time"
         if child.returncode:

@@ -24,6 +24,8 @@ TOOLS = (
     "litert-torch",
     "ai-edge-quantizer",
     "torch",
+    "executorch",
+    "openvino",
 )
 
 

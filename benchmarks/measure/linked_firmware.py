@@ -24,7 +24,9 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
         device: the class whose flash and RAM are the linker's limits; None takes the one of the runtime's name.
 
     Returns:
-        {"kind", "runtime", "sha256", "fits", "flash_bytes", "ram_bytes", "stack_bytes", "instructions", "verdict"}.
+        {"kind", "runtime", "sha256", "fits", "flash_bytes", "ram_bytes", "stack_bytes", "instructions",
+        "front_end_instructions", "verdict", "note"}; an audio network is linked with its front end, whose instructions
+        are those of a clip.
         Where it does not fit, `fits` is False, `verdict` is the linker's, and the memory that is too small has the
         bytes that are needed; what is not known is None.
 
@@ -34,12 +36,13 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
     """
     from edgepress.benchmarks.measure.accuracy import model_sha256
     from edgepress.deploy.firmware.boards import BOARDS
-    from edgepress.deploy.firmware.emulated import STACK_BYTES, DoesNotFit, EmulatedCore, memory_limits
+    from edgepress.deploy.firmware.emulated import STACK_BYTES, DoesNotFit, EmulatedCore, memory_limits, noise
+    from edgepress.deploy.firmware.front_end.emit import definition_of
     from edgepress.deploy.firmware.sources import firmware, random_sample
 
     if runtime not in BOARDS:
         raise UsageError(f"runtime = {runtime!r} links no firmware: allowed are {', '.join(BOARDS)}")
-    made = firmware(path)
+    made = firmware(path, front_end=definition_of(path))
     flash, ram = memory_limits(runtime, device)
     record: dict[str, Any] = {
         "kind": KIND,
@@ -50,17 +53,22 @@ def linked_firmware(path: str | Path, runtime: str, device: DeviceClass | None =
         "ram_bytes": None,
         "stack_bytes": None,
         "instructions": None,
+        "front_end_instructions": None,
         "verdict": "",
+        "note": f"without its front end, which has no C: {made.deaf}" if made.deaf else "",
     }
     try:
-        with EmulatedCore(made, runtime, flash_bytes=flash, ram_bytes=ram) as core:
-            done = core.run(random_sample(made.network), count=True)
+        hears = made.front_end is not None
+        with EmulatedCore(made, runtime, flash_bytes=flash, ram_bytes=ram, listening=hears) as core:
+            given = random_sample(made.network)
+            done = core.hear(noise(made.front_end), count=True) if made.front_end else core.run(given, count=True)
             assert done.instructions is not None
             record.update(
                 flash_bytes=core.sizes.flash,
                 ram_bytes=core.sizes.ram,
                 stack_bytes=done.stack_bytes,
                 instructions=done.instructions.total,
+                front_end_instructions=done.front_end_instructions,
             )
     except DoesNotFit as verdict:
         record.update(fits=False, verdict=str(verdict))

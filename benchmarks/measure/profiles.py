@@ -56,9 +56,9 @@ class Profile(TypedDict):
     format: str
     sha256: str
     macs: dict[str, int | None]
-    params: int
+    params: int | None
     params_unfolded: NotRequired[int]
-    weight_bytes: int
+    weight_bytes: int | None
     constant_bytes: int | None
     file_bytes: int
     nessi_memory_bytes: NotRequired[int | None]

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.benchmarks.measure.compiled import COMPILED, compiled_profile
 from edgepress.benchmarks.measure.layers.file_layers import (
     FileContent,
     FileLayer,
@@ -24,6 +24,8 @@ from edgepress.benchmarks.measure.profile_text import format_profile as format_p
 from edgepress.benchmarks.measure.profiles import Profile, ProfiledLayer, ProfiledTensor, named
 from edgepress.models.cost.op_costs import RULES, macs, why_not
 from edgepress.models.errors import EdgepressError, UsageError
+from edgepress.models.files.reading import file_sha256
+from edgepress.models.terminal.installation import how_to_install
 
 if TYPE_CHECKING:
     from edgepress.models.cost.cost import Cost
@@ -45,6 +47,8 @@ def profile(
 ) -> Profile:
     """Count a .tflite file, an .onnx file or a checkpoint directory (only the last needs torch).
 
+    Of a compiled file (.pte, .ort, OpenVINO's .xml) there are the bytes alone.
+
     Args:
         arena: whether to measure TFLite Micro's arena in a child process.
         trust: whether a checkpoint may run the code of its own factory.
@@ -60,6 +64,8 @@ def profile(
     path = Path(path)
     if path.is_dir():
         return _profile_checkpoint(path, trust)
+    if path.suffix.lower() in COMPILED:
+        return compiled_profile(path, SCHEMA)
     content = read_content(path, shapes)
     found = _of_file(path, content)
     found["arena_bytes"], reason, refused = _arena(path, content.format, arena)
@@ -146,7 +152,7 @@ def _of_file(path: Path, content: FileContent) -> Profile:
     return {
         "schema": SCHEMA,
         "format": content.format,
-        "sha256": _sha256(path),
+        "sha256": file_sha256(path),
         "file_bytes": path.stat().st_size,
         "arena_bytes": {"tflm": None},
         "macs": counts,
@@ -228,21 +234,13 @@ def _why_less(found: Profile) -> str:
     )
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def _profile_checkpoint(path: Path, trust: bool) -> Profile:
     try:
         import torch  # noqa: F401
     except ImportError as error:
         raise UsageError(
             f"profiling the checkpoint {path} needs torch, which is not installed: "
-            "pip install 'edgepress[train]', or profile an exported .tflite or .onnx file"
+            f"{how_to_install('torch')}, or profile an exported .tflite or .onnx file"
         ) from error
     from edgepress.models.checkpoints.checkpoint import WEIGHTS, load_checkpoint
     from edgepress.models.cost.activations import activation_plan
@@ -282,7 +280,7 @@ def _profile_checkpoint(path: Path, trust: bool) -> Profile:
         "weight_bytes": core.weight_bytes,
         "constant_bytes": None,
         "file_bytes": stored.stat().st_size,
-        "sha256": _sha256(stored),
+        "sha256": file_sha256(stored),
         "arena_bytes": {"tflm": None},
         "peak_activation_bytes": core.peak_activation_bytes,
         "inputs": [

@@ -115,6 +115,12 @@ def _check(record: Any, where: str) -> None:
             raise UsageError(
                 f"{where}: {name} = {value!r:.60} is no usable figure; measure again with `benchmarks run`"
             )
+    for part in ("metrics", "intervals"):
+        if not isinstance(record.get(part, {}), dict):
+            raise UsageError(f"{where}: {part} is no object of figures by name")
+    for name, value in record.get("metrics", {}).items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UsageError(f"{where}: metrics.{name} = {value!r:.60} is no figure")
     check(record, where, Result)
 
 

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from edgepress.benchmarks.gate.words import short_name
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.benchmarks.measure.profiles import ProfiledLayer, layer_macs
 from edgepress.benchmarks.report import charts
-from edgepress.benchmarks.report.gather import File, Network
+from edgepress.benchmarks.report.gather import Network
 from edgepress.benchmarks.report.shapes import Block, cell, choices_block, table, table_block
+from edgepress.models.tasks.kinds.table import metric_text, said
 from edgepress.models.units import format_quantity
 
 #: The int8 runtime whose accuracy stands in the first table: what a microcontroller computes, else the next best.
@@ -19,130 +20,31 @@ _RUNTIMES = ("tflm", "litert-reference", "litert", "onnxruntime")
 
 
 def int8_record(network: Network) -> dict[str, Any] | None:
-    """The accuracy record of the int8 file on the runtime closest to a device."""
+    """The record of figures of the int8 file on the runtime closest to a device."""
     found = {runtime: record for file in network.files for runtime, record in file.accuracy.items()}
     return next((found[runtime] for runtime in _RUNTIMES if runtime in found), None)
 
 
 def percent(record: dict[str, Any] | None) -> str:
-    accuracy = (record or {}).get("accuracy")
-    return "-" if accuracy is None else format_quantity(accuracy, "fraction")
+    """The first figure of a record as text, the accuracy of classification."""
+    return metric_text(*said(record)) if record else "-"
 
 
-def _interval(record: dict[str, Any]) -> list[float]:
+def metric_of(networks: Sequence[Network]) -> str:
+    """What the task of these networks is measured by."""
+    return next((said(n.metrics["test"])[0] for n in networks if n.metrics.get("test")), "accuracy")
+
+
+def capital(metric: str) -> str:
+    """The name of a metric at the beginning of a sentence."""
+    return metric[:1].upper() + metric[1:].replace("_", " ")
+
+
+def interval_of(record: dict[str, Any]) -> list[float]:
     """Its two ends; none where the record gives no interval."""
-    ends = record.get("cluster_interval") or record.get("interval") or []
+    own = (record.get("intervals") or {}).get(said(record)[0])
+    ends = record.get("cluster_interval") or record.get("interval") or own or []
     return ends if len(ends) == 2 else []
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def overview_block(networks: Sequence[Network]) -> Block | None:
-    rows = []
-    for network in networks:
-        cost, test, file = network.metrics["cost"], network.metrics.get("test"), network.tflite
-        profile = file.profile if file else {}
-        arena = (profile.get("arena_bytes") or {}).get("tflm")
-        integers = int8_record(network)
-        unseen = [(record or {}).get("unseen_devices") for record in (test, integers)]
-        rows.append(
-            [
-                network.name,
-                cell(f"{cost['macs'] / 1e6:.3f} M", cost["macs"]),
-                cell(f"{cost['params']:,}", cost["params"]),
-                *(
-                    cell(format_quantity(size, "bytes"), size)
-                    for size in (cost["weight_bytes"], profile.get("file_bytes"), arena)
-                ),
-                percent(test),
-                percent(integers),
-                *(_number((record or {}).get("log_loss"), 3) for record in (test, integers)),
-                *map(percent, unseen),
-            ]
-        )
-    columns = [
-        "network",
-        "MACs",
-        "params",
-        "weights, int8",
-        "TFLite file",
-        "TFLM arena",
-        "test, fp32",
-        "test, int8",
-        "log loss, fp32",
-        "log loss, int8",
-        "unseen, fp32",
-        "unseen, int8",
-    ]
-    return table_block(
-        "All networks",
-        table(columns, rows, range(1, len(columns))),
-        "Test accuracy, and that on recording devices unseen in training; the epoch was chosen on the "
-        "validation split. A click on a column sorts.",
-    )
-
-
-#: What accuracy is held against: title, from a network and its int8 file (None: without one).
-_COSTS: dict[str, Callable[[Network, File | None], float | None]] = {
-    "million MACs": lambda network, file: network.macs / 1e6,
-    "thousand params": lambda network, file: network.metrics["cost"]["params"] / 1e3,
-    "TFLite file, kB": lambda network, file: file.profile["file_bytes"] / 1e3 if file else None,
-    "TFLite Micro arena, kB": lambda network, file: (
-        _kilo((file.profile.get("arena_bytes") or {}).get("tflm")) if file else None
-    ),
-}
-
-
-def _kilo(value: float | None) -> float | None:
-    return None if value is None else value / 1e3
-
-
-def accuracy_block(networks: Sequence[Network]) -> Block | None:
-    """Accuracy against each kind of cost, with the Pareto front of each runtime."""
-    choices = []
-    for title, cost_of in _COSTS.items():
-        rows = []
-        for network in networks:
-            found = {"fp32": network.metrics.get("test")} if "TFLite" not in title else {}
-            found |= {f"int8 on {name}": record for file in network.files for name, record in file.accuracy.items()}
-            cost = cost_of(network, network.tflite)
-            for series, record in found.items():
-                if record and record.get("accuracy") is not None and cost is not None:
-                    low, high = _interval(record) or (None, None)
-                    rows.append(
-                        {
-                            "network": network.name,
-                            "series": series,
-                            "cost": cost,
-                            "low": low,
-                            "high": high,
-                            "accuracy": record["accuracy"],
-                        }
-                    )
-        for series in {row["series"] for row in rows}:
-            own = [row for row in rows if row["series"] == series]
-            for row, on_front in zip(own, pareto([(row["cost"], row["accuracy"]) for row in own]), strict=True):
-                row["front"] = "yes" if on_front else "no"
-        if rows:
-            choices.append({"name": title, "chart": charts.accuracy_against_cost(rows, title)})
-    return choices_block(
-        "accuracy",
-        "Accuracy against cost",
-        choices,
-        "The steps are the Pareto front of each runtime: no network costs less and is as accurate. "
-        "Hollow points lie behind it; thin lines are 95 % intervals. A click on a runtime singles it "
-        "out.",
-    )
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which points (cost, accuracy) are on the front: no other costs at most as much and is at least as accurate."""
-    return [
-        not any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in points)
-        for point in points
-    ]
 
 
 def recording_devices_block(networks: Sequence[Network]) -> Block | None:
@@ -190,7 +92,7 @@ def layers_block(networks: Sequence[Network]) -> Block | None:
             ]
             choices.append({"name": f"{network.name}, pruned", "chart": charts.layer_macs(rows)})
     for network in networks:
-        if network.tflite and (layers := network.tflite.profile["layers"]):
+        if network.model_file and (layers := network.model_file.profile["layers"]):
             choices.append(
                 {
                     "name": f"{network.name}, int8 file",
@@ -250,7 +152,7 @@ def confusion_block(networks: Sequence[Network]) -> Block | None:
 def memory_block(networks: Sequence[Network]) -> Block | None:
     choices = []
     for network in networks:
-        steps = (network.tflite.profile.get("memory") if network.tflite else None) or {}
+        steps = (network.model_file.profile.get("memory") if network.model_file else None) or {}
         rows = [
             {
                 "step": index,
@@ -282,13 +184,22 @@ def runtimes_block(networks: Sequence[Network]) -> Block | None:
                         runtime,
                         f"{record.get('correct', '-')} / {record.get('total', '-')}",
                         percent(record),
-                        " to ".join(f"{100 * end:.1f}" for end in _interval(record)) or "-",
-                        _number(record.get("log_loss"), 4),
+                        " to ".join(metric_text(said(record)[0], end) for end in interval_of(record)) or "-",
+                        _others(record),
                     ]
                 )
-    columns = ["network", "file", "runtime", "correct", "accuracy", "95 % interval, %", "log loss"]
+    columns = ["network", "file", "runtime", "correct", metric_of(networks), "95 % interval", "others"]
     return table_block(
         "The files on real runtimes", table(columns, rows, range(3, 7)), "The same test clips through each runtime."
+    )
+
+
+def _others(record: dict[str, Any]) -> str:
+    """The figures beside the first one."""
+    figures = record.get("metrics") or {name: record[name] for name in ("log_loss",) if name in record}
+    first = said(record)[0]
+    return ", ".join(
+        f"{name.replace('_', ' ')} {metric_text(name, value)}" for name, value in figures.items() if name != first
     )
 
 
@@ -298,9 +209,19 @@ def parity_block(networks: Sequence[Network]) -> Block | None:
     choices = []
     for file in (file for network in networks for file in network.files):
         parity = file.manifest.get("parity") or {}
+        # An export by the library compares each runtime with the network it was given, on the samples it was given.
+        exported = [
+            {"a": "torch", "b": name, **found}
+            for name, found in (parity.get("runtimes") or {}).items()
+            if isinstance(found, dict) and "max_abs" in found
+        ]
         rows = [
             [f"{pair['a']} / {pair['b']}", f"{pair['samples']} {kind}", *_differences(pair), *_agreement(pair)]
-            for kind, pairs in (("data", parity.get("pairs")), ("random", parity.get("random_pairs")))
+            for kind, pairs in (
+                ("data", parity.get("pairs")),
+                ("random", parity.get("random_pairs")),
+                ("of the export", exported),
+            )
             for pair in pairs or ()
         ]
         if rows:
@@ -336,17 +257,15 @@ def _agreement(pair: dict[str, Any]) -> list[str]:
 
 
 def training_block(networks: Sequence[Network]) -> Block | None:
+    metric = metric_of(networks)
     rows = [
-        {"training": network.name, "epoch": number, "accuracy": epoch["validation_accuracy"]}
+        {"training": network.name, "epoch": number, "accuracy": epoch[f"validation_{metric}"]}
         for network in networks
         for number, epoch in enumerate(network.metrics.get("history") or (), 1)
-        if epoch.get("validation_accuracy") is not None
+        if epoch.get(f"validation_{metric}") is not None
     ]
-    return (
-        {"id": "training", "title": "Validation accuracy while training", "chart": charts.training_curves(rows)}
-        if rows
-        else None
-    )
+    title = f"Validation {metric.replace('_', ' ')} while training"
+    return {"id": "training", "title": title, "chart": charts.training_curves(rows, metric)} if rows else None
 
 
 def making_block(networks: Sequence[Network]) -> Block | None:
@@ -370,7 +289,7 @@ def making_block(networks: Sequence[Network]) -> Block | None:
 
 def versions_block(networks: Sequence[Network]) -> Block | None:
     found = {"trained with": networks[0].metrics.get("versions") or {}, "reported with": environment()}
-    exported = next((network.tflite.manifest.get("tools") for network in networks if network.tflite), None)
+    exported = next((network.model_file.manifest.get("tools") for network in networks if network.model_file), None)
     if exported:
         found["exported with"] = exported
     rows = [[what, _versions_text(facts)] for what, facts in found.items()]

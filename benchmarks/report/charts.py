@@ -12,9 +12,11 @@ from typing import Any
 Spec = dict[str, Any]
 Rows = Sequence[dict[str, Any]]
 
-_SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+_SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 #: Okabe and Ito's colours, which people with colour-blindness can tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666", "#8C6D31"]
+#: What a point may be, relative to a Pareto front: full, hollow, a cross.
+POINTS = ("on the front", "not told apart from it", "behind it")
 _CONFIG = {
     "font": "system-ui, sans-serif",
     "background": "transparent",
@@ -65,25 +67,34 @@ def _one_of_the_legend(field: str) -> Spec:
     return {"name": "chosen", "select": {"type": "point", "fields": [field]}, "bind": "legend"}
 
 
-def _faded(opacity: float) -> Spec:
-    return {"condition": {"param": "chosen", "value": opacity}, "value": 0.06}
+def _faded(opacity: float, else_opacity: float = 0.06) -> Spec:
+    return {"condition": {"param": "chosen", "value": opacity}, "value": else_opacity}
 
 
-def accuracy_against_cost(rows: Rows, title: str) -> Spec:
-    """Accuracy over a cost with intervals and the Pareto front of every series.
+def _formats(metric: str) -> tuple[str, str]:
+    """How a figure of a task is written in a tooltip and on an axis."""
+    return (".2%", ".0%") if metric in ("accuracy", "pixel_accuracy") else (".4~r", "~g")
+
+
+def accuracy_against_cost(rows: Rows, band: Rows, title: str, metric: str = "accuracy") -> Spec:
+    """Accuracy, or another metric, over a cost with intervals, the Pareto front of every series and its band.
 
     Args:
-        rows: network, series (precision and runtime), cost, front ("yes" or "no"), accuracy, low, high (fractions).
+        rows: network, series (precision and runtime), cost, front (where it lies, `POINTS`), accuracy (the figure),
+            low, high.
+        band: series, cost, accuracy, low, high of the front, at every cost where one of them steps.
         title: of the cost, with its unit.
+        metric: what the figure is.
     """
+    fine, coarse = _formats(metric)
     tooltip = [
         _name("network", "network"),
         _name("series", "runtime"),
         _quantity("cost", title, format=",.4~r"),
-        _quantity("accuracy", "accuracy", format=".2%"),
-        _quantity("low", "interval from", format=".2%"),
-        _quantity("high", "to", format=".2%"),
-        _name("front", "on the Pareto front"),
+        _quantity("accuracy", metric, format=fine),
+        _quantity("low", "interval from", format=fine),
+        _quantity("high", "to", format=fine),
+        _name("front", "Pareto front"),
     ]
     x = _quantity(
         "cost",
@@ -91,8 +102,10 @@ def accuracy_against_cost(rows: Rows, title: str) -> Spec:
         scale={"type": "log", "nice": False, "padding": 18},
         axis={"format": "~s" if max(row["cost"] for row in rows) >= 1000 else "~g", "tickCount": 5},
     )
-    y = _quantity("accuracy", "accuracy", scale={"zero": False, "nice": True}, axis={"format": ".0%"})
+    y = _quantity("accuracy", metric, scale={"zero": False, "nice": True}, axis={"format": coarse})
+    ends = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
     colour = _name("series", "precision, runtime")
+    on_front = f"datum.front == '{POINTS[0]}'"
     return _chart(
         rows,
         320,
@@ -100,16 +113,15 @@ def accuracy_against_cost(rows: Rows, title: str) -> Spec:
             {
                 "mark": {"type": "rule", "strokeWidth": 1.5},
                 "params": [_one_of_the_legend("series")],
-                "encoding": {
-                    "x": x,
-                    "y": {**y, "field": "low"},
-                    "y2": {"field": "high"},
-                    "color": colour,
-                    "opacity": _faded(0.3),
-                },
+                "encoding": {"x": x, **ends, "color": colour, "opacity": _faded(0.4)},
             },
             {
-                "transform": [{"filter": "datum.front == 'yes'"}],
+                "data": {"values": list(band)},
+                "mark": {"type": "area", "interpolate": "step-after"},
+                "encoding": {"x": x, **ends, "color": colour, "opacity": _faded(0.12, 0)},
+            },
+            {
+                "data": {"values": list(band)},
                 "mark": {"type": "line", "strokeWidth": 1.5, "interpolate": "step-after"},
                 "encoding": {"x": x, "y": y, "color": colour, "opacity": _faded(0.7)},
             },
@@ -119,40 +131,13 @@ def accuracy_against_cost(rows: Rows, title: str) -> Spec:
                     "x": x,
                     "y": y,
                     "color": colour,
-                    "fill": {"condition": {"test": "datum.front == 'yes'", **colour, "legend": None}, "value": "white"},
+                    "shape": _name(
+                        "front", scale={"domain": list(POINTS), "range": ["circle", "circle", "cross"]}, legend=None
+                    ),
+                    "fill": {"condition": {"test": on_front, **colour, "legend": None}, "value": "white"},
                     "opacity": _faded(1),
                     "tooltip": tooltip,
                 },
-            },
-        ],
-    )
-
-
-def pareto_front(rows: Rows) -> Spec:
-    """Accuracy over MACs of many networks, those on the front joined.
-
-    Args:
-        rows: network, mmacs, accuracy (fraction), front ("on the front" or "beaten").
-    """
-    x = _quantity("mmacs", "million MACs", scale={"type": "log", "nice": False, "padding": 18}, axis={"format": "~g"})
-    y = _quantity("accuracy", "accuracy", scale={"zero": False, "nice": True}, axis={"format": ".0%"})
-    tooltip = [
-        _name("network", "network"),
-        _quantity("mmacs", "MMACs", format=".3f"),
-        _quantity("accuracy", "accuracy", format=".2%"),
-    ]
-    return _chart(
-        rows,
-        320,
-        layer=[
-            {
-                "transform": [{"filter": "datum.front == 'on the front'"}],
-                "mark": {"type": "line", "strokeWidth": 1.5, "opacity": 0.7, "interpolate": "step-after"},
-                "encoding": {"x": x, "y": y, "color": _name("front")},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
-                "encoding": {"x": x, "y": y, "color": _name("front"), "tooltip": tooltip},
             },
         ],
     )
@@ -341,12 +326,14 @@ def memory_over_time(rows: Rows) -> Spec:
     )
 
 
-def training_curves(rows: Rows) -> Spec:
-    """Validation accuracy over epochs for each training of the run.
+def training_curves(rows: Rows, metric: str = "accuracy") -> Spec:
+    """Validation accuracy, or another metric, over epochs for each training of the run.
 
     Args:
-        rows: training, epoch, accuracy.
+        rows: training, epoch, accuracy (the figure).
+        metric: what the figure is.
     """
+    fine, coarse = _formats(metric)
     return _chart(
         rows,
         260,
@@ -355,12 +342,12 @@ def training_curves(rows: Rows) -> Spec:
         encoding={
             "opacity": _faded(1),
             "x": _quantity("epoch", "epoch", axis={"tickMinStep": 1}),
-            "y": _quantity("accuracy", "validation accuracy", scale={"zero": False}, axis={"format": ".0%"}),
+            "y": _quantity("accuracy", f"validation {metric}", scale={"zero": False}, axis={"format": coarse}),
             "color": _name("training", "training", sort=None),
             "tooltip": [
                 _name("training", "training"),
                 _quantity("epoch", "epoch"),
-                _quantity("accuracy", "accuracy", format=".2%"),
+                _quantity("accuracy", metric, format=fine),
             ],
         },
     )

@@ -23,10 +23,10 @@ def verdicts(networks: Sequence[Network], classes: Mapping[str, DeviceClass]) ->
     """The verdict on every int8 file for every device class, with "network" and "device" in it."""
     found = []
     for network in networks:
-        if network.tflite:
+        if network.model_file:
             records = [record for file in network.files for record in file.accuracy.values()]
             for device in classes.values():
-                verdict = evaluate_gate(network.tflite.profile, device=device, results=records, try_fixes=False)
+                verdict = evaluate_gate(network.model_file.profile, device=device, results=records, try_fixes=False)
                 found.append({**verdict, "network": network.name, "device": device.name})
     return found
 
@@ -35,11 +35,11 @@ def estimates(networks: Sequence[Network], classes: Mapping[str, DeviceClass]) -
     """Latency and energy of every int8 file on every device class: an `Estimate` as JSON with "network", "device"."""
     found = []
     for network in networks:
-        if not network.tflite:
+        if not network.model_file:
             continue
         for device in classes.values():
             try:
-                estimate = asdict(estimate_latency(network.tflite.profile, device))
+                estimate = asdict(estimate_latency(network.model_file.profile, device))
             except RuntimeFailure as error:
                 estimate = {"latency_ms": None, "energy_uj": None, "source": "", "note": str(error)}
             found.append({**estimate, "network": network.name, "device": device.name})
@@ -84,15 +84,33 @@ def _percent(share: float) -> str:
 
 
 def _complaints(cells: Mapping[tuple[str, str], Mapping[str, Any]], networks: Sequence[str], device: str) -> list[str]:
+    found = [(name, cells[name, device]) for name in networks]
+    return [
+        text
+        for status in ("failed", "warned")
+        for name, verdict in found
+        for text in complaints_of(verdict, name, status)
+    ]
+
+
+def complaints_of(verdict: Mapping[str, Any], name: str = "", status: str = "") -> list[str]:
+    """What is over its limit, in words: "small: arena 70.0 kB over 64.0 kB".
+
+    Args:
+        verdict: of `edgepress.benchmarks.gate.gate.evaluate_gate`.
+        name: of the network, written before each.
+        status: "failed" or "warned" alone; "" takes both, failures first.
+    """
     complaints = []
-    for status, more in (("failed", ""), ("warned", " (warns)")):
-        for name in networks:
-            for check in cells[name, device]["checks"]:
-                if check["status"] == status and check["value"] is not None:
+    for wanted, more in (("failed", ""), ("warned", " (warns)")):
+        for check in verdict["checks"] if status in ("", wanted) else ():
+            if check["status"] == wanted:
+                what = f"{name}: {check['metric']}" if name else check["metric"]
+                if check["value"] is None:
+                    complaints.append(f"{what} not measured")
+                else:
                     value, limit = _texts(check)
-                    complaints.append(f"{name}: {check['metric']} {value} over {limit}{more}")
-                elif check["status"] == status:
-                    complaints.append(f"{name}: {check['metric']} not measured")
+                    complaints.append(f"{what} {value} over {limit}{more}")
     return complaints
 
 

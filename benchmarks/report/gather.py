@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from edgepress.models.errors import UsageError
 from edgepress.models.files.reading import check
 from edgepress.models.records import Metrics
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.tasks.kinds.table import said
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,26 @@ class Network:
         metrics: what its metrics.json says: cost, validation, test, history, prune, ...
         integers: metrics of its int8 checkpoint, or None.
         files: what was exported from either, oldest first.
+        subject: the one file that is shown, of whatever format; None in a run.
+        dense: name of the network that it was pruned from, at the root of its line; None for one that was not pruned.
     """
 
     name: str
     metrics: dict[str, Any]
     integers: dict[str, Any] | None = None
     files: tuple[File, ...] = field(default=())
+    subject: File | None = None
+    dense: str | None = None
 
     @property
     def macs(self) -> int:
         return int(self.metrics["cost"]["macs"])
 
     @property
-    def tflite(self) -> File | None:
-        """The newest full-int8 TFLite file."""
+    def model_file(self) -> File | None:
+        """The file that stands for the network: the subject, else the newest full-int8 TFLite file."""
+        if self.subject is not None:
+            return self.subject
         found = [
             file for file in self.files if file.path.suffix == ".tflite" and file.manifest.get("scheme") != "float32"
         ]
@@ -78,15 +85,30 @@ def gather(run: RunDirectory, *, arena: bool = True) -> tuple[Network, ...]:
     floats = [entry for entry in entries if entry["name"] not in integers and "cost" in metrics[entry["name"]]]
     if not floats:
         raise UsageError(f"{run.path} holds no trained network; run `compress run` or `compress train` first")
+    parents = {entry["name"]: entry.get("parent") for entry in floats}
     files = {name: list(found) for name, found in _by_checkpoint(_files(run, arena)).items()}
     networks = []
     for entry in floats:
         child = children.get(entry["name"])
         own = [*files.get(entry["name"], []), *(files.get(child, []) if child else [])]
         networks.append(
-            Network(entry["name"], metrics[entry["name"]], metrics.get(child) if child else None, tuple(own))
+            Network(
+                entry["name"],
+                metrics[entry["name"]],
+                metrics.get(child) if child else None,
+                tuple(own),
+                dense=_root(entry["name"], parents),
+            )
         )
     return tuple(sorted(networks, key=lambda network: -network.macs))
+
+
+def _root(name: str, parents: Mapping[str, Any]) -> str | None:
+    """The first of a line of networks, each made from the one before; None for the first itself."""
+    line = [name]
+    while (parent := parents.get(line[-1])) in parents and parent not in line:
+        line.append(str(parent))
+    return line[-1] if len(line) > 1 else None
 
 
 def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
@@ -99,16 +121,20 @@ def _files(run: RunDirectory, arena: bool) -> Iterator[File]:
         if path.suffix not in (".tflite", ".onnx"):
             continue
         counted = profile_of(path, arena=arena and path.suffix == ".tflite")
-        accuracy = {
-            record["runtime"]: record
-            for record in records
-            if record.get("sha256") == counted["sha256"]
-            and record.get("kind", "accuracy") == "accuracy"
-            # What was not measured here is not shown as if it were.
-            and record.get("runtime") is not None
-            and record.get("accuracy") is not None
-        }
-        yield File(path, read_manifest(path), counted, accuracy)
+        yield File(path, read_manifest(path), counted, accuracy_by_runtime(records, counted["sha256"]))
+
+
+def accuracy_by_runtime(records: Sequence[dict[str, Any]], sha256: str) -> dict[str, dict[str, Any]]:
+    """The newest record of accuracy of each runtime for the file of this hash."""
+    return {
+        record["runtime"]: record
+        for record in records
+        if record.get("sha256") == sha256
+        and record.get("kind", "accuracy") == "accuracy"
+        # What was not measured here is not shown as if it were.
+        and record.get("runtime") is not None
+        and said(record)[1] is not None
+    }
 
 
 def _by_checkpoint(files: Iterator[File]) -> dict[str, list[File]]:

@@ -12,6 +12,7 @@ from edgepress.benchmarks.gate.git_files import commits_of, file_at
 from edgepress.benchmarks.measure.profiling import profile_of
 from edgepress.benchmarks.measure.result_log import read
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.terminal.installation import how_to_install
 from edgepress.models.text_tables import table_text
 from edgepress.models.units import format_quantity
 
@@ -131,7 +132,7 @@ def as_svg(history: Mapping[str, Any]) -> str:
     try:
         import vl_convert
     except ImportError as error:
-        raise RuntimeFailure(f"the figure needs vl-convert ({error}): pip install 'edgepress[report]'") from error
+        raise RuntimeFailure(f"the figure needs vl-convert ({error}): {how_to_install('vl_convert')}") from error
     order = [point["label"] for point in history["points"]]
     charts = []
     for key, (title, unit) in FIGURES.items():
@@ -152,7 +153,7 @@ def as_svg(history: Mapping[str, Any]) -> str:
             )
     if not charts:
         raise UsageError(f"{history['model']}: no version has a figure to draw")
-    schema = "https://vega.github.io/schema/vega-lite/v5.json"
+    schema = "https://vega.github.io/schema/vega-lite/v6.json"
     return vl_convert.vegalite_to_svg({"$schema": schema, "title": Path(history["model"]).name, "vconcat": charts})
 
 

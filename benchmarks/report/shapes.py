@@ -9,7 +9,7 @@ from typing import Any
 Block = dict[str, Any]
 
 
-def cell(text: str, value: float | None = None, kind: str = "", title: str = "") -> dict[str, Any]:
+def cell(text: str, value: float | None = None, kind: str = "", title: str = "", below: str = "") -> dict[str, Any]:
     """A cell of a table.
 
     Args:
@@ -17,15 +17,34 @@ def cell(text: str, value: float | None = None, kind: str = "", title: str = "")
         value: what a click on the column sorts by, where it is another thing than the text ("1.2 MB").
         kind: "fits", "warns" or "over" for a colour.
         title: what the pointer shows.
+        below: a second, smaller line, such as the difference from another network.
     """
-    return {"text": text, "value": value, "kind": kind, "title": title}
+    return {"text": text, "value": value, "kind": kind, "title": title, "below": below}
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], numbers: Sequence[int] = (), wrap: Sequence[int] = ()
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    numbers: Sequence[int] = (),
+    wrap: Sequence[int] = (),
+    marked: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """A table: rows of texts and `cell`s; the columns `numbers` are aligned right, those of `wrap` may break."""
-    return {"columns": list(columns), "rows": [list(row) for row in rows], "numbers": list(numbers), "wrap": list(wrap)}
+    """A table: rows of texts and `cell`s.
+
+    Args:
+        columns: their heads.
+        rows: of cells, one for each column.
+        numbers: columns that are aligned right.
+        wrap: columns whose text may break; on a narrow screen each row of such a table stands as a list.
+        marked: rows that stand out, such as the dense network's.
+    """
+    return {
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
+        "numbers": list(numbers),
+        "wrap": list(wrap),
+        "marked": list(marked),
+    }
 
 
 def table_block(title: str, found: dict[str, Any], text: str = "") -> Block | None:

@@ -64,7 +64,7 @@ def summarize(runs: Sequence[str | Path], *, split: str = "test") -> dict[str, A
             "name": name,
             **{key: _spread([n.metrics["cost"][key] for n in networks]) for key in _STATIC},
         }
-        files = [network.tflite for network in networks]
+        files = [network.model_file for network in networks]
         row["file_bytes"] = _spread([file.profile["file_bytes"] for file in files if file])
         row["arena_bytes"] = _spread(
             [arena for file in files if file and (arena := (file.profile["arena_bytes"] or {}).get("tflm"))]
@@ -131,21 +131,21 @@ def _right_by_clip(runs: Sequence[str | Path], by_name: Sequence[dict[str, Netwo
     """(network, precision) -> [seeds, clips] whether each clip was right; and the recording of every clip."""
     from edgepress.deploy.runtimes.sessions import open_session
     from edgepress.models.tasks import load_task
-    from edgepress.models.tasks.front_ends.log_mel import LogMel
+    from edgepress.models.tasks.sources.load import front_end_for
 
     entries = [{entry["name"]: entry for entry in RunDirectory(run).entries("checkpoint")} for run in runs]
     spec_path = entries[0][next(iter(by_name[0]))]["path"]
     from edgepress.models.checkpoints.checkpoint import read_spec
 
     spec = read_spec(spec_path)
-    task = load_task(spec.task or "", front_end=LogMel.from_json(spec.front_end) if spec.front_end else None)
+    task = load_task(spec.task or "", front_end=front_end_for(spec.task or "", spec.front_end))
     features, clips = task.features(split), task.split(split)
     found: dict[Any, Any] = {"identifiers": clips.identifiers}
     for name in by_name[0]:
         for precision in ("fp32", "int8"):
             rows = []
             for networks, of_run in zip(by_name, entries, strict=True):
-                file = networks[name].tflite
+                file = networks[name].model_file
                 source = (
                     (of_run[name]["path"], "torch") if precision == "fp32" else (file.path, "litert") if file else None
                 )
@@ -164,7 +164,7 @@ def _right_by_clip(runs: Sequence[str | Path], by_name: Sequence[dict[str, Netwo
 
 def _difference(a: np.ndarray, b: np.ndarray, identifiers: Sequence[str] | None) -> dict[str, Any]:
     """Mean of a - b over seeds and clips, with its paired cluster interval."""
-    from edgepress.models.tasks.metrics import paired_cluster_bootstrap
+    from edgepress.models.tasks.kinds.intervals import paired_cluster_bootstrap
 
     return paired_cluster_bootstrap(a.mean(axis=0), b.mean(axis=0), identifiers)
 

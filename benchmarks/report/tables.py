@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgepress.models.tasks.kinds.table import metric_text
 from edgepress.models.text_tables import table_text
 from edgepress.models.units import format_quantity
 
 if TYPE_CHECKING:
     from edgepress.models.devices.device import DeviceClass
+
+
+#: Parts of a record that break its first figure down, with the head of their table.
+_BREAKDOWNS = (
+    ("by_recording_device", "Recording device"),
+    ("by_class", "Class"),
+    ("by_machine", "Machine"),
+    ("by_output", "Output"),
+)
 
 
 def accuracy_text(measured: Mapping[str, Any]) -> str:
@@ -19,22 +29,10 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
     data = measured["data"]
     parts = [f"{measured['file']}: {data['samples']} samples of {data['name']} ({data['split']})\n"]
     if results:
-        parts.append(
-            table_text(
-                ("Runtime", "Correct", "Accuracy", "95 % interval", "Log loss", "Stands for"),
-                [
-                    (
-                        r["runtime"],
-                        f"{r['correct']} of {r['total']}",
-                        _percent(r["accuracy"]),
-                        f"{_percent(r['interval'][0])} to {_percent(r['interval'][1])}" if r.get("interval") else "-",
-                        "-" if r.get("log_loss") is None else f"{r['log_loss']:.4f}",
-                        ", ".join(r["device_classes"]) or "-",
-                    )
-                    for r in results
-                ],
-            )
-        )
+        parts.append(_correct(results) if "correct" in results[0] else _figures(results))
+        shown = {"accuracy", "log_loss"} if "correct" in results[0] else set(results[0].get("metrics") or ())
+        if set(results[0].get("metrics") or ()) - shown:
+            parts.append(_figures(results, shown))
     emulated = [(r["runtime"], r["firmware"]) for r in results if r.get("firmware")]
     if emulated:
         parts.append(
@@ -53,7 +51,7 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
                 ],
             )
         )
-    for key, title in (("by_recording_device", "Recording device"), ("by_class", "Class")):
+    for key, title in _BREAKDOWNS:
         names = list(dict.fromkeys(name for r in results for name in r.get(key) or {}))
         if names:
             parts.append(
@@ -69,10 +67,54 @@ def accuracy_text(measured: Mapping[str, Any]) -> str:
             f"samples: {flip['only_a_correct']} right only on {flip['a']}, {flip['only_b_correct']} only on "
             f"{flip['b']}\n"
         )
-    if len(results) > 1 and not flips:
+    if len(results) > 1 and measured["flips"] and not flips:
         parts.append("every runtime names the same labels\n")
+    if not measured["flips"]:
+        parts += [
+            f"outputs of {pair['a']} and {pair['b']} differ by at most {pair['max']:.4g}, {pair['mean']:.2g} in the "
+            f"mean (they range over {pair['range']:.4g})\n"
+            for pair in measured.get("differences") or ()
+        ]
     parts += [f"{failure['runtime']} failed: {failure['error']}\n" for failure in measured["failures"]]
     return "\n".join(parts)
+
+
+def _correct(results: Sequence[Mapping[str, Any]]) -> str:
+    """Of classification: how many are right."""
+    return table_text(
+        ("Runtime", "Correct", "Accuracy", "95 % interval", "Log loss", "Stands for"),
+        [
+            (
+                r["runtime"],
+                f"{r['correct']} of {r['total']}",
+                _percent(r["accuracy"]),
+                f"{_percent(r['interval'][0])} to {_percent(r['interval'][1])}" if r.get("interval") else "-",
+                "-" if r.get("log_loss") is None else f"{r['log_loss']:.4f}",
+                ", ".join(r["device_classes"]) or "-",
+            )
+            for r in results
+        ],
+    )
+
+
+def _figures(results: Sequence[Mapping[str, Any]], left_out: Collection[str] = ()) -> str:
+    """Every metric of every runtime, with its interval."""
+    return table_text(
+        ("Runtime", "Metric", "Value", "95 % interval", "Samples", "Stands for"),
+        [
+            (
+                r["runtime"],
+                name,
+                metric_text(name, value),
+                " to ".join(metric_text(name, end) for end in (r.get("intervals") or {}).get(name) or ()) or "-",
+                f"{r['total']:,}",
+                ", ".join(r["device_classes"]) or "-",
+            )
+            for r in results
+            for name, value in r["metrics"].items()
+            if name not in left_out
+        ],
+    )
 
 
 def _percent(value: float | None) -> str:
@@ -81,8 +123,11 @@ def _percent(value: float | None) -> str:
 
 def _part(value: Any) -> str:
     """A figure by class or recording device: a number, or an object with an accuracy."""
+    if isinstance(value, Mapping) and "accuracy" not in value:
+        name = next((key for key in value if key != "total"), "")
+        return metric_text(name, value.get(name)) if name else "-"
     if isinstance(value, Mapping):
-        value = value.get("accuracy")
+        value = value["accuracy"]
     return _percent(value) if isinstance(value, int | float) else "-"
 
 

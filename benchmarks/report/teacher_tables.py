@@ -52,17 +52,6 @@ def run_tables(directory: RunDirectory) -> list[Table]:
     return tables_of(results)
 
 
-def model_table(directory: RunDirectory) -> Table:
-    """The networks of a run, the largest first: MACs, parameters, sizes, accuracy in float and in integers."""
-    from edgepress.benchmarks.report.blocks import overview_block
-    from edgepress.benchmarks.report.gather import gather
-
-    found = overview_block(gather(directory, arena=False))
-    assert found is not None, "a run that is gathered has a network"
-    rows = [[cell["text"] if isinstance(cell, dict) else cell for cell in row] for row in found["table"]["rows"]]
-    return Table(found["title"], tuple(found["table"]["columns"]), rows)
-
-
 def as_text(tables: Sequence[Table]) -> str:
     """The tables for a terminal."""
     return "\n\n".join(f"{table.title}\n{table_text(table.columns, table.rows)}" for table in tables)
@@ -83,7 +72,7 @@ def as_markdown(table: Table) -> str:
 
 
 def blocks(directory: RunDirectory) -> list[list[dict[str, Any]]]:
-    """Rows of blocks for the page of `benchmarks report`; none for a run without teachers."""
+    """Rows of blocks for the page of `benchmarks report`; none for a run without teachers and searches."""
     made = [
         {
             "title": table.title,
@@ -94,7 +83,36 @@ def blocks(directory: RunDirectory) -> list[list[dict[str, Any]]]:
         }
         for number, table in enumerate(run_tables(directory))
     ]
-    return [made[start : start + 2] for start in range(0, len(made), 2)]
+    return [
+        *(made[start : start + 2] for start in range(0, len(made), 2)),
+        *([found] for found in _searches(directory)),
+    ]
+
+
+def _searches(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The report's Figure 1 of every search of the run, with its best trials."""
+    from edgepress.compress.teach.search import figure_of
+
+    made = []
+    for path in sorted((directory.path / "search").glob("*.json")):
+        found = read_json(path, dict[str, Any])
+        trials = [trial for trial in found.get("trials", []) if trial.get("log_loss") is not None]
+        best = sorted((trial for trial in trials if trial["state"] == "complete"), key=lambda trial: trial["log_loss"])
+        if not best:
+            continue
+        names = [name for name in ("learning_rate", "beta1", "beta2", "epsilon", "weight_decay") if name in best[0]]
+        network = (found.get("network") or {}).get("name", "network")
+        rows = [[f"{trial['log_loss']:.4f}", *(f"{trial[name]:.4g}" for name in names)] for trial in best[:5]]
+        made.append(
+            {
+                "title": f"Search {path.stem}: {'the teacher' if found.get('teacher') else 'the network'}, {network}",
+                "text": f"{len(trials)} trials of {found.get('epochs')} epochs; validation log loss over each.",
+                "id": f"search-{path.stem}",
+                "chart": figure_of(trials),
+                "table": report_table(("log loss", *names), rows, range(len(names) + 1)),
+            }
+        )
+    return made
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from edgepress.compress.pipeline.entries import enter, finished, free_name, key_of, network_facts
-from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.provenance import command, cost_facts, source_of, versions
 from edgepress.models.checkpoints.digests import tensors_digest
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.terminal.words import say
 
 
 def enter_own_network(

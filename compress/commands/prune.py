@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +11,14 @@ import typer
 
 from edgepress.compress.commands.options import (
     DEFAULT_RUN,
+    LOGGERS,
     Accelerator,
     Data,
     Devices,
     Epochs,
+    Logger,
     Nodes,
+    Overrides,
     Restart,
     Run,
     Seed,
@@ -24,14 +27,15 @@ from edgepress.compress.commands.options import (
     Trust,
     given,
 )
-from edgepress.compress.pipeline.budget import absolute, is_within, label_of, limits_for
+from edgepress.compress.pipeline.budget import absolute, is_within, label_of, limits_for, with_footprint
 from edgepress.compress.pipeline.data import task_of
 from edgepress.compress.pipeline.entries import find_entry, is_float, recipe_of
-from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.stages import prune_stage
 from edgepress.models.errors import UsageError
+from edgepress.models.limits import METRIC_UNITS
 from edgepress.models.run_directory import RunDirectory
-from edgepress.models.units import format_quantity
+from edgepress.models.terminal.words import say
+from edgepress.models.units import format_against, format_quantity
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import PruneSettings, Recipe
@@ -46,6 +50,20 @@ def prune(
     target_params: Annotated[str | None, typer.Option(help="61148, 128k, or a share.")] = None,
     target_bytes: Annotated[str | None, typer.Option(help="Of weights: 128 kB, 64 KiB, or a share.")] = None,
     target_peak: Annotated[str | None, typer.Option(help="Of activations alive at once: 64 KiB, or a share.")] = None,
+    target_latency: Annotated[str | None, typer.Option(help="Of an inference on --device: 100ms.")] = None,
+    target_energy: Annotated[str | None, typer.Option(help="Of an inference on --device: 500uJ.")] = None,
+    target_instructions: Annotated[
+        str | None, typer.Option(help="Of our firmware, an inference on the core of --device: 10M.")
+    ] = None,
+    target_arena: Annotated[str | None, typer.Option(help="Of TFLite Micro, head and tail: 64 KiB.")] = None,
+    target_firmware_arena: Annotated[
+        str | None, typer.Option(help="Of our own firmware (c-inference), on the core of --device: 64 KiB.")
+    ] = None,
+    target_file: Annotated[str | None, typer.Option(help="Of the int8 .tflite file: 100 kB.")] = None,
+    target_flash: Annotated[str | None, typer.Option(help="Of the file and the runtime on --device: 256 KiB.")] = None,
+    target_firmware_flash: Annotated[
+        str | None, typer.Option(help="Of our own firmware (c-inference), linked for the core of --device: 64 KiB.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Device class whose limits bind too; the recipe's otherwise.")
     ] = None,
@@ -54,7 +72,10 @@ def prune(
     projection: Annotated[str | None, typer.Option(help="threshold, knapsack or algorithm-1.")] = None,
     importance: Annotated[
         str | None,
-        typer.Option(help="l2, l1, bn, fisher, taylor, lamp, fpgm, distance, fisher-distance or random."),
+        typer.Option(
+            help="l2, l1, bn, fisher, taylor, lamp, fpgm, distance, fisher-distance or random; unasked fisher with the "
+            "data of a classification task, else l2."
+        ),
     ] = None,
     epochs: Epochs = None,
     teacher: Teacher = None,
@@ -81,12 +102,14 @@ def prune(
     data: Data = None,
     run: Run = DEFAULT_RUN,
     seed: Seed = None,
+    overrides: Overrides = None,
     trust: Trust = False,
     restart: Restart = False,
     accelerator: Accelerator = "auto",
     devices: Devices = "auto",
     strategy: Strategy = "auto",
     nodes: Nodes = 1,
+    logger: Logger = LOGGERS,
 ) -> None:
     """Prune a network to hard budgets: train, remove channels, prove the removal, fine-tune."""
     targets = {
@@ -94,6 +117,14 @@ def prune(
         "params": target_params,
         "weight_bytes": target_bytes,
         "peak_activation_bytes": target_peak,
+        "latency_ms": target_latency,
+        "energy_uj": target_energy,
+        "instructions": target_instructions,
+        "arena_bytes": target_arena,
+        "firmware_arena_bytes": target_firmware_arena,
+        "file_bytes": target_file,
+        "flash_bytes": target_flash,
+        "firmware_flash_bytes": target_firmware_flash,
     }
     settings = {
         "method": method,
@@ -108,7 +139,9 @@ def prune(
     wanted = given(targets)
     if not wanted and device is None:
         raise UsageError(
-            "prune needs a budget: --target-macs 20e6, --target-params, --target-bytes, --target-peak or --device NAME"
+            "prune needs a budget: --target-macs 20e6, --target-params, --target-bytes, --target-peak or --device NAME "
+            "(and on it --target-latency, --target-energy, --target-instructions, --target-arena, --target-file, "
+            "--target-flash, --target-firmware-arena, --target-firmware-flash)"
         )
     absolute(dict.fromkeys(wanted, 1), wanted)  # a mistyped number is said before anything else is looked at
     if model is not None and checkpoint is not None:
@@ -130,8 +163,8 @@ def prune(
         else:
             entry = _entry(directory, checkpoint, wanted)
         parent = Path(entry["path"])
-        recipe = recipe_of(parent)
-        changed = _settings(recipe, settings, epochs)
+        recipe = recipe_of(parent, trust=trust)
+        changed = _settings(recipe, settings, epochs, overrides or (), trust)
         task = task_of(parent, data, trust=trust)
         if task is None and changed.method != "one-shot":
             if method is not None or epochs:
@@ -141,11 +174,16 @@ def prune(
             changed = changed.model_copy(update={"method": "one-shot"})
             say("no task is known (--data): one-shot pruning without training")
         bound_by = device or (recipe.device if recipe else None)
-        limits = limits_for(entry, wanted, None if no_device_limits else bound_by)
+        bound_by = None if no_device_limits else bound_by
+        entry = with_footprint(entry, wanted, bound_by, trust)
+        limits = limits_for(entry, wanted, bound_by)
         if is_within(entry, limits):
             raise UsageError(
                 f"{entry['path']} is within the budget already ("
-                + ", ".join(f"{metric} {entry[metric]:,} <= {value:,}" for metric, value in limits.budgets().items())
+                + ", ".join(
+                    f"{metric} " + " <= ".join(format_against(entry[metric], value, METRIC_UNITS[metric]))
+                    for metric, value in limits.budgets().items()
+                )
                 + "); nothing is to be pruned"
             )
         made = prune_stage(
@@ -158,7 +196,7 @@ def prune(
             seed=seed if seed is not None else recipe.seed if recipe else 0,
             trust=trust,
             resume=not restart,
-            machine=Machine(accelerator, devices, strategy, nodes),
+            machine=Machine(accelerator, devices, strategy, nodes, loggers=tuple(logger)),
             teacher=open_teacher(teacher, trust=trust) if teacher is not None else None,
         )
     _export(Path(made["path"]), state_dict, program, trust)
@@ -193,11 +231,17 @@ def _entry(directory: RunDirectory, checkpoint: Path | None, wanted: Mapping[str
     return entry
 
 
-def _settings(recipe: Recipe | None, changes: dict[str, Any], epochs: int | None) -> PruneSettings:
-    from edgepress.compress.recipes.recipe import PruneSettings, validated
+def _settings(
+    recipe: Recipe | None, changes: dict[str, Any], epochs: int | None, overrides: Sequence[str], trust: bool
+) -> PruneSettings:
+    """What the recipe says, then `--set`, then the options that say the same by a name of their own."""
+    from edgepress.compress.recipes.recipe import PruneSettings, section_changed, validated
 
-    base = recipe.prune if recipe else PruneSettings()
-    values = {**base.model_dump(), "targets": (), **given(changes)}
+    base = {**(recipe.prune if recipe else PruneSettings()).model_dump(), "targets": ()}
+    values = section_changed("prune", base, overrides, trust)
+    if values["targets"]:
+        raise UsageError("--set prune.targets is for `compress run`: give --target-macs and its like")
+    values = {**values, **given(changes)}
     if epochs is not None:
         values["train"] = {**values["train"], "epochs": epochs}
     return validated(PruneSettings, values, "the settings of prune")

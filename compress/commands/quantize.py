@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +12,14 @@ import typer
 
 from edgepress.compress.commands.options import (
     DEFAULT_RUN,
+    LOGGERS,
     Accelerator,
     Data,
     Devices,
     Epochs,
+    Logger,
     Nodes,
+    Overrides,
     Restart,
     Run,
     Seed,
@@ -27,10 +30,10 @@ from edgepress.compress.commands.options import (
 )
 from edgepress.compress.pipeline.data import task_of
 from edgepress.compress.pipeline.entries import find_entry, is_float, recipe_of
-from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.stages import quantize_stage
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.terminal.words import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,12 +83,14 @@ def quantize(
     data: Data = None,
     run: Run = DEFAULT_RUN,
     seed: Seed = None,
+    overrides: Overrides = None,
     trust: Trust = False,
     restart: Restart = False,
     accelerator: Accelerator = "auto",
     devices: Devices = "auto",
     strategy: Strategy = "auto",
     nodes: Nodes = 1,
+    logger: Logger = LOGGERS,
 ) -> None:
     """Make an int8 checkpoint: calibrate activation ranges, optionally train under them."""
     exceptions = {**dict.fromkeys(in_float or (), "float"), **dict.fromkeys(in_16_bits or (), "a16w8")}
@@ -114,18 +119,18 @@ def quantize(
             entry = directory.newest("checkpoint", is_float, wanted="float checkpoint", first="compress train")
             say(f"quantize: the newest float checkpoint is {entry['path']}")
         parent = Path(entry["path"])
-        recipe = recipe_of(parent)
+        recipe = recipe_of(parent, trust=trust)
         task = task_of(parent, data, trust=trust)
         if task is None:
             raise UsageError(f"{parent} names no task to calibrate on: give --data")
         made = quantize_stage(
             directory,
             parent,
-            _settings(recipe, settings, qat, epochs),
+            _settings(recipe, settings, qat, epochs, overrides or (), trust),
             task,
             trust=trust,
             resume=not restart,
-            machine=Machine(accelerator, devices, strategy, nodes),
+            machine=Machine(accelerator, devices, strategy, nodes, loggers=tuple(logger)),
             teacher=open_teacher(teacher, trust=trust) if teacher is not None else None,
             seed=seed if seed is not None else recipe.seed if recipe else 0,
         )
@@ -186,11 +191,19 @@ def labelled_batches(
     )
 
 
-def _settings(recipe: Recipe | None, changes: dict[str, Any], qat: bool, epochs: int | None) -> QuantizeSettings:
-    from edgepress.compress.recipes.recipe import QuantizeSettings, validated
+def _settings(
+    recipe: Recipe | None,
+    changes: dict[str, Any],
+    qat: bool,
+    epochs: int | None,
+    overrides: Sequence[str],
+    trust: bool,
+) -> QuantizeSettings:
+    """What the recipe says, then `--set`, then the options that say the same by a name of their own."""
+    from edgepress.compress.recipes.recipe import QuantizeSettings, section_changed, validated
 
-    base = recipe.quantize if recipe else QuantizeSettings()
-    wanted = (epochs or base.train.epochs or QAT_EPOCHS) if qat else base.train.epochs
-    values = {**base.model_dump(), **given(changes)}
-    values["train"] = {**values["train"], "epochs": wanted}
+    base = (recipe.quantize if recipe else QuantizeSettings()).model_dump()
+    values = {**section_changed("quantize", base, overrides, trust), **given(changes)}
+    if qat and isinstance(values["train"], dict):  # anything else is said below
+        values["train"] = {**values["train"], "epochs": epochs or values["train"]["epochs"] or QAT_EPOCHS}
     return validated(QuantizeSettings, values, "the settings of quantize")

@@ -4,27 +4,25 @@
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgepress.compress.commands.options import Data, Trust
-from edgepress.compress.pipeline.progress import say
-from edgepress.compress.pipeline.sweep import Grid, SweepTask, make_grid, plan, read_grid
-from edgepress.compress.pipeline.sweep_task import STATE, finished, last_line, read_json, run_task
+from edgepress.compress.commands.options import Data, Overrides, Trust
+from edgepress.compress.sweep.cluster import Resources, connected, task_options
+from edgepress.compress.sweep.forecast import duration
+from edgepress.compress.sweep.sweep import Grid, SweepTask, make_grid, plan, read_grid
+from edgepress.compress.sweep.task import STATE, finished, last_line, read_json, run_task
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import RuntimeFailure, UsageError
-from edgepress.models.interruption import restore_handlers
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.terminal.words import say
 from edgepress.models.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -33,28 +31,6 @@ if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
 
 RESULTS = "results.json"
-_LOOPBACK = "127.0.0.1"
-#: Ray's sockets lie below TMPDIR, and the name of a socket has at most 107 bytes.
-_LONGEST_TMPDIR = 38
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What each task gets, and how often it is started again.
-
-    Attributes:
-        address: of a Ray cluster ("auto", "host:6379", "ray://..."), None for this machine.
-        cpus: cores and threads of a task; None shares the cores evenly, at least one each.
-        gpus: of a task; None: one where the cluster has any.
-        memory_bytes: of a task.
-        retries: how many times a killed or failed task is started again.
-    """
-
-    address: str | None = None
-    cpus: int | None = None
-    gpus: float | None = None
-    memory_bytes: int = 2 * 10**9
-    retries: int = 3
 
 
 def sweep(
@@ -77,11 +53,12 @@ def sweep(
     retries: Annotated[int, typer.Option(min=0, help="How often a killed or failed task starts again.")] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and an estimate of time.")] = False,
     report: Annotated[bool, typer.Option(help="Write the Pareto report.")] = True,
+    overrides: Overrides = None,
     trust: Trust = False,
 ) -> None:
     """A grid of recipes, budgets, seeds and device classes on Ray; killed, the same command goes on where it was."""
     found = _grid(grid, {"recipes": recipe, "budgets": budget, "seeds": seed, "devices": device, "data": data})
-    tasks, recipes = plan(found, trust=trust)
+    tasks, recipes = plan(found, trust=trust, overrides=tuple(overrides or ()))
     resources = Resources(address, cpus, gpus, int(parse_quantity(memory, "bytes", name="--memory")), retries)
     if dry_run:
         print_plan(tasks, recipes, run, resources)
@@ -123,8 +100,8 @@ def run_tasks(tasks: Sequence[SweepTask], sweep: Path, resources: Resources) -> 
     if not waiting:
         say("every task was finished before")
         return results
-    with _ray(resources.address) as ray:
-        options = _options(ray.cluster_resources(), resources, len(tasks) - len(dense))
+    with connected(resources.address) as ray:
+        options = task_options(ray.cluster_resources(), resources, len(tasks) - len(dense))
         threads, accelerator = options["num_cpus"], "gpu" if options["num_gpus"] else "cpu"
         remote = ray.remote(**options)(run_task)
         running: dict[Any, SweepTask] = {}
@@ -153,77 +130,6 @@ def _result(ray: Any, reference: Any, task: SweepTask) -> dict[str, Any]:
         return ray.get(reference)
     except Exception as error:  # whatever ended one task: the others go on
         return {**task.to_json(), "state": "failed", "message": str(error).strip().splitlines()[-1]}
-
-
-def _options(there: dict[str, float], resources: Resources, tasks: int) -> dict[str, Any]:
-    """Ray's options of a task.
-
-    Raises:
-        UsageError: no machine of the cluster is large enough; Ray would wait for one for ever.
-    """
-    cores = int(there.get("CPU", 1))
-    cpus = resources.cpus or max(1, cores // max(1, tasks))
-    gpus = resources.gpus if resources.gpus is not None else min(1.0, there.get("GPU", 0.0))
-    for name, wanted, found in (
-        ("cpus", cpus, cores),
-        ("gpus", gpus, there.get("GPU", 0.0)),
-        ("memory", resources.memory_bytes, there.get("memory", 0.0)),
-    ):
-        if wanted > found:
-            raise UsageError(f"--{name} = {wanted:g} for each task is more than all machines have, {found:g}")
-    return {
-        "num_cpus": cpus,
-        "num_gpus": gpus,
-        "memory": resources.memory_bytes,
-        "max_retries": resources.retries,
-        "retry_exceptions": True,
-    }
-
-
-@contextmanager
-def _ray(address: str | None) -> Iterator[Any]:
-    """Ray on this machine or on the cluster at `address`; left again at the end.
-
-    On this machine it listens on the loopback interface only, and answers to a token that this process made: whoever
-    reaches a Ray port may run code. A cluster is its owner's to keep (docs/scale.md).
-    """
-    # The tasks are the work, so that they keep the priority of this command (Ray would lower it by 15); a warning of
-    # Ray's about GPUs that a task did not ask for.
-    settings = dict.fromkeys(("RAY_worker_niceness", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"), "0")
-    options: dict[str, Any] = {"logging_level": "ERROR"}
-    if address is None:
-        # Read when ray is imported. The first is Ray's own switch for machines that are no cluster, which Windows and
-        # macOS have by default; the others are ignored by a Ray that has no tokens.
-        settings |= {
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        }
-        options |= {"include_dashboard": False, "_node_ip_address": _LOOPBACK}
-        if len(tempfile.gettempdir()) > _LONGEST_TMPDIR:
-            settings["RAY_TMPDIR"] = "/tmp"
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    own = not ray.is_initialized()
-    if own:
-        try:
-            ray.init(address=address, log_to_driver=False, **options)
-        except Exception as error:  # of its own and of any kind: a time-out of its processes is a bare Exception
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise RuntimeFailure(
-                f"no Ray cluster at {address}: {reason}"
-                if address
-                else f"Ray did not start on this machine: {reason}; on a busy machine try again, or with fewer --cpus"
-            ) from error
-        finally:
-            restore_handlers()
-    try:
-        yield ray
-    finally:
-        if own:
-            ray.shutdown()
 
 
 def write_results(sweep: Path, tasks: Sequence[SweepTask], results: dict[str, dict[str, Any]]) -> None:
@@ -259,8 +165,9 @@ def _live() -> Iterator[Any]:
 def table(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, Any]]) -> Table:
     """Every task with its state, attempts, time and the newest line of its log."""
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=f"{sweep}: {sum(r['state'] == 'done' for r in results.values())} of {len(tasks)} done")
+    shown = Table(title=Text(f"{sweep}: {sum(r['state'] == 'done' for r in results.values())} of {len(tasks)} done"))
     for name in ("task", "state", "attempts", "minutes", "last word"):
         shown.add_column(name, justify="right" if name in ("attempts", "minutes") else "left", no_wrap=True)
     for task in tasks:
@@ -268,11 +175,11 @@ def table(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, 
         state = results.get(_id(task)) or read_json(folder / STATE) or {"state": "waiting"}
         seconds = state.get("seconds", time.time() - state["started"] if "started" in state else None)
         shown.add_row(
-            _id(task),
+            Text(_id(task)),
             state["state"],
             str(state.get("attempts", "")),
             "" if seconds is None else f"{seconds / 60:.1f}",
-            last_line(folder)[:80],
+            Text(last_line(folder)[:80]),  # no markup: "edgepress[train]" must stay as it is
         )
     return shown
 
@@ -280,7 +187,7 @@ def table(tasks: Sequence[SweepTask], sweep: Path, results: dict[str, dict[str, 
 def print_plan(tasks: Sequence[SweepTask], recipes: dict[str, Recipe], sweep: Path, resources: Resources) -> None:
     """What would run, and about how long; a few training steps are timed, nothing is written."""
     from edgepress.compress.pipeline.data import open_task
-    from edgepress.compress.pipeline.sweep_estimate import seconds_per_clip, task_seconds
+    from edgepress.compress.sweep.estimate import seconds_per_clip, task_seconds
 
     cpus = resources.cpus or 1
     slots = max(1, (os.cpu_count() or 1) // cpus)
@@ -301,19 +208,15 @@ def print_plan(tasks: Sequence[SweepTask], recipes: dict[str, Recipe], sweep: Pa
         before[_id(task)] = seconds
         total, chain = total + seconds, max(chain, seconds + before.get(f"dense/{task.dense}", 0.0))
         print(
-            f"{_id(task):40s} {'finished' if done else _duration(seconds):>10s}  compress "
+            f"{_id(task):40s} {'finished' if done else duration(seconds):>10s}  compress "
             + " ".join(task.arguments(task.folder(sweep)))
         )
     where = (
-        f"on the cluster {resources.address}: {_duration(total)} of one slot"
+        f"on the cluster {resources.address}: {duration(total)} of one slot"
         if resources.address
-        else f"{slots} at a time on this machine: about {_duration(max(chain, total / slots))}"
+        else f"{slots} at a time on this machine: about {duration(max(chain, total / slots))}"
     )
     print(f"{len(tasks)} tasks, {where} (three steps of each dense network were timed; pruned networks train faster)")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
 
 
 def _report(sweep: Path, tasks: Sequence[SweepTask]) -> None:

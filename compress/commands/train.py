@@ -9,14 +9,17 @@ import typer
 
 from edgepress.compress.commands.options import (
     DEFAULT_RUN,
+    LOGGERS,
     Accelerator,
     BatchSize,
     Data,
     Devices,
     Epochs,
     LearningRate,
+    Logger,
     Network,
     Nodes,
+    Overrides,
     Restart,
     Run,
     Seed,
@@ -24,7 +27,7 @@ from edgepress.compress.commands.options import (
     Trust,
     given,
 )
-from edgepress.compress.pipeline.data import open_task
+from edgepress.compress.pipeline.data import task_of_recipe
 from edgepress.compress.pipeline.stages import train_stage
 from edgepress.models.run_directory import RunDirectory
 
@@ -38,12 +41,14 @@ def train(
     network: Network = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    overrides: Overrides = None,
     trust: Trust = False,
     restart: Restart = False,
     accelerator: Accelerator = "auto",
     devices: Devices = "auto",
     strategy: Strategy = "auto",
     nodes: Nodes = 1,
+    logger: Logger = LOGGERS,
 ) -> None:
     """Train the dense network of a recipe; killed, the same command goes on from the last epoch."""
     from edgepress.compress.recipes.recipe import read_recipe
@@ -52,6 +57,7 @@ def train(
     checked = read_recipe(
         recipe,
         given({"task": data, "seed": seed}),
+        overrides=tuple(overrides or ()),
         trust=trust,
         sections={
             "train": given({"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}),
@@ -60,8 +66,12 @@ def train(
     )
     directory = RunDirectory(run)
     with directory.lock():
-        task = open_task(checked.task, checked.front_end, trust=True)
+        task = task_of_recipe(checked)
         entry = train_stage(
-            directory, checked, task, machine=Machine(accelerator, devices, strategy, nodes), resume=not restart
+            directory,
+            checked,
+            task,
+            machine=Machine(accelerator, devices, strategy, nodes, loggers=tuple(logger)),
+            resume=not restart,
         )
     print(entry["path"])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from edgepress.models.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from edgepress.compress.recipes.recipe import Recipe
     from edgepress.models.tasks import Task
 
 
@@ -23,11 +25,26 @@ def open_task(source: str | None, front_end: Mapping[str, Any] | str | None = No
         UsageError: no source, or what `load_task` raises.
     """
     if source is None:
-        raise UsageError("the recipe names no data: give --data DIR, --data FILE.npz or --data synthetic")
+        raise UsageError("the recipe names no data: set the key task, or give --data images:DIR, --data FILE.npz, ...")
     from edgepress.compress.recipes.checks import resolve_front_end
     from edgepress.models.tasks import load_task
 
     return load_task(source, front_end=resolve_front_end(front_end), trust=trust)
+
+
+def task_of_recipe(recipe: Recipe) -> Task:
+    """The task of a checked recipe, with its own metrics; code that it names was allowed when it was read.
+
+    Raises:
+        UsageError: what `open_task` raises, or a metric that is not there.
+    """
+    from edgepress.models.tasks.kinds.evaluation import own_metrics
+    from edgepress.models.terminal.words import say
+
+    task = open_task(recipe.task, recipe.front_end, trust=True)
+    for note in task.notes:
+        say(f"note: {note}")
+    return replace(task, metrics={**task.metrics, **own_metrics(recipe.measure.metrics)})
 
 
 def task_of(checkpoint: Path, data: str | None, *, trust: bool) -> Task | None:
@@ -44,7 +61,9 @@ def task_of(checkpoint: Path, data: str | None, *, trust: bool) -> Task | None:
     source = data or task_source(checkpoint)
     if source is None:
         return None
-    task = open_task(source, front_end_of(checkpoint), trust=trust or data is not None)
+    from edgepress.models.tasks.sources.load import front_end_for, load_task
+
+    task = load_task(source, front_end=front_end_for(source, front_end_of(checkpoint)), trust=trust or data is not None)
     check_fits(checkpoint, task)
     return task
 

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepress.compress.pipeline.data import evaluated_splits
-from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.provenance import command, cost_facts, data_facts, versions
 from edgepress.models.checkpoints.checkpoint import read_metrics, read_quantization, read_spec, save_checkpoint
-from edgepress.models.errors import RuntimeFailure
+from edgepress.models.checkpoints.plan import removes
+from edgepress.models.errors import ConfigError, RuntimeFailure
 from edgepress.models.limits import BUDGET_METRICS
 from edgepress.models.run_directory import RunDirectory, follows
+from edgepress.models.tasks.kinds.table import metric_text
+from edgepress.models.tasks.kinds.table import said as said_first
+from edgepress.models.terminal.words import say
 from edgepress.models.units import format_quantity
 
 if TYPE_CHECKING:
@@ -95,17 +98,27 @@ def find_entry(directory: RunDirectory, path: Path) -> dict[str, Any]:
         "kind": "checkpoint",
         "name": path.name,
         "path": path,
-        "pruned": spec.plan is not None,
-        **{name: cost.get(name) for name in (*BUDGET_METRICS, "rule")},
+        "pruned": removes(spec.plan),
+        **{name: cost.get(name) for name in (*BUDGET_METRICS, "constant_bytes", "rule")},
     }
 
 
-def recipe_of(checkpoint: Path) -> Recipe | None:
-    """The recipe that a checkpoint was trained by, or None where it does not say."""
+def recipe_of(checkpoint: Path, *, trust: bool = False) -> Recipe | None:
+    """The recipe that a checkpoint was trained by, or None where it does not say.
+
+    Raises:
+        ConfigError: it is none, or it names a loss or a metric that is code, which takes `trust`.
+    """
+    from edgepress.compress.recipes.checks import code_errors
     from edgepress.compress.recipes.recipe import parse_recipe
 
-    written = read_spec(checkpoint).notes.get("recipe")
-    return parse_recipe(written, f"the recipe in {checkpoint}", deep=False) if isinstance(written, dict) else None
+    written, subject = read_spec(checkpoint).notes.get("recipe"), f"the recipe in {checkpoint}"
+    if not isinstance(written, dict):
+        return None
+    recipe = parse_recipe(written, subject, deep=False)
+    if errors := code_errors(written, trust):
+        raise ConfigError(errors, subject)
+    return recipe
 
 
 def network_facts(spec: ModelSpec, cost: Cost, *, key: str, stage: str, pruned: bool, scheme: str) -> dict[str, Any]:
@@ -122,6 +135,7 @@ def network_facts(spec: ModelSpec, cost: Cost, *, key: str, stage: str, pruned: 
         "params": cost.params,
         "weight_bytes": cost.weight_bytes,
         "peak_activation_bytes": cost.peak_activation_bytes,
+        "constant_bytes": cost.constant_bytes,
         "parent": spec.notes.get("parent"),
     }
 
@@ -193,14 +207,20 @@ def keep(
         **(details or {}),
     }
     facts = network_facts(spec, cost, key=key, stage=stage, pruned=pruned, scheme=precision)
-    facts |= {f"{split}_accuracy": measured[split]["accuracy"] for split in measured}
+    for split, found in measured.items():
+        metric, value = said_first(found)
+        facts |= {"metric": metric, f"{split}_value": value}
+        if "accuracy" in found:
+            facts[f"{split}_accuracy"] = found["accuracy"]
     entry = enter(run, kind, name, model, spec, metrics, facts, quantization=quantization)
     for state in folder.rglob("last.ckpt"):
         state.unlink()
     if not history:
         shutil.rmtree(folder, ignore_errors=True)
     said = ", ".join(
-        f"{split} accuracy {format_quantity(measured[split]['accuracy'], 'fraction')}" for split in measured
+        f"{split} {name.replace('_', ' ')} {metric_text(name, value)}"
+        for split, found in measured.items()
+        for name, value in [said_first(found)]
     )
     say(
         f"  {entry['path']}: {format_quantity(cost.macs, 'macs')} MACs ({cost.rule}), {cost.params:,} parameters"

@@ -56,6 +56,7 @@ def cost_facts(cost: Cost) -> dict[str, Any]:
         "params": cost.params,
         "weight_bytes": cost.weight_bytes,
         "peak_activation_bytes": cost.peak_activation_bytes,
+        "constant_bytes": cost.constant_bytes,
         "uncounted": list(cost.uncounted),
     }
 
@@ -71,4 +72,6 @@ def layer_facts(cost: Cost) -> list[dict[str, Any]]:
 
 def source_of(task: str) -> str:
     """The source of a task such that it is found from another working directory too."""
-    return str(Path(task).resolve()) if Path(task).exists() else task
+    from edgepress.models.tasks.sources.load import found_from_anywhere
+
+    return found_from_anywhere(task) if task else task

@@ -17,21 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from edgepress.compress.pipeline.budget import is_within, label_of, limits_for
-from edgepress.compress.pipeline.data import open_task
+from edgepress.compress.pipeline.budget import describe, is_within, label_of, limits_for, targets_of, with_footprint
+from edgepress.compress.pipeline.data import task_of_recipe
 from edgepress.compress.pipeline.entries import key_of
-from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.provenance import source_of
 from edgepress.compress.pipeline.stages import prune_stage, quantize_stage, train_stage
 from edgepress.compress.recipes.checks import is_code
+from edgepress.compress.recipes.sections import RUNS
 from edgepress.models.atomic import write_json
 from edgepress.models.checkpoints.digests import identity
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError, VerdictError
-from edgepress.models.files.reading import open_regular, parse_json, read_json
+from edgepress.models.files.reading import file_sha256, parse_json, read_json
 from edgepress.models.run_directory import RunDirectory, follows
+from edgepress.models.terminal.words import say
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Recipe
+    from edgepress.compress.teach.teachers import Teacher
     from edgepress.compress.training.machine import Machine
     from edgepress.models.tasks import Task
 
@@ -69,16 +71,12 @@ def run_recipe(
         RuntimeFailure: a child command failed.
     """
     from edgepress.compress.pipeline.table import print_table
-    from edgepress.compress.recipes.recipe import read_recipe
 
-    changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device)) if value is not None}
-    recipe = read_recipe(
-        source, changes, sections={"prune": {"targets": targets}} if targets else {}, overrides=overrides, trust=trust
-    )
+    recipe = recipe_of(source, data, seed, device, targets, overrides, trust)
     directory = RunDirectory(run)
     with directory.lock():
         say(f"recipe {recipe.name} in {run}")
-        task = open_task(recipe.task, recipe.front_end, trust=True)
+        task = task_of_recipe(recipe)
         networks = compress_stages(directory, recipe, task, machine)
         if follows():
             return
@@ -86,10 +84,28 @@ def run_recipe(
         results = benchmark_stages(directory, recipe, files)
         if recipe.measure.submission:
             say("submission")
-            _child(directory, ["benchmarks", "submission", "--run", str(run), *_trusted(recipe)])
+            # That no network is within the limits is a verdict, no reason to leave out the report.
+            _child(directory, ["benchmarks", "submission", "--run", str(run), *_trusted(recipe)], verdict=True)
         page = report_stage(directory) if report else None
         print_table(networks, files, results)
     print(f"report: {page}" if page else "report: not written")
+
+
+def recipe_of(
+    source: str,
+    data: str | None,
+    seed: int | None,
+    device: str | None,
+    targets: tuple[str, ...],
+    overrides: Sequence[str],
+    trust: bool,
+) -> Recipe:
+    """The recipe with what the command line changes; arguments and errors are those of `run_recipe`."""
+    from edgepress.compress.recipes.recipe import read_recipe
+
+    changes = {name: value for name, value in (("task", data), ("seed", seed), ("device", device)) if value is not None}
+    sections = {"prune": {"targets": targets}} if targets else {}
+    return read_recipe(source, changes, sections=sections, overrides=overrides, trust=trust)
 
 
 def compress_stages(run: RunDirectory, recipe: Recipe, task: Task, machine: Machine) -> list[dict[str, Any]]:
@@ -99,46 +115,55 @@ def compress_stages(run: RunDirectory, recipe: Recipe, task: Task, machine: Mach
     """
     from edgepress.compress.pipeline.teaching import teach_stages
 
+    if recipe.teacher is not None and recipe.teacher.experiments:
+        from edgepress.compress.pipeline.experiments import experiment_stages
+
+        experiment_stages(run, recipe, machine=machine, trust=True)
     teacher = teach_stages(run, recipe, machine=machine, trust=True)
     dense = train_stage(run, recipe, task, machine=machine, teacher=teacher)
     entries = [dense]
     for target in recipe.prune.targets:
-        limits = limits_for(dense, {"macs": target}, recipe.device)
-        if is_within(dense, limits):
-            say(f"prune to {target}: the dense network is within this budget already; skipped")
+        wanted = targets_of(target)
+        dense = with_footprint(dense, wanted, recipe.device, trust=True)
+        limits = limits_for(dense, wanted, recipe.device)
+        source = entries[-1] if recipe.prune.progressive else dense
+        if is_within(source, limits):
+            say(f"prune to {describe(limits)}: {source['name']} is within this budget already; skipped")
             continue
-        settings = recipe.prune.model_copy(update={"targets": ()})
+        settings = recipe.prune.model_copy(update={"targets": (), "progressive": False})
         entries.append(
             prune_stage(
                 run,
-                Path(dense["path"]),
+                Path(source["path"]),
                 limits,
                 settings,
                 task,
                 machine=machine,
                 seed=recipe.seed,
                 trust=True,
-                label=label_of(dense, {"macs": target}),
+                label=label_of(dense, wanted),
                 teacher=teacher,
             )
         )
-    return [
-        {
-            "name": entry["name"],
-            "float": entry,
-            "int8": quantize_stage(
-                run,
-                Path(entry["path"]),
-                recipe.quantize,
-                task,
-                machine=machine,
-                seed=recipe.seed,
-                trust=True,
-                teacher=teacher,
-            ),
-        }
-        for entry in entries
-    ]
+    networks = [quantize_int8(run, recipe, entry, task, machine, teacher) for entry in entries]
+    if recipe.adapt is not None:
+        from edgepress.compress.pipeline.adapting import adapt_stages
+
+        # Of the networks that were asked for: the dense one only where nothing is pruned.
+        for entry in entries[1:] or entries:
+            common: dict[str, Any] = {"machine": machine, "seed": recipe.seed, "trust": True}
+            for own, part in adapt_stages(run, entry, recipe.adapt, task, **common):
+                networks.append(quantize_int8(run, recipe, own, part, machine, None))
+    return networks
+
+
+def quantize_int8(
+    run: RunDirectory, recipe: Recipe, entry: dict[str, Any], task: Task, machine: Machine, teacher: Teacher | None
+) -> dict[str, Any]:
+    """The record of a network: {"name", "float", "int8"}, with the entries of both checkpoints."""
+    common: dict[str, Any] = {"machine": machine, "seed": recipe.seed, "trust": True, "teacher": teacher}
+    int8 = quantize_stage(run, Path(entry["path"]), recipe.quantize, task, **common)
+    return {"name": entry["name"], "float": entry, "int8": int8}
 
 
 def export_stages(run: RunDirectory, recipe: Recipe, networks: Sequence[dict[str, Any]]) -> dict[str, dict[str, Path]]:
@@ -187,7 +212,7 @@ def benchmark_stages(run: RunDirectory, recipe: Recipe, files: dict[str, dict[st
         for form, path in formats.items():
             if form == "c":
                 continue
-            fits = [name for name in recipe.measure.runtimes if (name == "onnxruntime") == (form == "onnx")]
+            fits = [name for name in recipe.measure.runtimes if form in RUNS[name]]
             found: dict[str, Any] = {"runs": [], "gates": {}}
             if fits:
                 command = [
@@ -198,6 +223,7 @@ def benchmark_stages(run: RunDirectory, recipe: Recipe, files: dict[str, dict[st
                     source_of(recipe.task or ""),
                     "--runtime",
                     ",".join(fits),
+                    *(word for metric in recipe.measure.metrics for word in ("--metric", metric)),
                     *_trusted(recipe),
                 ]
                 found["runs"] = _measured(run, path, command)["results"]
@@ -210,9 +236,23 @@ def benchmark_stages(run: RunDirectory, recipe: Recipe, files: dict[str, dict[st
     return results
 
 
+def judged_classes(run: RunDirectory) -> tuple[str, ...]:
+    """The device classes that the files of a run were held against by `compress run` or `compress fit`."""
+    found: dict[str, None] = {}
+    for path in sorted((run.path / "stages").glob("*.json")):
+        try:
+            result = read_json(path, _StageRecord)["result"]
+        except UsageError:
+            continue
+        if isinstance(result.get("checks"), list) and isinstance(result.get("devices"), list):
+            found |= dict.fromkeys(name for name in result["devices"] if isinstance(name, str))
+    return tuple(found)
+
+
 def _trusted(recipe: Recipe) -> list[str]:
     """Code that this recipe was allowed to name, its child commands may load too."""
-    return ["--trust"] if is_code(recipe.network.name) or is_code(recipe.task) else []
+    code = is_code(recipe.network.name) or is_code(recipe.task) or recipe.measure.metrics
+    return ["--trust"] if code else []
 
 
 def report_stage(run: RunDirectory) -> Path | None:
@@ -272,11 +312,8 @@ def _child(run: RunDirectory, command: list[str], capture: bool = False, verdict
 
 def _file_sha256(path: Path) -> str | None:
     """None where there is no such file."""
-    import hashlib
-
     try:
-        with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return file_sha256(path)
     except UsageError:
         return None
 

@@ -11,13 +11,13 @@ from edgepress.compress.pipeline.budget import budget_name, describe
 from edgepress.compress.pipeline.data import calibration_batches, evaluated_splits
 from edgepress.compress.pipeline.entries import finished, free_name, keep, key_of
 from edgepress.compress.pipeline.networks import build_for
-from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.provenance import cost_facts, layer_facts, source_of
 from edgepress.models.checkpoints.checkpoint import fresh_network, load_checkpoint
 from edgepress.models.checkpoints.digests import identity
-from edgepress.models.checkpoints.plan import chain_plans
+from edgepress.models.checkpoints.plan import chain_plans, empty_plan, removes
 from edgepress.models.limits import Limits
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.terminal.words import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Distill, PruneSettings, QuantizeSettings, Recipe
     from edgepress.compress.teach.teachers import Teacher
     from edgepress.compress.training.machine import Machine
+    from edgepress.models.checkpoints.spec import ModelSpec
     from edgepress.models.tasks import Task
 
 
@@ -72,10 +73,11 @@ def train_stage(
         machine=machine,
         name=name,
     )
+    trained, spec = _without_branches(result.model, spec)
     return keep(
         run,
         free_name(run, name),
-        result.model,
+        trained,
         spec,
         task,
         key,
@@ -88,6 +90,18 @@ def train_stage(
         best_epoch=result.best_epoch,
         details=_taught(teacher, distill),
     )
+
+
+def _without_branches(model: nn.Module, spec: ModelSpec) -> tuple[nn.Module, ModelSpec]:
+    """The network as it is deployed: parallel branches of training are merged, and the plan of its spec says so."""
+    from edgepress.compress.prune.removal.merging import merged_branches
+
+    merged, notes = merged_branches(model, spec.example_inputs())
+    for note in notes:
+        say(f"  note: {note}")
+    if merged is None:
+        return model, spec
+    return merged, replace(spec, plan={**(spec.plan or empty_plan()), "reparameterized": True})
 
 
 def _teaching(teacher: Teacher | None, distill: Distill | None) -> list[Any]:
@@ -152,6 +166,8 @@ def prune_stage(
         f"prune: {parent.name} to {describe(limits)}, {settings.method} with projection {settings.projection}, "
         f"{settings.train.epochs if task is not None else 0} epochs"
     )
+    from edgepress.compress.prune.schedules.trainers import importance_for
+
     if task is None:
         from edgepress.compress.prune.schedules.trainers import remove_once
 
@@ -188,8 +204,9 @@ def prune_stage(
     facts = {
         "method": settings.method,
         "projection": settings.projection,
-        "importance": settings.importance,
-        "limits": {**limits.budgets(), "rule": limits.rule, "scheme": limits.scheme},
+        "importance": importance_for(settings, task),
+        "limits": {**limits.budgets(), "rule": limits.rule, "scheme": limits.scheme, "device": limits.device},
+        "on_device": dict(pruned.on_device),
         "before": cost_facts(pruned.before),
         "after": cost_facts(pruned.after),
         "proof_max_abs_diff": float(pruned.proof.max_abs_diff),
@@ -252,7 +269,7 @@ def quantize_stage(
     from edgepress.compress.training.evaluate import evaluate_model
     from edgepress.compress.training.train import train
 
-    model, spec = load_checkpoint(parent, trust=trust)
+    model, spec = _without_branches(*load_checkpoint(parent, trust=trust))
     folder = run.path / "training" / f"{name}-{key[:8]}"
     say(f"quantize: {parent.name}, {settings.scheme}, {kind}")
     quantized = quantize_model(
@@ -297,7 +314,7 @@ def quantize_stage(
         key,
         folder,
         stage="quantize",
-        pruned=spec.plan is not None,
+        pruned=removes(spec.plan),
         seed=seed,
         seconds=seconds,
         history=history,

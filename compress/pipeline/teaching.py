@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from edgepress.compress.pipeline.data import evaluated_splits, open_task
 from edgepress.compress.pipeline.entries import finished, free_name, keep, key_of
 from edgepress.compress.pipeline.networks import build_for
-from edgepress.compress.pipeline.progress import say
 from edgepress.compress.pipeline.provenance import command, data_facts, source_of, versions
 from edgepress.models.checkpoints.digests import identity
+from edgepress.models.checkpoints.plan import removes
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import file_sha256
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.terminal.words import say
 from edgepress.models.units import format_quantity
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ def teacher_stage(
     from edgepress.compress.training.machine import inference_device
     from edgepress.compress.training.train import train
 
-    model, spec = _start(network, settings.train, task, source, seed, weights)
+    model, spec = fresh_teacher(network, settings.train, task, source, seed, weights)
     folder = run.path / "training" / f"{name}-{key[:8]}"
     say(f"{name}: {network.name} on {task.name}, {settings.train.epochs} epochs, seed {seed}")
     result = train(model, task, settings.train, run=folder, resume=resume, seed=seed, machine=machine, name=name)
@@ -161,10 +163,20 @@ def teacher_stage(
     )
 
 
-def _start(
-    network: NetworkSettings, train: TrainSettings, task: Task, source: str | None, seed: int, weights: str | None
+def fresh_teacher(
+    network: NetworkSettings,
+    train: TrainSettings,
+    task: Task,
+    source: str | None,
+    seed: int,
+    weights: str | None,
+    *,
+    quiet: bool = False,
 ) -> tuple[nn.Module, ModelSpec]:
-    """The network to train and its spec, with published weights where a file of them is given."""
+    """The network to train and its spec, with published weights where a file of them is given.
+
+    `quiet` leaves out which tensors of the file are used.
+    """
     model, spec = build_for(network, task, seed)
     spec = replace(
         spec, task=source_of(source or ""), notes={"stage": "teacher", "train": train.model_dump(mode="json")}
@@ -178,7 +190,7 @@ def _start(
             ("fresh, for these classes", loaded.fresh),
             ("of the file not used", loaded.unused),
         ):
-            if names:
+            if names and not quiet:
                 say(f"  {weights}: {len(names)} tensors {what}: {', '.join(names[:4])}")
         model = loaded.model.train()
     return model, spec
@@ -362,7 +374,7 @@ def student_stage(
         key,
         folder,
         stage="distill",
-        pruned=spec.plan is not None,
+        pruned=removes(spec.plan),
         seed=seed,
         seconds=result.seconds,
         history=result.history,
@@ -397,9 +409,4 @@ def ensemble_text(metrics: dict[str, Any], split: str) -> str:
 
 
 def _file_digest(path: str) -> str:
-    import hashlib
-
-    if not Path(path).is_file():
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path) if Path(path).is_file() else ""

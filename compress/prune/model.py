@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +15,25 @@ from edgepress.compress.prune.budget.nearest import nearest
 from edgepress.compress.prune.budget.project import Projection, projection
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Frozen, Selection, find_groups
 from edgepress.compress.prune.coupling.propagate import RULES
-from edgepress.compress.prune.removal.proof import Proof, output_gap, remove_with_proof
-from edgepress.models.checkpoints.reparameterize import offers_reparameterization, reparameterized
+from edgepress.compress.prune.removal.merging import merged_branches
+from edgepress.compress.prune.removal.proof import Proof, remove_with_proof
 from edgepress.models.cost.aten import op_of
-from edgepress.models.cost.cost import Cost, cost_of, cost_of_graph
-from edgepress.models.cost.graph import Graph, as_inputs
-from edgepress.models.errors import UsageError, VerdictError
-from edgepress.models.limits import Limits
+from edgepress.models.cost.cost import Cost, cost_of_graph
+from edgepress.models.cost.file_constants import file_constant_bytes
+from edgepress.models.cost.graph import Graph, as_inputs, trace_one_sample
+from edgepress.models.cost.networks import plain_network
+from edgepress.models.errors import InfeasibleBudget, ProofError, UsageError, VerdictError
+from edgepress.models.footprint.table import figures_of, held_limits
+from edgepress.models.limits import DEVICE_METRICS, METRIC_UNITS, Limits
 from edgepress.models.units import parse_quantity
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+#: So many tensors are kept whole, one attempt after the other, where removing their channels breaks the proof.
+_MOST_HELD = 8
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Pruned:
         notes: what a user should know, in sentences.
         selection: the kept units per group of `graph`.
         graph: the coupled groups.
+        on_device: the figures of the device class that were limited, counted anew on `model`.
     """
 
     model: nn.Module
@@ -53,6 +61,7 @@ class Pruned:
     notes: tuple[str, ...]
     selection: Selection
     graph: ChannelGraph
+    on_device: Mapping[str, float] = field(default_factory=dict)
 
 
 def prune_model(
@@ -63,6 +72,15 @@ def prune_model(
     weight_bytes: float | str | None = None,
     peak_activation_bytes: float | str | None = None,
     *,
+    latency_ms: float | str | None = None,
+    energy_uj: float | str | None = None,
+    instructions: float | str | None = None,
+    arena_bytes: float | str | None = None,
+    firmware_arena_bytes: float | str | None = None,
+    file_bytes: float | str | None = None,
+    flash_bytes: float | str | None = None,
+    firmware_flash_bytes: float | str | None = None,
+    device: str | None = None,
     scheme: str = "w8a8",
     importance: str | tuple[np.ndarray, ...] = "l2",
     projection: str = "threshold",
@@ -82,6 +100,12 @@ def prune_model(
         example_inputs: one tensor per input; a bare tensor for one input.
         macs, params, weight_bytes, peak_activation_bytes: upper limits for one inference; a number, or text such as
             "20M", "64 kB", "50%" (of the given network).
+        latency_ms, energy_uj, instructions, arena_bytes, firmware_arena_bytes, file_bytes, flash_bytes,
+            firmware_flash_bytes: upper limits on `device`, of the int8 network: as published systems take, by our
+            firmware's kernels, of TFLite Micro's arena and our firmware's, of the file that is exported, alone and with
+            TFLite Micro, and of our firmware as it is linked (`edgepress.models.footprint`); a number, or text such as
+            "100 ms", "64 KiB", "50%".
+        device: name of a device class; its own limits hold beside the given ones, as far as pruning can hold them.
         scheme: what bytes mean; "w8a8" is int8 weights and activations with int32 biases.
         importance: a kind of `edgepress.compress.prune.budget.importance.KINDS`, or scores, one array per group.
         projection: "threshold", "knapsack" or "algorithm-1".
@@ -96,28 +120,87 @@ def prune_model(
         loss: for importance "taylor": `loss(model, batch)` calls the model and gives the mean over a batch's samples.
 
     Raises:
-        UsageError: no budget, an unknown name or value, or a network that cannot be traced.
+        UsageError: no budget, an unknown name or value, a figure that the device class does not have, or a network that
+            cannot be traced.
         InfeasibleBudget: the budget can't be reached; the message says what can be, and which layers bind.
-        ProofError: the removed network differs from its reference; the message names the group.
+        ProofError: the removed network differs from its reference, and the budget cannot be reached with the groups
+            that break it kept whole (where it can, `frozen` and `notes` say so); the message names the group.
     """
-    merged, notes = (None, ()) if not isinstance(importance, str) else _merged(model, example_inputs)
+    model = plain_network(model)
+    merged, notes = (None, ()) if not isinstance(importance, str) else merged_branches(model, example_inputs)
     model = model if merged is None else merged
-    graph = find_groups(model, example_inputs, protect, rule, scheme, freeze)
-    before = cost_of_graph(graph.graph, rule, scheme)
-    limits = _limits(
-        before,
-        rule,
-        scheme,
-        {"macs": macs, "params": params, "weight_bytes": weight_bytes, "peak_activation_bytes": peak_activation_bytes},
-    )
-    if limits.macs is not None:
-        check_countable(graph.graph)
-    fit = (limits, projection, divisor, min_channels, floor)
-    chosen = _chosen(model, graph, importance, fit, batches, loss)
-    pruned = take_out(model, example_inputs, graph, chosen.selection, limits, notes + chosen.notes)
+    asked = {
+        "macs": macs,
+        "params": params,
+        "weight_bytes": weight_bytes,
+        "peak_activation_bytes": peak_activation_bytes,
+        "latency_ms": latency_ms,
+        "energy_uj": energy_uj,
+        "instructions": instructions,
+        "arena_bytes": arena_bytes,
+        "firmware_arena_bytes": firmware_arena_bytes,
+        "file_bytes": file_bytes,
+        "flash_bytes": flash_bytes,
+        "firmware_flash_bytes": firmware_flash_bytes,
+    }
+    budgets = {metric: value for metric, value in asked.items() if value is not None}
+    bound = _bound(budgets, device)
+    rule = rule if macs is not None or bound.macs is None else bound.rule
+    protect, freeze = _names(protect), _names(freeze)
+    batches = list(batches) if isinstance(batches, Iterator) else batches  # an attempt may follow
+    held: dict[str, Frozen] = {}  # its outputs keep their width; where that is not enough, its shape
+    shaped: list[str] = []
+    failed: ProofError | None = None
+    while True:
+        kept = (*protect, *held), rule, scheme, (*freeze, *shaped)
+        graph = find_groups(model, example_inputs, *kept, _on_device({**bound.budgets(), **budgets}, device))
+        room = held_limits(device, file_constant_bytes(graph.graph)) if device is not None else bound
+        limits = _limits(graph, budgets, device).tightest(room)
+        if limits.macs is not None:
+            check_countable(graph.graph)
+        try:
+            given = importance if failed is None else _scores_of(graph, importance)
+            chosen = _chosen(model, graph, given, (limits, projection, divisor, min_channels, floor), batches, loss)
+            pruned = take_out(model, example_inputs, graph, chosen.selection, limits, notes + chosen.notes)
+            break
+        except ProofError as error:
+            failed = failed or error
+            importance = _by_name(graph, importance)
+            again = [layer for layer in error.layers if layer in held]
+            held |= {layer: _held(layer, error) for layer in error.layers if layer not in held}
+            if not error.layers or len(held) > _MOST_HELD or set(again) & set(shaped):
+                raise failed from None
+            shaped += again
+        except InfeasibleBudget as error:
+            if failed is None:
+                raise
+            raise ProofError(f"{failed}; with {', '.join(held)} frozen, {error}", failed.layers) from error
     if merged is not None:
         pruned.plan["reparameterized"] = True
+    if held:
+        others = tuple(entry for entry in pruned.frozen if entry.name not in held)
+        said = "; ".join(f"{entry.name}: {entry.reason}" for entry in held.values())
+        pruned = replace(pruned, frozen=(*held.values(), *others), notes=(*pruned.notes, f"kept whole: {said}"))
     return pruned
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _held(layer: str, error: ProofError) -> Frozen:
+    return Frozen(layer, "", layer.rpartition(".")[0], f"without some of its channels the proof fails ({error.reason})")
+
+
+def _by_name(graph: ChannelGraph, importance: Any) -> Any:
+    """Scores by the names of their groups, where they were given one array for each."""
+    if isinstance(importance, (str, dict)):
+        return importance
+    return {group.name: scores for group, scores in zip(graph.groups, importance, strict=True)}
+
+
+def _scores_of(graph: ChannelGraph, importance: Any) -> Any:
+    return importance if isinstance(importance, str) else tuple(importance[group.name] for group in graph.groups)
 
 
 def take_out(
@@ -141,33 +224,36 @@ def take_out(
     """
     smaller, plan, proof = remove_with_proof(model, graph, selection, example_inputs)
     before = cost_of_graph(graph.graph, graph.rule, graph.scheme)
-    after = cost_of(smaller, example_inputs, graph.rule, graph.scheme)
-    _check_count(after, graph.cost(selection), limits)
+    traced = _traced_anew(smaller, graph.graph, proof.kind, example_inputs)
+    after = cost_of_graph(traced, graph.rule, graph.scheme)
+    on_device = {}
+    if limits.on_device is not None:
+        on_device = {figure.metric: figure.now() for figure in figures_of(traced, *limits.on_device)}
+    _check_count(after, on_device, graph.cost(selection), limits)
     notes += single_channels(graph, selection)
     if proof.kind == "graph":
         notes += _rebuilt(plan)
-    return Pruned(smaller, plan, before, after, proof, graph.frozen, notes, selection, graph)
+    return Pruned(smaller, plan, before, after, proof, graph.frozen, notes, selection, graph, on_device)
+
+
+def _traced_anew(smaller: nn.Module, dense: Graph, kind: str, example_inputs: Any) -> Graph:
+    """The operators of a pruned network; a rebuilt one has recorded them."""
+    if kind == "graph":
+        from edgepress.models.checkpoints.rebuild import Rebuilt
+        from edgepress.models.checkpoints.recorded import recorded_graph
+
+        shapes = [node.shape or () for node in dense.nodes if node.kind == "input"]
+        inputs = tuple(
+            value if value.shape == shape else value[:1]
+            for value, shape in zip(as_inputs(example_inputs), shapes, strict=True)
+        )
+        found = recorded_graph(smaller, dense, inputs) if isinstance(smaller, Rebuilt) else None
+        if found is not None:
+            return found
+    return trace_one_sample(smaller, example_inputs)
 
 
 _projection = projection
-
-
-def _merged(
-    model: nn.Module, example_inputs: tuple[torch.Tensor, ...] | torch.Tensor
-) -> tuple[nn.Module | None, tuple[str, ...]]:
-    """The network without the parallel branches that only training needs, where its modules offer that; and a note."""
-    if not offers_reparameterization(model):
-        return None, ()
-    try:
-        merged = reparameterized(model)
-        gap = output_gap(model, merged, as_inputs(example_inputs))
-    except (UsageError, RuntimeError) as error:
-        return None, (f"the network is pruned with its parallel branches: {error}",)
-    if len(list(merged.parameters())) >= len(list(model.parameters())):
-        return None, ()
-    if gap > 1e-3:
-        return None, (f"the network is pruned with its parallel branches: merging them changes outputs by {gap:.2g}",)
-    return merged, ("the parallel branches of training were merged first: what is deployed is counted and pruned",)
 
 
 def single_channels(graph: ChannelGraph, selection: Selection) -> tuple[str, ...]:
@@ -232,29 +318,50 @@ def _chosen(
     return _projection(graph, scores, *fit, model=model)
 
 
-def _limits(before: Cost, rule: str, scheme: str, budgets: dict[str, float | str | None]) -> Limits:
-    if all(value is None for value in budgets.values()):
-        raise UsageError("prune_model needs a budget: macs, params, weight_bytes or peak_activation_bytes")
-    parsed: dict[str, Any] = {}
+def _bound(budgets: Mapping[str, float | str], device: str | None) -> Limits:
+    """The limits of the class alone.
+
+    Raises:
+        UsageError: no budget at all, one that needs a class without one, or a class that limits nothing of this kind.
+    """
+    needs = [metric for metric in budgets if metric in DEVICE_METRICS]
+    if needs and device is None:
+        raise UsageError(f"{', '.join(needs)}: give device as well, the name of the device class that is meant")
+    bound = held_limits(device) if device is not None else Limits()
+    if not budgets and not bound.budgets():
+        named = "" if device is None else f"; the device class {device!r} limits nothing that pruning can hold"
+        raise UsageError(
+            "prune_model needs a budget: macs, params, weight_bytes or peak_activation_bytes, or device with "
+            f"latency_ms, energy_uj, instructions, arena_bytes, file_bytes or flash_bytes{named}"
+        )
+    return bound
+
+
+def _on_device(budgets: Mapping[str, Any], device: str | None) -> tuple[str, tuple[str, ...]] | None:
+    metrics = tuple(metric for metric in budgets if metric in DEVICE_METRICS)
+    return (device, metrics) if device is not None and metrics else None
+
+
+def _limits(graph: ChannelGraph, budgets: Mapping[str, float | str], device: str | None) -> Limits:
+    """The given budgets as numbers; shares are of the dense network."""
+    before, parsed = graph.cost(graph.full()), {}
     for name, value in budgets.items():
-        if value is None:
-            continue
-        unit = "macs" if name == "macs" else "params" if name == "params" else "bytes"
+        unit = METRIC_UNITS[name]
         if isinstance(value, str):
-            parsed[name] = parse_quantity(value, unit, name=name, relative_to=getattr(before, name))
+            parsed[name] = parse_quantity(value, unit, name=name, relative_to=before.get(name))
         elif isinstance(value, bool) or not 0 <= float(value) < float("inf"):
             raise UsageError(f"{name} = {value!r} must be a finite number that is not negative")
         else:
-            parsed[name] = int(float(value) + 1e-6)
-    return Limits(**parsed, rule=rule, scheme=scheme)
+            parsed[name] = float(value) if unit in ("ms", "uJ") else int(float(value) + 1e-6)
+    return Limits(**parsed, rule=graph.rule, scheme=graph.scheme, device=device)  # type: ignore[arg-type]
 
 
-def _check_count(after: Cost, expected: Any, limits: Limits) -> None:
+def _check_count(after: Cost, on_device: Mapping[str, float], expected: Any, limits: Limits) -> None:
     """The smaller network is traced and counted anew: nothing of the prediction goes into `after`."""
-    for metric in ("macs", "params", "weight_bytes", "peak_activation_bytes"):
-        limit = limits.budgets().get(metric)
-        if limit is not None and getattr(after, metric) > limit:
+    for metric, limit in limits.budgets().items():
+        counted = on_device[metric] if metric in on_device else getattr(after, metric)
+        if counted > limit * (1 + 1e-9):
             raise VerdictError(
-                f"the pruned network has {metric} = {getattr(after, metric):,}, above the limit "
-                f"{limit:,} (predicted {expected.get(metric):,}); this is a defect of edgepress"
+                f"the pruned network has {metric} = {counted:,}, above the limit {limit:,} "
+                f"(predicted {expected.get(metric):,}); this is a defect of edgepress"
             )

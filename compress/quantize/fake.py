@@ -83,9 +83,12 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, bits: int = 8, fixed: tuple[float, float] | None = None, momentum: float = 0.01):
         super().__init__()
         low, high = fixed if fixed is not None else (0.0, 1.0)
-        self.low = nn.Parameter(torch.tensor(low, dtype=torch.float32), requires_grad=False)
-        self.high = nn.Parameter(torch.tensor(high, dtype=torch.float32), requires_grad=False)
-        self.bits, self.fixed, self.momentum, self.mode = bits, fixed is not None, momentum, FROZEN
+        self.low: nn.Parameter = nn.Parameter(torch.tensor(low, dtype=torch.float32), requires_grad=False)
+        self.high: nn.Parameter = nn.Parameter(torch.tensor(high, dtype=torch.float32), requires_grad=False)
+        self.bits: int = bits
+        self.fixed: bool = fixed is not None
+        self.momentum: float = momentum
+        self.mode: str = FROZEN
 
     def set_range(self, minimum: float, maximum: float) -> None:
         """Take a range; a prescribed one stays."""
@@ -170,7 +173,8 @@ class WeightQuantizer(nn.Module):
 
     def __init__(self, axis: int | None, source: ActivationQuantizer | None, bits: int = 8):
         super().__init__()
-        self.axis, self.bits = axis, bits
+        self.axis: int | None = axis
+        self.bits: int = bits
         # In a tuple, so that it isn't registered as a part: it belongs to the activations.
         self._source = (source,)
 

@@ -9,7 +9,6 @@ Both exporters and fake quantization start from this graph, so that what is trai
 # pyright: reportArgumentType=false
 from __future__ import annotations
 
-import copy
 import operator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +21,9 @@ from edgepress.compress.quantize.graph.trace import quiet, trace
 from edgepress.compress.quantize.operators.build import rewrite_operators
 from edgepress.compress.quantize.operators.response_norm import pool_instead_of_mean, rewrite_response_norm
 from edgepress.compress.quantize.operators.table import FOR_CONVERTERS, FOR_INTEGERS
+from edgepress.models.checkpoints.copying import copied
 from edgepress.models.cost.graph import as_inputs
+from edgepress.models.cost.networks import plain_network
 
 aten = torch.ops.aten
 #: Operators which do nothing in inference.
@@ -91,9 +92,9 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
     Raises:
         UsageError: torch.export cannot trace it; the message carries its first line.
     """
-    inputs = as_inputs(example_inputs)
+    inputs = in_single_precision(as_inputs(example_inputs))
     with quiet():
-        found = trace(copy.deepcopy(model).eval(), inputs)
+        found = trace(copied(plain_network(model)).float().eval(), inputs)
     traced, graph = found.module, found.module.graph
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _IDENTITIES:
@@ -115,6 +116,11 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
     graph.lint()
     module = fx.GraphModule(traced, graph, class_name="Folded").eval()
     return Folded(module, origins, found.fixed_batch, found.reason)
+
+
+def in_single_precision(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Real numbers as float32, in which a network is folded and calibrated whatever it was trained in."""
+    return tuple(x.float() if x.is_floating_point() else x for x in tensors)
 
 
 def _origins_after(graph: fx.Graph, origins: dict[str, Origin], moved: dict[str, str]) -> dict[str, Origin]:

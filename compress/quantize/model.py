@@ -14,10 +14,11 @@ from torch import fx, nn
 
 from edgepress.compress.quantize.equalize import correct_biases, equalize_layers
 from edgepress.compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer, inverse_root
-from edgepress.compress.quantize.fold import Folded, Origin, fold
+from edgepress.compress.quantize.fold import Folded, Origin, fold, in_single_precision
 from edgepress.compress.quantize.graph.layers import LAYERS, aten, weight_and_bias
+from edgepress.compress.quantize.graph.outputs import named_nodes
 from edgepress.compress.quantize.graph.trace import pieces, quiet
-from edgepress.compress.quantize.observe import METHODS, choose_range, observe
+from edgepress.compress.quantize.observe import INPUT_CLIPPING, METHODS, choose_range, observe
 from edgepress.compress.quantize.points import (
     AVERAGES,
     SAME_RANGE,
@@ -97,6 +98,14 @@ class Quantized:
                 found.update(dict.fromkeys((*point.nodes, *point.followers), integers))
         return found
 
+    def output_integers(self) -> list[Integers | None]:
+        """Scale and zero point of each tensor that the network returns, in the order of `named_nodes`; None: float."""
+        of_node = self.points.of_node()
+        return [
+            None if scheme == FLOAT else self.quantizer(of_node[name]).integers(SCHEMES[scheme])
+            for name, scheme in self.points.outputs
+        ]
+
     def set_range_mode(self, mode: str) -> None:
         """Let ranges train ("learned"), follow the batches ("averaged") or stand still ("frozen")."""
         for point in self.points.points:
@@ -164,8 +173,8 @@ def quantize_model(
     """
     if method not in METHODS:
         raise UsageError(f"method = {method!r} is unknown; known are {', '.join(map(repr, METHODS))}")
-    inputs = as_inputs(example_inputs)
-    batches = [as_inputs(batch) for batch in calibration]
+    inputs = in_single_precision(as_inputs(example_inputs))
+    batches = [in_single_precision(as_inputs(batch)) for batch in calibration]
     folded = fold(model, inputs)
     _check_batches(batches, inputs, 0 if folded.fixed_batch == 0 else 1)
     batches = [piece for batch in batches for piece in pieces(batch, folded.fixed_batch)]
@@ -174,9 +183,12 @@ def quantize_model(
     quantized = assemble(folded, scheme, dict(exceptions or {}), per_tensor_dense, method)
     nodes = {name: point.key for point in quantized.points.points if point.scheme != FLOAT for name in point.nodes}
     seen = observe(folded.module, nodes, batches)
+    inputs_of_network = {node.name for node in folded.module.graph.nodes if node.op == "placeholder"}
     for point in quantized.points.points:
         if point.scheme != FLOAT:
-            quantized.quantizer(point).set_range(*choose_range(seen[point.key], method, 2 ** SCHEMES[point.scheme]))
+            clipping = INPUT_CLIPPING if inputs_of_network.intersection(point.nodes) else 1.0
+            levels = 2 ** SCHEMES[point.scheme]
+            quantized.quantizer(point).set_range(*choose_range(seen[point.key], method, levels, clipping))
     settle_scales(quantized.model, folded.module.graph, quantized.points)
     if bias_correction:
         few = limited(batches, CORRECTION_SAMPLES, whole=folded.fixed_batch is not None)
@@ -231,8 +243,10 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
             value = rounded.get(source.name, source)
             if node.target in SAME_RANGE:
                 arguments: tuple[str, dict[str, Any]] = (f"{_ACTIVATIONS}.{own.nodes[0]}", {})
-            elif SCHEMES[given.scheme] != own_bits:
-                arguments = (f"{_ACTIVATIONS}.{given.nodes[0]}", {"bits": own_bits})
+            elif SCHEMES[given.scheme] != (wanted := points.looked_up.get(node.name, own_bits)):
+                if wanted > SCHEMES[given.scheme] and node.name in points.looked_up:
+                    continue  # a table is read with the bits that there are
+                arguments = (f"{_ACTIVATIONS}.{given.nodes[0]}", {"bits": wanted})
             else:
                 continue
             with graph.inserting_before(node):
@@ -245,6 +259,7 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
             dense = node.target is aten.linear.default and per_tensor_dense
             axis = None if dense else LAYERS[node.target].weight_axis
             _round_layer(module, node, WeightQuantizer(axis, source_quantizer, own_bits))
+    _narrow_outputs(graph, points)
     for node in originals:
         if node.target is aten.rsqrt.default:
             node.target = inverse_root
@@ -261,6 +276,18 @@ def assemble(folded: Folded, scheme: str, exceptions: dict[str, str], per_tensor
         folded.fixed_by,
         method,
     )
+
+
+def _narrow_outputs(graph: fx.Graph, points: Points) -> None:
+    """Let what the network returns leave with the bits of the network."""
+    output, of_node = graph.output_node(), points.of_node()
+    narrow: dict[fx.Node, fx.Node] = {}
+    for (_, leaf), (name, scheme) in zip(named_nodes(graph), points.outputs, strict=True):
+        if scheme != FLOAT and scheme != of_node[name].scheme and leaf not in narrow:
+            with graph.inserting_before(output):
+                target = f"{_ACTIVATIONS}.{of_node[name].nodes[0]}"
+                narrow[leaf] = graph.call_module(target, (leaf,), {"bits": SCHEMES[scheme]})
+    output.args = fx.map_arg(output.args, lambda leaf: narrow.get(leaf, leaf))  # type: ignore[assignment]
 
 
 def strip(model: fx.GraphModule) -> fx.GraphModule:

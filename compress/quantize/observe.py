@@ -18,6 +18,9 @@ BINS = 2048
 #: Share of values left outside by "percentile", both ends together.
 _OUTSIDE = 1e-4
 _CANDIDATES = 100
+#: Squared errors of what an input loses at its ends count so much against those of rounding. A layer averages rounding
+#: errors out, each its own; what is cut off is alike in neighbouring samples and pixels, and adds up.
+INPUT_CLIPPING = 8.0
 
 
 @dataclass
@@ -68,7 +71,9 @@ def watch(
 
     with torch.no_grad():
         for batch in batches:
-            Watcher(module).run(*batch)
+            watcher = Watcher(module)
+            watcher.extra_traceback = False  # of torch, put into messages of ours
+            watcher.run(*batch)
 
 
 def observe(
@@ -110,7 +115,7 @@ def observe(
     return seen
 
 
-def choose_range(seen: Observed, method: str, levels: int = 256) -> tuple[float, float]:
+def choose_range(seen: Observed, method: str, levels: int = 256, clipping: float = 1.0) -> tuple[float, float]:
     """The range which a method takes from what was seen; 0 is always inside.
 
     Args:
@@ -118,6 +123,7 @@ def choose_range(seen: Observed, method: str, levels: int = 256) -> tuple[float,
         method: "minmax", "percentile" (99.99 % of the values), "mse" (least squared rounding and clipping error)
             or "entropy" (least Kullback-Leibler divergence between the histogram and its rounded form).
         levels: number of integers; the searches are made for 256, wider integers take the extremes.
+        clipping: weight of the squared clipping error in "mse".
 
     Raises:
         UsageError: unknown method.
@@ -129,14 +135,14 @@ def choose_range(seen: Observed, method: str, levels: int = 256) -> tuple[float,
         return 0.0, 1.0  # the point never held a value
     if levels > 256 or seen.counts.sum() == 0 or high - low <= 0:
         return low, high
-    return METHODS[method](seen, low, high)
+    return METHODS[method](seen, low, high, clipping)
 
 
-def _minmax(seen: Observed, low: float, high: float) -> tuple[float, float]:
+def _minmax(seen: Observed, low: float, high: float, clipping: float) -> tuple[float, float]:
     return low, high
 
 
-def _percentile(seen: Observed, low: float, high: float) -> tuple[float, float]:
+def _percentile(seen: Observed, low: float, high: float, clipping: float) -> tuple[float, float]:
     share = np.cumsum(seen.counts) / seen.counts.sum()
     width = (seen.high - seen.low) / BINS
     first = int(np.searchsorted(share, _OUTSIDE / 2))
@@ -165,7 +171,7 @@ def _search(low: float, high: float, loss: Callable[[float, float], float]) -> t
     return float(best[0]), float(best[1])
 
 
-def _mse(seen: Observed, low: float, high: float) -> tuple[float, float]:
+def _mse(seen: Observed, low: float, high: float, clipping: float) -> tuple[float, float]:
     centers, counts = seen.centers, seen.counts
 
     def loss(start: float, end: float) -> float:
@@ -173,13 +179,13 @@ def _mse(seen: Observed, low: float, high: float) -> tuple[float, float]:
         zero_point = np.clip(np.rint(-128 - start / scale), -128, 127)
         rounded = (np.clip(np.rint(centers / scale) + zero_point, -128, 127) - zero_point) * scale
         # A bin is wider than a point: rounding errors inside it average to scale^2/12 where the grid is fine.
-        error = np.where((centers > start) & (centers < end), scale * scale / 12, (centers - rounded) ** 2)
+        error = np.where((centers > start) & (centers < end), scale * scale / 12, clipping * (centers - rounded) ** 2)
         return float((error * counts).sum())
 
     return _search(low, high, loss)
 
 
-def _entropy(seen: Observed, low: float, high: float) -> tuple[float, float]:
+def _entropy(seen: Observed, low: float, high: float, clipping: float) -> tuple[float, float]:
     centers, counts = seen.centers, seen.counts
     total = counts.sum()
 
@@ -204,7 +210,7 @@ def _entropy(seen: Observed, low: float, high: float) -> tuple[float, float]:
     return _search(low, high, loss)
 
 
-METHODS: dict[str, Callable[[Observed, float, float], tuple[float, float]]] = {
+METHODS: dict[str, Callable[[Observed, float, float, float], tuple[float, float]]] = {
     "mse": _mse,
     "minmax": _minmax,
     "percentile": _percentile,

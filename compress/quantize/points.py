@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgepress.compress.quantize.graph.layers import LAYERS, aten
+from edgepress.compress.quantize.graph.layers import LAYERS, argument, aten
+from edgepress.compress.quantize.graph.outputs import named_nodes
 from edgepress.compress.quantize.graph.trace import module_path
-from edgepress.compress.quantize.operators.build import WANTED_SCHEME
-from edgepress.compress.quantize.operators.functions import LOG_SOFTMAX, RELUS, clipping_of, is_function
+from edgepress.compress.quantize.operators.build import WANTED_SCHEME, attribute
+from edgepress.compress.quantize.operators.functions import RELUS, clipping_of, is_function
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES
 
 #: Operators whose output has the scale of their input.
-SAME_RANGE = {
+SAME_RANGE: set[Any] = {
     aten.max_pool2d.default,
     aten.avg_pool2d.default,
     aten.cat.default,
@@ -81,10 +82,9 @@ FIXED: dict[Any, dict[int, tuple[float, float]]] = {
     aten._softmax.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
     aten.sigmoid.default: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
     aten.tanh.default: {8: (-1.0, 127 / 128), 16: (-1.0, 32767 / 32768)},
-    LOG_SOFTMAX: {8: (-255 / 16, 0.0)},
 }
 #: Operators with integer kernels and an output range of their own.
-COMPUTED = {
+COMPUTED: set[Any] = {
     aten.add.Tensor,
     aten.sub.Tensor,
     aten.mul.Tensor,
@@ -100,12 +100,16 @@ COMPUTED = {
     aten.matmul.default,
     aten.bmm.default,
     aten.mm.default,
+    aten.embedding.default,
     *(target for target, layer in LAYERS.items() if layer.integers),
 }
 #: What a ReLU melts into.
 _FUSING = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, *LAYERS}
 #: Layers whose bias takes in a number that is added to their result.
 _ABSORBING = {aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
+_PADS = {aten.constant_pad_nd.default, aten.pad.default}
+#: Constants of this size and more are no values but marks.
+_FAR = 1e4
 _POOLS = {aten.max_pool2d.default, aten.avg_pool2d.default}
 
 
@@ -137,12 +141,18 @@ class Points:
         layers: name of a node with weights -> key of the layer.
         constants: constant operand, name of its get_attr node -> scheme.
         islands: name of a node which stays in float -> its operator; no integer kernel covers it, or it was asked for.
+        outputs: (name of its node, scheme in which it leaves) of each tensor that the network returns, in the order of
+            `named_nodes`. What was written with more bits than the network has, leaves with those of the network.
+        looked_up: name of a function of one variable -> bits of its input that choose from its table. They are 16 in a
+            network of 16 bits; where an operator was written with more bits than the network has, 8 are enough.
     """
 
     points: tuple[Point, ...]
     layers: dict[str, str]
     constants: dict[str, str]
     islands: dict[str, str]
+    outputs: tuple[tuple[str, str], ...]
+    looked_up: dict[str, int]
 
     def of_node(self) -> dict[str, Point]:
         """Node name -> its point, followers included."""
@@ -191,7 +201,7 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
         taken_out = node.target is operator.getitem and inputs and inputs[0].name in islands
         if node.target in SAME_RANGE and wanted != FLOAT and not taken_out:
             unite([source.name for source in inputs if source.name in parent], node.name)
-            if node.target in AVERAGES:
+            if node.target in AVERAGES or _takes_in_constants(node):
                 rounded.add(node.name)
             continue
         if isinstance(node.meta.get("val"), (tuple, list)):
@@ -227,7 +237,24 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
             of_point = scheme
         points.append(Point(keys[own.name], nodes, followers, fixed.get(root), of_point))
     layers = {node.name: keys[node.name] for node in graph.nodes if node.target in LAYERS}
-    return Points(tuple(points), layers, constants, islands)
+    of_node = {name: point for point in points for name in (*point.nodes, *point.followers)}
+    outputs = []
+    for _, leaf in named_nodes(graph):
+        point, leaving = of_node.get(leaf.name), FLOAT
+        if point is not None and point.scheme != FLOAT:
+            own = by_name[point.nodes[0]]
+            asked = _asked_for(_body(own, hidden), keys, exceptions) or _asked_for(own, keys, exceptions) or scheme
+            leaving = point.scheme if asked == FLOAT else asked
+        outputs.append((leaf.name, leaving))
+    looked_up = {
+        node.name: 8 if WANTED_SCHEME in node.meta else SCHEMES[own]
+        for node in graph.nodes
+        if node.op == "call_function"
+        and node.name in of_node
+        and (own := of_node[node.name].scheme) != FLOAT
+        and is_function(node, SCHEMES[own])
+    }
+    return Points(tuple(points), layers, constants, islands, tuple(outputs), looked_up)
 
 
 def node_keys(graph: fx.Graph) -> dict[str, str]:
@@ -250,12 +277,16 @@ def node_keys(graph: fx.Graph) -> dict[str, str]:
 
 def exception_of(node: fx.Node, keys: dict[str, str], exceptions: dict[str, str], scheme: str) -> str:
     """The scheme of a node: that of its key, of its module path or of a module around it, else the default."""
+    return _asked_for(node, keys, exceptions) or node.meta.get(WANTED_SCHEME, scheme)
+
+
+def _asked_for(node: fx.Node, keys: dict[str, str], exceptions: dict[str, str]) -> str | None:
     for name in (keys[node.name], module_path(node)):
         while name:
             if name in exceptions:
                 return exceptions[name]
             name = name.rpartition(".")[0]
-    return node.meta.get(WANTED_SCHEME, scheme)
+    return None
 
 
 def holds_floats(node: fx.Node) -> bool:
@@ -277,8 +308,8 @@ def is_constant(node: fx.Node) -> bool:
 
 def has_integer_kernel(node: fx.Node, scheme: str = "w8a8") -> bool:
     """Whether TFLite computes the operator on integers of a scheme, or reads its values from a table."""
-    if is_function(node):
-        return SCHEMES[scheme] == 8
+    if is_function(node, SCHEMES[scheme]):
+        return True
     if node.target in RELUS:
         return clipping_of(node) is not None
     if node.target is aten.adaptive_avg_pool2d.default:
@@ -296,6 +327,27 @@ def _melts(node: fx.Node) -> bool:
     if user.target in RELUS:
         return clipping_of(user) is not None
     return node.target in _ABSORBING and user.target is aten.add.Tensor and user.all_input_nodes == [node]
+
+
+def _takes_in_constants(node: fx.Node) -> bool:
+    """Whether values come in that no point has yet: the class token of a transformer, what an image is padded with.
+
+    Not where they are far away, as -1e9 or -inf behind a mask: they would leave no steps for anything else, and the
+    lowest integer stands for them.
+    """
+    if node.target in _PADS:
+        amount = argument(node, "value")
+        return isinstance(amount, (int, float)) and 0 < abs(amount) < _FAR
+    module = node.graph.owning_module
+    constants = [source for source in node.all_input_nodes if is_constant(source) and holds_floats(source)]
+    while module is not None and constants:
+        source = constants.pop()
+        if source.op == "get_attr":
+            largest = float(attribute(module, str(source.target)).detach().abs().max())
+            if 0 < largest < _FAR:
+                return True
+        constants += [inner for inner in source.all_input_nodes if holds_floats(inner)]
+    return False
 
 
 def _body(node: fx.Node, hidden: set[str]) -> fx.Node:

@@ -87,7 +87,7 @@ class RangeSchedule:
     """
 
     def __init__(self, freeze_from: float):
-        self.description = {"freeze_from": freeze_from}
+        self.description: dict[str, float] = {"freeze_from": freeze_from}
         self._freeze_from, self._step, self._freeze_at = freeze_from, 0, 0
         self._quantizers: dict[str, ActivationQuantizer] = {}
         self._held: dict[str, torch.Tensor] = {}

@@ -18,7 +18,7 @@ from torch import nn
 from edgepress.compress.quantize.fold import Origin, fetch, fold
 from edgepress.compress.quantize.graph.layers import weight_and_bias
 from edgepress.compress.quantize.model import Quantized, assemble
-from edgepress.compress.quantize.scheme import FLOAT
+from edgepress.compress.quantize.scheme import FLOAT, SCHEMES, holds_values, written_range
 from edgepress.models.errors import UsageError
 
 SCHEMA = 1
@@ -30,9 +30,17 @@ def quantization_json(quantized: Quantized) -> dict[str, Any]:
         "schema": SCHEMA,
         "scheme": quantized.scheme,
         "method": quantized.method,
-        "ranges": quantized.ranges,
+        "ranges": _written_ranges(quantized),
         "exceptions": dict(quantized.exceptions),
         "per_tensor_dense": quantized.per_tensor_dense,
+    }
+
+
+def _written_ranges(quantized: Quantized) -> dict[str, dict[str, float]]:
+    bits = {point.key: SCHEMES[point.scheme] for point in quantized.points.points if point.scheme != FLOAT}
+    return {
+        key: dict(zip(("min", "max"), written_range(ends["min"], ends["max"], bits[key]), strict=True))
+        for key, ends in quantized.ranges.items()
     }
 
 
@@ -165,9 +173,12 @@ def _check(quantization: Any) -> None:
         problem = "its exceptions are no object"
     else:
         for key, entry in quantization["ranges"].items():
-            ends = [entry.get("min"), entry.get("max")] if isinstance(entry, Mapping) else [None]
+            ends: list[Any] = [entry.get("min"), entry.get("max")] if isinstance(entry, Mapping) else [None]
             if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in ends):
                 problem = f"the range of {key!r} has no finite min and max"
                 break
+            if not holds_values(*ends):
+                problem = f"the range of {key!r} is [{ends[0]:g}, {ends[1]:g}], which holds no values"
+                break
     if problem:
-        raise UsageError(f"quantization.json is damaged: {problem}")
+        raise UsageError(f"quantization.json is damaged: {problem}; quantize the network anew")

@@ -23,6 +23,8 @@ SCHEMES: dict[str, int] = {"w8a8": 8, "a16w8": 16}
 FLOAT = "float"
 #: Narrower ranges than this are widened: a scale must be positive, and far from float32's denormals.
 NARROWEST_RANGE = np.float32(1e-6)
+#: The share by which a written range may be narrower, since float32 cannot write every one.
+_GRANTED = 1e-3
 #: Largest |bias| as an integer. The other half of int32 stays free for the products which are added to it.
 BIAS_LIMIT = 2**30
 #: Integers of a weight lie in [-WEIGHT_LIMIT, WEIGHT_LIMIT].
@@ -84,6 +86,27 @@ def integers_of_range(minimum: float, maximum: float, bits: int = 8) -> Integers
     scale = np.maximum(high - low, NARROWEST_RANGE) / np.float32(255)
     zero_point = int(np.clip(np.rint(np.float32(-128) - low / scale), -128, 127))
     return Integers(scale, zero_point)
+
+
+def written_range(minimum: float, maximum: float, bits: int = 8) -> tuple[float, float]:
+    """The range as a file holds it: with 0 inside and never narrower than `NARROWEST_RANGE`, for the same integers.
+
+    Values that never moved (an activation that is always 0) have a range without a width. In a file such a range may
+    as well be damage: whoever reads it could not tell, and a network whose every range is empty agrees with anything.
+    """
+    low, high = min(0.0, float(np.float32(minimum))), max(0.0, float(np.float32(maximum)))
+    width = max(-low, high) if bits == 16 else high - low
+    if width >= NARROWEST_RANGE:
+        return low, high
+    integers = integers_of_range(low, high, bits)
+    low = float(np.float32(integers.lowest - integers.zero_point) * integers.scale) if bits == 8 else 0.0
+    # Below it by less than what a reader grants: the scale is that of the narrowest range then, to the bit.
+    return low, low + (1 - _GRANTED) * float(NARROWEST_RANGE)
+
+
+def holds_values(minimum: float, maximum: float) -> bool:
+    """Whether a range of a file is one that `written_range` may have written."""
+    return minimum < maximum and max(0.0, maximum) - min(0.0, minimum) >= (1 - 2 * _GRANTED) * float(NARROWEST_RANGE)
 
 
 def weight_scales(

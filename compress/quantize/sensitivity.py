@@ -25,6 +25,8 @@ class LayerSensitivity:
         error: root mean square change of the outputs, in units of the output.
         share: error over the root mean square of the float outputs.
         score: what `score` gave for the outputs, less what it gives in float; None without `score`.
+        value: key of the point at which the layer's result is rounded, by which exported files name it; the key itself
+            for activations, "" where the result stays in float.
     """
 
     key: str
@@ -32,6 +34,7 @@ class LayerSensitivity:
     error: float
     share: float
     score: float | None = None
+    value: str = ""
 
 
 def layer_sensitivity(
@@ -68,16 +71,31 @@ def layer_sensitivity(
             torch.cat([(a - b).reshape(-1) for a, b in zip(outputs, float_outputs, strict=True)]).square().mean().sqrt()
         )
         weights = kind == "weight_quantizers"
+        key = quantized.points.layers.get(node, node) if weights else keys.get(node, node)
         results.append(
             LayerSensitivity(
-                quantized.points.layers.get(node, node) if weights else keys.get(node, node),
+                key,
                 "weights" if weights else "activations",
                 error,
                 error / largest,
                 None if value is None or float_score is None else value - float_score,
+                _rounded_at(model.graph, node, keys) if weights else key,
             )
         )
     return sorted(results, key=lambda entry: -entry.error)
+
+
+def _rounded_at(graph: fx.Graph, name: str, keys: dict[str, str]) -> str:
+    """The key of the first point behind a node."""
+    ahead = [node for node in graph.nodes if node.name == name]
+    seen: set[fx.Node] = set()
+    while ahead:
+        node = ahead.pop(0)
+        if node.op == "call_module" and str(node.target).startswith("activation_quantizers."):
+            return keys.get(str(node.target).partition(".")[2], "")
+        ahead += [user for user in node.users if user not in seen]
+        seen.update(node.users)
+    return ""
 
 
 def table(results: list[LayerSensitivity]) -> str:

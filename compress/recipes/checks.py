@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import EdgepressError, UsageError, did_you_mean
+from edgepress.models.limits import METRIC_UNITS, TARGETS
 from edgepress.models.units import parse_quantity
 from edgepress.models.user_code import is_reference
 
 if TYPE_CHECKING:
-    from edgepress.models.tasks import LogMel
+    from edgepress.models.tasks.front_ends.front_end import FrontEnd
 
 
 def is_code(name: object) -> bool:
     """Whether a network or a task is named as package.module:factory."""
-    return is_reference(name) and not str(name).startswith("synthetic:")
+    from edgepress.models.tasks.sources.load import is_code
+
+    return is_code(name)
 
 
 def network_errors(network: Any, trust: bool) -> list[str]:
@@ -49,19 +52,11 @@ def task_errors(task: Any, trust: bool) -> list[str]:
     """Problems of a task's source: a missing folder or file, a malformed seed, code that nobody allowed."""
     if not isinstance(task, str):
         return []
-    kind, _, rest = task.partition(":")
-    if kind == "synthetic":
-        if rest and not rest.isdigit():
-            return [f'task = {task!r}: the seed {rest!r} is not a number; write "synthetic" or "synthetic:1"']
-        return []
-    if Path(task).exists() or Path(task.rpartition("@")[0] or task).is_dir():
-        return []
-    if is_code(task):
-        return [] if trust else [f"task = {task!r} is code outside edgepress: read it, then allow it with --trust"]
-    return [
-        f'task = {task!r} does not exist; allowed are "synthetic[:seed]", a folder in the layout of TAU Urban '
-        "Acoustic Scenes 2022 Mobile, a file .npz with x and y, or package.module:factory"
-    ]
+    from edgepress.models.tasks.sources.load import source_errors
+
+    if is_code(task) and not trust:
+        return [f"task = {task!r} is code outside edgepress: read it, then allow it with --trust"]
+    return source_errors(task)
 
 
 def device_errors(names: Iterable[Any]) -> list[str]:
@@ -78,14 +73,19 @@ def device_errors(names: Iterable[Any]) -> list[str]:
 
 
 def target_errors(targets: Iterable[Any]) -> list[str]:
-    """Problems of targets such as "20M" or "50%"."""
+    """Problems of targets such as "20M", "50%" or { latency = "100 ms", arena = "64 KiB" }."""
     errors = []
     for target in targets:
-        try:
-            if parse_quantity(target, "macs", name="prune.targets", relative_to=1e6) == 0:
-                errors.append(f"prune.targets = {target!r} must be above 0")
-        except UsageError as error:
-            errors.append(str(error))
+        named = target if isinstance(target, dict) else {"macs": target}
+        if unknown := [name for name in named if name not in TARGETS]:
+            errors.append(f"prune.targets: {', '.join(unknown)} is unknown; known are {', '.join(TARGETS)}")
+        for name, text in named.items():
+            try:
+                unit = METRIC_UNITS[TARGETS[name]] if name in TARGETS else ""
+                if unit and parse_quantity(text, unit, name="prune.targets", relative_to=1e6) == 0:
+                    errors.append(f"prune.targets = {text!r} must be above 0")
+            except UsageError as error:
+                errors.append(str(error))
     return errors
 
 
@@ -95,6 +95,30 @@ def front_end_errors(front_end: Any) -> list[str]:
         return []
     resolve_front_end(front_end)
     return []
+
+
+def code_errors(written: Mapping[str, Any], trust: bool) -> list[str]:
+    """Losses and metrics of a user's own: of the form package.module:function, and allowed."""
+    measure = written.get("measure")
+    metrics = measure.get("metrics", ()) if isinstance(measure, Mapping) else ()
+    found = [("measure.metrics", name) for name in metrics if isinstance(metrics, list | tuple)]
+    found += list(_losses(written, ""))
+    errors = []
+    for key, name in found:
+        if not is_reference(name):
+            errors.append(f"{key} = {name!r} must have the form package.module:function")
+        elif not trust:
+            errors.append(f"{key} = {name!r} is code outside edgepress: read it, then allow it with --trust")
+    return errors
+
+
+def _losses(section: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    """Every key `loss` that is set, at any depth."""
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _losses(value, f"{place}{key}.")
+        elif key == "loss" and value is not None:
+            yield f"{place}{key}", value
 
 
 def teacher_errors(teacher: Any, trust: bool) -> list[str]:
@@ -111,22 +135,22 @@ def teacher_errors(teacher: Any, trust: bool) -> list[str]:
     return errors + front_end_errors(teacher.get("front_end"))
 
 
-def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> LogMel | None:
-    """A `LogMel` from a preset's name, from its fields, or None.
+def resolve_front_end(front_end: Mapping[str, Any] | str | None) -> FrontEnd | None:
+    """A front end from a preset's name, from its fields, or None.
 
     Raises:
         UsageError: an unknown preset or field.
     """
-    if front_end is None:
-        return None
-    from edgepress.models.tasks.front_ends import log_mel as features
+    from edgepress.models.tasks.front_ends.front_end import KINDS, read_front_end
 
-    if isinstance(front_end, str):
-        presets = features.PRESETS
-        if front_end not in presets:
-            raise UsageError(
-                f"front_end = {front_end!r} is unknown: known are {', '.join(presets)}, or a table of the "
-                "fields of LogMel"
-            )
-        return presets[front_end]
-    return features.LogMel.from_json(dict(front_end))
+    if not isinstance(front_end, str):
+        return read_front_end(front_end)
+    if front_end in KINDS:
+        return read_front_end({"kind": front_end})
+    from edgepress.models.tasks.front_ends.log_mel import PRESETS
+
+    if front_end not in PRESETS:
+        raise UsageError(
+            f"front_end = {front_end!r} is unknown: known are {', '.join([*PRESETS, *KINDS])}, or a table of fields"
+        )
+    return PRESETS[front_end]

@@ -19,251 +19,66 @@ needs `--data`.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
+from edgepress.compress.recipes.sections import (
+    AdaptSettings,
+    Distill,
+    MeasureSettings,
+    NetworkSettings,
+    PruneSettings,
+    QuantizeSettings,
+    Section,
+    TeacherSettings,
+    TrainSettings,
+)
 from edgepress.models.errors import ConfigError, EdgepressError, UsageError
 from edgepress.models.files.reading import read_toml
 
 SHIPPED = Path(__file__).parent
-FORMATS = ("tflite", "onnx", "c")
-RUNTIMES = ("tflm", "litert", "litert-reference", "onnxruntime")
 
 
+#: What a recipe may name code for: the network, the task, losses and metrics.
+_CODE = ("network", "task", "code")
 S = TypeVar("S", bound=BaseModel)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Augment(_Section):
-    """Augmentation of log-mel features and of waveforms (notes in compress/augment.py); 0 switches a kind off."""
-
-    mixstyle_probability: float = Field(default=0.0, ge=0, le=1)
-    mixstyle_alpha: float = Field(default=0.3, gt=0)
-    mixup_alpha: float = Field(default=0.0, ge=0)
-    frequency_mask: int = Field(default=0, ge=0)
-    time_mask: int = Field(default=0, ge=0)
-    roll_frames: int = Field(default=0, ge=0)
-    roll_samples: int = Field(default=0, ge=0)
-    impulse_probability: float = Field(default=0.0, ge=0, le=1)
-    impulse_folder: str | None = None
-    impulse_exclude: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _complete(self) -> Augment:
-        if self.impulse_probability and not self.impulse_folder:
-            raise ValueError("impulse_probability needs impulse_folder, a folder of impulse responses (.wav)")
-        if self.mixstyle_probability and self.mixup_alpha:
-            raise ValueError("mixstyle_probability and mixup_alpha exclude each other: set one of them to 0")
-        return self
-
-    @property
-    def on_waveforms(self) -> bool:
-        return bool(self.roll_samples or self.impulse_probability)
-
-
-class Distill(_Section):
-    """How a student follows its teacher.
-
-    form "2022": CE + weight * mean over batch and classes of KL(teacher || student) at temperature T, no T^2 factor;
-    form "2023": (1 - weight) * CE + weight * T^2 * the same mean. Both as published (Schmid et al., DCASE 2022, 2023).
-    logits "online": the teacher sees the augmented input; "cached": it is run once over the clips.
-    """
-
-    form: Literal["2022", "2023"] = "2023"
-    temperature: float = Field(default=2.0, gt=0)
-    weight: float = Field(default=0.9, ge=0)
-    logits: Literal["online", "cached"] = "online"
-
-    @model_validator(mode="after")
-    def _share(self) -> Distill:
-        if self.form == "2023" and self.weight > 1:
-            raise ValueError(f"weight = {self.weight} is a share in form 2023: at most 1")
-        return self
-
-
-class Contrastive(_Section):
-    """The inverse contrastive loss of compress/teach/contrastive.py beside the task's: CE + weight * ICL.
-
-    `balance` is of the device-stratified batches: 0 keeps each device's share of the clips, 1 gives all the same share.
-    """
-
-    alpha: float = Field(default=0.2, ge=-1e3, le=1e3)
-    weight: float = Field(default=0.5, ge=0, le=1e3)
-    beta: float = Field(default=1.0, gt=0, le=1e3)
-    mode: Literal["plain", "balanced"] = "plain"
-    distance: Literal["normalized", "rms", "euclidean"] = "normalized"
-    balance: float = Field(default=0.0, ge=0, le=1)
-
-
-#: Settings that came later: left out of what is written where they say nothing, so that the key of an older stage, and
-#: with it its finished result, stays valid.
-_LATER = {"contrastive": None, "betas": (0.9, 0.999), "epsilon": 1e-8}
-
-
-class TrainSettings(_Section):
-    """One training: Adam, a rate that ramps up, stays and falls linearly (shares of all steps).
-
-    `average`: decay per step of the moving average of the weights, which is validated and kept; 0: the weights alone.
-    """
-
-    epochs: int = Field(default=20, ge=0)
-    batch_size: int = Field(default=64, ge=2)
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-3, ge=0)
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    epsilon: float = Field(default=1e-8, gt=0)
-    ramp_up: float = Field(default=0.13, ge=0, le=1)
-    decay_from: float = Field(default=0.33, ge=0, le=1)
-    decay_to: float = Field(default=0.87, ge=0, le=1)
-    last_rate: float = Field(default=0.005, ge=0, le=1)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    select: Literal["accuracy", "log_loss", "last"] = "accuracy"
-    average: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
-    augment: Augment = Augment()
-    contrastive: Contrastive | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_unused(self, write: Any) -> dict[str, Any]:
-        return {
-            name: value
-            for name, value in write(self).items()
-            if name not in _LATER or getattr(self, name) != _LATER[name]
-        }
-
-    @model_validator(mode="after")
-    def _one_device_a_clip(self) -> TrainSettings:
-        if self.contrastive is not None and self.augment.mixup_alpha:
-            raise ValueError("contrastive and augment.mixup_alpha exclude each other: a mixed clip is of two devices")
-        return self
-
-    @model_validator(mode="after")
-    def _ordered(self) -> TrainSettings:
-        if not self.ramp_up <= self.decay_from <= self.decay_to:
-            raise ValueError(
-                f"ramp_up <= decay_from <= decay_to must hold, not {self.ramp_up}, {self.decay_from}, {self.decay_to}"
-            )
-        return self
-
-
-class PruneSettings(_Section):
-    """Targets and how they are reached; `train` is the whole training budget, equal for every method.
-
-    `protect` names modules whose outputs keep their width, `freeze` modules and parameters that keep their shapes.
-    `floor` and `updates` of None are those of the projection and of the method.
-    """
-
-    targets: tuple[str, ...] = ()
-    method: Literal["gradual", "admm", "one-shot", "from-scratch"] = "gradual"
-    projection: Literal["threshold", "knapsack", "algorithm-1"] = "threshold"
-    importance: Literal[
-        "l2", "l1", "bn", "fisher", "taylor", "lamp", "fpgm", "distance", "fisher-distance", "random"
-    ] = "l2"
-    divisor: int = Field(default=1, ge=1)
-    min_channels: int = Field(default=1, ge=0)
-    floor: float | None = Field(default=None, ge=0, le=1)
-    protect: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
-    shaping_share: float = Field(default=0.4, ge=0, le=1)
-    w_step: Literal["proximal", "gradient"] = "proximal"
-    rho_start: float = Field(default=0.03, gt=0)
-    rho_end: float = Field(default=0.3, gt=0)
-    updates: int | None = Field(default=None, ge=1)
-    tolerance: float = Field(default=0.01, ge=0)
-    distill: Distill | None = Distill()
-    train: TrainSettings = TrainSettings()
-
-
-class QuantizeSettings(_Section):
-    """Post-training quantization, and quantization-aware training where `epochs` is not 0.
-
-    `exceptions` maps a layer or module to "float", "a16w8" or "w8a8". In training, ranges are "learned" (or follow the
-    batches, "averaged") for `freeze_from` of all steps and stand still for the rest. The loss is the distance from the
-    float network alone: labels would make another network of it, trained on without its augmentation. The epoch with
-    the least log loss on the validation split is kept, since rounding moves few labels.
-    """
-
-    scheme: Literal["w8a8", "a16w8"] = "w8a8"
-    method: Literal["mse", "minmax", "percentile", "entropy"] = "mse"
-    clips: int = Field(default=256, ge=1)
-    equalize: bool = False
-    bias_correction: bool = True
-    per_tensor_dense: bool = False
-    exceptions: dict[str, Literal["w8a8", "a16w8", "float"]] = {}
-    ranges: Literal["learned", "averaged", "frozen"] = "learned"
-    freeze_from: float = Field(default=0.6, ge=0, le=1)
-    distill: Distill | None = Distill(weight=1.0)
-    train: TrainSettings = TrainSettings(
-        epochs=0,
-        learning_rate=5e-5,
-        weight_decay=1e-4,
-        ramp_up=0,
-        decay_from=0.05,
-        decay_to=0.85,
-        last_rate=0.1,
-        precision="32-true",
-        select="log_loss",
-    )
-
-
-class NetworkSettings(_Section):
-    name: str
-    arguments: dict[str, Any] = {}
-    input_shapes: tuple[tuple[int, ...], ...] = ()
-
-
-class TeacherSettings(_Section):
-    """Teachers of other seeds, and how they become one.
-
-    `network` and `front_end` are the student's where they are left out; `weights` is a file of published weights to
-    start from. More than one teacher is joined by the generalised mean (compress/teach/ensemble.py).
-    """
-
-    count: int = Field(default=1, ge=1, le=100)
-    network: NetworkSettings | None = None
-    front_end: dict[str, Any] | str | None = None
-    weights: str | None = None
-    mode: Literal["stable", "paper"] = "stable"
-    train: TrainSettings = TrainSettings()
-
-
-class MeasureSettings(_Section):
-    """Formats, the runtimes that they are measured on, device classes, and whether a submission folder is made."""
-
-    formats: tuple[Literal["tflite", "onnx", "c"], ...] = ("tflite", "onnx")
-    runtimes: tuple[Literal["tflm", "litert", "litert-reference", "onnxruntime"], ...] = ("litert", "onnxruntime")
-    devices: tuple[str, ...] = ()
-    submission: bool = False
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """All of `compress run`; `Recipe.model_validate` checks types and ranges, `parse_recipe` also what exists.
 
     With `teacher`, everything that distils follows it: the dense network where `distill` is given, pruning and
     quantization-aware training by their own sections. Without, they follow the dense network.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    summary: str = ""
-    task: str | None = None
-    device: str | None = "dcase2023"
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    front_end: dict[str, Any] | str | None = None
-    network: NetworkSettings
-    teacher: TeacherSettings | None = None
-    train: TrainSettings = TrainSettings()
-    distill: Distill | None = None
-    prune: PruneSettings = PruneSettings()
-    quantize: QuantizeSettings = QuantizeSettings()
-    measure: MeasureSettings = MeasureSettings()
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the recipe")
+    summary: str = Field(default="", description="one line for `compress list`")
+    task: str | None = Field(default=None, description="the data; without it every command needs --data")
+    device: str | None = Field(
+        default="dcase2023", description="the device class whose limits bind beside every target; empty: none"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of weights, order and augmentation")
+    front_end: dict[str, Any] | str | None = Field(
+        default=None,
+        description='what makes network inputs of the data: a preset as "mel22", or a table; left out: the default',
+    )
+    network: NetworkSettings = Field(description="the network")
+    teacher: TeacherSettings | None = Field(default=None, description="teachers of other seeds, before everything else")
+    train: TrainSettings = Field(default=TrainSettings(), description="training of the dense network")
+    distill: Distill | None = Field(
+        default=None, description="how the dense network follows the teacher; without: not at all"
+    )
+    prune: PruneSettings = Field(default=PruneSettings(), description="budgets and how they are reached")
+    adapt: AdaptSettings | None = Field(
+        default=None, description="networks of their own for recording devices; without: one for all"
+    )
+    quantize: QuantizeSettings = Field(default=QuantizeSettings(), description="int8")
+    measure: MeasureSettings = Field(default=MeasureSettings(), description="what is exported and measured")
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -309,7 +124,7 @@ def read_recipe(
         written[section] = {**(before if isinstance(before, dict) else {}), **values}
     for text in overrides:
         _override(written, text)
-    return parse_recipe({**written, **(changes or {})}, subject, trusted=("network", "task") if trust else tuple(typed))
+    return parse_recipe({**written, **(changes or {})}, subject, trusted=_CODE if trust else tuple(typed))
 
 
 def _override(written: dict[str, Any], text: str) -> None:
@@ -330,6 +145,30 @@ def _override(written: dict[str, Any], text: str) -> None:
     written[names[-1]] = parsed
 
 
+def section_changed(section: str, values: Mapping[str, Any], overrides: Sequence[str], trust: bool) -> dict[str, Any]:
+    """One section of a recipe with single keys changed, for a command that uses no other.
+
+    Args:
+        section: its name.
+        values: what it holds.
+        overrides: as "prune.train.epochs=1"; the value is TOML, or else text.
+        trust: they may name code.
+
+    Raises:
+        UsageError: a key of another section. ConfigError: code that is not trusted.
+    """
+    written: dict[str, Any] = {section: dict(values)}
+    for text in overrides:
+        if not re.match(rf"\s*{section}\s*\.", text.partition("=")[0]):
+            raise UsageError(f"--set {text!r}: of a recipe this command uses only {section}: write {section}.KEY=VALUE")
+        _override(written, text)
+    from edgepress.compress.recipes.checks import code_errors
+
+    if overrides and (errors := code_errors(written, trust)):
+        raise ConfigError(errors, f"the settings of {section}")
+    return written[section]
+
+
 def parse_recipe(
     written: Mapping[str, Any], subject: str = "the recipe", *, deep: bool = True, trusted: tuple[str, ...] = ()
 ) -> Recipe:
@@ -339,7 +178,7 @@ def parse_recipe(
         written: sections and keys as in the TOML file.
         subject: what to call it in an error.
         deep: also check that network, task, device and limits exist and parse.
-        trusted: which of "network" and "task" may name code.
+        trusted: which of "network", "task" and "code" (losses and metrics) may name code.
 
     Raises:
         ConfigError: everything that is wrong with it, together.
@@ -365,15 +204,15 @@ def validated(kind: type[S], values: Mapping[str, Any], subject: str) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError([_sentence(problem) for problem in error.errors()], subject) from None
+        raise ConfigError([_sentence(problem, kind) for problem in error.errors()], subject) from None
 
 
-def _sentence(problem: Any) -> str:
+def _sentence(problem: Any, kind: type[BaseModel] = Recipe) -> str:
     """One pydantic error as one sentence that names the key, its value and what is allowed."""
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        known = _keys_at(problem["loc"][:-1])
+        known = _keys_at(problem["loc"][:-1], kind)
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
         return f"{where} is unknown" + (f": did you mean {near[0]!r}?" if near else f": known are {', '.join(known)}")
     if problem["type"] == "missing":
@@ -383,8 +222,8 @@ def _sentence(problem: Any) -> str:
     return f"{where} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    kind: Any = Recipe
+def _keys_at(location: tuple[int | str, ...], whole: type[BaseModel]) -> list[str]:
+    kind: Any = whole
     for part in location:
         annotation = kind.model_fields[part].annotation if str(part) in kind.model_fields else None
         options = [annotation, *getattr(annotation, "__args__", ())]
@@ -397,6 +236,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
 def _deep_errors(written: Mapping[str, Any], trusted: tuple[str, ...]) -> list[str]:
     """What pydantic cannot know: whether the named things exist and the targets parse."""
     from edgepress.compress.recipes.checks import (
+        code_errors,
         device_errors,
         front_end_errors,
         network_errors,
@@ -411,6 +251,7 @@ def _deep_errors(written: Mapping[str, Any], trusted: tuple[str, ...]) -> list[s
         lambda: device_errors([written.get("device", "dcase2023"), *_list(written, "measure", "devices")]),
         lambda: target_errors(_list(written, "prune", "targets")),
         lambda: front_end_errors(written.get("front_end")),
+        lambda: code_errors(written, "code" in trusted),
         lambda: teacher_errors(written.get("teacher"), "network" in trusted),
     ]
     errors: list[str] = []

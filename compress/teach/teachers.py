@@ -25,8 +25,9 @@ from edgepress.models.checkpoints.checkpoint import load_checkpoint, read_quanti
 from edgepress.models.checkpoints.digests import identity, tensors_digest
 from edgepress.models.errors import UsageError
 from edgepress.models.files.reading import read_json
-from edgepress.models.tasks import LogMel, Task, load_task
+from edgepress.models.tasks import Task, load_task
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
+from edgepress.models.tasks.sources.load import front_end_for
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Distill
@@ -55,7 +56,8 @@ class EnsembleNetwork(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module], mean: GeneralizedMean):
         super().__init__()
-        self.members, self.mean = nn.ModuleList(members), mean
+        self.members: nn.ModuleList = nn.ModuleList(members)
+        self.mean: GeneralizedMean = mean
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mean(torch.stack([member(x).float() for member in self.members]))
@@ -233,8 +235,7 @@ def task_for(spec: ModelSpec, path: Path, task: Task, source: str | None) -> Tas
         return task
     if source is None:
         raise UsageError(f"{path} has another front end than the task, which names no source to read again")
-    front_end = LogMel.from_json(spec.front_end) if spec.front_end is not None else None
-    return load_task(source, front_end=front_end, trust=True)
+    return load_task(source, front_end=front_end_for(source, spec.front_end), trust=True)
 
 
 def _both(model: nn.Module) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepress.compress.recipes.recipe import Augment
+from edgepress.compress.recipes.sections import Augment
+from edgepress.compress.training.image_augment import Generator, beta, cutmix, flip, moved_crop, recolour
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import open_regular
 from edgepress.models.tasks import Task
+from edgepress.models.tasks.front_ends.images import Images
+from edgepress.models.tasks.front_ends.log_mel import LogMel
+from edgepress.models.tasks.kinds.table import kind_of
 
-Generator = torch.Generator | None
 _LONGEST_RESPONSE_S = 1.0
 _AUDIO_SUFFIXES = {".wav", ".flac"}
 
@@ -146,13 +151,14 @@ def impulse_responses(folder: str | Path, sample_rate_hz: int, exclude: Sequence
         if path.name in exclude:
             continue
         try:
+            open_regular(path).close()  # a pipe would wait for a writer
             samples, rate = soundfile.read(
                 str(path),
                 dtype="float32",
                 always_2d=True,
                 frames=int(_LONGEST_RESPONSE_S * soundfile.info(str(path)).samplerate),
             )
-        except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+        except (soundfile.LibsndfileError, RuntimeError, OSError, UsageError) as error:
             raise UsageError(f"impulse responses: {path} is no audio file that can be read") from error
         response = samples[:, 0]
         if not np.isfinite(response).all() or not response.any():
@@ -201,15 +207,6 @@ def device_impulse_response(
     return waveforms.index_copy(0, rows, torch.fft.irfft(spectrum, length)[:, :samples].to(waveforms.dtype))
 
 
-def beta(alpha: float, count: int, device: torch.device, generator: Generator = None) -> Tensor:
-    """`count` draws of Beta(alpha, alpha), float32.
-
-    `torch.distributions.Beta` takes no generator; this is the function that it calls.
-    """
-    both = torch.full((count, 2), float(alpha), device=device)
-    return torch._sample_dirichlet(both, generator)[:, 0]  # pyright: ignore[reportPrivateImportUsage]
-
-
 def _happens(probability: float, device: torch.device, generator: Generator) -> bool:
     if probability >= 1:
         return True
@@ -226,6 +223,7 @@ class Augmentation(nn.Module):
 
     reference: Tensor
     responses: Tensor
+    pixels: Tensor | None
 
     def __init__(
         self,
@@ -235,11 +233,17 @@ class Augmentation(nn.Module):
         reference: Tensor | None,
         fill: float,
         generator: Generator = None,
+        pixels: Tensor | None = None,
     ):
         super().__init__()
-        self.settings, self.front_end, self.fill, self.generator = settings, front_end, fill, generator
+        self.settings: Augment = settings
+        self.front_end: nn.Module | None = front_end
+        self.fill: float = fill
+        self.generator: Generator = generator
         self.register_buffer("responses", responses, persistent=False)
         self.register_buffer("reference", reference, persistent=False)
+        #: [2, channels or 1] mean and deviation of pixels, where images are changed.
+        self.register_buffer("pixels", pixels, persistent=False)
         self._device = torch.device("cpu")
 
     @torch.no_grad()
@@ -261,18 +265,44 @@ class Augmentation(nn.Module):
                 )
             if settings.roll_samples:
                 x = roll(x, settings.roll_samples, generator=generator)
-            x = self.front_end(x)
+            x = self.front_end(x, **self._upper_edge(x.device))
         if settings.roll_frames:
             x = roll(x, settings.roll_frames, generator=generator)
         if settings.frequency_mask:
             x = mask(x, settings.frequency_mask, 2, fill=self.fill, generator=generator)
         if settings.time_mask:
             x = mask(x, settings.time_mask, 3, fill=self.fill, generator=generator)
+        if self.pixels is not None:
+            x = self._of_images(x)
+        if settings.cutmix_alpha:
+            return cutmix(x, settings.cutmix_alpha, generator=generator)
         if settings.mixup_alpha:
             return mixup(x, settings.mixup_alpha, generator=generator)
         if settings.mixstyle_probability:
             x = freq_mixstyle(x, settings.mixstyle_alpha, settings.mixstyle_probability, generator=generator)
         return x, None, None
+
+    def _upper_edge(self, device: torch.device) -> dict[str, float]:
+        """The upper edge of the mel bands for one batch: fmax + R / 2 - n hertz, n drawn evenly from 0 to R - 1.
+
+        As in the published PaSST and CP-Mobile; never beyond half the sample rate.
+        """
+        if not self.settings.fmax_jitter_hz or self.front_end is None:
+            return {}
+        width, config = self.settings.fmax_jitter_hz, cast(LogMel, self.front_end.config)
+        moved = width // 2 - int(torch.randint(width, (), generator=self.generator, device=device))
+        return {"fmax_hz": min(config.fmax_hz + moved, config.sample_rate_hz / 2)}
+
+    def _of_images(self, x: Tensor) -> Tensor:
+        settings, generator = self.settings, self.generator
+        assert self.pixels is not None
+        if settings.colour:
+            x = recolour(x, settings.colour, self.pixels[0], self.pixels[1], generator=generator)
+        if settings.flip_probability:
+            x = flip(x, settings.flip_probability, generator=generator)
+        if settings.crop_pixels:
+            x = moved_crop(x, settings.crop_pixels, generator=generator)
+        return x
 
 
 def make_augmentation(settings: Augment, task: Task, generator: Generator = None) -> Augmentation:
@@ -287,7 +317,7 @@ def make_augmentation(settings: Augment, task: Task, generator: Generator = None
         UsageError: augmentation on waveforms for a task without audio, a bad folder of impulse responses, or sizes
             that do not fit the features.
     """
-    waves = bool(settings.roll_samples or settings.impulse_probability)
+    waves = settings.on_waveforms
     spectral = {
         "roll_frames": settings.roll_frames,
         "frequency_mask": settings.frequency_mask,
@@ -305,21 +335,58 @@ def make_augmentation(settings: Augment, task: Task, generator: Generator = None
             raise UsageError(
                 f"augment: {name} = {spectral[name]} is larger than the features, which have {task.input_shape[size]}"
             )
-    fill = task.front_end.shift / task.front_end.scale if task.front_end is not None else 0.0
+    fill = task.front_end.shift / task.front_end.scale if isinstance(task.front_end, LogMel) else 0.0
+    pixels = _image_statistics(settings, task)
     if not waves:
-        return Augmentation(settings, None, None, None, fill, generator)
-    if task.front_end is None or task.read_waveforms is None:
+        return Augmentation(settings, None, None, None, fill, generator, pixels)
+    if not isinstance(task.front_end, LogMel) or task.read_waveforms is None:
         raise UsageError(
-            f"augment: roll_samples and impulse_probability need audio, which task {task.name} does not "
-            "hold; set both to 0"
+            f"augment: roll_samples, impulse_probability and fmax_jitter_hz need audio, which task {task.name} does "
+            "not hold; set them to 0"
         )
     from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch
 
     responses = reference = None
+    if not settings.fmax_jitter_hz < 2 * (task.front_end.fmax_hz - task.front_end.fmin_hz):
+        raise UsageError(
+            f"augment: fmax_jitter_hz = {settings.fmax_jitter_hz} would move the front end's upper edge of "
+            f"{task.front_end.fmax_hz:g} Hz below its lower one; choose a smaller range"
+        )
     if settings.impulse_probability and settings.impulse_folder is not None:
         responses = impulse_responses(settings.impulse_folder, task.front_end.sample_rate_hz, settings.impulse_exclude)
         reference = reference_clips(task.split("train").devices)
     return Augmentation(settings, log_mel_torch(task.front_end), responses, reference, fill, generator)
+
+
+def _image_statistics(settings: Augment, task: Task) -> Tensor | None:
+    """[2, channels or 1] mean and deviation of the pixels; None where no image is changed.
+
+    Raises:
+        UsageError: inputs that are no images.
+    """
+    used = [name for name in ("flip_probability", "crop_pixels", "colour") if getattr(settings, name)]
+    boxes = ["cutmix_alpha"] if settings.cutmix_alpha else []
+    if (used or boxes) and len(task.input_shape) != 3:
+        raise UsageError(
+            f"augment: {[*used, *boxes][0]} needs images [channels, height, width]; task {task.name} has inputs of "
+            f"shape {tuple(task.input_shape)}: set it to 0"
+        )
+    moved = [name for name in ("flip_probability", "crop_pixels", "cutmix_alpha") if getattr(settings, name)]
+    if moved and task.kind in ("segmentation", "detection"):
+        raise UsageError(
+            f"augment: {moved[0]} moves images, and what the {task.kind} task {task.name} says of their places would "
+            "stay: set it to 0"
+        )
+    if not used:
+        return None
+    moving = [name for name in (*used, *boxes) if name != "colour"]
+    if kind_of(task.kind).spatial and moving:
+        raise UsageError(f"augment: {moving[0]} would move pixels and not the masks of task {task.name}: set it to 0")
+    if isinstance(task.front_end, Images):
+        return torch.tensor([task.front_end.mean, task.front_end.std])
+    if settings.colour:
+        raise UsageError(f"augment: colour needs a front end of images, which task {task.name} has not: set it to 0")
+    return torch.tensor([[0.0], [1.0]])
 
 
 def reference_clips(devices: Sequence[str] | None) -> Tensor | None:

@@ -30,11 +30,11 @@ class Strata:
     """Batches in which every recording device has its share (`training.contrastive.stratified_order`).
 
     Attributes:
-        devices: the recording device of each clip.
+        devices: the recording device of each clip, or what else says which clips are alike.
         balance: 0 keeps the shares of the clips, 1 gives every device the same.
     """
 
-    devices: Sequence[str]
+    devices: Sequence[str] | np.ndarray
     balance: float = 0.0
 
 

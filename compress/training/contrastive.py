@@ -16,22 +16,25 @@ pull d^2 near 1500 drowns the task. So distances are taken between normalized la
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.models.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgepress.compress.recipes.sections import Contrastive
+    from edgepress.models.tasks import Split
 
 MODES = ("plain", "balanced")
 DISTANCES = ("normalized", "rms", "euclidean")
 #: Added to squared lengths: a latent of all zeros has a direction of zero and a finite gradient.
 _SQUARED_LENGTH_FLOOR = 1e-8
-#: exp stays finite in float32 whatever alpha is.
-_MAX_EXPONENT = 30.0
+#: Of alpha: distances only lessen the exponent, so that exp(alpha - beta d) and its gradient stay finite in float32.
+LARGEST_ALPHA = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class InverseContrastive:
     """How the loss is computed.
 
     Attributes:
-        alpha: barrier; at equilibrium larger values keep clips of a device further apart. The report chose 0.2.
+        alpha: barrier, at most 30; at equilibrium larger values keep clips of a device further apart. The report
+            chose 0.2.
         weight: lambda of equation 2. The report chose 0.5.
         beta: decay of the push; the report has 1.
         mode: "plain", every pair of the batch weighs the same (equation 1); or "balanced", every device does, as the
@@ -60,10 +64,10 @@ class InverseContrastive:
         for name, allowed in (("mode", MODES), ("distance", DISTANCES)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} = {getattr(self, name)!r} is unknown: allowed are {', '.join(allowed)}")
-        for name, minimum in (("alpha", -1e3), ("weight", 0.0), ("beta", 1e-6)):
+        for name, least, most in (("alpha", -1e3, LARGEST_ALPHA), ("weight", 0.0, 1e3), ("beta", 1e-6, 1e3)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value <= 1e3:
-                raise UsageError(f"{name} = {value!r} must be a number from {minimum:g} to 1000")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+                raise UsageError(f"{name} = {value!r} must be a number from {least:g} to {most:g}")
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,50 @@ def inverse_contrastive(latents: Tensor, devices: Tensor, config: InverseContras
         d = pairwise_distances(z, config.distance)
         same = c[:, None] == c[None, :]
         weights = _pair_weights(c, same, config.mode, d.dtype)
-        push = (weights * same * torch.exp((config.alpha - config.beta * d).clamp(max=_MAX_EXPONENT))).sum()
-        pull = (weights * ~same * d.square()).sum()
+        return _loss(d, same, weights, config)
+
+
+def inverse_contrastive_continuous(
+    latents: Tensor, attributes: Tensor, threshold: float, config: InverseContrastive | None = None
+) -> ContrastiveLoss:
+    """The loss for a numeric attribute, such as a gain or a distance to the microphone, in place of a device.
+
+    Akash et al.'s form for continuous attributes: clips whose attributes lie no further apart than the threshold are
+    neighbours, and are pushed apart; all others are pulled together. Every ordered pair of the batch weighs the same.
+
+    Args:
+        latents: [B, D].
+        attributes: [B] numbers; clips with one that is not finite are left out.
+        threshold: largest distance of neighbours, in the attribute's unit, 0 or more.
+        config: alpha, beta and distance; its mode must be "plain", since there are no classes to balance.
+
+    Raises:
+        UsageError: shapes that do not belong together, a threshold below 0, or mode "balanced".
+    """
+    config = config or InverseContrastive()
+    if latents.ndim != 2 or attributes.shape != latents.shape[:1]:
+        raise UsageError(
+            f"latents {tuple(latents.shape)} and attributes {tuple(attributes.shape)} must be [B, D] and [B]"
+        )
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold < float("inf"):
+        raise UsageError(f"threshold = {threshold!r} must be a number of 0 or more")
+    if config.mode != "plain":
+        raise UsageError(f"mode = {config.mode!r} balances devices; of a numeric attribute only 'plain' is defined")
+    with torch.autocast(device_type=latents.device.type, enabled=False):
+        known = (
+            attributes.isfinite() if attributes.is_floating_point() else torch.ones_like(attributes, dtype=torch.bool)
+        )
+        z, c = latents[known], attributes[known].double()
+        z = z if z.dtype == torch.float64 else z.float()
+        d = pairwise_distances(z, config.distance)
+        near = (c[:, None] - c[None, :]).abs() <= threshold
+        weights = torch.full_like(d, 1 / max(len(z) ** 2, 1))
+        return _loss(d, near, weights, config)
+
+
+def _loss(d: Tensor, same: Tensor, weights: Tensor, config: InverseContrastive) -> ContrastiveLoss:
+    push = (weights * same * torch.exp(config.alpha - config.beta * d)).sum()
+    pull = (weights * ~same * d.square()).sum()
     return ContrastiveLoss(push + pull, {"push": push.detach(), "pull": pull.detach(), **_mean_distances(d, same)})
 
 
@@ -113,26 +159,89 @@ def regularized(task_loss: Tensor, contrastive: ContrastiveLoss, config: Inverse
     return task_loss + config.weight * contrastive.loss
 
 
-def contrastive_of(settings: TrainSettings, network: nn.Module, devices: Tensor | None) -> InverseContrastive | None:
-    """The loss of a training's `[train.contrastive]`, or None where it has none.
+class ContrastiveTerm(nn.Module):
+    """The term of a training's `[train.contrastive]`: what the loop adds to the loss of a batch (equation 2).
+
+    Its projection head is trained with the network and is no part of it: what is kept has none.
+
+    Args:
+        section: the settings.
+        network: the one that is trained.
+        values: [N] of every training clip: integers of its recording device, or a number where the section has a
+            threshold; None where the task does not say them.
+        sample: [1, *input] for the network; its latent says how wide the projection head is.
+        seed: of the head's first weights.
 
     Raises:
-        UsageError: the clips have no recording devices, or the network gives no latent.
+        UsageError: the clips have no such values, or the network gives no latent.
     """
-    wanted = settings.contrastive
-    if wanted is None:
-        return None
-    if devices is None:
-        raise UsageError(
-            "train.contrastive needs the recording device of every clip, which this task does not say; "
-            "leave the section out"
-        )
-    if not callable(getattr(network, "forward_with_latent", None)):
-        raise UsageError(
-            f"train.contrastive needs the latent before the head: {type(network).__name__} has no method "
-            "forward_with_latent(x) -> (logits, latent); leave the section out"
-        )
-    return InverseContrastive(wanted.alpha, wanted.weight, wanted.beta, wanted.mode, wanted.distance)
+
+    def __init__(self, section: Contrastive, network: nn.Module, values: Tensor | None, sample: Tensor, seed: int):
+        super().__init__()
+        numeric = section.threshold is not None
+        if values is None:
+            raise UsageError(
+                "train.contrastive.threshold needs a number for every clip, the array attribute (of an .npz) or the "
+                "column attribute (of a table), which this task lacks; leave threshold out for recording devices"
+                if numeric
+                else "train.contrastive needs the recording device of every clip, which this task does not say; "
+                "leave the section out"
+            )
+        if not callable(getattr(network, "forward_with_latent", None)):
+            raise UsageError(
+                f"train.contrastive needs the latent before the head: {type(network).__name__} has no method "
+                "forward_with_latent(x) -> (logits, latent); leave the section out"
+            )
+        self._values, self._threshold, self._rise = values, section.threshold, section.rise
+        self.config = InverseContrastive(section.alpha, section.weight, section.beta, section.mode, section.distance)
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self.projection: nn.Module = nn.Identity()
+        if section.projection:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(seed)
+                width = network.eval().forward_with_latent(sample)[1].shape[1]  # type: ignore[operator]
+                network.train()
+                hidden = nn.Linear(width, section.projection)
+                self.projection = nn.Sequential(hidden, nn.ReLU(), nn.Linear(section.projection, section.projection))
+
+    def add(self, loss: Tensor, latents: Tensor, indices: Tensor, progress: float) -> Tensor:
+        """The loss of a batch with the term; `progress`, 0 to 1 of all steps, is where the weight's rise stands."""
+        self._values = self._values.to(latents.device)
+        latents, values = self.projection(latents), self._values[indices]
+        if self._threshold is None:
+            found = inverse_contrastive(latents, values, self.config)
+        else:
+            found = inverse_contrastive_continuous(latents, values, self._threshold, self.config)
+        for name, value in found.terms.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
+        share = min(1.0, progress / self._rise) if self._rise else 1.0
+        return regularized(loss, found, replace(self.config, weight=share * self.config.weight))
+
+    def start_epoch(self) -> None:
+        """Forget the figures of the last epoch."""
+        self._sums.clear()
+
+    def figures(self) -> dict[str, float]:
+        """Means over the epoch's batches of the parts of the loss and of the distances."""
+        return {name: float(total) / count for name, (total, count) in self._sums.items()}
+
+
+def values_of(section: Contrastive, split: Split) -> tuple[Tensor | None, np.ndarray | None]:
+    """What the term goes by, [N] of a split, and the strata of its batches; both None where the task does not say it.
+
+    Strata of a number are stretches as wide as the threshold, and one of clips without a number.
+    """
+    if section.threshold is None:
+        if split.devices is None:
+            return None, None
+        devices = np.asarray(split.devices)
+        return torch.from_numpy(np.unique(devices, return_inverse=True)[1]), devices
+    if split.attributes is None:
+        return None, None
+    numbers = np.where(np.isfinite(split.attributes), split.attributes, np.nan)
+    strata = np.floor(numbers / section.threshold) if section.threshold else numbers
+    return torch.from_numpy(numbers), np.nan_to_num(strata, nan=np.inf)
 
 
 def pairwise_distances(latents: Tensor, distance: str) -> Tensor:

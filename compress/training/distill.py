@@ -6,34 +6,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from edgepress.models.tasks.kinds.kind import Kind
+from edgepress.models.tasks.kinds.table import kind_of
 
 if TYPE_CHECKING:
     from edgepress.compress.recipes.recipe import Distill
 
 
-def mean_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) of the softened distributions, averaged over batch AND classes.
-
-    Args:
-        student: logits [N, K].
-        teacher: logits [N, K].
-        temperature: T > 0; both logits are divided by it.
-
-    Returns:
-        A scalar, in nats. PyTorch's `batchmean` of the same is K times larger.
-    """
-    # Not kl_div(reduction="mean"), whose meaning PyTorch announces to change to `batchmean`.
-    return F.kl_div(
-        F.log_softmax(student / temperature, 1),
-        F.log_softmax(teacher / temperature, 1),
-        reduction="none",
-        log_target=True,
-    ).mean()
-
-
-def distillation_loss(hard: Tensor, student: Tensor, teacher: Tensor, settings: Distill) -> Tensor:
+def distillation_loss(
+    hard: Tensor, student: Tensor, teacher: Tensor, settings: Distill, kind: Kind | None = None
+) -> Tensor:
     """The hard loss and the teacher's together.
 
     Form "2022" (Schmid et al., CP-JKU submission to DCASE 2022): hard + weight * KL, no T^2 factor, published with
@@ -41,14 +25,26 @@ def distillation_loss(hard: Tensor, student: Tensor, teacher: Tensor, settings: 
     and T = 2.
 
     Args:
-        hard: the scalar cross entropy with the labels.
-        student, teacher: logits [N, K].
+        hard: the scalar loss with the labels.
+        student, teacher: outputs [N, ...].
         settings: form, temperature, weight.
+        kind: of the task, which says how far a student is from its teacher (KL of classes, squared error of numbers,
+            ...); None is classification.
     """
-    soft = mean_divergence(student.float(), teacher.float(), settings.temperature)
+    kind = kind or kind_of("classification")
+    soft = kind.follow(student.float(), teacher.float(), settings.temperature)
     if settings.form == "2022":
         return hard + settings.weight * soft
-    return (1 - settings.weight) * hard + settings.weight * settings.temperature**2 * soft
+    scale = settings.temperature**2 if kind.tempered else 1.0
+    return (1 - settings.weight) * hard + settings.weight * scale * soft
+
+
+def mixed_outputs(outputs: Tensor, partner: Tensor, share: Tensor, kind: Kind) -> Tensor:
+    """Cached outputs [N, ...] of a mixed-up input: of classes `mixed_logits`, else their mean by share."""
+    if kind.name == "classification":
+        return mixed_logits(outputs, partner, share)
+    share = share.view(-1, *(1,) * (outputs.dim() - 1))
+    return share * outputs + (1 - share) * partner
 
 
 def mixed_logits(logits: Tensor, partner: Tensor, share: Tensor) -> Tensor:

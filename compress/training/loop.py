@@ -9,19 +9,23 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as lightning
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from edgepress.compress.quantize.qat import parameter_groups
-from edgepress.compress.recipes.recipe import Distill, TrainSettings
+from edgepress.compress.recipes.sections import Distill, TrainSettings
 from edgepress.compress.training.batches import seed_of
-from edgepress.compress.training.contrastive import contrastive_of, inverse_contrastive, regularized
-from edgepress.compress.training.distill import distillation_loss, mixed_logits
+from edgepress.compress.training.contrastive import ContrastiveTerm
+from edgepress.compress.training.distill import distillation_loss, mixed_outputs
 from edgepress.compress.training.shaping import Shaping
 from edgepress.compress.training.state import STATE
+from edgepress.models.children import end_spawned_process_with_parent
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.tasks.kinds.kind import Kind
+from edgepress.models.tasks.kinds.table import kind_of
+from edgepress.models.user_code import call
 
 
 def rate_at(progress: float, settings: TrainSettings) -> float:
@@ -40,11 +44,25 @@ def rate_at(progress: float, settings: TrainSettings) -> float:
     return 1 - fallen * (1 - settings.last_rate)
 
 
+def _moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """a_t = d a_(t-1) + (1 - d) w_t with d = min(decay, (1 + t) / (10 + t)), t steps being in the average.
+
+    A constant decay of 0.995 leaves a third of the first step in the average after 220 steps: a small set trained for
+    few epochs would be kept half trained. As tf.train.ExponentialMovingAverage with `num_updates`.
+    """
+
+    def update(averaged: Any, current: Any, seen: Any) -> None:
+        steps = int(seen)
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, seen)
+
+    return update
+
+
 class TrainingLoop(lightning.LightningModule):
     """Loss, optimizer, validation and state of one training.
 
     Args:
-        network: [B, *input] -> logits [B, K]; trained in place.
+        network: [B, *input] -> outputs [B, ...] as the kind of task wants them; trained in place.
         settings: epochs, rates, losses.
         loaders: called with (rank, ranks), gives the training and the validation loader: inputs, labels, indices.
         augment: (inputs, labels, indices) -> (inputs, partner [B] or None, share [B] or None); None: no augmentation.
@@ -53,8 +71,10 @@ class TrainingLoop(lightning.LightningModule):
         distill: how to follow the teacher; None: not at all.
         teacher: a network in evaluation mode, or cached logits [N, K] by index of the training split.
         shaping: ADMM, gradual masks, the schedule of ranges.
-        devices: [N] integers, the recording device of every training clip, where `settings.contrastive` is given.
+        contrastive: the term of `settings.contrastive`, where that is given.
         watch: called with each epoch's record; what it raises ends the training.
+        kind: of the task; None is classification.
+        own_loss: (outputs, labels) -> [B] or a scalar, in place of the kind's.
     """
 
     def __init__(
@@ -68,8 +88,10 @@ class TrainingLoop(lightning.LightningModule):
         distill: Distill | None = None,
         teacher: nn.Module | Tensor | None = None,
         shaping: Shaping | None = None,
-        devices: Tensor | None = None,
+        contrastive: ContrastiveTerm | None = None,
         watch: Callable[[dict[str, float]], None] | None = None,
+        kind: Kind | None = None,
+        own_loss: Callable[..., Tensor] | None = None,
     ):
         super().__init__()
         self.network = network
@@ -78,20 +100,21 @@ class TrainingLoop(lightning.LightningModule):
         # In a tuple, so that the teacher is no submodule: it is neither trained nor saved with the student.
         self._teacher = (teacher,)
         self._whole_batch = len(next(iter(loaders(0, 1)[0].sampler)))
-        self._contrastive = contrastive_of(settings, network, devices)
-        self._devices, self._watch = devices, watch
-        self._contrastive_sums: dict[str, tuple[Tensor, int]] = {}
+        self._contrastive, self._watch = contrastive, watch
         self._restored: dict[str, Any] | None = None
         # In a tuple for the same reason.
         self._average: tuple[AveragedModel | None] = (None,)
         self._began, self._loss_sum, self._loss_count = 0.0, torch.zeros(()), 0
-        self._validation: list[tuple[float, int, int]] = []
+        self.kind, self._own_loss = kind or kind_of("classification"), own_loss
+        self._validation: list[tuple[float, int, np.ndarray]] = []
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] = {}
 
     def configure_optimizers(self) -> Any:
         settings = self._settings
         trained = parameter_groups(self.network, settings.learning_rate)
+        if self._contrastive is not None and (head := list(self._contrastive.parameters())):
+            trained.append({"params": head})
         if settings.optimizer == "sgd":
             optimizer: torch.optim.Optimizer = torch.optim.SGD(
                 trained, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
@@ -112,6 +135,7 @@ class TrainingLoop(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def setup(self, stage: str) -> None:
+        end_spawned_process_with_parent()
         ranks, batch = self.trainer.world_size, self._whole_batch
         if ranks > 1:
             from edgepress.compress.training.ranks import share_over_ranks
@@ -134,8 +158,8 @@ class TrainingLoop(lightning.LightningModule):
         if teacher is not None:
             self._teacher = (teacher.to(self.device),)
         if self._settings.average:
-            ema = get_ema_multi_avg_fn(self._settings.average)
-            self._average = (AveragedModel(self.network, multi_avg_fn=ema, use_buffers=True).eval(),)
+            update = _moving_average(self._settings.average)
+            self._average = (AveragedModel(self.network, multi_avg_fn=update, use_buffers=True).eval(),)
         if self._shaping is not None:
             self._shaping.start(self.network, self._steps)
         if self._restored is not None:
@@ -150,7 +174,8 @@ class TrainingLoop(lightning.LightningModule):
         # Equal on all ranks: what is drawn must not depend on how many there are.
         torch.manual_seed(seed_of(self._seed, self.current_epoch, 0))
         self._began, self._loss_sum, self._loss_count = time.perf_counter(), torch.zeros((), device=self.device), 0
-        self._contrastive_sums.clear()
+        if self._contrastive is not None:
+            self._contrastive.start_epoch()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         inputs, labels, indices = batch
@@ -168,16 +193,16 @@ class TrainingLoop(lightning.LightningModule):
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self._contrastive is None:
-            logits, latent = self.network(inputs).float(), None
+            logits, latent = _single_precision(self.network(inputs)), None
         else:
             logits, latent = self.network.forward_with_latent(inputs)  # type: ignore[operator]
             logits = logits.float()
-        loss = self._hard_loss(logits, labels, other, share)
+        loss = self._hard_loss(logits, labels, inputs, other, share)
         if self._distill is not None:
             guide = self._teacher_logits(inputs, indices, other_indices, share)
-            loss = distillation_loss(loss, logits, guide, self._distill)
-        if latent is not None:
-            loss = self._with_contrastive(loss, latent, indices)
+            loss = distillation_loss(loss, logits, guide, self._distill, self.kind)
+        if latent is not None and self._contrastive is not None:
+            loss = self._contrastive.add(loss, latent, indices, self.global_step / max(1, self._steps))
         # Ranks whose share of the batch is larger count for more; what is averaged is then the mean over the batch.
         loss = loss * scale if scale != 1 else loss
         self._loss_sum += loss.detach()
@@ -185,25 +210,20 @@ class TrainingLoop(lightning.LightningModule):
         penalty = self._shaping.penalty() if self._shaping is not None else None
         return loss if penalty is None else loss + penalty
 
-    def _hard_loss(self, logits: Tensor, labels: Tensor, other: Tensor | None, share: Tensor | None) -> Tensor:
-        smoothing = self._settings.label_smoothing
+    def _hard_loss(
+        self, outputs: Any, labels: Tensor, inputs: Tensor, other: Tensor | None, share: Tensor | None
+    ) -> Tensor:
+        losses = self._losses(outputs, labels, inputs, self._settings.label_smoothing)
         if other is None or share is None:
-            return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        both = [
-            F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing) for target in (labels, other)
-        ]
-        return (share * both[0] + (1 - share) * both[1]).mean()
+            return losses.mean()
+        of_other = self._losses(outputs, other, inputs, self._settings.label_smoothing)
+        return (share * losses + (1 - share) * of_other).mean()
 
-    def _with_contrastive(self, loss: Tensor, latent: Tensor, indices: Tensor) -> Tensor:
-        """Equation 2 of the report; its terms are summed up for the epoch's record."""
-        assert self._contrastive is not None
-        assert self._devices is not None
-        self._devices = self._devices.to(latent.device)
-        found = inverse_contrastive(latent, self._devices[indices], self._contrastive)
-        for name, value in found.terms.items():
-            total, count = self._contrastive_sums.get(name, (0.0, 0))
-            self._contrastive_sums[name] = (total + value, count + 1)
-        return regularized(loss, found, self._contrastive)
+    def _losses(self, outputs: Any, labels: Tensor, inputs: Tensor, smoothing: float) -> Tensor:
+        """[B], or a scalar of an own loss."""
+        if self._own_loss is None:
+            return self.kind.loss(outputs, labels, inputs, smoothing)
+        return call("the loss", lambda: self._own_loss(outputs, labels))  # type: ignore[misc]
 
     @torch.no_grad()
     def _teacher_logits(self, inputs: Tensor, indices: Tensor, other: Tensor | None, share: Tensor | None) -> Tensor:
@@ -212,7 +232,7 @@ class TrainingLoop(lightning.LightningModule):
             return teacher(inputs)
         assert teacher is not None
         logits = teacher[indices]
-        return logits if other is None or share is None else mixed_logits(logits, teacher[other], share)
+        return logits if other is None or share is None else mixed_outputs(logits, teacher[other], share, self.kind)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._shaping is not None:
@@ -235,14 +255,11 @@ class TrainingLoop(lightning.LightningModule):
         inputs, labels, _ = batch
         if inputs.dim() == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        logits = self._kept(inputs).float()
-        self._validation.append(
-            (
-                float(F.cross_entropy(logits, labels, reduction="sum")),
-                int((logits.argmax(1) == labels).sum()),
-                len(labels),
-            )
-        )
+        outputs = _single_precision(self._kept(inputs))
+        loss = float(self._losses(outputs, labels, inputs, 0.0).mean()) * len(labels)
+        made = [part.cpu().numpy() for part in outputs] if isinstance(outputs, tuple) else outputs.cpu().numpy()
+        rows = self.kind.rows(self.kind.outputs_of(made), labels.cpu().numpy(), inputs.cpu().numpy())
+        self._validation.append((loss, len(labels), rows))
 
     def on_validation_epoch_end(self) -> None:
         # The last thing in an epoch, before the callbacks that report and save it.
@@ -253,23 +270,28 @@ class TrainingLoop(lightning.LightningModule):
                 f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}; lower "
                 f'learning_rate = {self._settings.learning_rate}, or set precision = "32-true"'
             )
-        total = max(1, sum(part[2] for part in self._validation))
+        total = max(1, sum(part[1] for part in self._validation))
+        metric = self.kind.primary
+        figure = self.kind.figures(np.concatenate([part[2] for part in self._validation]))[metric.name]
         record = {
             "epoch": self.current_epoch + 1,
             "train_loss": loss,
             "validation_loss": sum(part[0] for part in self._validation) / total,
-            "validation_accuracy": sum(part[1] for part in self._validation) / total,
+            f"validation_{metric.name}": figure if math.isfinite(figure) else None,
             "learning_rate": self.optimizers().param_groups[0]["lr"],  # type: ignore[union-attr]
             "seconds": round(time.perf_counter() - self._began, 3),
-            **{name: float(total) / count for name, (total, count) in self._contrastive_sums.items()},
+            **(self._contrastive.figures() if self._contrastive is not None else {}),
             **(self._shaping.figures() if self._shaping is not None else {}),
         }
         self._validation.clear()
         self.history.append(record)
-        if self.logger is not None:
-            self.logger.log_metrics({k: v for k, v in record.items() if k != "epoch"}, step=self.current_epoch)
+        shown = {k: v for k, v in record.items() if k != "epoch" and v is not None}
+        for logger in self.loggers:
+            logger.log_metrics(shown, step=self.current_epoch)
+        # A figure that the validation split cannot give (all of it is normal, say) leaves the choice to the loss.
+        rank = (figure if metric.higher else -figure) if math.isfinite(figure) else 0.0
         score = {
-            "accuracy": (record["validation_accuracy"], -record["validation_loss"]),
+            "accuracy": (rank, -record["validation_loss"]),
             "log_loss": (-record["validation_loss"],),
             "last": (float(self.current_epoch),),
         }[self._settings.select]
@@ -309,6 +331,10 @@ class TrainingLoop(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint[STATE]
         self._restored, self.history, self.best = state, list(state["history"]), state["best"]
+
+
+def _single_precision(outputs: Any) -> Any:
+    return tuple(map(_single_precision, outputs)) if isinstance(outputs, (tuple, list)) else outputs.float()
 
 
 def _moved(state: Any, device: torch.device) -> Any:

@@ -23,6 +23,7 @@ class Machine:
         strategy: "auto", "ddp", "ddp_spawn", "fsdp", ...
         nodes: machines that take part.
         progress: show progress on stderr.
+        loggers: where losses and figures of every epoch go, beside history.csv; names of `callbacks.LOGGERS`.
     """
 
     accelerator: str = "auto"
@@ -30,6 +31,7 @@ class Machine:
     strategy: str = "auto"
     nodes: int = 1
     progress: bool = True
+    loggers: tuple[str, ...] = ("tensorboard",)
 
 
 #: What is there, as Lightning finds it.

@@ -12,12 +12,16 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from edgepress.models.atomic import write_bytes
+from edgepress.models.checkpoints.checkpoint import MAX_PARAMS
 from edgepress.models.errors import UsageError
+from edgepress.models.files.arrays import load_torch
 
 #: Under which key of a Lightning checkpoint our own state lies.
 STATE = "edgepress"
 #: The file of a training state in its folder.
 LAST = "last.ckpt"
+#: Weights of the largest network that is built, with the three copies that optimiser and averages hold.
+_LARGEST_BYTES = 4 * 4 * MAX_PARAMS
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -30,11 +34,7 @@ class AtomicCheckpoints(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         # Also called for the weights that a spawned process hands back, which are no training state.
-        return (
-            read_state(Path(path))
-            if Path(path).name == LAST
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        return read_state(Path(path)) if Path(path).name == LAST else load_torch(path, _LARGEST_BYTES)
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -50,7 +50,7 @@ def read_state(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch writes checksums, and does not read them
                 raise ValueError("checksum")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_torch(path, _LARGEST_BYTES)
         if not isinstance(state[STATE]["history"], list):
             raise TypeError("history")
         return state

@@ -29,6 +29,8 @@ from edgepress.models.atomic import write_text
 from edgepress.models.errors import UsageError
 from edgepress.models.files.reading import read_json
 from edgepress.models.run_directory import follows, launched
+from edgepress.models.tasks.kinds.table import kind_of
+from edgepress.models.user_code import find_object
 
 if TYPE_CHECKING:
     from edgepress.compress.training.shaping import Shaping
@@ -72,10 +74,10 @@ def train(
     """Train a copy of `model` on the task's training split; the epoch is chosen on its validation split.
 
     Args:
-        model: [B, *task.input_shape] -> logits [B, len(task.classes)]; it is left untouched.
+        model: [B, *task.input_shape] -> outputs as the task's kind wants them; it is left untouched.
         task: see models/tasks.
         settings: epochs, rates, augmentation, precision.
-        teacher: a network on the same inputs to distil from, or its logits [N, K] of the training split; used where
+        teacher: a network on the same inputs to distil from, or its outputs [N, ...] of the training split; used where
             `distill` is given.
         distill: the form of the distillation loss.
         penalty: ADMM or gradual masks, see `edgepress.compress.training.shaping.Shaping`.
@@ -134,13 +136,13 @@ def _fit(
 ) -> None:
     import lightning.pytorch as lightning
 
-    from edgepress.compress.training.callbacks import ProgressLine, SaveEveryEpoch
+    from edgepress.compress.training.callbacks import ProgressLine, SaveEveryEpoch, loggers_for
     from edgepress.compress.training.distill import teacher_of
     from edgepress.compress.training.loop import TrainingLoop
     from edgepress.compress.training.state import AtomicCheckpoints
 
     splits = {split: task.split(split) for split in ("train", "validation")}
-    labels = {split: np.asarray(found.labels, np.int64) for split, found in splits.items()}
+    labels = {split: found.labels for split, found in splits.items()}
     for split, found in labels.items():
         if len(found) < 2:
             raise UsageError(
@@ -157,24 +159,43 @@ def _fit(
     guide: nn.Module | Tensor | None = None
     if isinstance(teacher, np.ndarray) and distill is not None:
         guide = torch.from_numpy(np.array(teacher, np.float32))
-        if guide.shape != (len(labels["train"]), len(task.classes)):
+        wanted = (len(labels["train"]), *(task.output_shape or guide.shape[1:]))
+        if guide.shape != wanted:
             raise UsageError(
-                f"the teacher's logits {tuple(guide.shape)} must be of the {len(labels['train'])} clips "
-                f"to train on and {len(task.classes)} classes of {task.name}"
+                f"the teacher's logits {tuple(guide.shape)} must be {wanted}, of the {wanted[0]} clips to train on and "
+                f"the outputs of {task.name}"
             )
     elif teacher is not None and not isinstance(teacher, np.ndarray) and distill is not None:
         guide = teacher_of(copy.deepcopy(teacher))
         if distill.logits == "cached":
             guide = torch.from_numpy(logits_of(guide, task.features("train")))
-    devices, strata = None, None
-    if settings.contrastive is not None and (recorded := splits["train"].devices) is not None:
-        devices = torch.from_numpy(np.unique(recorded, return_inverse=True)[1])
-        strata = Strata(recorded, settings.contrastive.balance)
+    term, strata = None, None
+    if (section := settings.contrastive) is not None:
+        from edgepress.compress.training.contrastive import ContrastiveTerm, values_of
+
+        values, names = values_of(section, splits["train"])
+        term = ContrastiveTerm(section, model, values, torch.from_numpy(np.array(validation[:1])), seed)
+        strata = Strata(names, section.balance) if names is not None else None
 
     loaders = _Loaders((inputs, labels["train"]), (validation, labels["validation"]), settings.batch_size, seed, strata)
     steps = settings.epochs * len(loaders(0, 1)[0].sampler)  # type: ignore[arg-type]
+    own_loss = find_object(settings.loss) if settings.loss is not None else task.loss
     model.train()  # Lightning keeps the mode that a module comes in
-    loop = TrainingLoop(model, settings, loaders, augment, steps, seed, distill, guide, penalty, devices, watch)
+    loop = TrainingLoop(
+        model,
+        settings,
+        loaders,
+        augment,
+        steps,
+        seed,
+        distill,
+        guide,
+        penalty,
+        term,
+        watch,
+        kind_of(task.kind),
+        own_loss,
+    )
     callbacks: list[Any] = [SaveEveryEpoch(folder)]
     if machine.progress:
         callbacks.append(ProgressLine(name, settings.epochs))
@@ -188,7 +209,7 @@ def _fit(
             max_epochs=settings.epochs,
             callbacks=callbacks,
             plugins=[AtomicCheckpoints()],
-            logger=_tensorboard(folder),
+            logger=loggers_for(machine.loggers, folder, name),
             enable_checkpointing=True,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -251,15 +272,6 @@ def _loaders_again(
 ) -> _Loaders:
     both = [tuple(opened(array) for array in pair) for pair in (training, validation)]
     return _Loaders(both[0], both[1], batch_size, seed, strata)  # type: ignore[arg-type]
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        return TensorBoardLogger(str(folder), name="tensorboard", version="", default_hp_metric=False)
-    except ModuleNotFoundError:
-        return False
 
 
 @contextmanager

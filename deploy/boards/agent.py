@@ -96,21 +96,22 @@ def main(request_path: str) -> dict[str, Any]:
     given, made = interpreter.get_input_details(), interpreter.get_output_details()
     arrays = [np.load(os.path.join(folder, f"input{i}.npy"), allow_pickle=False) for i in range(len(given))]
     kept: list[list[Any]] = [[] for _ in made]
-    batch = max(1, int(given[0]["shape"][0]))
+    # As `edgepress.deploy.runtimes.engine.Batches`: inputs that lead with different sizes have no batch in common.
+    rows = [max(1, int(details["shape"][0])) if len(details["shape"]) else 1 for details in given]
     count = len(arrays[0])
 
-    def place(start: int) -> None:
-        for details, array in zip(given, arrays):  # noqa: B905 - Python 3.7
-            rows = array[start : start + batch]
-            if len(rows) < batch:
-                rows = np.concatenate([rows, np.zeros((batch - len(rows), *rows.shape[1:]), rows.dtype)])
-            interpreter.set_tensor(details["index"], np.ascontiguousarray(rows))
+    def place(run: int) -> None:
+        for details, array, size in zip(given, arrays, rows):  # noqa: B905 - Python 3.7
+            cut = array[run * size : (run + 1) * size]
+            if len(cut) < size:
+                cut = np.concatenate([cut, np.zeros((size - len(cut), *cut.shape[1:]), cut.dtype)])
+            interpreter.set_tensor(details["index"], np.ascontiguousarray(cut).reshape(details["shape"]))
 
-    for start in range(0, count, batch):
-        place(start)
+    for run in range(-(-count // rows[0])):
+        place(run)
         interpreter.invoke()
-        for rows, details in zip(kept, made):  # noqa: B905
-            rows.append(np.array(interpreter.get_tensor(details["index"])))
+        for parts, details in zip(kept, made):  # noqa: B905
+            parts.append(np.array(interpreter.get_tensor(details["index"])))
     place(0)
     for _ in range(min(10, request["repeats"])):
         interpreter.invoke()
@@ -119,8 +120,10 @@ def main(request_path: str) -> dict[str, Any]:
         begin = time.perf_counter()
         interpreter.invoke()
         times.append(1000 * (time.perf_counter() - begin))
-    for i, rows in enumerate(kept):
-        np.save(os.path.join(folder, f"output{i}.npy"), np.concatenate(rows)[:count])
+    for i, parts in enumerate(kept):
+        whole = np.concatenate([np.atleast_1d(part) for part in parts])
+        per_sample = len(set(rows)) == 1 and len(np.atleast_1d(parts[0])) == rows[0]
+        np.save(os.path.join(folder, f"output{i}.npy"), whole[:count] if per_sample else whole)
     times.sort()
     latency: dict[str, Any] = {
         name: percentile(times, share) for name, share in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99))

@@ -21,6 +21,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from edgepress.deploy.boards.agent import MARKER
+from edgepress.models.children import bound
 from edgepress.models.errors import RuntimeFailure, UsageError
 from edgepress.models.files.arrays import read_npy
 from edgepress.models.files.reading import check, parse_json
@@ -174,7 +175,7 @@ def _call(
         RuntimeFailure: it takes too long, or says or sends more than an answer can have.
     """
     with TemporaryFile() as out, TemporaryFile() as err:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        process = subprocess.Popen(bound(command), stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         ends = time.monotonic() + limit_s
         try:
             while process.poll() is None:
@@ -250,7 +251,7 @@ def _remove(ssh: list[str], folder: str) -> None:
     """Best effort: a device that no longer answers cleans up itself, and the first error is the one to show."""
     try:
         command = [*ssh, f"kill $(cat {folder}/pid) 2>/dev/null; rm -rf {folder}"]
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+        subprocess.run(bound(command), stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
     except (subprocess.TimeoutExpired, OSError):
         return
 

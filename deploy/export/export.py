@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edgepress.deploy.artifact import FORMATS, SUFFIXES, Artifact, manifest_path, write_manifest
+from edgepress.deploy.artifact import SUFFIXES, Artifact, manifest_path, write_manifest
+from edgepress.deploy.converted import ConversionError, ConvertedFile
 from edgepress.deploy.export.borders import named_onnx, named_tflite
 from edgepress.deploy.export.comparison import compare_with_torch, must_run
-from edgepress.deploy.export.converted import ConversionError, ConvertedFile
 from edgepress.deploy.export.culprit import find_culprit
+from edgepress.deploy.onnx_files.integer_types import integer_types
 from edgepress.models.atomic import write_bytes
 from edgepress.models.errors import UsageError
 
 #: Noise around the example, where no samples are given.
 _SAMPLES = 16
-_RUNTIMES = {"tflite": ("litert-reference", "litert", "tflm"), "onnx": ("onnxruntime",)}
+_RUNTIMES = {
+    "tflite": ("litert-reference", "litert", "tflm"),
+    "onnx": ("onnxruntime",),
+    "executorch": ("executorch",),
+}
 
 
 def export_model(
@@ -31,7 +36,7 @@ def export_model(
     *,
     float_io: bool = False,
     per_tensor_dense: bool | None = None,
-    unsigned: bool = False,
+    onnx_integers: str = "u8u8",
     samples: Any = None,
     runtimes: Sequence[str] | None = None,
     device: str | None = None,
@@ -41,19 +46,23 @@ def export_model(
     """Write a network as a file for devices, with its manifest beside it.
 
     Args:
-        model: a Quantized (an integer file), or a float nn.Module (an fp32 file).
+        model: a Quantized (an integer file), a float nn.Module (an fp32 file), or a program of torch.export: with
+            quantize and dequantize pairs (PT2E, torchao) an integer file with its ranges, without them an fp32 file.
         example_inputs: a tensor or a tuple of tensors with a batch dimension.
         path: the file to write.
-        format: "tflite" (batch 1, images NHWC), "onnx" (QDQ for integers, free batch, NCHW) or "c"; None takes it from
-            the suffix of `path`.
+        format: "tflite" (batch 1, images NHWC), "onnx" (QDQ for integers, free batch, NCHW), "executorch" (.pte for
+            XNNPACK, batch 1, NCHW) or "c"; None takes it from the suffix of `path`.
         overwrite: replace an existing file.
         float_io: TFLite only: float32 inputs and outputs instead of int8.
         per_tensor_dense: one weight scale per fully connected layer (old TFLite Micro); None keeps the model's choice.
-        unsigned: ONNX only: 8-bit activations as uint8, which is faster on x86; the same values to the bit.
+        onnx_integers: ONNX only: types of 8-bit activations and weights, the same real values to the bit: "u8u8" is
+            right on every CPU; "u8s8" (faster on x86 with VNNI) and "s8s8" (for TensorRT) saturate in ONNX Runtime's
+            kernels for x86 without VNNI.
         samples: inputs on which file and torch are compared, a batch like `example_inputs`; None makes noise around the
             example.
         runtimes: which to compare on, each of which must run the file; None takes all that are installed.
-        device: device class whose runtime must run the file; None means LiteRT for TFLite and ONNX Runtime for ONNX.
+        device: device class whose runtime must run the file; None means LiteRT for TFLite, ONNX Runtime
+            for ONNX and ExecuTorch for its own files.
         verify: False skips the comparison; the manifest then has no parity figures.
         spec: ModelSpec for the manifest.
 
@@ -65,13 +74,15 @@ def export_model(
         ParityError: a runtime departs too far, see `compare_with_torch`; nothing is written then.
         RuntimeFailure: a runtime that must run the file cannot; nothing is written then.
     """
+    from edgepress.compress.quantize.fold import in_single_precision
     from edgepress.models.cost.graph import as_inputs
 
     path = Path(path)
     format = _format_of(path, format)
+    integer_types(onnx_integers)
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists already; choose another name or allow overwriting")
-    inputs = as_inputs(example_inputs)
+    inputs = in_single_precision(as_inputs(example_inputs))
     if format == "c":
         return _export_c(
             model,
@@ -87,7 +98,7 @@ def export_model(
         )
     network = _network(model, inputs, per_tensor_dense)
     one = tuple(x[:1] for x in inputs)
-    made = _convert(network, one, format, float_io, unsigned)
+    made = _convert(network, one, format, float_io, onnx_integers)
     manifest = {
         "format": format,
         "scheme": network.scheme,
@@ -98,11 +109,11 @@ def export_model(
         "spec": spec.to_json() if hasattr(spec, "to_json") else spec,
     }
     with TemporaryDirectory(prefix="edgepress-") as folder:
-        draft = Path(folder) / (path.name if path.suffix else f"{path.name}.{format}")
+        draft = Path(folder) / (path.name if path.suffix else f"{path.name}{SUFFIXES[format]}")
         draft.write_bytes(made.data)
         write_manifest(draft, manifest)
         if verify:
-            batch = as_inputs(samples) if samples is not None else _noise(one)
+            batch = in_single_precision(as_inputs(samples)) if samples is not None else _noise(one)
             manifest["parity"] = compare_with_torch(
                 draft,
                 network.reference,
@@ -111,7 +122,7 @@ def export_model(
                 network.original,
                 scales=network.steps,
                 required=must_run(format, runtimes, device),
-                fixed_batch=network.fixed_batch,
+                fixed_batch=network.reference_batch,
             )
     if path.exists():
         manifest_path(path).unlink(missing_ok=True)
@@ -126,16 +137,20 @@ class _Network:
     Attributes:
         reference: what the file must give, in evaluation mode.
         original: the float network that `reference` quantizes, or None.
+        float_module: what a float file is made of.
         quantized: edgepress.compress.quantize Quantized, or None for a float file.
         fixed_batch: 1 where the network's forward takes one sample only, else None.
+        reference_batch: the only size of batch that `reference` takes, None for any.
         steps: real value of one step of each output, None for an output in float.
         inputs, outputs: names.
     """
 
     reference: Any
     original: Any
+    float_module: Any
     quantized: Any
     fixed_batch: int | None
+    reference_batch: int | None
     scheme: str
     steps: list[float | None]
     inputs: list[str]
@@ -147,6 +162,11 @@ def _network(model: Any, inputs: tuple[Any, ...], per_tensor_dense: bool | None)
     from edgepress.compress.quantize.graph.outputs import named_nodes
     from edgepress.compress.quantize.model import Quantized
 
+    program, batch = None, None
+    if _is_program(model):
+        from edgepress.deploy.pt2.foreign import network_of
+
+        model, program, batch = network_of(model, inputs)
     if isinstance(model, Quantized):
         if per_tensor_dense is not None and per_tensor_dense != model.per_tensor_dense:
             model = model.with_dense(per_tensor_dense)
@@ -156,17 +176,19 @@ def _network(model: Any, inputs: tuple[Any, ...], per_tensor_dense: bool | None)
         found = fold(model, inputs, for_integers=False)
         reference, original, quantized, scheme = found.module, None, None, "float32"
     graph = (original or reference).graph
-    integers = quantized.integers() if quantized is not None else {}
-    outputs = [(name, integers.get(leaf.name)) for name, leaf in named_nodes(graph)]
+    outputs = [name for name, _ in named_nodes(graph)]
+    integers = quantized.output_integers() if quantized is not None else [None] * len(outputs)
     network = _Network(
-        reference,
+        program or reference,  # a program is held to its own values, not to what became of them here
         original,
+        reference,
         quantized,
         found.fixed_batch,
+        batch if program is not None else found.fixed_batch,
         scheme,
-        [float(entry.scale) if entry is not None else None for _, entry in outputs],
+        [float(entry.scale) if entry is not None else None for entry in integers],
         [str(node.target) for node in graph.nodes if node.op == "placeholder"],
-        [name for name, _ in outputs],
+        outputs,
     )
     if found.fixed_batch not in (None, 1):
         raise UsageError(
@@ -176,26 +198,42 @@ def _network(model: Any, inputs: tuple[Any, ...], per_tensor_dense: bool | None)
     return network
 
 
-def _convert(network: _Network, one: tuple[Any, ...], format: str, float_io: bool, unsigned: bool) -> ConvertedFile:
+def _is_program(model: Any) -> bool:
+    """Whether it is what torch.export.export gives; torch.export is not imported to find out."""
+    kind = type(model)
+    return kind.__name__ == "ExportedProgram" and kind.__module__.startswith("torch.export")
+
+
+def _convert(network: _Network, one: tuple[Any, ...], format: str, float_io: bool, onnx_integers: str) -> ConvertedFile:
     """The file in memory; a refusal names the operator that the converter does not take."""
     from edgepress.compress.quantize.graph.outputs import flat
-    from edgepress.deploy.export import to_onnx, to_tflite
+    from edgepress.deploy.export import to_executorch, to_onnx, to_tflite
 
-    module, dynamic = network.original or network.reference, network.fixed_batch is None
-    convert = (
-        (lambda part: to_tflite.convert_float(part, one))
-        if format == "tflite"
-        else (lambda part: to_onnx.convert_float(part, one, dynamic))
-    )
+    module, dynamic = network.original or network.float_module, network.fixed_batch is None
+    converters: dict[str, Callable[[Any], Any]] = {
+        "tflite": lambda part: to_tflite.convert_float(part, one),
+        "onnx": lambda part: to_onnx.convert_float(part, one, dynamic),
+        "executorch": lambda part: to_executorch.lower(part, one, {}),
+    }
+    convert = converters[format]
+    quantized = network.quantized
     try:
-        if network.quantized is not None and format == "tflite":
-            made = to_tflite.integer_tflite(network.quantized, one, float_io)
-        elif network.quantized is not None:
-            made = to_onnx.integer_onnx(network.quantized, one, unsigned)
-        elif format == "tflite":
-            made = to_tflite.float_tflite(module, one)
+        if format == "tflite":
+            made = (
+                to_tflite.float_tflite(module, one)
+                if quantized is None
+                else to_tflite.integer_tflite(quantized, one, float_io)
+            )
+        elif format == "onnx":
+            made = (
+                to_onnx.float_onnx(module, one, dynamic)
+                if quantized is None
+                else to_onnx.integer_onnx(quantized, one, onnx_integers)
+            )
+        elif quantized is None:
+            made = to_executorch.float_executorch(module, one)
         else:
-            made = to_onnx.float_onnx(module, one, dynamic)
+            made = to_executorch.integer_executorch(quantized, one)
     except ConversionError as error:
         place = find_culprit(flat(module)[0], convert)
         if not place:
@@ -204,6 +242,8 @@ def _convert(network: _Network, one: tuple[Any, ...], format: str, float_io: boo
             f"{error}; it is {place} that it does not take: write it with other operators, or leave it to the program "
             "that runs the file"
         ) from error
+    if format == "executorch":  # its inputs and outputs have places, no names
+        return made
     named = named_tflite if format == "tflite" else named_onnx
     return replace(made, data=named(made.data, network.inputs, network.outputs))
 
@@ -213,8 +253,8 @@ def _format_of(path: Path, format: str | None) -> str:
     if format is None and by_suffix is None:
         known = ", ".join(SUFFIXES.values())
         raise UsageError(f"path = {str(path)!r} does not tell the format: end it in one of {known}, or give format")
-    if format is not None and format not in FORMATS:
-        raise UsageError(f"format = {format!r} is unknown: allowed are {', '.join(map(repr, FORMATS))}")
+    if format is not None and format not in SUFFIXES:
+        raise UsageError(f"format = {format!r} is unknown: allowed are {', '.join(map(repr, SUFFIXES))}")
     if format is not None and by_suffix is not None and format != by_suffix:
         raise UsageError(
             f"format = {format!r} does not go with path = {str(path)!r}: leave format out, or end the path in "

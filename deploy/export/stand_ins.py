@@ -3,25 +3,34 @@
 
 A function of one variable (GELU, ELU, Mish) or a PReLU becomes a leaky ReLU whose slope is its number: one operator in
 every converted file, of the same shape and layout, which no two nodes share. One that stands for nothing keeps two
-layers apart which a converter would merge. log_softmax becomes softmax. Both sides of the comparison of values run with
-the stand-ins, so that everything else is matched as ever.
+layers apart which a converter would merge. Both sides of the comparison of values run with the stand-ins, so that
+everything else is matched as ever.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgepress.deploy.export.marks import mark
+from edgepress.deploy.export.whole_norms import make_norms_whole
 from edgepress.deploy.tflite.carried import Carried, Same, Slopes, Table
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from edgepress.compress.quantize.model import Quantized
 
 #: Slopes lie between 1/4 and 3/4 in steps of 2^-17: exact in float32, and far from 0, where a value would be lost.
 _STEP, _STEPS = 2.0**-17, 2**16
+#: Slope -> how it is written ("table", "slopes" or "same"), and the node of the network that it stands for.
+Stands = dict[float, tuple[str, Any]]
 
 
-def with_stand_ins(module: Any, quantized: Any) -> tuple[Any, dict[float, Any]]:
+def with_stand_ins(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, Stands]:
     """A network for the converter.
 
     Args:
@@ -29,39 +38,42 @@ def with_stand_ins(module: Any, quantized: Any) -> tuple[Any, dict[float, Any]]:
         quantized: edgepress.compress.quantize Quantized; what it leaves in float stays as it is.
 
     Returns:
-        The network with stand-ins, and slope -> the node of `module` that it stands for.
+        The network with stand-ins, and slope -> ("table", "slopes" or "same", the node of
+        `module` that it stands for).
     """
     from torch import fx
 
-    from edgepress.compress.quantize.operators.functions import LOG_SOFTMAX, aten, is_function
+    from edgepress.compress.quantize.operators.functions import aten, is_function
 
     changed = copy.deepcopy(module)
     originals = {node.name: node for node in module.graph.nodes}
-    carried: dict[float, Any] = {}
+    carried: Stands = {}
     integers = quantized.integers()
     _absorb(changed, integers)
     for node in list(changed.graph.nodes):
         if node.name in quantized.points.islands or node.name not in integers:
             continue
-        if is_function(node) or node.target is aten.prelu.default:
+        table = is_function(node, integers[node.name].bits)
+        if table or node.target is aten.prelu.default:
             slope = _slope(len(carried))
-            carried[slope] = originals[node.name]
+            carried[slope] = "table" if table else "slopes", originals[node.name]
             node.target, node.args, node.kwargs = aten.leaky_relu.default, (node.args[0], slope), {}
-        elif node.target is LOG_SOFTMAX:
-            node.target, node.args = aten.softmax.int, node.args[:2]
     for node in list(changed.graph.nodes):
         if node.name in integers and node.name not in quantized.points.islands and _would_merge(node):
             slope = _slope(len(carried))
             with changed.graph.inserting_after(node):
                 wall = changed.graph.call_function(aten.leaky_relu.default, (node, slope))
-            carried[slope] = originals[node.name]
+            carried[slope] = "same", originals[node.name]
             node.replace_all_uses_with(wall, delete_user_cb=lambda user, wall=wall: user is not wall)
     changed.graph.lint()
     return fx.GraphModule(changed, changed.graph).eval(), carried
 
 
-def with_tables(module: Any, quantized: Any) -> tuple[Any, dict[float, Any]]:
-    """The same for ONNX, whose exporter keeps all but tables: only these are carried.
+def with_tables(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, Stands]:
+    """The same for ONNX, whose exporter keeps all but tables: only those that 8 bits are looked up in are carried.
+
+    A function of 16 bits stays as it is, between its pairs. tanh is a table, too: ONNX Runtime computes it in float.
+    Layer norms are whole.
 
     Fully connected layers on more than two axes become layers on rows: for others ONNX has a product without a bias,
     and the bias in 32 bits belongs to it.
@@ -70,18 +82,20 @@ def with_tables(module: Any, quantized: Any) -> tuple[Any, dict[float, Any]]:
 
     from edgepress.compress.quantize.fold import fetch
     from edgepress.compress.quantize.graph.layers import aten
-    from edgepress.compress.quantize.operators.functions import is_function
 
     changed = copy.deepcopy(module)
     originals = {node.name: node for node in module.graph.nodes}
-    carried: dict[float, Any] = {}
+    carried: Stands = {}
     integers = quantized.integers()
+    make_norms_whole(changed, quantized.points.islands)
     _absorb(changed, integers)
     for node in list(changed.graph.nodes):
         rank = node.meta["val"].dim() if node.target is aten.linear.default else 0
-        if node.name in integers and node.name not in quantized.points.islands and is_function(node):
+        table = node.name in integers and _is_coarse(node, integers, quantized.points.looked_up)
+        table = table or (node.target is aten.tanh.default and _has_8_bits(node, integers))
+        if table and node.name not in quantized.points.islands:
             slope = _slope(len(carried))
-            carried[slope] = originals[node.name]
+            carried[slope] = "table", originals[node.name]
             node.target, node.args, node.kwargs = aten.leaky_relu.default, (node.args[0], slope), {}
         elif rank > 2:
             x = node.args[0]
@@ -101,7 +115,18 @@ def with_tables(module: Any, quantized: Any) -> tuple[Any, dict[float, Any]]:
     return fx.GraphModule(changed, changed.graph).eval(), carried
 
 
-def _absorb(module: Any, integers: Mapping[str, Any]) -> None:
+def _is_coarse(node: Any, integers: Mapping[str, Any], looked_up: Mapping[str, int]) -> bool:
+    """Whether 8 bits choose from the table of a function."""
+    given = integers.get(node.args[0].name) if node.name in looked_up else None
+    return looked_up.get(node.name) == 8 or (given is not None and given.bits == 8)
+
+
+def _has_8_bits(node: Any, integers: Mapping[str, Any]) -> bool:
+    """Whether a function of one variable gives 8 bits of 8 bits."""
+    return all(name in integers and integers[name].bits == 8 for name in (node.name, node.args[0].name))
+
+
+def _absorb(module: fx.GraphModule, integers: Mapping[str, Any]) -> None:
     """Put a number that is added to a layer's result into its bias, where the value between them is in no file."""
     import torch
 
@@ -125,26 +150,6 @@ def _absorb(module: Any, integers: Mapping[str, Any]) -> None:
         with module.graph.inserting_before(node):
             node.target, node.args = layer.target, (*layer.args[:2], module.graph.get_attr(name), *layer.args[3:])
         module.graph.erase_node(layer)
-
-
-def marked(module: Any, carried: Mapping[float, Any]) -> Any:
-    """The network with stand-ins, each multiplied by its slope; for matching alone.
-
-    A leaky ReLU leaves what is positive as it is: its value could not be told from its input, nor two from each other.
-    """
-    from torch import fx
-
-    changed = copy.deepcopy(module)
-    for node in changed.graph.nodes:
-        if len(node.args) == 2 and isinstance(node.args[1], float) and node.args[1] in carried:
-            node.target = _scaled_leaky_relu
-    return fx.GraphModule(changed, changed.graph).eval()
-
-
-def _scaled_leaky_relu(x: Any, slope: float) -> Any:
-    import torch
-
-    return torch.nn.functional.leaky_relu(x, slope) * slope
 
 
 def _slope(number: int) -> float:
@@ -177,8 +182,8 @@ def _computed(node: Any) -> set[Any]:
 
 
 def described(
-    carried: dict[float, Any],
-    module: Any,
+    carried: Stands,
+    module: fx.GraphModule,
     ours: Mapping[str, np.ndarray] | None = None,
     theirs: Mapping[float, np.ndarray] | None = None,
 ) -> dict[float, Carried]:
@@ -191,20 +196,20 @@ def described(
         theirs: slope -> value of the stand-in in the converted file.
     """
     from edgepress.compress.quantize.fold import fetch
-    from edgepress.compress.quantize.operators.functions import aten, is_function, values_of
+    from edgepress.compress.quantize.operators.functions import values_of
 
     found: dict[float, Carried] = {}
-    for slope, node in carried.items():
-        if is_function(node):
+    for slope, (kind, node) in carried.items():
+        if kind == "table":
             found[slope] = Table(node.name, values_of(node))
             continue
-        if node.target is not aten.prelu.default:
+        if kind == "same":
             found[slope] = Same(node.name)
             continue
         slopes = fetch(module, str(node.args[1].target)).detach().cpu().numpy()
         axis = None
         if slopes.size > 1 and ours is not None and theirs is not None and slope in theirs:
-            axis = _channel_axis(ours[node.name], theirs[slope] * slope)
+            axis = _channel_axis(ours[node.name], mark(theirs[slope], slope))
         found[slope] = Slopes(node.name, slopes, axis)
     return found
 

@@ -8,24 +8,32 @@ torch's layout, with a free batch where the network allows one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
-from edgepress.deploy.export.converted import ConversionError, ConvertedFile
+from edgepress.deploy.converted import ConversionError, ConvertedFile
+from edgepress.deploy.export.marks import marked, marked_onnx
 from edgepress.deploy.export.stand_ins import described, with_tables
-from edgepress.deploy.export.to_tflite import silenced
+from edgepress.deploy.export.to_tflite import run_outside, silenced
 from edgepress.deploy.onnx_files.integers import write_integers
 from edgepress.deploy.onnx_files.tidy import pool_globally, tidy
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
+from edgepress.models.terminal.installation import how_to_install
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from edgepress.compress.quantize.model import Quantized
 
 #: int16 QuantizeLinear needs 21 (ONNX Runtime 1.18 and later); one opset for all files.
 OPSET = 21
 
 
-def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool = True) -> ConvertedFile:
+def float_onnx(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_batch: bool = True) -> ConvertedFile:
     """A float network as an fp32 ONNX file.
 
     Raises:
@@ -35,14 +43,13 @@ def float_onnx(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool
     return ConvertedFile(_checked(model), {}, [], _layouts(model))
 
 
-def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...], unsigned: bool = False) -> ConvertedFile:
+def integer_onnx(quantized: Quantized, example_inputs: tuple[Any, ...], types: str = "u8u8") -> ConvertedFile:
     """A quantized network as an ONNX file with exactly its integer parameters.
 
     Args:
         quantized: edgepress.compress.quantize Quantized.
         example_inputs: tensors with a batch dimension.
-        unsigned: write 8-bit activations as uint8, integers and zero points 128 higher: the same real values to the
-            bit, and on x86 the faster kernels of ONNX Runtime.
+        types: of 8-bit activations and weights, one of `edgepress.deploy.onnx_files.integer_types.TYPES`.
 
     Raises:
         UsageError: see `float_onnx`.
@@ -51,12 +58,13 @@ def integer_onnx(quantized: Any, example_inputs: tuple[Any, ...], unsigned: bool
     stand_in, carried = with_tables(module, quantized)
     model = convert_float(stand_in, example_inputs, quantized.dynamic_batch)
     probe = probe_around(example_inputs)
-    names = match_values(record_values(stand_in, probe), _run_all(model, [x.numpy() for x in probe]))
-    written = write_integers(model, names, quantized, described(carried, module), unsigned)
+    ours = record_values(marked(stand_in, carried), probe)
+    names = match_values(ours, _run_all(marked_onnx(model, carried), [x.numpy() for x in probe]))
+    written = write_integers(model, names, quantized, described(carried, module), types)
     return ConvertedFile(_checked(model), written.ranges, written.islands, _layouts(model))
 
 
-def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: bool) -> Any:
+def convert_float(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_batch: bool) -> onnx.ModelProto:
     """A float graph as an ONNX ModelProto of `OPSET`."""
     import torch
 
@@ -82,7 +90,7 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: b
             model = program.model_proto
         except ImportError as error:
             raise UsageError(
-                f"ONNX export needs onnx and onnxscript ({error}): pip install 'edgepress[export]'"
+                f"ONNX export needs onnx and onnxscript ({error}): {how_to_install('onnxscript')}"
             ) from error
         except Exception as error:
             reason = str(error).strip().splitlines() or said() or ["no reason given"]
@@ -94,25 +102,22 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...], dynamic_batch: b
     return model
 
 
-def _run_all(model: Any, inputs: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
+def _run_all(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:
     import onnx
-    import onnxruntime
 
     shown = onnx.shape_inference.infer_shapes(model)
     floats = [value for value in shown.graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT]
     shown.graph.output.extend(floats)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(shown.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feeds = {value.name: x for value, x in zip(session.get_inputs(), inputs, strict=True)}
-    results = dict(zip((value.name for value in session.get_outputs()), session.run(None, feeds), strict=True))
+    names = [value.name for value in shown.graph.output]
+    made = run_outside("onnxruntime", shown.SerializeToString(), inputs)
+    feeds = {value.name: x for value, x in zip(shown.graph.input, inputs, strict=True)}
+    results = dict(zip(names, made, strict=True))
     order = [name for node in shown.graph.node for name in node.output if name in results]
     values = [*feeds.items(), *((name, results[name]) for name in order)]
     return [(name, value) for name, value in values if value.dtype == np.float32]
 
 
-def _layouts(model: Any) -> dict[str, list[str | None]]:
+def _layouts(model: onnx.ModelProto) -> dict[str, list[str | None]]:
     def layout(value: Any) -> str | None:
         return "NCHW" if len(value.type.tensor_type.shape.dim) == 4 else None
 
@@ -122,7 +127,7 @@ def _layouts(model: Any) -> dict[str, list[str | None]]:
     }
 
 
-def _checked(model: Any) -> bytes:
+def _checked(model: onnx.ModelProto) -> bytes:
     import onnx
 
     try:

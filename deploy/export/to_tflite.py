@@ -10,27 +10,32 @@ one rule ("an operator works in the integers of its output") give the whole file
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
-import os
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
-from edgepress.deploy.export.converted import ConversionError, ConvertedFile
-from edgepress.deploy.export.stand_ins import described, marked, with_stand_ins
+from edgepress.deploy.converted import ConversionError, ConvertedFile
+from edgepress.deploy.export.marks import marked, marked_tflite, slopes_in
+from edgepress.deploy.export.stand_ins import described, with_stand_ins
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
-from edgepress.models.errors import UsageError
+from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
+from edgepress.models.terminal.chatter import without_chatter
+from edgepress.models.terminal.installation import how_to_install
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgepress.compress.quantize.model import Quantized
 
 
-def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, dict[str, list[str | None]]]:
+def convert_float(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[bytes, dict[str, list[str | None]]]:
     """A float graph as a float TFLite file of batch 1, images with channels last.
 
     Args:
@@ -63,7 +68,7 @@ def convert_float(module: Any, example_inputs: tuple[Any, ...]) -> tuple[bytes, 
             litert_torch.convert(wrapped.eval(), examples).export(str(path))
             data = path.read_bytes()
         except ImportError as error:
-            raise UsageError(f"TFLite export needs LiteRT-Torch ({error}): pip install 'edgepress[export]'") from error
+            raise UsageError(f"TFLite export needs LiteRT-Torch ({error}): {how_to_install('litert_torch')}") from error
         except Exception as error:
             reason = str(error).strip().splitlines() or said() or ["no reason given"]
             raise ConversionError(
@@ -89,13 +94,13 @@ def _tidied(data: bytes) -> bytes:
     return pack(model)
 
 
-def float_tflite(module: Any, example_inputs: tuple[Any, ...]) -> ConvertedFile:
+def float_tflite(module: nn.Module, example_inputs: tuple[Any, ...]) -> ConvertedFile:
     """A float network as an fp32 TFLite file."""
     data, layouts = convert_float(flat(module)[0], example_inputs)
     return ConvertedFile(data, {}, [], layouts)
 
 
-def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bool = False) -> ConvertedFile:
+def integer_tflite(quantized: Quantized, example_inputs: tuple[Any, ...], float_io: bool = False) -> ConvertedFile:
     """A quantized network as a TFLite file with exactly its integer parameters.
 
     Args:
@@ -113,87 +118,53 @@ def integer_tflite(quantized: Any, example_inputs: tuple[Any, ...], float_io: bo
     data, layouts = convert_float(stand_in, example_inputs)
     probe = probe_around(example_inputs)
     ours = record_values(marked(stand_in, carried), probe)
-    theirs = run_all(_marked_file(data, carried), [x.numpy() for x in probe])
+    theirs = run_all(marked_tflite(data, carried), [x.numpy() for x in probe])
     operators = described(carried, module, ours, slopes_in(data, dict(theirs)))
     rewritten = rewrite(data, match_values(ours, theirs), quantized, float_io, operators)
     return ConvertedFile(rewritten.data, rewritten.ranges, rewritten.islands, layouts)
 
 
-def _marked_file(data: bytes, carried: Mapping[float, Any]) -> bytes:
-    """The file with the value of every stand-in multiplied by its slope, see `stand_ins.marked`; for matching alone."""
-    from edgepress.deploy.tflite.objects import operator_name, read_objects
-    from edgepress.deploy.tflite.writer import pack, schema
-
-    model = read_objects(data)
-    graph, kinds = model.subgraphs[0], schema()
-    code = kinds.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = kinds.BuiltinOperator.MUL
-    code.version = 1
-    model.operatorCodes.append(code)
-    operators = []
-    for operator in graph.operators:
-        operators.append(operator)
-        slope = float(operator.builtinOptions.alpha) if operator_name(model, operator) == "LEAKY_RELU" else None
-        if slope not in carried:
-            continue
-        result = int(operator.outputs[0])
-        buffer, factor, scaled = kinds.BufferT(), kinds.TensorT(), copy.copy(graph.tensors[result])
-        buffer.data = np.frombuffer(np.float32(slope).tobytes(), np.uint8)
-        model.buffers.append(buffer)
-        factor.shape, factor.type, factor.hasRank = np.zeros(0, np.int32), kinds.TensorType.FLOAT32, True
-        factor.buffer, factor.name, scaled.name = len(model.buffers) - 1, b"slope", b"scaled"
-        graph.tensors += [factor, scaled]
-        product = kinds.OperatorT()
-        product.opcodeIndex = len(model.operatorCodes) - 1
-        product.builtinOptions, product.builtinOptionsType = kinds.MulOptionsT(), kinds.BuiltinOptions.MulOptions
-        product.inputs = np.array([result, len(graph.tensors) - 2], np.int32)
-        product.outputs = np.array([len(graph.tensors) - 1], np.int32)
-        for reader in graph.operators:
-            reader.inputs = np.where(np.asarray(reader.inputs) == result, product.outputs[0], reader.inputs).astype(
-                np.int32
-            )
-        operators.append(product)
-    graph.operators = operators
-    return pack(model)
-
-
-def slopes_in(data: bytes, values: dict[int, np.ndarray]) -> dict[float, np.ndarray]:
-    """Slope of each LEAKY_RELU of a file -> the value that it gives."""
-    from edgepress.deploy.tflite.objects import operator_name, read_objects
-
-    model = read_objects(data)
-    return {
-        float(operator.builtinOptions.alpha): values[int(operator.outputs[0])]
-        for operator in model.subgraphs[0].operators
-        if operator_name(model, operator) == "LEAKY_RELU"
-    }
-
-
 def run_all(data: bytes, inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:
-    """Run a float file and return every float tensor as (index, value), in the order of its operators.
+    """Run a float file in a process of its own and return every float tensor as (index, value), in its order.
 
     Args:
         data: the file, inputs of four dimensions being NHWC.
         inputs: in torch's layout.
+
+    Raises:
+        RuntimeFailure: LiteRT cannot run it, or crashes on it.
     """
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
     from edgepress.deploy.tflite.objects import read_objects
+    from edgepress.deploy.verify.layers import expose_activations
 
-    interpreter = Interpreter(
-        model_content=data,
-        experimental_preserve_all_tensors=True,
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
-    graph = read_objects(data).subgraphs[0]
-    for index, value in zip(graph.inputs, inputs, strict=True):
-        last = np.ascontiguousarray(value.transpose(0, 2, 3, 1)) if value.ndim == 4 else value
-        interpreter.set_tensor(int(index), last)
-    interpreter.invoke()
-    details = {int(d["index"]): d["dtype"] for d in interpreter.get_tensor_details()}
-    order = [*map(int, graph.inputs), *(int(i) for operator in graph.operators for i in operator.outputs)]
-    return [(i, interpreter.get_tensor(i).copy()) for i in order if details.get(i) is np.float32]
+    exposed, layers = expose_activations(data)
+    last = [np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x for x in inputs]
+    given = [int(index) for index in read_objects(data).subgraphs[0].inputs]
+    made = run_outside("litert", exposed, last)
+    values = [*zip(given, last, strict=True), *zip((layer["tensor"] for layer in layers), made, strict=True)]
+    return [(index, value) for index, value in values if value.dtype == np.float32]
+
+
+def run_outside(runtime: str, data: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a converted float file for one sample, computed in a child process, every operator by itself.
+
+    Raises:
+        RuntimeFailure: the runtime cannot run the file, or crashes on it.
+    """
+    from edgepress.deploy.runtimes.engine import EngineOptions
+    from edgepress.deploy.runtimes.isolated import IsolatedEngine
+
+    try:
+        engine = IsolatedEngine(runtime, data, EngineOptions(plain=True))
+        try:
+            # Tokens have 64 bits in torch and 32 in a file of LiteRT-Torch.
+            return engine.run([x.astype(d.dtype, copy=False) for x, d in zip(inputs, engine.inputs, strict=True)])
+        finally:
+            engine.close()
+    except EdgepressError as error:
+        raise RuntimeFailure(
+            f"the converted float network does not run, so that its values are not known: {error}"
+        ) from error
 
 
 @contextmanager
@@ -202,28 +173,12 @@ def silenced() -> Iterator[Any]:
 
     Yields a function that gives the last line of it.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as sink:
-        saved = {}
-        for descriptor in (1, 2):
-            with suppress(OSError):
-                saved[descriptor] = os.dup(descriptor)
-                os.dup2(sink.fileno(), descriptor)
+    from edgepress.compress.quantize.graph.trace import quiet
 
-        def said() -> list[str]:
-            sink.seek(0)
-            return sink.read().decode(errors="replace").strip().splitlines()[-1:]
-
-        from edgepress.compress.quantize.graph.trace import quiet
-
-        level = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
-        try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), quiet():
-                yield said
-        finally:
-            logging.disable(level)
-            for descriptor, copy in saved.items():
-                os.dup2(copy, descriptor)
-                os.close(copy)
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with without_chatter() as said, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), quiet():
+            yield said
+    finally:
+        logging.disable(level)

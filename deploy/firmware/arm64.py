@@ -95,6 +95,12 @@ class Arm64Engine:
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         return self._engine.run(arrays)
 
+    def stream(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._engine.stream(arrays)
+
+    def reset(self) -> None:
+        self._engine.reset()
+
     def arena(self) -> dict[str, int]:
         return {}
 

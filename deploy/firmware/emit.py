@@ -3,20 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgepress.deploy.firmware.layout import Layout
+from edgepress.deploy.firmware.lowering.constants import LINE_WIDTH, number_rows
 from edgepress.deploy.firmware.lowering.context import described
-from edgepress.deploy.firmware.lowering.steps import FieldValue, Network, Step, Value
-from edgepress.deploy.firmware.lowering.values import float_text
+from edgepress.deploy.firmware.lowering.steps import FieldValue, Network, Step, Value, one_byte
+from edgepress.deploy.firmware.operators.values import float_text
 
-_C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint32": "uint32_t", "float32": "float"}
+_C_TYPES = {name: f"{name}_t" for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")} | {
+    "float32": "float"
+}
 #: First line of every C file that is written, since it ends in the firmware of others.
 LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
-_WIDTH = 116
 #: Around declarations, so that C++ links what C compiled.
 _FOR_CPP = (["#ifdef __cplusplus", 'extern "C" {', "#endif", ""], ["#ifdef __cplusplus", "}", "#endif", ""])
 
@@ -39,6 +41,7 @@ def header(network: Network, name: str, layouts: Mapping[str, Layout], source: s
         f"#define {upper}_H_",
         "",
         '#include "ep_kernels.h"',
+        '#include "ep_version.h"',
         "",
         *_by_kernels({k: [f"#define {upper}_ARENA_BYTES {layout.arena_bytes}"] for k, layout in layouts.items()}),
         f"#define {upper}_MACS {network.macs}",
@@ -57,12 +60,34 @@ def header(network: Network, name: str, layouts: Mapping[str, Layout], source: s
         f"/* Place of output i: {_types(network, network.outputs)}. */",
         f"const void *{name}_output(int32_t i);",
         f"void {name}_invoke(void);",
+        *_reset_declared(network, name),
+        "#if EP_CHECK",
+        "/* After each layer, of its output; 0 where that is not whole yet. */",
+        f"extern uint32_t {name}_checksums[{upper}_LAYERS];",
+        "#endif",
+        "/* The arena, aligned to 8 bytes: anyone's between the reading of outputs and the writing of inputs. */",
+        f"void *{name}_arena(void);",
+        "#if EP_CALLER_ARENA",
+        f"/* Memory of {upper}_ARENA_BYTES, aligned to 8 bytes, from now on: several models can share it, each for the",
+        " * time from its inputs to its outputs, and every instance of a model has its own. Give it first. */",
+        f"void {name}_use_arena(void *memory);",
+        "#endif",
         "",
         *_FOR_CPP[1],
         "#endif",
         "",
     ]
     return "\n".join(lines)
+
+
+def _reset_declared(network: Network, name: str) -> list[str]:
+    if not network.states:
+        return []
+    return [
+        "/* What came before is forgotten: variables begin anew. */",
+        f"#define {name.upper()}_VARIABLES {len(network.states)}",
+        f"void {name}_reset(void);",
+    ]
 
 
 def _types(network: Network, tensors: Sequence[int]) -> str:
@@ -87,12 +112,15 @@ def _comment(text: str) -> str:
     return "".join(c if c.isalnum() or c in " _-.:;,()[]" else "_" for c in text)[:60]
 
 
-def layers(network: Network, name: str, layouts: Mapping[str, Layout]) -> str:
-    """NAME.c: one function for each step, with its structure beside it."""
+def layers(network: Network, name: str, layouts: Mapping[str, Layout], digest: str) -> str:
+    """NAME.c: one function for each step, with its structure beside it; `digest` is that of its kernels."""
     upper = name.upper()
     out = [
         f'#include "{name}.h"',
         "",
+        "#include <string.h>",
+        "",
+        '#include "ep_operators.h"',
         f'#include "{name}_weights.h"',
         "",
         "/* Layers stay functions of their own, so that a debugger and a profiler see them. */",
@@ -102,18 +130,29 @@ def layers(network: Network, name: str, layouts: Mapping[str, Layout]) -> str:
         "#define LAYER static void",
         "#endif",
         "",
+        f"#if EP_KERNELS_DIGEST != {digest}u",
+        f'#error "{name} was generated for other kernels: export all models with one version of edgepress"',
+        "#endif",
+        "",
+        "#if EP_CALLER_ARENA",
+        "static int8_t *arena;",
+        f"void {name}_use_arena(void *memory) {{ arena = (int8_t *)memory; }}",
+        "#else",
         "/* The union gives the arena the alignment of everything that is ever in it. */",
         "static union {",
         f"  int8_t bytes[{upper}_ARENA_BYTES];",
         f"  float floats[{upper}_ARENA_BYTES / 4];",
         f"  int64_t words[{upper}_ARENA_BYTES / 8];",
         f"  void *pointers[{upper}_ARENA_BYTES / sizeof(void *)];",
-        "} arena;",
+        "} own EP_ARENA_SECTION;",
+        "#define arena own.bytes",
+        "#endif",
         "",
         "/* Offsets of tensors (T, by number in the file) and of scratch (S, by layer). */",
         *_by_kernels({kernels: _offsets(network, layout) for kernels, layout in layouts.items()}),
         "",
     ]
+    out += _states(network, name)
     for number, step in enumerate(network.steps):
         out += _layer(network, name, number, step)
     for side, tensors, kind in (("input", network.inputs, ""), ("output", network.outputs, "const ")):
@@ -121,9 +160,66 @@ def layers(network: Network, name: str, layouts: Mapping[str, Layout]) -> str:
         for i, tensor in enumerate(tensors[:-1]):
             out.append(f"  if (i == {i}) return {_place(network, name, tensor)};")
         out += ["  (void)i;", f"  return {_place(network, name, tensors[-1])};", "}", ""]
-    out.append(f"void {name}_invoke(void) {{")
-    out += [f"  {layer_name(number, step)}();" for number, step in enumerate(network.steps)]
+    out += [f"void *{name}_arena(void) {{ return arena; }}", ""]
+    out += [
+        "#if EP_CHECK",
+        f"uint32_t {name}_checksums[{upper}_LAYERS];",
+        f"#define CHECK(layer, output, bytes) {name}_checksums[layer] = ep_checksum(output, bytes);",
+        "#else",
+        "#define CHECK(layer, output, bytes)",
+        "#endif",
+        "",
+        f"void {name}_invoke(void) {{",
+    ]
+    out += ["  if (!ready) " + f"{name}_reset();"] if network.states else []
+    for number, step in enumerate(network.steps):
+        out.append(f"  {layer_name(number, step)}();")
+        if completes(network, number):
+            size = network.values[network.home(step.output)].size_bytes
+            out.append(f"  CHECK({number}, {_place(network, name, step.output)}, {size})")
     return "\n".join([*out, "}", ""])
+
+
+def completes(network: Network, number: int) -> bool:
+    """Whether a step leaves a whole tensor behind: what is filled part by part is whole after the last."""
+    home = network.home(network.steps[number].output)
+    for step in network.steps[number + 1 :]:
+        if home in {network.home(t) for t in step.inputs}:
+            return True
+        if network.home(step.output) == home:
+            return False
+    return True
+
+
+def _states(network: Network, name: str) -> list[str]:
+    """What outlives an inference, and how it begins."""
+    if not network.states:
+        return []
+    lines, begin, at = [], [], 0
+    for number, values in network.states.items():
+        lines.append(f"#define V{number} {at} /* {described(network.values[number].shape)} */")
+        place = f"state.bytes + V{number}"
+        begin.append(
+            f"  memset({place}, {values.tobytes()[0]}, {values.nbytes});"
+            if one_byte(values)
+            else f"  memcpy({place}, {name}_state_{number}, {values.nbytes});"
+        )
+        at += -(-values.nbytes // 8) * 8
+    return [
+        "/* Variables, which outlive an inference. */",
+        *lines,
+        "static union {",
+        f"  int8_t bytes[{at}];",
+        f"  int64_t words[{at} / 8];",
+        "} state;",
+        "static int ready;",
+        "",
+        f"void {name}_reset(void) {{",
+        *begin,
+        "  ready = 1;",
+        "}",
+        "",
+    ]
 
 
 def layer_name(number: int, step: Step) -> str:
@@ -154,17 +250,14 @@ def _layer(network: Network, name: str, number: int, step: Step) -> list[str]:
         arguments = ["&layer"]
     pointers = [_place(network, name, tensor) for tensor in step.inputs]
     target = _place(network, name, step.output)
-    types = ["const int8_t *"] * len(pointers)
-    if step.kernel == "ep_quantize":
-        types = ["const float *"]
-    target_type = "float *" if step.kernel == "ep_dequantize" else "int8_t *"
-    arguments += [f"({t}){p}" if p.startswith("(void") else p for t, p in zip(types, pointers, strict=True)]
-    arguments.append(f"({target_type}){target}" if target.startswith("(void") else target)
+    arguments += [*pointers, target]
     call = f"  {step.kernel}({', '.join(arguments)});"
     if step.fast_kernel:
-        scratch = f"arena.bytes + S{number}" if step.scratch_bytes else "(void *)0"
+        scratch = f"arena + S{number}" if step.scratch_bytes else "(void *)0"
         fast_call = f"  {step.fast_kernel}({', '.join([*arguments, scratch])});"
         return [*out, "#if EP_FAST", fast_call, "#else", call, "#endif", "}", ""]
+    if step.scratch_bytes:
+        call = f"  {step.kernel}({', '.join([*arguments, f'arena + S{number}'])});"
     return [*out, call, "}", ""]
 
 
@@ -173,15 +266,15 @@ def _place(network: Network, name: str, tensor: int) -> str:
     value = network.values[home]
     if value.data is not None:
         return f"{name}_tensor_{home}"
-    place = f"arena.bytes + T{home}"
-    return f"(void *)({place})" if value.dtype == "float32" else place
+    place = f"state.bytes + V{home}" if home in network.states else f"arena + T{home}"
+    return place if value.dtype == "int8" else f"(void *)({place})"
 
 
 def _fields(step: Step, name: str, number: int) -> list[str]:
     parts = [f".{field} = {_field(value, step, name, number)}" for field, value in step.fields.items()]
     lines, line = [], "   "
     for part in parts:
-        if len(line) + len(part) + 2 > _WIDTH:
+        if len(line) + len(part) + 2 > LINE_WIDTH:
             lines.append(line)
             line = "   "
         line += f" {part},"
@@ -210,7 +303,7 @@ def arrays(network: Network, name: str) -> list[tuple[str, np.ndarray]]:
         data = network.values[tensor].data
         if data is not None:
             found.append((f"{name}_tensor_{tensor}", data))
-    return found
+    return found + [(f"{name}_state_{i}", v) for i, v in network.states.items() if not one_byte(v)]
 
 
 def weights_header(network: Network, name: str) -> str:
@@ -231,10 +324,15 @@ def weights_header(network: Network, name: str) -> str:
 
 def weights(network: Network, name: str) -> str:
     """NAME_weights.c."""
-    lines = [f'#include "{name}_weights.h"', ""]
+    lines = [f'#include "{name}_weights.h"', "", '#include "ep_version.h"', ""]
     for label, array in arrays(network, name):
         numbers = array.reshape(-1).tolist()
-        lines += [f"{declared(label, array)} = {{", *number_rows(numbers, array.dtype == np.uint32), "};", ""]
+        lines += [
+            f"{declared(label, array)} EP_WEIGHTS_SECTION = {{",
+            *number_rows(numbers, array.dtype == np.uint32),
+            "};",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -242,20 +340,9 @@ def declared(label: str, array: np.ndarray) -> str:
     return f"const {_C_TYPES[array.dtype.name]} {label}[{array.size}]"
 
 
-def number_rows(values: Iterable[int | float], hexadecimal: bool = False) -> list[str]:
-    lines, line = [], "   "
-    for value in values:
-        # -2147483648 is no constant of int in C, but the negation of one of long.
-        text = f"0x{value:08x}" if hexadecimal else "INT32_MIN" if value == -(2**31) else str(value)
-        if len(line) + len(text) + 2 > _WIDTH:
-            lines.append(line)
-            line = "   "
-        line += f" {text},"
-    return [*lines, line]
-
-
 def write_sources(folder: Path, texts: dict[str, str]) -> None:
-    """Write files into an existing folder; C says under which licence it is."""
+    """Write files into a folder and those within; C says under which licence it is."""
     for file, text in texts.items():
         licensed = text if text.startswith(LICENCE) or Path(file).suffix not in (".c", ".h") else LICENCE + text
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(licensed, encoding="utf-8")

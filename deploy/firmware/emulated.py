@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,29 +22,34 @@ from edgepress.deploy.firmware.emit import layer_name, write_sources
 from edgepress.deploy.firmware.host import (
     CompilerFailure,
     bytes_to_samples,
-    port_details,
-    run_batches,
+    kernel_objects,
     run_compiler,
     samples_to_bytes,
 )
-from edgepress.deploy.firmware.instructions import Instructions, by_layer, counted
+from edgepress.deploy.firmware.instructions import (
+    Block,
+    Instructions,
+    by_layer,
+    counted,
+    executed_blocks,
+    front_end_instructions,
+)
 from edgepress.deploy.firmware.sources import (
     EXACT,
     HOT_SOURCES,
+    KERNEL_SOURCES,
     Firmware,
     compiled_sources,
-    firmware,
-    random_sample,
     sources,
     substituted,
     switches,
     template,
 )
-from edgepress.deploy.runtimes.engine import EngineOptions
-from edgepress.deploy.runtimes.tensor_details import TensorDetails
+from edgepress.models.children import bound
 from edgepress.models.errors import RuntimeFailure, UsageError, VerdictError
 
 if TYPE_CHECKING:
+    from edgepress.deploy.firmware.front_end.emit import FrontEnd
     from edgepress.models.devices.device import DeviceClass
 
 #: What must be left of the RAM; the kernels' own use is far below and is reported.
@@ -85,11 +90,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Run:
-    """What an emulated run gave: outputs [N, ...] each, bytes of stack, instructions where they were counted."""
+    """What an emulated run gave: outputs [N, ...] each, bytes of stack, instructions where they were counted.
+
+    `front_end_instructions`: of one clip, before its network; None where nothing was heard or counted.
+    """
 
     outputs: list[np.ndarray]
     stack_bytes: int
     instructions: Instructions | None
+    front_end_instructions: int | None = None
 
 
 def memory_limits(runtime: str, device: DeviceClass | None = None) -> tuple[int, int]:
@@ -113,6 +122,8 @@ class EmulatedCore:
         runtime: a key of `BOARDS`.
         kernels: a key of `KERNELS`; None takes what the core has instructions for.
         flash_bytes, ram_bytes: the linker's limits; None takes the device class's.
+        timeout_s: of one emulated run.
+        listening: with the network's front end: `hear` runs it, `run` does not.
 
     Raises:
         DoesNotFit: flash or RAM is too small. RuntimeFailure: a tool is missing.
@@ -127,14 +138,17 @@ class EmulatedCore:
         flash_bytes: int | None = None,
         ram_bytes: int | None = None,
         timeout_s: float = 600.0,
-        changes: dict[str, str] | None = None,
+        listening: bool = False,
     ):
         if runtime not in BOARDS:
             raise UsageError(f"runtime = {runtime!r} is no emulated core: allowed are {', '.join(BOARDS)}")
+        if listening and made.front_end is None:
+            raise UsageError("this network has no front end to listen through")
         if reason := missing_tools(runtime):
             raise RuntimeFailure(f"the runtime {runtime} cannot run: {reason}")
         self.made: Firmware = made
         self.runtime: str = runtime
+        self._main: str = "core_listen_main.c" if listening else "core_main.c"
         self._board, self._timeout_s = BOARDS[runtime], timeout_s
         defaults = memory_limits(runtime)
         self._flash, self._ram = flash_bytes or defaults[0], ram_bytes or defaults[1]
@@ -142,12 +156,12 @@ class EmulatedCore:
         self._temporary = TemporaryDirectory(prefix="edgepress-")
         self._folder = Path(self._temporary.name)
         try:
-            self._build(changes or {})
+            self._build()
         except BaseException:
             self.close()
             raise
 
-    def _build(self, changes: dict[str, str]) -> None:
+    def _build(self) -> None:
         board, made = self._board, self.made
         flash, ram = min(self._flash, board.flash_bytes), min(self._ram, board.ram_bytes)
         script = substituted(
@@ -163,28 +177,19 @@ class EmulatedCore:
             self._folder,
             {
                 **sources(made, "a .tflite file"),
-                "core_main.c": substituted("core_main.c", made),
+                self._main: substituted(self._main, made),
+                "ep_semihosting.h": template("ep_semihosting.h"),
                 board.family.startup: template(board.family.startup),
                 "core.ld": script,
-                **changes,
             },
         )
-        compiler = [
-            f"{board.family.tools}-gcc",
-            "-std=gnu99",
-            *board.family.flags,
-            *board.flags,
-            EXACT,
-            "-ffunction-sections",
-            "-fdata-sections",
-            *switches(self.kernels),
-        ]
-        small = [name for name in compiled_sources(made) if name not in HOT_SOURCES]
-        objects = [str(Path(name).with_suffix(".o")) for name in (*HOT_SOURCES, *small)]
-        run_compiler([*compiler, "-O2", "-c", *HOT_SOURCES], self._folder)
-        run_compiler([*compiler, "-Os", "-c", *small], self._folder)
+        program, flags = f"{board.family.tools}-gcc", self._flags()
+        cold = tuple(name for name in KERNEL_SOURCES if name not in HOT_SOURCES)
+        own = [name for name in compiled_sources(made) if name not in KERNEL_SOURCES]
+        run_compiler([program, *flags, "-Os", "-c", *own], self._folder)
         command = [
-            *compiler,
+            program,
+            *flags,
             "-Os",
             "-nostartfiles",
             "-Wl,--gc-sections",
@@ -194,8 +199,10 @@ class EmulatedCore:
             "-o",
             "firmware.elf",
             board.family.startup,
-            "core_main.c",
-            *objects,
+            self._main,
+            *map(str, kernel_objects(program, (*flags, "-O2"), HOT_SOURCES)),
+            *map(str, kernel_objects(program, (*flags, "-Os"), cold)),
+            *(str(Path(name).with_suffix(".o")) for name in own),
             "-lm",
             "-lc",
             "-lgcc",
@@ -208,6 +215,12 @@ class EmulatedCore:
                 raise
             self._too_large(over, flash, ram, error)
         self.sizes: Sizes = self._sizes()
+
+    def _flags(self) -> tuple[str, ...]:
+        """Of the compiler, for everything but how far it optimises."""
+        board = self._board
+        sections = ("-ffunction-sections", "-fdata-sections")
+        return ("-std=gnu99", *board.family.flags, *board.flags, EXACT, *sections, *switches(self.kernels))
 
     def _too_large(self, over: dict[str, int], flash: int, ram: int, cause: Exception) -> None:
         if (flash < self._flash and "FLASH" in over) or (ram < self._ram and "RAM" in over):
@@ -254,11 +267,57 @@ class EmulatedCore:
         Raises:
             RuntimeFailure: it faulted, took too long, or instructions cannot be counted here.
         """
+        inputs = [self.made.network.values[t] for t in self.made.network.inputs]
+        return self._execute(samples_to_bytes(inputs, arrays), len(arrays[0]), count)
+
+    def hear(self, clips: np.ndarray, *, count: bool = False) -> Run:
+        """Let N clips be heard, int16 [N, clip_samples], in pieces as a microphone gives them; one decision each.
+
+        Raises:
+            UsageError: other clips. RuntimeFailure: see `run`.
+        """
+        front_end = self.made.front_end
+        wanted = 0 if front_end is None else front_end.clip_samples
+        if clips.dtype != np.int16 or clips.ndim != 2 or clips.shape[1] != wanted:
+            raise UsageError(f"clips must be int16 [N, {wanted}], not {clips.dtype} {list(clips.shape)}")
+        return self._execute(np.ascontiguousarray(clips).tobytes(), len(clips), count)
+
+    def _execute(self, given: bytes, samples: int, count: bool) -> Run:
         network = self.made.network
-        (self._folder / "input.bin").write_bytes(samples_to_bytes([network.values[t] for t in network.inputs], arrays))
+        (self._folder / "input.bin").write_bytes(given)
         output = self._folder / "output.bin"
         output.unlink(missing_ok=True)
-        command = [
+        command = self._command()
+        rows: list[tuple[int, int]] = []
+        symbols: dict[str, int] = {}
+        if count:
+            symbols = self._symbols()
+            names = [
+                f"{self.made.name}_invoke",
+                *(layer_name(i, s) for i, s in enumerate(network.steps)),
+                "ep_inference_done",
+                *(["ep_clip_begins"] if "ep_clip_begins" in symbols else []),
+            ]
+            code, rows = counted(command, self._folder, [symbols[name] for name in names], self._timeout_s)
+        else:
+            code = self._emulate(command)
+        if code != 0:
+            what = "a fault stopped it" if code == 99 else f"it ended with code {code}"
+            raise RuntimeFailure(f"the firmware failed on the emulated {self.runtime}: {what}")
+        data = output.read_bytes()
+        heard = "listen" in self._main
+        values = [network.values[t] for t in network.outputs][: 1 if heard else None]
+        outputs = bytes_to_samples(values, data[:-4], samples)
+        return Run(
+            outputs,
+            int.from_bytes(data[-4:], "little"),
+            by_layer(self.made, symbols, rows) if count else None,
+            front_end_instructions(self.made, symbols, rows) if count and heard else None,
+        )
+
+    def _command(self) -> list[str]:
+        """What runs the firmware."""
+        return [
             self._board.family.emulator,
             "-M",
             self._board.machine,
@@ -273,29 +332,25 @@ class EmulatedCore:
             "-kernel",
             "firmware.elf",
         ]
-        rows: list[tuple[int, int]] = []
-        symbols: dict[str, int] = {}
-        if count:
-            symbols = self._symbols()
-            names = [
-                f"{self.made.name}_invoke",
-                *(layer_name(i, s) for i, s in enumerate(network.steps)),
-                "ep_inference_done",
-            ]
-            code, rows = counted(command, self._folder, [symbols[name] for name in names], self._timeout_s)
-        else:
-            code = self._emulate(command)
-        if code != 0:
-            what = "a fault stopped it" if code == 99 else f"it ended with code {code}"
-            raise RuntimeFailure(f"the firmware failed on the emulated {self.runtime}: {what}")
-        data = output.read_bytes()
-        outputs = bytes_to_samples([network.values[t] for t in network.outputs], data[:-4], len(arrays[0]))
-        return Run(outputs, int.from_bytes(data[-4:], "little"), by_layer(self.made, symbols, rows) if count else None)
+
+    def executed(self, arrays: Sequence[np.ndarray]) -> tuple[list[Block], str]:
+        """Blocks of instructions of the first inference, how often each was executed, and the disassembly.
+
+        Raises:
+            RuntimeFailure: it faulted, took too long, or instructions cannot be counted here.
+        """
+        network, symbols = self.made.network, self._symbols()
+        (self._folder / "input.bin").write_bytes(samples_to_bytes([network.values[t] for t in network.inputs], arrays))
+        start, end = symbols[f"{self.made.name}_invoke"], symbols["ep_inference_done"]
+        code, blocks = executed_blocks(self._command(), self._folder, start, end, self._timeout_s)
+        if code != 0 or not blocks:
+            raise RuntimeFailure(f"the firmware failed on the emulated {self.runtime}: it ended with code {code}")
+        return blocks, run_compiler([f"{self._board.family.tools}-objdump", "-d", "firmware.elf"], self._folder)
 
     def _emulate(self, command: Sequence[str]) -> int:
         try:
             return subprocess.run(
-                command,
+                bound(command),
                 cwd=self._folder,
                 capture_output=True,
                 timeout=self._timeout_s,
@@ -316,46 +371,7 @@ class EmulatedCore:
         self.close()
 
 
-class EmulatedEngine:
-    """See `edgepress.deploy.runtimes.engine.Engine`: the generated firmware on an emulated core."""
-
-    def __init__(self, runtime: str, model: bytes, options: EngineOptions):
-        self._core = EmulatedCore(firmware(model), runtime)
-        network = self._core.made.network
-        self.inputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.inputs])
-        self.outputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.outputs])
-        self._stack_bytes: int | None = None
-
-    def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return run_batches(self._run, arrays, self.inputs)
-
-    def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        done = self._core.run(arrays)
-        self._stack_bytes = done.stack_bytes
-        return done.outputs
-
-    def arena(self) -> dict[str, int]:
-        """The static arena; there is no other part."""
-        return {"head": self._core.arena_bytes, "total": self._core.arena_bytes}
-
-    def figures(self) -> dict[str, Any]:
-        """Flash, RAM, stack in bytes and instructions of one inference on a random input, in total and by layer."""
-
-        done = self._core.run(random_sample(self._core.made.network), count=True)
-        assert done.instructions is not None
-        sizes, counts = self._core.sizes, done.instructions
-        return {
-            "flash_bytes": sizes.flash,
-            "ram_bytes": sizes.ram,
-            "arena_bytes": sizes.arena,
-            "stack_bytes": done.stack_bytes,
-            "kernels": self._core.kernels,
-            "instructions": counts.total,
-            "layers": [
-                {"name": layer.name, "operator": layer.code, "instructions": layer.instructions, "macs": layer.macs}
-                for layer in counts.layers
-            ],
-        }
-
-    def close(self) -> None:
-        self._core.close()
+def noise(front_end: FrontEnd, seed: int = 1) -> np.ndarray:
+    """A clip of noise, int16 [1, clip_samples]."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(-8000, 8000, (1, front_end.clip_samples), dtype=np.int16)

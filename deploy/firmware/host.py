@@ -24,12 +24,13 @@ from edgepress.deploy.firmware.sources import (
     compiled_sources,
     firmware,
     host_main,
+    kernels,
     sources,
     switches,
-    template,
 )
-from edgepress.deploy.runtimes.engine import EngineOptions
+from edgepress.deploy.runtimes.engine import EngineOptions, batches_of, samples, stacked
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
+from edgepress.models.children import bound
 from edgepress.models.errors import RuntimeFailure
 
 #: The generated C is held to these; a warning is an error.
@@ -69,6 +70,7 @@ class HostProgram:
         made: the network.
         kernels: a key of `KERNELS`; the instructions of "dsp" are emulated.
         sanitize: under AddressSanitizer and UndefinedBehaviorSanitizer.
+        check: with a checksum of every layer, for `run_checked`.
         changes: file name -> text that replaces the generated one (tests plant faults with it).
     """
 
@@ -78,18 +80,23 @@ class HostProgram:
         *,
         kernels: str = "plain",
         sanitize: bool = False,
+        check: bool = False,
         changes: dict[str, str] | None = None,
         timeout_s: float = 300.0,
     ):
-        self._made, self._timeout_s = made, timeout_s
+        self._made, self._timeout_s, self._check = made, timeout_s, check
         self._folder = TemporaryDirectory(prefix="edgepress-")
         folder = Path(self._folder.name)
         write_sources(folder, {**sources(made, "a .tflite file"), "host_main.c": host_main(made), **(changes or {})})
         self._program = folder / "program"
         optimization = ("-O1", "-g", *SANITIZERS) if sanitize else ("-O2",)
-        flags = (*WARNINGS, *optimization, "-ffp-contract=off", *switches(kernels))
+        flags = (*WARNINGS, *optimization, "-ffp-contract=off", *switches(kernels), f"-DEP_CHECK={int(check)}")
         own = [file for file in compiled_sources(made) if file not in KERNEL_SOURCES]
-        linked = list(KERNEL_SOURCES) if changes else [str(path) for path in kernel_objects(compiler(), flags)]
+        linked = (
+            list(KERNEL_SOURCES)
+            if changes and {*KERNEL_HEADERS, *KERNEL_SOURCES} & set(changes)
+            else [str(path) for path in kernel_objects(compiler(), flags)]
+        )
         try:
             run_compiler([compiler(), *flags, "-o", "program", "host_main.c", *own, *linked, "-lm"], folder)
         except BaseException:
@@ -102,11 +109,15 @@ class HostProgram:
         Raises:
             RuntimeFailure: it crashed, a sanitizer stopped it, or it took too long.
         """
+        return self.run_checked(arrays)[0]
+
+    def run_checked(self, arrays: Sequence[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+        """`run`, and the checksums of the layers, uint32 [N, layers]; of a program without `check`, [N, 0]."""
         network = self._made.network
         given = samples_to_bytes([network.values[t] for t in network.inputs], arrays)
         try:
             done = subprocess.run(
-                [str(self._program)], input=given, capture_output=True, timeout=self._timeout_s, check=False
+                bound([str(self._program)]), input=given, capture_output=True, timeout=self._timeout_s, check=False
             )
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(
@@ -117,7 +128,13 @@ class HostProgram:
             raise RuntimeFailure(
                 f"the generated C ended with code {done.returncode}" + (f": {said[0][:300]}" if said else "")
             )
-        return bytes_to_samples([network.values[t] for t in network.outputs], done.stdout, len(arrays[0]))
+        values, layers = [network.values[t] for t in network.outputs], len(network.steps) if self._check else 0
+        outputs = sum(value.size_bytes for value in values)
+        if len(done.stdout) != len(arrays[0]) * (outputs + 4 * layers):
+            raise RuntimeFailure(f"the generated C gave {len(done.stdout)} bytes for {len(arrays[0])} samples")
+        rows = np.frombuffer(done.stdout, np.uint8).reshape(len(arrays[0]), -1)
+        sums = np.ascontiguousarray(rows[:, outputs:]).view("<u4").reshape(len(rows), layers)
+        return bytes_to_samples(values, rows[:, :outputs].tobytes(), len(rows)), sums
 
     def close(self) -> None:
         """Remove the program."""
@@ -133,16 +150,16 @@ class HostProgram:
 
 
 @cache
-def kernel_objects(program: str, flags: tuple[str, ...]) -> tuple[Path, ...]:
+def kernel_objects(program: str, flags: tuple[str, ...], files: tuple[str, ...] = KERNEL_SOURCES) -> tuple[Path, ...]:
     """The kernels, compiled once for each set of flags and kept until this process ends."""
-    folder = Path(_kernel_folder(flags).name)
-    write_sources(folder, {file: template(file) for file in (*KERNEL_HEADERS, *KERNEL_SOURCES)})
-    run_compiler([program, *flags, "-c", *KERNEL_SOURCES], folder)
-    return tuple(folder / Path(file).with_suffix(".o") for file in KERNEL_SOURCES)
+    folder = Path(_kernel_folder(program, flags, files).name)
+    write_sources(folder, kernels())
+    run_compiler([program, *flags, "-c", *files], folder)
+    return tuple(folder / Path(file).with_suffix(".o") for file in files)
 
 
 @cache
-def _kernel_folder(flags: tuple[str, ...]) -> TemporaryDirectory[str]:
+def _kernel_folder(program: str, flags: tuple[str, ...], files: tuple[str, ...]) -> TemporaryDirectory[str]:
     folder = TemporaryDirectory(prefix="edgepress-")
     atexit.register(folder.cleanup)
     return folder
@@ -223,10 +240,24 @@ class HostEngine:
         self._arena_bytes = made.layouts["plain"].arena_bytes
         self.inputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.inputs])
         self.outputs: tuple[TensorDetails, ...] = port_details([network.values[t] for t in network.outputs])
+        self._states = bool(network.states)
         self._program = HostProgram(made)
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return run_batches(self._program.run, arrays, self.inputs)
+        return run_batches(self._program.run, arrays, self.inputs, self.outputs)
+
+    def stream(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """A network without variables gives the same as by `run`; the program begins each sample of others anew.
+
+        Raises:
+            RuntimeFailure: the network has variables.
+        """
+        if self._states:
+            raise RuntimeFailure("C on this machine begins every sample anew: run a stream on tflm or litert")
+        return self.run(arrays)
+
+    def reset(self) -> None:
+        return
 
     def arena(self) -> dict[str, int]:
         """The static arena; there is no other part."""
@@ -240,13 +271,12 @@ def run_batches(
     run: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
     arrays: Sequence[np.ndarray],
     inputs: Sequence[TensorDetails],
+    outputs: Sequence[TensorDetails],
 ) -> list[np.ndarray]:
-    """Cut [N, ...] into batches of the network's own fixed size, the last one filled up with zeros."""
-    batch = inputs[0].shape[0] if inputs[0].shape else 1
-    count = len(arrays[0])
-    missing = -count % batch
-    filled = [np.concatenate([a, np.zeros((missing, *a.shape[1:]), a.dtype)]) if missing else a for a in arrays]
-    shaped = [a.reshape(-1, *details.shape) for a, details in zip(filled, inputs, strict=True)]
-    if not count:
-        return run(shaped)
-    return [made.reshape(-1, *made.shape[2:])[:count] for made in run(shaped)]
+    """Run stacked inputs, one run of the network after the other (`edgepress.deploy.runtimes.engine.Batches`)."""
+    count = batches_of([len(array) for array in arrays], inputs)
+    if not count.runs:
+        return run([a.reshape(-1, *details.shape) for a, details in zip(arrays, inputs, strict=True)])
+    cuts = list(samples(arrays, inputs))
+    made = run([np.stack(of_one) for of_one in zip(*cuts, strict=True)])
+    return stacked([list(of_one) for of_one in made], arrays, inputs, outputs)

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgepress.deploy.firmware.emit import layer_name
 from edgepress.deploy.firmware.host import CompilerFailure, compiler, run_compiler
 from edgepress.deploy.firmware.sources import Firmware, template
+from edgepress.models.children import bound
 from edgepress.models.errors import RuntimeFailure
 
 _FILE = "count_plugin.c"
@@ -80,6 +81,43 @@ def counted(
     Raises:
         RuntimeFailure: this QEMU takes no plugins, no compiler is here, or it took too long.
     """
+    code, lines = _with_plugin(command, folder, marks, "", timeout_s)
+    return code, [(int(address, 16), int(count)) for address, count in lines]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Instructions that are executed one after the other.
+
+    Attributes:
+        start: address.
+        instructions: how many.
+        times: how often it was executed.
+        left: how often what came next was not what follows in memory.
+    """
+
+    start: int
+    instructions: int
+    times: int
+    left: int
+
+
+def executed_blocks(
+    command: Sequence[str], folder: Path, start: int, end: int, timeout_s: float
+) -> tuple[int, list[Block]]:
+    """(exit code, blocks) of what an emulator executes from the first time at `start` to the first time at `end`.
+
+    Raises:
+        RuntimeFailure: see `counted`.
+    """
+    code, lines = _with_plugin(command, folder, (start, end), ",blocks=1", timeout_s)
+    return code, [Block(int(address, 16), int(n), int(times), int(left)) for address, n, times, left in lines]
+
+
+def _with_plugin(
+    command: Sequence[str], folder: Path, marks: Sequence[int], more: str, timeout_s: float
+) -> tuple[int, list[list[str]]]:
+    """(exit code, the words of each line that the plugin wrote)."""
     said = ""
     for version in _VERSIONS:
         try:
@@ -87,10 +125,10 @@ def counted(
         except CompilerFailure as error:
             raise RuntimeFailure(f"the plugin that counts instructions cannot be built: {error}") from error
         out = folder / "marks.txt"
-        option = f"{plugin},marks={':'.join(f'{mark:x}' for mark in marks)},out={out}"
+        option = f"{plugin},marks={':'.join(f'{mark:x}' for mark in marks)},out={out}{more}"
         try:
             done = subprocess.run(
-                [*command, "-plugin", option],
+                bound([*command, "-plugin", option]),
                 cwd=folder,
                 capture_output=True,
                 text=True,
@@ -101,8 +139,7 @@ def counted(
         except subprocess.TimeoutExpired:
             raise RuntimeFailure(f"the emulated run took longer than {timeout_s:g} s") from None
         if out.exists():
-            rows = [line.split() for line in out.read_text().splitlines()]
-            return done.returncode, [(int(address, 16), int(count)) for address, count in rows]
+            return done.returncode, [line.split() for line in out.read_text().splitlines()]
         said = done.stderr.strip()
         if "version" not in said:
             break
@@ -117,7 +154,10 @@ def by_layer(made: Firmware, symbols: dict[str, int], rows: Sequence[tuple[int, 
     """
     start, end = symbols[f"{made.name}_invoke"], symbols["ep_inference_done"]
     inferences: list[list[tuple[int, int]]] = []
+    layers_and_ends = {start, end, *(symbols[layer_name(i, step)] for i, step in enumerate(made.network.steps))}
     for address, count in rows:
+        if address not in layers_and_ends:
+            continue
         if address == start:
             inferences.append([])
         if inferences:
@@ -135,3 +175,18 @@ def by_layer(made: Firmware, symbols: dict[str, int], rows: Sequence[tuple[int, 
         for i, step in enumerate(steps)
     )
     return Instructions(counts[-1] - counts[0], layers, min(totals), max(totals))
+
+
+def front_end_instructions(made: Firmware, symbols: dict[str, int], rows: Sequence[tuple[int, int]]) -> int:
+    """Instructions from the start of the first clip to its network, the reading of samples included.
+
+    Raises:
+        RuntimeFailure: the marks of a clip are not complete.
+    """
+    begins, invoke = symbols["ep_clip_begins"], symbols[f"{made.name}_invoke"]
+    found = [(address, count) for address, count in rows if address in (begins, invoke)]
+    if [address for address, _ in found[:2]] != [begins, invoke]:
+        raise RuntimeFailure(
+            "the emulated run did not hear a whole clip; the instructions of its front end are not known"
+        )
+    return found[1][1] - found[0][1]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgepress.deploy.firmware.lowering.steps import Network
-from edgepress.deploy.tflite.memory_plan import Block, Plan, aligned, search
+from edgepress.models.footprint.placement import Block, Plan, aligned, search
 
 #: More placements than this gain nothing on the networks here, and cost seconds on large ones.
 _TRIES = 400
@@ -30,8 +30,8 @@ class Layout:
     lower_bound_bytes: int
 
 
-def lay_out(network: Network, kernels: str) -> Layout:
-    """Place everything that is not constant, and the scratch of one kind of kernels."""
+def lay_out(network: Network, kernels: str, least_bytes: int = 16) -> Layout:
+    """Place everything that is not constant, and the scratch of one kind of kernels, in at least so many bytes."""
     blocks = [Block(tensor, aligned(size), first, last) for tensor, (size, first, last) in lifetimes(network).items()]
     scratch_number = -1
     owners = {}
@@ -44,7 +44,7 @@ def lay_out(network: Network, kernels: str) -> Layout:
     return Layout(
         {t: offset for t, offset in plan.offsets.items() if t >= 0},
         {owners[t]: offset for t, offset in plan.offsets.items() if t < 0},
-        max(16, plan.arena_bytes),
+        max(least_bytes, plan.arena_bytes),
         plan.lower_bound_bytes,
     )
 
@@ -56,7 +56,7 @@ def lifetimes(network: Network) -> dict[int, tuple[int, int, int]]:
 
     def use(tensor: int, first: int, last: int) -> None:
         home = network.home(tensor)
-        if network.values[home].data is not None:
+        if network.values[home].data is not None or home in network.states:
             return
         size, start, stop = found.get(home, (network.values[home].size_bytes, first, last))
         found[home] = (size, min(start, first), max(stop, last))

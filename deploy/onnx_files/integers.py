@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,14 @@ from edgepress.compress.quantize.scheme import (
     quantize_weight,
     weight_scales,
 )
+from edgepress.deploy.onnx_files.differences import differences_as_sums
+from edgepress.deploy.onnx_files.integer_types import in_type, integer_types
 from edgepress.deploy.tflite.carried import Carried, Table, table_of
+
+if TYPE_CHECKING:
+    import onnx
+
+    from edgepress.compress.quantize.model import Quantized
 
 #: Operator with weights -> axis of the output channels of its weight ("Gemm" with transB=1).
 _LAYERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 1}
@@ -44,8 +51,8 @@ _SAME = {
     "ReduceMin",
     "Where",
 }
-#: Which of their computed inputs hold values of the result; of the others, the first.
-_READ = {"Where": slice(1, 3), "Max": slice(2), "Min": slice(2)}
+#: Which of their inputs hold values of the result; of the others, the first.
+_READ = {"Where": slice(1, 3), "Max": slice(None), "Min": slice(None), "Concat": slice(None)}
 #: Operators that give no real values: shapes, truth values, indices.
 _NOT_COMPUTING = {
     *("Shape", "Constant", "Gather", "Concat", "Cast", "ConstantOfShape"),
@@ -67,7 +74,11 @@ class Written:
 
 
 def write_integers(
-    model: Any, names: dict[str, list[str]], quantized: Any, carried: Mapping[float, Carried], unsigned: bool = False
+    model: onnx.ModelProto,
+    names: dict[str, list[str]],
+    quantized: Quantized,
+    carried: Mapping[float, Carried],
+    types: str = "u8u8",
 ) -> Written:
     """Put quantization pairs into a float model, in place; what has no range stays in float.
 
@@ -76,9 +87,9 @@ def write_integers(
         names: value of the model -> nodes of the network with the same value, nearest first.
         quantized: edgepress.compress.quantize Quantized, whose parameters are taken.
         carried: slope of a LeakyRelu -> the table which it stands for.
-        unsigned: 8-bit activations as uint8.
+        types: one of `integer_types.TYPES`.
     """
-    writer = _Writer(model, names, quantized, carried, unsigned)
+    writer = _Writer(model, names, quantized, carried, types)
     writer.write()
     return Written(writer.ranges, writer.islands)
 
@@ -86,15 +97,15 @@ def write_integers(
 class _Writer:
     def __init__(
         self,
-        model: Any,
+        model: onnx.ModelProto,
         names: dict[str, list[str]],
-        quantized: Any,
+        quantized: Quantized,
         carried: Mapping[float, Carried],
-        unsigned: bool,
+        types: str,
     ):
         from onnx import numpy_helper
 
-        self.unsigned, names = unsigned, dict(names)
+        (self.type, self.weight_type), names = integer_types(types), dict(names)
         # Output of an operator that stands for a table of the network -> that one.
         self.carried: dict[str, Table] = {}
         for node in model.graph.node:
@@ -111,6 +122,7 @@ class _Writer:
             found = next((known[name] for name in nodes if name in known), None)
             if found is not None:
                 self.integers[value] = found
+        differences_as_sums(self.graph, self.integers, self.constants, self._stays_float)
         self.readers: dict[str, list[Any]] = {}
         for node in self.graph.node:
             for name in node.input:
@@ -121,7 +133,8 @@ class _Writer:
         self.quantized_as: dict[tuple[str, Integers], str] = {}
         self.ranges: dict[str, dict[str, float]] = {}
         self.islands: list[str] = []
-        self.outputs = {value.name for value in self.graph.output}
+        outputs = [value.name for value in self.graph.output]
+        self.outputs = dict(zip(outputs, quantized.output_integers(), strict=True))
 
     def write(self) -> None:
         self._melt_clipping()
@@ -180,8 +193,9 @@ class _Writer:
             before = len(self.integers)
             for node in nodes:
                 if node.op_type in _SAME:
-                    sources = [name for name in node.input if name and name not in self.constants]
-                    for a, b in [(a, b) for a in sources[_READ.get(node.op_type, slice(1))] for b in node.output]:
+                    read = list(node.input)[_READ.get(node.op_type, slice(1))]
+                    sources = [name for name in read if name and name not in self.constants]
+                    for a, b in [(a, b) for a in sources for b in node.output]:
                         for given, target in ((a, b), (b, a)):
                             if (
                                 given in self.integers
@@ -192,6 +206,9 @@ class _Writer:
                                 self.integers[target] = self.integers[given]
             if len(self.integers) == before:
                 return
+
+    def _holds_floats(self, name: str) -> bool:
+        return name in self.constants and self.constants[name].dtype == np.float32
 
     def _is_computed(self, name: str) -> bool:
         return name not in self.constants and name not in self.graph.input
@@ -220,6 +237,11 @@ class _Writer:
                 inputs[position] = self._pair(name, name, given)
         if own is not None and node.op_type in _LAYERS:
             self._layer(node, inputs, own)
+        elif own is not None and node.op_type == "Gather" and self._holds_floats(inputs[0]):
+            values = own.quantize(self.constants[inputs[0]])  # rows of a table: the integers of the result
+            inputs[0] = self._constant(
+                f"{node.output[0]}_table", self._as_stored(values), np.asarray(own.scale), self._zero_point(own), None
+            )
         elif own is not None and node.op_type in _WITH_CONSTANTS:
             for position, name in enumerate(inputs):
                 values = self.constants.get(name)
@@ -246,7 +268,21 @@ class _Writer:
             outputs, [n.removesuffix("_float") if n not in self.integers else n for n in outputs], strict=True
         ):
             if given in self.integers:
-                self._pair(given, name, self.integers[given])
+                self._rounded(given, name)
+
+    def _rounded(self, value: str, source: str) -> None:
+        """The pair of a value behind its operator, and that of the network's output where it has fewer bits."""
+        own, wanted = self.integers[value], self.outputs.get(value)
+        if wanted is None or wanted == own:
+            self._pair(value, source, own)
+            return
+        whole = f"{value}_inside"
+        inside = self._pair(whole, source, own)
+        self._pair(value, inside, wanted)
+        self.made[value, own], self.quantized_as[value, own] = (
+            self.made.pop((whole, own)),
+            self.quantized_as[whole, own],
+        )
 
     def _table(self, node: Any, own: Integers) -> None:
         """Integers of the input as indices into the integers of the result; negative ones count from the end."""
@@ -256,7 +292,9 @@ class _Writer:
         given = self.integers[source] if self.integers[source].bits == 8 else self._of_bits(source, 8)
         self._pair(source, source, given)
         values = table_of(self.carried[result].function, given, own)
-        table = self._store(f"{result}_table", self._as_stored(values if self.unsigned else np.roll(values, 128)))
+        table = self._store(
+            f"{result}_table", self._as_stored(values if self.type == np.uint8 else np.roll(values, 128))
+        )
         index = f"{result}_index"
         self.nodes.append(helper.make_node("Cast", [self.quantized_as[source, given]], [index], to=TensorProto.INT32))
         integers = f"{result}_looked_up"
@@ -297,8 +335,15 @@ class _Writer:
         later = self._bias_after(node) if node.op_type == "MatMul" else None
         scales = weight_scales(weight, axis, bias if later is None else later, given.scale)
         name = node.output[0]
+        stored = quantize_weight(weight, scales, axis)
+        if given.bits == 8:
+            stored = in_type(stored, self.weight_type)
         inputs[1] = self._constant(
-            f"{name}_weight", quantize_weight(weight, scales, axis), scales if axis is not None else scales[0], 0, axis
+            f"{name}_weight",
+            stored,
+            scales if axis is not None else scales[0],
+            128 if stored.dtype == np.uint8 else 0,
+            axis,
         )
         if bias is not None:
             steps = bias_scales(given.scale, scales)
@@ -345,7 +390,7 @@ class _Writer:
 
     def _as_stored(self, values: np.ndarray) -> np.ndarray:
         """int8 activations in the type that was asked for."""
-        return (values.astype(np.int16) + 128).astype(np.uint8) if self.unsigned and values.dtype == np.int8 else values
+        return in_type(values, self.type) if values.dtype == np.int8 else values
 
     def _constant(self, name: str, integers: np.ndarray, scale: np.ndarray, zero_point: Any, axis: int | None) -> str:
         from onnx import helper

@@ -126,7 +126,7 @@ def attributes(node: Any) -> dict[str, Any]:
     return values
 
 
-def _inlined_nodes(name: str, model: Any) -> int:
+def _inlined_nodes(name: str, model: onnx.ModelProto) -> int:
     """Operators once every call of a function is replaced by its body, as the checker and runtimes do it.
 
     Thirty functions that call each other twice are a billion operators: they are counted here, not put in.
@@ -163,7 +163,7 @@ def _inlined_nodes(name: str, model: Any) -> int:
     return of_nodes(model.graph.node, 0) + sum(of_function(called, 0) for called in functions)
 
 
-def _refuse_impossible_scales(name: str, model: Any) -> None:
+def _refuse_impossible_scales(name: str, model: onnx.ModelProto) -> None:
     """A scale of quantization is a positive number: with 0 or NaN every runtime gives the same rubbish."""
     import numpy as np
     import onnx
@@ -183,7 +183,7 @@ def _refuse_impossible_scales(name: str, model: Any) -> None:
             raise UsageError(f"{name} is damaged: the scale {tensor.name!r:.80} holds values that are not positive")
 
 
-def _refuse_external_data(name: str, model: Any) -> None:
+def _refuse_external_data(name: str, model: onnx.ModelProto) -> None:
     for tensor in _all_tensors(model.graph, 0):
         if tensor.data_location == 1 or tensor.external_data:
             raise UsageError(
@@ -205,7 +205,7 @@ def _all_tensors(graph: Any, depth: int) -> Iterable[Any]:
                 yield from _all_tensors(inner, depth + 1)
 
 
-def set_input_shapes(model: Any, shapes: Mapping[str, Sequence[int]]) -> bool:
+def set_input_shapes(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> bool:
     """Write sizes into the inputs of a model; whether there were any.
 
     Raises:
@@ -233,7 +233,7 @@ _BATCH_NAMES = frozenset({"n", "b", "bs", "batch", "batch_size", "batchsize", "b
 _LENGTH_WORDS = ("seq", "len", "time", "frame", "token", "height", "width", "sample")
 
 
-def _fix_batches(model: Any) -> dict[str, tuple[str, ...]]:
+def _fix_batches(model: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
     """Set the number of samples to one; what stays open of the inputs, with the names that the file gives."""
     inputs = _true_inputs(model)
     names = set(_BATCH_NAMES)
@@ -258,7 +258,7 @@ def _fix_batches(model: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _forget_shapes(model: Any) -> None:
+def _forget_shapes(model: onnx.ModelProto) -> None:
     """What the file says of intermediate sizes was true for other ones."""
     del model.graph.value_info[:]
     for value in model.graph.output:
@@ -267,7 +267,7 @@ def _forget_shapes(model: Any) -> None:
                 size.ClearField("dim_param")
 
 
-def _unsettled(model: Any, only_known: bool = False) -> frozenset[str]:
+def _unsettled(model: onnx.ModelProto, only_known: bool = False) -> frozenset[str]:
     """Tensors with a size that inference did not reach; unless `only_known`, those without any shape as well."""
     complete, partial = set(), set()
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
@@ -281,7 +281,7 @@ def _unsettled(model: Any, only_known: bool = False) -> frozenset[str]:
     return frozenset(partial - complete)
 
 
-def _fix_dynamic_sizes(model: Any) -> None:
+def _fix_dynamic_sizes(model: onnx.ModelProto) -> None:
     """Set what is still open of the inputs to one."""
     for value in _true_inputs(model):
         for size in value.type.tensor_type.shape.dim:
@@ -290,13 +290,13 @@ def _fix_dynamic_sizes(model: Any) -> None:
                 _forget_shapes(model)
 
 
-def _true_inputs(model: Any) -> list[Any]:
+def _true_inputs(model: onnx.ModelProto) -> list[Any]:
     """Inputs with values from outside; old files list their weights among the inputs too."""
     initializers = {tensor.name for tensor in model.graph.initializer}
     return [v for v in model.graph.input if v.name not in initializers and v.type.HasField("tensor_type")]
 
 
-def _has_all_shapes(model: Any) -> bool:
+def _has_all_shapes(model: onnx.ModelProto) -> bool:
     known = {
         value.name
         for value in (*model.graph.value_info, *model.graph.output, *model.graph.input)
@@ -308,7 +308,7 @@ def _has_all_shapes(model: Any) -> bool:
     )
 
 
-def _shapes(name: str, model: Any) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
+def _shapes(name: str, model: onnx.ModelProto) -> tuple[dict[str, tuple[int, ...]], dict[str, float]]:
     shapes: dict[str, tuple[int, ...]] = {}
     element_bytes: dict[str, float] = {}
 

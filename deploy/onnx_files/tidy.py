@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 
-def tidy(model: Any) -> None:
+def tidy(model: onnx.ModelProto) -> None:
     """Drop what the exporter notes about its own run: source lines and traces, paths of this machine among them."""
     del model.metadata_props[:]
     model.graph.doc_string = ""
@@ -21,7 +24,7 @@ def tidy(model: Any) -> None:
     model.producer_name = "edgepress"
 
 
-def pool_globally(model: Any) -> None:
+def pool_globally(model: onnx.ModelProto) -> None:
     """ReduceMean over height and width as GlobalAveragePool, for which ONNX Runtime has an integer kernel."""
     from onnx import helper, numpy_helper, shape_inference
 

@@ -17,15 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.runtimes.engine import EngineOptions
+from edgepress.deploy.runtimes.engine import EngineOptions, batches_of
 from edgepress.deploy.runtimes.messages import receive, send
 from edgepress.deploy.runtimes.registry import find_runtime
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
+from edgepress.models.children import bound
 from edgepress.models.command_line import import_path
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 #: CPU time for opening a file: native code may loop on a damaged one for ever. Emulated machines have no such bound.
 _OPEN_CPU_S = 10
+#: More where the runtime has torch to load first.
+_OPEN_CPU_S_OF = {"executorch": 60}
 #: Samples cross in pieces of about this size: few round trips for small networks, and a timeout for each piece.
 _PIECE_BYTES = 1 << 20
 _PIECE_SAMPLES = 256
@@ -57,15 +60,15 @@ class IsolatedEngine:
         inherited = () if packages else (os.environ.get("PYTHONPATH"),)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (*packages, root, *inherited) if p)
         self._process = subprocess.Popen(
-            [*interpreter, "-P", "-m", "edgepress.deploy.runtimes.worker", runtime],
+            bound([*interpreter, "-P", "-m", "edgepress.deploy.runtimes.worker", runtime]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=environment,
         )
         try:
-            bound = _OPEN_CPU_S if tuple(interpreter) == (sys.executable,) else None
-            request = {"op": "open", "options": asdict(options), "cpu_s": bound}
+            cpu_s = _OPEN_CPU_S_OF.get(runtime, _OPEN_CPU_S) if tuple(interpreter) == (sys.executable,) else None
+            request = {"op": "open", "options": asdict(options), "cpu_s": cpu_s}
             answer, _ = self._ask(request, [np.frombuffer(model, np.uint8)], open_timeout_s)
         except BaseException:
             self.close()
@@ -74,12 +77,22 @@ class IsolatedEngine:
         self.outputs: tuple[TensorDetails, ...] = _details(answer["outputs"])
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        count, bytes_each = len(arrays[0]), max(1, sum(a[:1].nbytes for a in arrays))
-        batch = max(1, self.inputs[0].shape[0]) if self.inputs and self.inputs[0].shape else 1
-        rows = max(1, min(_PIECE_SAMPLES, _PIECE_BYTES // bytes_each) // batch) * batch
+        return self._in_pieces("run", arrays)
+
+    def stream(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._in_pieces("stream", arrays)
+
+    def reset(self) -> None:
+        self._ask({"op": "reset"}, [], self._timeout_s)
+
+    def _in_pieces(self, operation: str, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        batches = batches_of([len(array) for array in arrays], self.inputs)
+        bytes_each = max(1, sum(a[:size].nbytes for a, size in zip(arrays, batches.rows, strict=True)))
+        runs = max(1, min(_PIECE_SAMPLES // max(batches.rows, default=1), _PIECE_BYTES // bytes_each))
         pieces = []
-        for start in range(0, max(1, count), rows):
-            pieces.append(self._ask({"op": "run"}, [a[start : start + rows] for a in arrays], self._timeout_s)[1])
+        for start in range(0, max(1, batches.runs), runs):
+            cut = [a[start * size : (start + runs) * size] for a, size in zip(arrays, batches.rows, strict=True)]
+            pieces.append(self._ask({"op": operation}, cut, self._timeout_s)[1])
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
     def arena(self) -> dict[str, int]:

@@ -58,3 +58,21 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
+
+
+#: Two files that are one network (OpenVINO's .xml and .bin) cross as one blob: this mark, the length of the first.
+_PAIR = b"\x00PAIR"
+
+
+def pack(first: bytes, second: bytes) -> bytes:
+    """Two files as one blob."""
+    return _PAIR + len(first).to_bytes(8, "little") + first + second
+
+
+def unpack(blob: bytes) -> tuple[bytes, bytes] | None:
+    """The two files of `pack`; None for any other blob."""
+    if not blob.startswith(_PAIR):
+        return None
+    start = len(_PAIR) + 8
+    end = start + int.from_bytes(blob[len(_PAIR) : start], "little")
+    return blob[start:end], blob[end:]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.runtimes.engine import Engine
+from edgepress.deploy.runtimes.engine import Engine, Stateless
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import UsageError
 
@@ -32,7 +32,7 @@ def parse_onnx(model: bytes) -> Any:
     return parsed
 
 
-class OuterScales:
+class OuterScales(Stateless):
     """An engine with the integers of the QuantizeLinear after each input and the DequantizeLinear before each output.
 
     The way through float is exact: for an integer n and a float32 scale s, rounding (n * s) / s gives n again.

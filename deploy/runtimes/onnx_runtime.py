@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.runtimes.engine import EngineOptions, one_line, samples, stacked
+from edgepress.deploy.runtimes.engine import EngineOptions, Stateless, in_batches, one_line
 from edgepress.deploy.runtimes.registry import missing_package
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 
-class OnnxEngine:
+class OnnxEngine(Stateless):
     """ONNX Runtime on the CPU. For a QDQ file with float input and output the details carry the outer scales."""
 
     def __init__(self, name: str, model: bytes, options: EngineOptions):
@@ -26,6 +26,8 @@ class OnnxEngine:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = options.threads, 1
         settings.log_severity_level = 4
+        if options.plain:
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes are not exported under a common base
@@ -41,23 +43,14 @@ class OnnxEngine:
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         names = [details.name for details in self.inputs]
-        if all(details.shape and details.shape[0] == -1 for details in self.inputs):
-            rows = max(1, min(64, (16 << 20) // max(1, sum(a[:1].nbytes for a in arrays))))
-            batches = ([a[i : i + rows] for a in arrays] for i in range(0, len(arrays[0]), rows))
-        else:
-            batches = samples(arrays, self.inputs)
-        kept: list[list[np.ndarray]] = [[] for _ in self.outputs]
-        for batch in batches:
+
+        def once(batch: Sequence[np.ndarray]) -> list[Any]:
             try:
-                made = self._session.run(None, dict(zip(names, batch, strict=True)))
+                return list(self._session.run(None, dict(zip(names, batch, strict=True))))
             except Exception as error:
                 raise RuntimeFailure(f"ONNX Runtime failed while running: {one_line(error)}") from error
-            for rows_of, value in zip(kept, made, strict=True):
-                rows_of.append(np.asarray(value))
-        return stacked(kept, len(arrays[0]), self.outputs)
 
-    def arena(self) -> dict[str, int]:
-        return {}
+        return in_batches(arrays, self.inputs, self.outputs, once)
 
     def close(self) -> None:
         del self._session

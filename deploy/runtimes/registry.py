@@ -7,8 +7,6 @@ that this table knows packages and emulators without needing them.
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -16,6 +14,7 @@ from typing import Any
 
 from edgepress.deploy.runtimes.engine import Engine, EngineOptions
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.terminal.installation import how_to_install
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Runtime:
 
     Attributes:
         title: its name as its makers write it.
-        file_kind: "tflite", "onnx" or "checkpoint".
+        file_kind: of the files that it runs, one of `KINDS`, or "checkpoint".
         engine: "module:callable" from (runtime, bytes of the file, EngineOptions) to an `Engine`; empty where folders
             are run, not files.
         package: that it needs, as pip knows it; empty where it needs none.
@@ -34,6 +33,8 @@ class Runtime:
             is only run by name.
         missing_tools: "module:function" that gives, of a runtime's name, a sentence on what lacks here, or None; empty
             without tools.
+        own_kind: another kind of file, its own format, made from the first.
+        beside: it runs files that another runtime stands for: where it is missing, nobody who did not ask is told.
     """
 
     title: str
@@ -44,6 +45,16 @@ class Runtime:
     extra: str = ""
     emulated: bool = False
     missing_tools: str = ""
+    own_kind: str = ""
+    beside: bool = False
+
+    def runs(self, kind: str) -> bool:
+        """Whether files of a kind are its own."""
+        return kind in (self.file_kind, self.own_kind) and bool(kind)
+
+
+#: Suffix -> kind of file.
+KINDS = {".tflite": "tflite", ".onnx": "onnx", ".ort": "ort", ".xml": "openvino", ".pte": "executorch"}
 
 
 def _emulated(title: str, module: str, engine: str) -> Runtime:
@@ -61,12 +72,36 @@ RUNTIMES: dict[str, Runtime] = {
         "TFLite Micro", "tflite", "edgepress.deploy.runtimes.tflm:TFLMEngine", "tflite-micro", "tflite_micro", "tflm"
     ),
     "onnxruntime": Runtime(
-        "ONNX Runtime", "onnx", "edgepress.deploy.runtimes.onnx_runtime:OnnxEngine", "onnxruntime", "onnxruntime"
+        "ONNX Runtime",
+        "onnx",
+        "edgepress.deploy.runtimes.onnx_runtime:OnnxEngine",
+        "onnxruntime",
+        "onnxruntime",
+        "onnx",
+        own_kind="ort",
+    ),
+    "openvino": Runtime(
+        "OpenVINO",
+        "onnx",
+        "edgepress.deploy.openvino_ir.engine:open_model",
+        "openvino",
+        "openvino",
+        "openvino",
+        own_kind="openvino",
+        beside=True,
+    ),
+    "executorch": Runtime(
+        "ExecuTorch",
+        "executorch",
+        "edgepress.deploy.pte.engine:open_program",
+        "executorch",
+        "executorch",
+        "executorch",
     ),
     "torch": Runtime("torch", "checkpoint", "", "torch", "torch", "train"),
     "host-c": _emulated("the generated C", "host", "HostEngine"),
     **{
-        name: _emulated(f"the emulated {name}", "emulated", "EmulatedEngine")
+        name: _emulated(f"the emulated {name}", "emulated_engine", "EmulatedEngine")
         for name in ("cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32")
     },
     "arm64": _emulated("the emulated arm64", "arm64", "Arm64Engine"),
@@ -106,36 +141,31 @@ def build_engine(name: str, model: bytes, options: EngineOptions | None = None) 
 def missing_package(name: str, error: ImportError) -> RuntimeFailure:
     """The sentence for a runtime whose package is not installed."""
     runtime = RUNTIMES[name]
-    where = (
-        ""
-        if name != "tflm"
-        else (
-            " TFLite Micro's package exists for Linux on 64-bit x86 only"
-            f" (this is {sys.platform} {os.uname().machine});"
-        )
-    )
-    how = f"install edgepress[{runtime.extra}]" if runtime.extra else f"install {runtime.package}"
+    how = how_to_install(runtime.module) if runtime.extra else f"pip install {runtime.package}"
     return RuntimeFailure(
-        f"the runtime {name} needs the package {runtime.package}, which cannot be imported ({error});"
-        f"{where} {how} or choose another runtime"
+        f"the runtime {name} needs the package {runtime.package}, which cannot be imported ({error}): "
+        f"{how}, or choose another runtime"
     )
 
 
 def available_runtimes(kind: str, *, emulated: bool = False) -> dict[str, str | None]:
-    """Runtime -> None where it can run here, else the reason; for files of `kind` ("tflite", "onnx", "checkpoint").
+    """Runtime -> None where it can run here, else the reason; for files of a kind (`KINDS`, "checkpoint").
 
     Generated firmware and emulated cores (host-c, cortex-m*, arm64) are only listed with `emulated`: they are slower,
-    and run where they are asked for.
+    and run where they are asked for. So is a second runtime of .onnx files (openvino) that is not installed.
     """
     found: dict[str, str | None] = {}
     for name, runtime in RUNTIMES.items():
-        if runtime.file_kind != kind or (runtime.emulated and not emulated):
+        if not runtime.runs(kind) or (runtime.emulated and not emulated):
             continue
         if runtime.missing_tools:
             found[name] = _load(runtime.missing_tools)(name)
         else:
             there = find_spec(runtime.module) is not None
-            found[name] = None if there else f"the package {runtime.package} is not installed"
+            if not there and runtime.beside and kind == runtime.file_kind and not emulated:
+                continue
+            how = f": {how_to_install(runtime.module)}" if runtime.extra else ""
+            found[name] = None if there else f"the package {runtime.package} is not installed{how}"
     return found
 
 

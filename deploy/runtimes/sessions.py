@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from edgepress.deploy.artifact import find_manifest
-from edgepress.deploy.runtimes.engine import Engine, EngineOptions
+from edgepress.deploy.runtimes.engine import Engine, EngineOptions, batches_of
 from edgepress.deploy.runtimes.isolated import IsolatedEngine
-from edgepress.deploy.runtimes.registry import RUNTIMES, build_engine, find_runtime
+from edgepress.deploy.runtimes.registry import KINDS, RUNTIMES, build_engine, find_runtime
 from edgepress.deploy.runtimes.tensor_details import TensorDetails, from_file_layout, to_file_layout
 from edgepress.models.errors import UsageError
 
@@ -86,8 +87,15 @@ class Session:
             for value, details, layout in zip(q, self.outputs, self.layouts["outputs"], strict=True)
         )
 
-    def run(self, *x: np.ndarray) -> Any:
-        """Run float inputs [N, ...] in torch's layout (NCHW).
+    def run(self, *x: np.ndarray, stream: bool = False) -> Any:
+        """Run float inputs [N, ...] in torch's layout (NCHW); of a file whose inputs lead with different sizes, N sets
+        of them along the first axis (`edgepress.deploy.runtimes.engine.Batches`).
+
+        Args:
+            x: each input.
+            stream: of a network that remembers (variables): the N samples are one stream, which goes on in the next
+                call until `reset`. Otherwise they are N clips, each begun anew, whatever ran before, and however they
+                are batched. Networks whose states are inputs and outputs remember nothing by themselves.
 
         Returns:
             float32 [N, ...]; a tuple for a network with several outputs.
@@ -95,13 +103,18 @@ class Session:
         Raises:
             UsageError: a shape does not fit. RuntimeFailure: the runtime failed.
         """
-        made = self.dequantize(*self._run(self.quantize(*x)))
+        made = self.dequantize(*self._run(self.quantize(*x), stream))
         return made[0] if len(made) == 1 else made
 
-    def run_integer(self, *q: np.ndarray) -> Any:
+    def reset(self) -> None:
+        """The next sample of a stream is its first one."""
+        self._engine.reset()
+
+    def run_integer(self, *q: np.ndarray, stream: bool = False) -> Any:
         """Run raw arrays [N, ...] in the file's own type and layout, and give its raw outputs.
 
-        A file that takes float but quantizes it itself at once (ONNX QDQ) is given the values of these integers.
+        `stream` is as for `run`. A file that takes float but quantizes it itself at once (ONNX QDQ) is given the values
+        of these integers.
 
         Raises:
             UsageError: a type or shape does not fit. RuntimeFailure: the runtime failed.
@@ -112,12 +125,12 @@ class Session:
             value = np.asarray(value)
             if value.dtype.name != details.dtype:
                 raise UsageError(f"q has the type {value.dtype.name}; the file takes {details.dtype}")
-            if value.ndim != len(details.shape) or any(
+            if value.ndim != max(1, len(details.shape)) or any(
                 want not in (-1, got) for got, want in zip(value.shape[1:], details.shape[1:], strict=True)
             ):
                 raise UsageError(f"q has the shape {list(value.shape)}; the file takes [N, *{list(details.shape[1:])}]")
             arrays.append(np.ascontiguousarray(value))
-        made = self._run(arrays)
+        made = self._run(arrays, stream)
         return made[0] if len(made) == 1 else tuple(made)
 
     def arena_bytes(self) -> dict[str, int]:
@@ -133,8 +146,8 @@ class Session:
         figures = getattr(self._engine, "figures", None)
         return figures() if figures is not None else {}
 
-    def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        made = self._engine.run(arrays)
+    def _run(self, arrays: Sequence[np.ndarray], stream: bool = False) -> list[np.ndarray]:
+        made = self._engine.stream(arrays) if stream else self._engine.run(arrays)
         if self.isolated and self._key is not None:
             _RAN_APART.add(self._key)
         return made
@@ -159,9 +172,7 @@ class Session:
     def _count(self, given: Sequence[Any]) -> None:
         if len(given) != len(self.inputs):
             raise UsageError(f"{len(given)} inputs are given; {self.path.name} takes {len(self.inputs)}")
-        lengths = {len(np.asarray(value)) if np.ndim(value) else 0 for value in given}
-        if len(lengths) != 1:
-            raise UsageError(f"the inputs have different numbers of samples: {sorted(lengths)}")
+        batches_of([len(np.asarray(value)) if np.ndim(value) else 0 for value in given], self.inputs)
 
 
 class _Closed:
@@ -184,8 +195,10 @@ def open_session(
     """Make a network ready to run.
 
     Args:
-        path: a .tflite or .onnx file, or a checkpoint directory (runtime "torch").
-        runtime: "litert" (XNNPACK), "litert-reference", "tflm", "onnxruntime", "torch"; None takes the first that fits.
+        path: a .tflite, .onnx, .ort, .xml (OpenVINO, its .bin beside it) or .pte file, or a checkpoint directory
+            (runtime "torch").
+        runtime: "litert" (XNNPACK), "litert-reference", "tflm", "onnxruntime", "openvino", "executorch", "torch"; None
+            takes the first that fits.
         threads: at most this many threads compute; TFLite Micro always uses one.
         isolate: run native code in a child process, so that a crash is an error and not the end of this process. TFLite
             Micro always is; None isolates a file until it has run once in a child of this process: a manifest that
@@ -200,10 +213,10 @@ def open_session(
     path = Path(path)
     kind = _kind_of(path)
     if runtime is None:
-        runtime = next(name for name, known in RUNTIMES.items() if known.file_kind == kind)
+        runtime = next(name for name, known in RUNTIMES.items() if known.runs(kind))
     chosen = find_runtime(runtime)
-    if chosen.file_kind != kind:
-        fitting = [name for name, known in RUNTIMES.items() if known.file_kind == kind]
+    if not chosen.runs(kind):
+        fitting = [name for name, known in RUNTIMES.items() if known.runs(kind)]
         raise UsageError(
             f"the runtime {runtime} runs {chosen.file_kind} files, and {path} is {kind}: take {' or '.join(fitting)}"
         )
@@ -217,7 +230,14 @@ def open_session(
             path, runtime, engine, {"inputs": ["NCHW"] * len(engine.inputs), "outputs": ["NCHW"] * len(engine.outputs)}
         )
     model, manifest = _read(path), find_manifest(path)
-    options = _tflite_options(path, model, threads) if kind == "tflite" else EngineOptions(threads)
+    if kind == "openvino":
+        from edgepress.deploy.runtimes.messages import pack
+
+        model = pack(model, _read(path.with_suffix(".bin")))
+    options = EngineOptions(threads)
+    if kind == "tflite":
+        heard = ((manifest or {}).get("spec") or {}).get("front_end")
+        options = replace(_tflite_options(path, model, threads), front_end=heard)
     # An emulated runtime is in processes of its own; TFLite Micro aborts on what it does not like.
     key = (sha256(model).hexdigest(), runtime)
     apart = not chosen.emulated and (runtime == "tflm" or (key not in _RAN_APART if isolate is None else isolate))
@@ -237,18 +257,21 @@ def _kind_of(path: Path) -> str:
     if not path.is_file():
         raise UsageError(f"{path} is neither a file nor a checkpoint directory")
     suffix = path.suffix.lower()
-    if suffix in (".tflite", ".onnx"):
-        return suffix[1:]
+    if suffix in KINDS:
+        return KINDS[suffix]
     with path.open("rb") as file:
         if file.read(8)[4:] == b"TFL3":
             return "tflite"
     raise UsageError(
-        f"{path}: the kind of file is not known by its name; known are .tflite, .onnx and checkpoint directories"
+        f"{path}: the kind of file is not known by its name; known are {', '.join(KINDS)} and checkpoint directories"
     )
 
 
 def _read(path: Path) -> bytes:
-    size = path.stat().st_size
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     if size > _LARGEST_FILE_BYTES:
         raise UsageError(f"{path} has {size:,} bytes; at most {_LARGEST_FILE_BYTES:,} are read")
     if size == 0:
@@ -279,6 +302,7 @@ def _tflite_options(path: Path, model: bytes, threads: int) -> EngineOptions:
         threads,
         arena_bytes=min(_ARENA_CEILING_BYTES, _ARENA_FLOOR_BYTES + wanted) // 16 * 16,
         stateful=any(tensor.variable for tensor in tensors),
+        anew=any(operator.code == "VAR_HANDLE" for operator in parsed.operators),
     )
 
 

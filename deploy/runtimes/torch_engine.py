@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgepress.deploy.runtimes.engine import Stateless
 from edgepress.deploy.runtimes.registry import missing_package
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
 from edgepress.models.errors import RuntimeFailure
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _BATCH = 32
 
 
-class TorchEngine:
+class TorchEngine(Stateless):
     """Runs a checkpoint directory in evaluation mode; inputs and outputs are float32 in torch's layout."""
 
     def __init__(self, path: Path, *, threads: int = 1, trust: bool = False):
@@ -67,9 +68,6 @@ class TorchEngine:
         finally:
             torch.set_num_threads(before)
         return [np.concatenate(parts) for parts in zip(*made, strict=True)]
-
-    def arena(self) -> dict[str, int]:
-        return {}
 
     def close(self) -> None:
         self.__dict__.pop("_model", None)

@@ -38,6 +38,11 @@ def serve(runtime: str, requests: BinaryIO, answers: BinaryIO) -> None:
                 raise ValueError("the first request must be open")
             elif kind == "run":
                 send(answers, {"ok": True}, engine.run(arrays))
+            elif kind == "stream":
+                send(answers, {"ok": True}, engine.stream(arrays))
+            elif kind == "reset":
+                engine.reset()
+                send(answers, {"ok": True})
             elif kind == "arena":
                 send(answers, {"ok": engine.arena()})
             else:

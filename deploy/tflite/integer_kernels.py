@@ -64,6 +64,7 @@ COMPUTED = {
     "PRELU",
     "SQUARED_DIFFERENCE",
     "BATCH_MATMUL",
+    "EMBEDDING_LOOKUP",
 }
 #: Operators that read integers and give something else: an index, a truth value.
 READING = {
@@ -77,7 +78,13 @@ READING = {
     "NOT_EQUAL",
 }
 #: Clippings which leave integers as they are where their range ends at the limit: operator -> (low, high).
-CLIPPINGS: dict[str, tuple[float | None, float | None]] = {"RELU_N1_TO_1": (-1.0, 1.0), "RELU_0_TO_1": (0.0, 1.0)}
+CLIPPINGS: dict[str, tuple[float | None, float | None]] = {
+    "RELU6": (0.0, 6.0),
+    "RELU_N1_TO_1": (-1.0, 1.0),
+    "RELU_0_TO_1": (0.0, 1.0),
+}
+#: Operators whose kernel in TFLite Micro cuts off and does not rescale: they read the parameters of their result.
+NOT_RESCALING = {"RELU6"}
 #: First version of each operator's definition with int8 tensors, where it isn't 1; int16 in the second place.
 VERSIONS = {
     "CONV_2D": (3, 4),

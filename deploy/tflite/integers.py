@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from edgepress.compress.quantize.scheme import (
 )
 from edgepress.deploy.tflite.building import FileBuilder
 from edgepress.deploy.tflite.carried import Carried, Same, Table, write_carried
-from edgepress.deploy.tflite.integer_kernels import CLIPPINGS, COMPUTED, LAYERS, READING, RELUS, SAME
+from edgepress.deploy.tflite.integer_kernels import CLIPPINGS, COMPUTED, LAYERS, NOT_RESCALING, READING, RELUS, SAME
 from edgepress.deploy.tflite.objects import constant, operator_name, read_objects
+
+if TYPE_CHECKING:
+    from edgepress.compress.quantize.model import Quantized
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Rewritten:
 def rewrite(
     data: bytes,
     names: dict[int, list[str]],
-    quantized: Any,
+    quantized: Quantized,
     float_io: bool = False,
     carried: Mapping[float, Carried] | None = None,
 ) -> Rewritten:
@@ -52,7 +55,7 @@ def rewrite(
 
 
 class _Rewriter:
-    def __init__(self, model: Any, names: dict[int, list[str]], quantized: Any, carried: Mapping[float, Carried]):
+    def __init__(self, model: Any, names: dict[int, list[str]], quantized: Quantized, carried: Mapping[float, Carried]):
         self.old, self.names, self.quantized = model, dict(names), quantized
         self.graph = model.subgraphs[0]
         self.new = FileBuilder()
@@ -79,9 +82,8 @@ class _Rewriter:
             inputs.append(self._activation(index, None if float_io else self.integers.get(index)))
         for position, operator in enumerate(self.graph.operators):
             self._operator(position, operator)
-        for index in map(int, self.graph.outputs):
-            wanted = None if float_io else self.integers.get(index)
-            outputs.append(self._need(index, wanted))
+        for index, wanted in zip(map(int, self.graph.outputs), self.quantized.output_integers(), strict=True):
+            outputs.append(self._need(index, None if float_io else wanted))
         self._signatures(inputs, outputs)
         return Rewritten(self.new.finished(inputs, outputs, self.old), self.new.ranges(), self.islands)
 
@@ -146,15 +148,28 @@ class _Rewriter:
             return
         if position in self.carried:
             source, carried = int(operator.inputs[0]), self.carried[position]
-            given = self._as(self.integers[source], source, 8 if isinstance(carried, Table) else own.bits)
+            bits = min(self.quantized.points.looked_up.get(carried.name, own.bits), own.bits)
+            if isinstance(carried, Table):
+                bits = min(bits, self.integers[source].bits)
+            given = self._as(self.integers[source], source, bits)
+            coarse = self._as(self.integers[source], source, 8) if isinstance(carried, Table) else given
             made = self._activation(results[0], own)
-            write_carried(self.new, carried, (self._need(source, given), given), (made, own))
+            write_carried(self.new, carried, (self._need(source, given), given), (made, own), coarse)
+            return
+        if kind == "EMBEDDING_LOOKUP":
+            self._rows_of_a_table(operator, own)
             return
         if kind in LAYERS and self._is_float(int(operator.inputs[LAYERS[kind][1]])):
             kind, inputs = "BATCH_MATMUL", [self._operand(kind, int(i), own) for i in operator.inputs[:2]]
-            inputs[0] = self._rows(inputs[0], int(operator.inputs[0]), len(self.new.tensors[inputs[1]].shape))
-            outputs = [self._activation(i, own) for i in results]
-            self.new.emit(kind, inputs, outputs, "BatchMatMulOptions", adjX=False, adjY=True)
+            inputs[0] = self._rows(inputs[0], len(self.new.tensors[inputs[1]].shape))
+            made = self._activation(results[0], own)
+            shape = self.new.tensors[made].shape
+            # Of operands with two axes runtimes make a product with two, whatever the file says.
+            rows = made if len(shape) == len(self.new.tensors[inputs[1]].shape) else self._as_rows(made)
+            self.new.emit(kind, inputs, [rows], "BatchMatMulOptions", adjX=False, adjY=True)
+            if rows != made:
+                sizes = self.new.constant("sizes", np.array(shape, np.int32), self.types.INT32)
+                self.new.emit("RESHAPE", [rows, sizes], [made], "ReshapeOptions", newShape=np.array(shape, np.int32))
             return
         if kind in LAYERS:
             inputs = self._layer_inputs(kind, operator, own)
@@ -163,22 +178,35 @@ class _Rewriter:
         outputs = [self._activation(i, self.integers.get(i)) for i in results]
         if kind == "SELECT":
             self.new.emit("SELECT_V2", inputs, outputs, "SelectV2Options")
-        elif kind == "SOFTMAX" and own.highest == own.zero_point:  # log_softmax, see `export.stand_ins`
-            self.new.emit("LOG_SOFTMAX", inputs, outputs, "LogSoftmaxOptions")
         else:
             self.new.emit_like(operator, version, kind, inputs, outputs)
 
-    def _rows(self, tensor: int, index: int, rank: int) -> int:
+    def _rows_of_a_table(self, operator: Any, own: Integers) -> None:
+        """An embedding by the integers of its result: EMBEDDING_LOOKUP gives floats, GATHER what it reads."""
+        numbers, table = map(int, operator.inputs)
+        values = constant(self.old, self.graph.tensors[table])
+        assert values is not None
+        result = int(operator.outputs[0])
+        stored = self.new.constant_of(f"{self._name(result)}.table", values, own)
+        inputs = [stored, self._need(numbers, None)]
+        self.new.emit("GATHER", inputs, [self._activation(result, own)], "GatherOptions", axis=0, batchDims=0)
+
+    def _rows(self, tensor: int, rank: int) -> int:
         """A tensor of integers as rows, where it has another rank than the matrix that it is multiplied with."""
-        like = self.new.tensors[tensor]
-        if len(like.shape) == rank:
+        if len(self.new.tensors[tensor].shape) == rank:
             return tensor
-        shape = np.array([int(np.prod(like.shape[:-1])), int(like.shape[-1])], np.int32)
-        scale, zero = like.quantization.scale, like.quantization.zeroPoint
-        made = self.new.tensor(f"{self._name(index)}.rows", shape, like.type, scale, zero)
+        made = self._as_rows(tensor)
+        shape = np.array(self.new.tensors[made].shape, np.int32)
         sizes = self.new.constant("sizes", shape, self.types.INT32)
         self.new.emit("RESHAPE", [tensor, sizes], [made], "ReshapeOptions", newShape=shape)
         return made
+
+    def _as_rows(self, tensor: int) -> int:
+        """A new tensor for the same integers with two axes."""
+        like = self.new.tensors[tensor]
+        shape = np.array([int(np.prod(like.shape[:-1])), int(like.shape[-1])], np.int32)
+        name = like.name.decode() if isinstance(like.name, bytes) else like.name
+        return self.new.tensor(f"{name}.rows", shape, like.type, like.quantization.scale, like.quantization.zeroPoint)
 
     def _works_on_integers(self, kind: str, operator: Any, results: list[int]) -> bool:
         if kind not in LAYERS and kind not in SAME and kind not in COMPUTED:
@@ -267,7 +295,9 @@ class _Rewriter:
             return self.new.constant_of(self._name(index), values, integers)
         if index not in self.integers:
             return self._need(index, None)
-        return self._need(index, own if kind in SAME else self._as(self.integers[index], index, own.bits))
+        return self._need(
+            index, own if kind in SAME or kind in NOT_RESCALING else self._as(self.integers[index], index, own.bits)
+        )
 
     def _as(self, integers: Integers, index: int, bits: int) -> Integers:
         """The parameters of a value for an operator of another width."""

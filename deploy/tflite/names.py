@@ -271,6 +271,7 @@ OPTIONS: dict[str, OptionFields] = {
         "fused_activation": (3, "activation", 0),
         "dilation_w": (4, "int32", 1),
         "dilation_h": (5, "int32", 1),
+        "quantized_bias_type": (6, "int8", 0),
     },
     "DEPTHWISE_CONV_2D": {
         "padding": (0, "padding", 0),
@@ -303,6 +304,7 @@ OPTIONS: dict[str, OptionFields] = {
         "weights_format": (1, "int8", 0),
         "keep_num_dims": (2, "bool", False),
         "asymmetric_quantize_inputs": (3, "bool", False),
+        "quantized_bias_type": (4, "int8", 0),
     },
     "BATCH_MATMUL": {"adj_x": (0, "bool", False), "adj_y": (1, "bool", False)},
     "SOFTMAX": {"beta": (0, "float32", 0.0)},
@@ -343,6 +345,7 @@ OPTIONS: dict[str, OptionFields] = {
         "proj_clip": (2, "float32", 0.0),
         "kernel_type": (3, "int8", 0),
     },
+    "VAR_HANDLE": {"container": (0, "text", 0), "shared_name": (1, "text", 0)},
     "UNIDIRECTIONAL_SEQUENCE_LSTM": {
         "fused_activation": (0, "activation", 0),
         "cell_clip": (1, "float32", 0.0),

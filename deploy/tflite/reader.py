@@ -362,6 +362,8 @@ class _Reader:
                 value = table.integer(number, "int8", int(default)) if table is not None else int(default)
                 self._check(f"option {name} of {code}", value, len(names), "values")
                 options[name] = names[value]
+            elif kind == "text":
+                options[name] = table.text(number) if table is not None else ""
             elif kind == "integers":
                 options[name] = table.integers(number) if table is not None else ()
             elif table is None:

@@ -19,8 +19,16 @@ from edgepress.models.cost.activations import same_amounts
 
 #: Convolution -> the axes of height and width in its weights.
 _WEIGHT_AXES = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2)}
-#: Operators that give each element a function of itself: they may stand in any layout.
-_ELEMENTWISE = frozenset({"LEAKY_RELU"})
+#: Operators that work element by element: they may stand in any layout that their operands share.
+_ELEMENTWISE = frozenset(
+    {
+        *("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "POW", "SQUARED_DIFFERENCE"),
+        *("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "LEAKY_RELU", "ELU", "GELU", "HARD_SWISH"),
+        *("LOGISTIC", "TANH", "ABS", "NEG", "EXP", "LOG", "SQRT", "RSQRT", "SQUARE", "SIN", "COS", "FLOOR", "SIGN"),
+    }
+)
+#: So many operators on elements in a row are looked through.
+_DEEPEST = 50
 _REDUCTIONS = frozenset({"MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"})
 
 
@@ -56,14 +64,16 @@ class _Tidy:
         self._drop_unread()
 
     def _transpose(self, operator: Any) -> None:
-        """Join with the transpose before it, or exchange with the padding between the two."""
+        """Join with the transpose before it, or exchange with the padding or the functions between the two."""
         order, padding = self._constant(operator, 1), self._before(operator, "PAD")
         function = self.producer.get(int(operator.inputs[0]))
         if function is not None and operator_name(self.model, function) in _ELEMENTWISE:
-            inner = self._before(function, "TRANSPOSE")
-            if order is not None and inner is not None and (inner[1][order] == np.arange(len(order))).all():
-                self._become(operator, function.opcodeIndex, function.builtinOptions, function.builtinOptionsType)
-                operator.inputs = np.array([int(inner[0].inputs[0])], np.int32)
+            inner = self._order_behind(int(operator.inputs[0]))
+            if order is not None and inner is not None and (inner[order] == np.arange(len(order))).all():
+                self._move_behind(int(operator.inputs[0]), inner)
+                function.outputs = operator.outputs
+                self.producer[int(operator.outputs[0])] = function
+                self.graph.operators = [kept for kept in self.graph.operators if kept is not operator]
             return
         inner = self._before(operator if padding is None else padding[0], "TRANSPOSE")
         if order is None or inner is None:
@@ -107,12 +117,55 @@ class _Tidy:
 
     def _reduction(self, operator: Any) -> None:
         """Reduce the same axes where they were before a transpose that leaves the others in their order."""
-        transpose, axes = self._before(operator, "TRANSPOSE"), self._constant(operator, 1)
-        if transpose is None or axes is None or operator.builtinOptions.keepDims:
+        order, axes = self._order_behind(int(operator.inputs[0])), self._constant(operator, 1)
+        if order is None or axes is None or operator.builtinOptions.keepDims:
             return
-        like, order = transpose
         if (np.diff(np.delete(order, axes)) > 0).all():
-            operator.inputs = np.array([int(like.inputs[0]), self._new_constant(np.sort(order[axes]))], np.int32)
+            source = self._move_behind(int(operator.inputs[0]), order)
+            operator.inputs = np.array([source, self._new_constant(np.sort(order[axes]))], np.int32)
+
+    def _order_behind(self, index: int, depth: int = 0) -> np.ndarray | None:
+        """The order of axes in which transposes give a value, directly or by way of operators on elements.
+
+        None where it has another source as well, or where something else reads what lies between.
+        """
+        operator = self.producer.get(index)
+        if operator is None or depth > _DEEPEST:
+            return None
+        if operator_name(self.model, operator) == "TRANSPOSE":
+            return self._constant(operator, 1)
+        if operator_name(self.model, operator) not in _ELEMENTWISE or self._readers(index) != 1:
+            return None
+        found: list[np.ndarray] = []
+        for operand in self._spread(operator):
+            order = self._order_behind(operand, depth + 1)
+            if order is None and constant(self.model, self.graph.tensors[operand]) is None:
+                return None
+            found += [] if order is None else [order]
+        ranks = {len(self.graph.tensors[operand].shape) for operand in self._spread(operator)}
+        return found[0] if len({tuple(order) for order in found}) == 1 and ranks == {len(found[0])} else None
+
+    def _move_behind(self, index: int, order: np.ndarray) -> int:
+        """A value of `_order_behind` in the layout that it had before its transposes."""
+        back = np.argsort(order)
+        operator, tensor = self.producer.get(index), self.graph.tensors[index]
+        if operator is None:
+            values = constant(self.model, tensor)
+            assert values is not None  # see `_order_behind`
+            return self._new_constant(np.transpose(values, back))
+        if operator_name(self.model, operator) == "TRANSPOSE":
+            return int(operator.inputs[0])
+        moved = {i: self._move_behind(i, order) for i in dict.fromkeys(self._spread(operator))}
+        operator.inputs = np.array([moved.get(i, i) for i in map(int, operator.inputs)], np.int32)
+        tensor.shape, tensor.shapeSignature = np.asarray(tensor.shape)[back].astype(np.int32), None
+        return index
+
+    def _spread(self, operator: Any) -> list[int]:
+        """What an operator on elements reads that is more than one number."""
+        return [i for i in map(int, operator.inputs) if np.prod(self.graph.tensors[i].shape) != 1]
+
+    def _readers(self, index: int) -> int:
+        return (index in self.outputs) + sum(index in map(int, operator.inputs) for operator in self.graph.operators)
 
     def _leaky_relu(self, operator: Any) -> None:
         """max(x, 0) + slope * min(x, 0), which the converter writes out where several read the same x."""
@@ -160,11 +213,13 @@ class _Tidy:
         return constant(self.model, self.graph.tensors[int(operator.inputs[position])])
 
     def _new_constant(self, values: np.ndarray) -> int:
-        buffer, tensor = schema().BufferT(), schema().TensorT()
-        values = np.ascontiguousarray(values, np.int32)
+        buffer, tensor, types = schema().BufferT(), schema().TensorT(), schema().TensorType
+        real = np.issubdtype(values.dtype, np.floating)
+        values = np.ascontiguousarray(values, np.float32 if real else np.int32)
         buffer.data = np.frombuffer(values.tobytes(), np.uint8)
         self.model.buffers.append(buffer)
-        tensor.shape, tensor.type, tensor.hasRank = np.array(values.shape, np.int32), schema().TensorType.INT32, True
+        tensor.shape, tensor.type = np.array(values.shape, np.int32), types.FLOAT32 if real else types.INT32
+        tensor.hasRank = True
         tensor.buffer, tensor.name = len(self.model.buffers) - 1, f"constant_{len(self.graph.tensors)}".encode()
         self.graph.tensors.append(tensor)
         return len(self.graph.tensors) - 1

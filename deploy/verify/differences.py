@@ -15,8 +15,11 @@ from edgepress.models.errors import UsageError
 _DUST_LSB = 1e-3
 
 
-def compare(a: np.ndarray, b: np.ndarray, scale: float | None) -> dict[str, Any]:
-    """Figures of one pair of outputs, float [N, ...] each, with `scale` the real value of one LSB (or None)."""
+def compare(a: np.ndarray, b: np.ndarray, scale: float | None, labels: bool = True) -> dict[str, Any]:
+    """Figures of one pair of outputs, float [N, ...] each, with `scale` the real value of one LSB (or None).
+
+    `labels`: whether the largest output is a sample's class.
+    """
     one, other = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore"):
         difference = np.abs(one - other)
@@ -42,8 +45,8 @@ def compare(a: np.ndarray, b: np.ndarray, scale: float | None) -> dict[str, Any]
         samples=len(a),
     )
     rows_a, rows_b = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    if len(a) and rows_a.shape[1] > 1:
-        from edgepress.models.tasks.metrics import wilson
+    if labels and len(a) and rows_a.shape[1] > 1:
+        from edgepress.models.tasks.kinds.intervals import wilson
 
         same = int((rows_a.argmax(1) == rows_b.argmax(1)).sum())
         figures.update(label_agreement=same / len(a), label_interval=[float(v) for v in wilson(same, len(a))])
@@ -55,13 +58,14 @@ def _number(value: float) -> float | int:
 
 
 def output_pairs(
-    outputs: Mapping[str, Sequence[np.ndarray] | None], scales: Sequence[float | None]
+    outputs: Mapping[str, Sequence[np.ndarray] | None], scales: Sequence[float | None], *, labels: bool = True
 ) -> list[dict[str, Any]]:
     """Every two runtimes that gave outputs.
 
     Args:
         outputs: runtime -> each output of the network; None where it did not run.
         scales: the real value of one LSB of each output; none for files without integers.
+        labels: whether the largest output is a sample's class.
 
     Raises:
         UsageError: the outputs are of different sizes, and so of different networks.
@@ -77,7 +81,7 @@ def output_pairs(
                 f"{', '.join(str(list(o.shape)) for o in other)}: these are different networks"
             )
         own = [*scales, *[None] * len(one)]
-        figures = [compare(x, y.reshape(x.shape), scale) for x, y, scale in zip(one, other, own, strict=False)]
+        figures = [compare(x, y.reshape(x.shape), scale, labels) for x, y, scale in zip(one, other, own, strict=False)]
         pairs.append({"a": a, "b": b, **_worst(figures, sizes[0])})
     return pairs
 

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgepress.deploy.runtimes.engine import lengths_of
 from edgepress.deploy.runtimes.sessions import Session
-from edgepress.models.errors import UsageError
+from edgepress.models.errors import EdgepressError, UsageError
 from edgepress.models.files.arrays import read_npy, read_npz
 from edgepress.models.tasks.sources.arrays import as_features, stored_inputs
 
@@ -22,13 +23,15 @@ class Inputs:
 
     Attributes:
         arrays: one float32 [N, ...] for each input of the network, NCHW.
-        labels: int64 [N], or None.
+        labels: int64 [N] of classes, or None.
         source: where they come from, for people.
+        begins: samples that begin a recording, where the data say so; None where they do not.
     """
 
     arrays: tuple[np.ndarray, ...]
     labels: np.ndarray | None
     source: str
+    begins: tuple[int, ...] | None = None
 
     @property
     def samples(self) -> int:
@@ -40,8 +43,9 @@ def random_inputs(session: Session, samples: int, seed: int = 0) -> Inputs:
     """Noise over the whole range of each input: an uniform draw of its integers, or standard normal for float."""
     generator = np.random.default_rng(seed)
     arrays = []
-    for details, layout in zip(session.inputs, session.layouts["inputs"], strict=True):
-        shape = (samples, *(max(1, size) for size in details.shape[1:]))
+    lengths = lengths_of(samples, session.inputs)
+    for length, details, layout in zip(lengths, session.inputs, session.layouts["inputs"], strict=True):
+        shape = (length, *(max(1, size) for size in details.shape[1:]))
         if details.is_integer:
             limits = np.iinfo(details.dtype)
             raw = generator.integers(limits.min, limits.max, shape, dtype=details.dtype, endpoint=True)
@@ -60,6 +64,7 @@ def load_inputs(
     front_end: dict[str, Any] | None = None,
     trust: bool = False,
     seed: int = 0,
+    in_order: bool = False,
 ) -> Inputs:
     """Real inputs.
 
@@ -67,9 +72,10 @@ def load_inputs(
         source: an .npz or .npy file (float in torch's layout, or the file's own raw integers), or a task's source.
         session: whose inputs they are; raw integers are read with its scale and layout.
         samples: at most so many, drawn evenly over the data; None takes all.
+        in_order: the first ones instead, for streams.
         split: of the task, or of an .npz that says so in an array `split`; a task without it gives what it has.
             None takes every row of an .npz.
-        front_end: of the network (`LogMel.to_json`), for a task that computes features.
+        front_end: of the network (`FrontEnd.to_json`), for a task that computes features.
         trust: allow a task "package.module:factory" to run code.
         seed: of the draw.
 
@@ -78,7 +84,7 @@ def load_inputs(
     """
     path = Path(source)
     if path.suffix == ".npy" and path.is_file():
-        return _thinned(Inputs((_as_float(read_arrays(path)["x"], session),), None, str(path)), samples, seed)
+        return _thinned(Inputs((_as_float(read_arrays(path)["x"], session),), None, str(path)), samples, seed, in_order)
     if path.suffix == ".npz" and path.is_file():
         arrays = _of_split(read_arrays(path), split, path)
         if "x" not in arrays or len(session.inputs) > 1:
@@ -96,26 +102,64 @@ def load_inputs(
                 ),
                 samples,
                 seed,
+                in_order,
             )
         x = arrays["x"]
         if x.ndim and any(name in arrays for name in ("layout", "scale", "zero_point")):
             # It says itself what its numbers mean, as the data of a task do: these are not the file's own integers.
             x = as_features(x, stored_inputs(path, arrays))
         x = _as_float(x, session)
-        return _thinned(Inputs((x,), _labels(arrays, len(x), path), str(path)), samples, seed)
+        begins = _begins(list(arrays["identifiers"])) if len(arrays.get("identifiers", ())) == len(x) else None
+        return _thinned(Inputs((x,), _labels(arrays, len(x), path), str(path), begins), samples, seed, in_order)
     from edgepress.models.tasks import load_task
-    from edgepress.models.tasks.front_ends.log_mel import LogMel
+    from edgepress.models.tasks.sources.load import front_end_for
 
-    is_folder_or_name = not path.is_file()
-    definition = LogMel.from_json(front_end) if front_end and is_folder_or_name else None
-    task = load_task(source, front_end=definition, trust=trust)
+    task = load_task(source, front_end=front_end_for(source, front_end), trust=trust)
     chosen = next(
         (name for name in (split or "test", "test", "validation", "calibration", "train") if task.has(name)), "test"
     )
-    labels = np.asarray(task.split(chosen).labels)
-    indices = _indices(len(labels), samples, seed)
+    clips = task.split(chosen)
+    indices = _indices(len(clips), samples, seed, in_order)
     features = np.asarray(task.features(chosen)[indices], np.float32)
-    return Inputs((features,), labels[indices], f"{task.name}, {chosen}")
+    labels = clips.labels[indices] if task.kind == "classification" else None
+    begins = _begins([clips.identifiers[index] for index in indices]) if clips.identifiers else None
+    return Inputs((features,), labels, f"{task.name}, {chosen}", begins)
+
+
+def real_inputs(
+    data: str | Path | None,
+    session: Session,
+    manifest: Mapping[str, Any],
+    samples: int,
+    trust: bool,
+    seed: int,
+    notes: list[str],
+    in_order: bool = False,
+) -> Inputs | None:
+    """Inputs from `data`, else from the task that a manifest names, if it is there; `notes` is told why there are none.
+
+    Raises:
+        UsageError: `data` is not there, or does not fit the network.
+    """
+    spec = manifest.get("spec") or {}
+    if data is not None:
+        return load_inputs(
+            data, session, samples=samples, front_end=spec.get("front_end"), trust=trust, seed=seed, in_order=in_order
+        )
+    source = spec.get("task")
+    from edgepress.models.tasks.sources.load import is_code
+
+    # A manifest may come from a stranger: the code that it names isn't run because of it.
+    if not isinstance(source, str) or (is_code(source) and not trust):
+        notes.append("no real inputs: give --data; these figures are of noise, the hardest input")
+        return None
+    try:
+        return load_inputs(
+            source, session, samples=samples, front_end=spec.get("front_end"), trust=trust, seed=seed, in_order=in_order
+        )
+    except EdgepressError as error:
+        notes.append(f"no real inputs, since the task of the network is not there ({error}): give --data")
+        return None
 
 
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
@@ -164,24 +208,29 @@ def _labels(arrays: dict[str, np.ndarray], count: int, path: Path) -> np.ndarray
     if "y" not in arrays:
         return None
     labels = arrays["y"]
-    if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise UsageError(
-            f"{path}: y has the shape {list(labels.shape)} and type {labels.dtype}; it must be [{count}] integers"
-        )
-    return labels.astype(np.int64)
+    if labels.shape[:1] != (count,):
+        raise UsageError(f"{path}: y has the shape {list(labels.shape)}; it must be labels of {count} samples")
+    # Numbers, masks and sets of labels name no class that a runtime could agree on.
+    classes = labels.ndim == 1 and labels.dtype.kind in "iu" and "kind" not in arrays
+    return labels.astype(np.int64) if classes else None
 
 
-def _indices(count: int, samples: int | None, seed: int) -> np.ndarray:
-    if samples is None or samples >= count:
-        return np.arange(count)
+def _begins(recordings: Sequence[Any]) -> tuple[int, ...]:
+    """Where one recording follows another."""
+    return tuple(i for i, name in enumerate(recordings) if i == 0 or recordings[i - 1] != name)
+
+
+def _indices(count: int, samples: int | None, seed: int, in_order: bool = False) -> np.ndarray:
+    if samples is None or samples >= count or in_order:
+        return np.arange(count if samples is None else min(count, samples))
     return np.sort(np.random.default_rng(seed).choice(count, samples, replace=False))
 
 
-def _thinned(inputs: Inputs, samples: int | None, seed: int) -> Inputs:
-    chosen = _indices(inputs.samples, samples, seed)
-    return Inputs(
-        tuple(a[chosen] for a in inputs.arrays), None if inputs.labels is None else inputs.labels[chosen], inputs.source
-    )
+def _thinned(inputs: Inputs, samples: int | None, seed: int, in_order: bool = False) -> Inputs:
+    chosen = _indices(inputs.samples, samples, seed, in_order)
+    begins = None if inputs.begins is None else tuple(i for i in inputs.begins if i < len(chosen)) if in_order else None
+    labels = None if inputs.labels is None else inputs.labels[chosen]
+    return Inputs(tuple(a[chosen] for a in inputs.arrays), labels, inputs.source, begins)
 
 
 def join_names(names: Sequence[str]) -> str:

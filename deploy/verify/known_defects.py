@@ -38,11 +38,46 @@ DEFECTS = (
 )
 
 
+#: Kernels that round or saturate otherwise than the other runtimes', by design: said where a pair is beyond its limits.
+DIFFERENCES = (
+    Defect(
+        "tflm",
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+        ("int8",),
+        "the hidden state's part of a gate saturates at 8 before it is added to the input's, where LiteRT saturates "
+        "the sum alone; states remember it",
+        "https://github.com/tensorflow/tflite-micro/blob/main/tensorflow/lite/micro/kernels/lstm_eval.h",
+    ),
+)
+
+
+def differences_in(path: Path, runtime: str) -> list[str]:
+    """Differences by design which a TFLite file meets on a runtime, as sentences with a link."""
+    return _met(path, runtime, DIFFERENCES)
+
+
 def defects_in(path: Path, runtime: str) -> list[str]:
-    """Known defects of a runtime which a TFLite file meets, as sentences with a link."""
+    """Known defects of a runtime which a file meets on this processor, as sentences with a link."""
+    if runtime == "onnxruntime" and path.suffix.lower() == ".onnx":
+        return _saturated(path)
+    return _met(path, runtime, DEFECTS)
+
+
+def _saturated(path: Path) -> list[str]:
+    from edgepress.deploy.onnx_files import saturation
+
+    if saturation.has_vnni() or not (layers := saturation.layers_with_int8_weights(path)):
+        return []
+    return [
+        f"onnxruntime: on this processor, an x86 without VNNI, sums of {len(layers)} layers with int8 weights saturate "
+        "at 16 bits; export with --onnx-integers u8u8 (https://github.com/microsoft/onnxruntime/issues/6004)"
+    ]
+
+
+def _met(path: Path, runtime: str, table: tuple[Defect, ...]) -> list[str]:
     from edgepress.deploy.tflite.reader import read_tflite
 
-    candidates = [defect for defect in DEFECTS if defect.runtime == runtime]
+    candidates = [defect for defect in table if defect.runtime == runtime]
     if not candidates or path.suffix.lower() != ".tflite":
         return []
     found: dict[str, None] = {}

@@ -170,11 +170,11 @@ def resolver_methods(model: Any) -> tuple[str, ...]:
 
 def probe(path: str | Path) -> dict[str, str | None]:
     """Ask the installed runtimes themselves: runtime -> None where it runs the file, else what it says."""
-    from edgepress.deploy.runtimes.registry import available_runtimes
+    from edgepress.deploy.runtimes.registry import KINDS, available_runtimes
     from edgepress.deploy.runtimes.sessions import open_session
     from edgepress.deploy.verify.shrink import random_inputs
 
-    kind = Path(path).suffix.lower().lstrip(".")
+    kind = KINDS.get(Path(path).suffix.lower(), "")
     answers: dict[str, str | None] = {}
     refusals: list[EdgepressError] = []
     for runtime, missing in available_runtimes(kind).items():
@@ -200,11 +200,12 @@ def probe(path: str | Path) -> dict[str, str | None]:
 def report(path: str | Path, ask: bool = True) -> dict[str, Any]:
     """{"schema", "file", "operators": {RUNTIME: [...]}, "runs": {RUNTIME: null or reason}} of a file.
 
-    For .onnx files only the runtime itself is asked: ONNX Runtime has every operator of the standard's opsets.
+    For other files than .tflite only the runtime itself is asked: ONNX Runtime has every operator of the standard's
+    opsets, and what was compiled (.ort, .xml, .pte) names none.
     """
     operators: dict[str, Any] = {}
     path = Path(path)
-    if path.suffix.lower() != ".onnx":
+    if path.suffix.lower() not in (".onnx", ".ort", ".xml", ".pte"):
         from edgepress.deploy.artifact import find_manifest
         from edgepress.deploy.tflite.reader import read_tflite
 

@@ -9,7 +9,8 @@ what each one saved.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.deploy.runtimes.engine import lengths_of
 from edgepress.deploy.tflite.memory_plan import plan_arena
 from edgepress.deploy.tflite.objects import text
 from edgepress.deploy.tflite.strip import strip_metadata, strip_names, strip_ranges, strip_unused
@@ -25,6 +27,8 @@ from edgepress.deploy.tflite.writer import pack, unpack
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 
 _PROVERS = ("tflm", "litert-reference", "litert")
+#: Of one proof on one runtime. There are up to seven on each; reference kernels take seconds for half a giga of MACs.
+_PROOF_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Shrunk:
     Attributes:
         model: its bytes.
         report: {"before": {"file_bytes", "arena_bytes"}, "after": the same, "steps": [{"step", "applied",
-            "file_bytes_saved", "arena_bytes_saved", "note"}], "proof": {"runtimes", "samples", "not_run"},
+            "file_bytes_saved", "arena_bytes_saved", "note"}], "proof": {"runtimes", "samples" (by runtime), "not_run"},
             "tensor_names" by index in the new file}; an arena is null where TFLite Micro does not run the file.
     """
 
@@ -47,7 +51,8 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
 
     Args:
         model: the file.
-        samples: random inputs of every proof (whole range of the input's type).
+        samples: random inputs of every proof (whole range of the input's type); on a runtime that is slow with this
+            file fewer, at least one, so that a large network takes a minute and not ten.
         seed: of the inputs and of the plan's search.
         plan: also search an arena plan for TFLite Micro.
 
@@ -57,7 +62,8 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
     unpacked = unpack(model)
     for tensor in unpacked.subgraphs[0].tensors:
         tensor.label = text(tensor.name)  # not a field of the schema: it travels with the object and isn't written
-    before = _measure(model, samples, seed, foreign=True)
+    before = _measure(model, dict.fromkeys(_PROVERS, samples), seed, foreign=True)
+    counts = before.samples
     if not before.outputs:
         raise RuntimeFailure(
             "nothing can be proven about this file, since no runtime runs it: "
@@ -81,7 +87,7 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
             steps.append(_step(name, False, 0, 0, f"not applied: {error}"))
             continue
         packed = pack(candidate)
-        after = _measure(packed, samples, seed) if packed != current else measured
+        after = _measure(packed, counts, seed) if packed != current else measured
         file_saved = len(current) - len(packed)
         arena_saved = (measured.arena_bytes or 0) - (after.arena_bytes or 0)
         difference = _difference(before, after)
@@ -103,7 +109,7 @@ def shrink_model(model: bytes, *, samples: int = 8, seed: int = 0, plan: bool = 
             "before": {"file_bytes": len(model), "arena_bytes": before.arena_bytes},
             "after": {"file_bytes": len(current), "arena_bytes": measured.arena_bytes},
             "steps": steps,
-            "proof": {"runtimes": list(before.outputs), "samples": samples, "not_run": before.failures},
+            "proof": {"runtimes": list(before.outputs), "samples": counts, "not_run": before.failures},
             "tensor_names": [tensor.label for tensor in unpacked.subgraphs[0].tensors],
         },
     )
@@ -153,40 +159,57 @@ def shrink_bytes(model: bytes) -> bytes:
 @dataclass(frozen=True)
 class _Measured:
     outputs: dict[str, list[np.ndarray]]
+    samples: dict[str, int]
     failures: dict[str, str]
     arena_bytes: int | None
 
 
-def _measure(model: bytes, samples: int, seed: int, foreign: bool = False) -> _Measured:
-    """Outputs and arena; a file that nobody ran before runs in child processes, what we wrote from it need not."""
+def _measure(model: bytes, samples: Mapping[str, int], seed: int, foreign: bool = False) -> _Measured:
+    """Outputs and arena by runtime, on so many samples.
+
+    A file that nobody ran before runs in child processes, and its first sample tells how many more there is time for;
+    what we wrote from it need not.
+    """
     from edgepress.deploy.runtimes.sessions import open_session
 
     outputs: dict[str, list[np.ndarray]] = {}
+    counts: dict[str, int] = {}
     failures: dict[str, str] = {}
     arena = None
     with TemporaryDirectory(prefix="edgepress-") as folder:
         path = Path(folder) / "model.tflite"
         path.write_bytes(model)
-        for runtime in _PROVERS:
+        for runtime in (name for name in _PROVERS if name in samples):
             with ExitStack() as stack:
                 try:
                     session = stack.enter_context(open_session(path, runtime, isolate=foreign))
-                    made = session.run_integer(*random_inputs(session.inputs, samples, seed))
+                    counts[runtime] = _affordable(session, samples[runtime], seed) if foreign else samples[runtime]
+                    made = session.run_integer(*random_inputs(session.inputs, counts[runtime], seed))
                     if runtime == "tflm":
                         arena = session.arena_bytes().get("total")
                 except EdgepressError as error:
                     failures[runtime] = str(error)
                     continue
                 outputs[runtime] = list(made) if isinstance(made, tuple) else [made]
-    return _Measured(outputs, failures, arena)
+    return _Measured(outputs, {name: counts[name] for name in outputs}, failures, arena)
+
+
+def _affordable(session: Any, samples: int, seed: int) -> int:
+    """How many samples run in the seconds of a proof, by the time of one."""
+    if samples == 1:
+        return 1
+    start = time.perf_counter()
+    session.run_integer(*random_inputs(session.inputs, 1, seed))
+    each = max(time.perf_counter() - start, 1e-6)
+    return max(1, min(samples, int(_PROOF_SECONDS / each)))
 
 
 def random_inputs(inputs: Sequence[Any], samples: int, seed: int) -> list[np.ndarray]:
     """Raw inputs over the whole range of each type ([-1, 1] for float), the first sample all zeros."""
     generator = np.random.default_rng(seed)
     arrays = []
-    for details in inputs:
-        shape = (samples, *(1 if size < 0 else size for size in details.shape[1:]))
+    for length, details in zip(lengths_of(samples, inputs), inputs, strict=True):
+        shape = (length, *(1 if size < 0 else size for size in details.shape[1:]))
         dtype = np.dtype(details.dtype)
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)

@@ -26,7 +26,7 @@ class Constant(nn.Module):
 
     def __init__(self, value: Tensor):
         super().__init__()
-        self.value = nn.Parameter(value)
+        self.value: nn.Parameter = nn.Parameter(value)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value

@@ -16,8 +16,8 @@ from edgepress.models.atomic import new_directory, write_bytes
 from edgepress.models.checkpoints.registry import build, make_network
 from edgepress.models.checkpoints.spec import ModelSpec
 from edgepress.models.errors import ConfigError, UsageError
-from edgepress.models.files.arrays import load_tensors, refuse_numbers_that_are_none
-from edgepress.models.files.reading import open_regular, read_json
+from edgepress.models.files.arrays import LARGEST_BYTES, load_tensors, refuse_numbers_that_are_none
+from edgepress.models.files.reading import file_sha256, open_bytes, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +160,7 @@ def export_state_dict(path: str | Path, out: str | Path, *, overwrite: bool = Fa
     description, _ = _read_model_json(path)
     state = _read_weights(path, description["weights"])
     if out.suffix == ".safetensors":
-        return write_bytes(out, (path / WEIGHTS).read_bytes())
+        return write_bytes(out, bytes(open_bytes(path / WEIGHTS, LARGEST_BYTES)))
     import torch
 
     buffer = io.BytesIO()
@@ -267,23 +267,15 @@ def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tenso
     file = path / WEIGHTS
     if not file.is_file():
         raise UsageError(f"{path} is incomplete: it has no {WEIGHTS}")
-    try:
-        if _sha256(file) != expected["sha256"]:
-            size, wanted = file.stat().st_size, expected.get("bytes")
-            detail = "altered" if size == wanted else f"{size:,} bytes instead of {wanted!r:.20}"
-            raise UsageError(
-                f"{file} is damaged ({detail}): its sha256 is not the one in {MODEL}; restore the file or train again"
-            )
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror or error}") from error
+    if file_sha256(file) != expected["sha256"]:
+        size, wanted = file.stat().st_size, expected.get("bytes")
+        detail = "altered" if size == wanted else f"{size:,} bytes instead of {wanted!r:.20}"
+        raise UsageError(
+            f"{file} is damaged ({detail}): its sha256 is not the one in {MODEL}; restore the file or train again"
+        )
     state = load_tensors(file)
     refuse_numbers_that_are_none(state, str(file))
     return state
-
-
-def _sha256(file: Path) -> str:
-    with open_regular(file) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _dump(value: dict[str, Any], name: str) -> bytes:

@@ -7,13 +7,19 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgepress.models.files.reading import file_sha256
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 def identity(checkpoint: Path) -> str:
-    """The digest of a checkpoint's model.json, which holds the digest of its weights: what it is, wherever it lies."""
-    return hashlib.sha256((checkpoint / "model.json").read_bytes()).hexdigest()
+    """The digest of a checkpoint's model.json, which holds the digest of its weights: what it is, wherever it lies.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return file_sha256(checkpoint / "model.json")
 
 
 def tensors_digest(model: nn.Module) -> str:

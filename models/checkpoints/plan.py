@@ -76,6 +76,11 @@ def apply_plan(model: nn.Module, plan: Mapping[str, Any], traces: Traces | None 
     return smaller
 
 
+def removes(plan: Mapping[str, Any] | None) -> bool:
+    """Whether a plan takes channels or branches out; one that merges parallel branches alone does not."""
+    return plan is not None and (plan["kind"] != "modules" or bool(plan["tensors"] or plan.get("branches")))
+
+
 def chain_plans(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[str, Any]:
     """One plan for a network that was pruned twice: the kept indices of the second are looked up in the first.
 
@@ -83,6 +88,10 @@ def chain_plans(first: dict[str, Any] | None, second: dict[str, Any]) -> dict[st
         UsageError: one of them rebuilds the graph, which cannot be done twice.
     """
     if first is None:
+        return second
+    if first.get("reparameterized"):
+        second = {**second, "reparameterized": True}
+    if not removes(first):
         return second
     if (first["kind"], second["kind"]) != ("modules", "modules"):
         raise UsageError("this network was rebuilt when it was pruned and cannot be pruned again; prune the dense one")

@@ -38,13 +38,14 @@ class Traces:
     """
 
     def __init__(self, dense: nn.Module, inputs: tuple[torch.Tensor, ...]):
-        self.dense, self.inputs = dense, inputs
+        self.dense: nn.Module = dense
+        self.inputs: tuple[torch.Tensor, ...] = inputs
         self.programs: dict[tuple[str, int | None], ExportedProgram | UsageError] = {}
         leading = {value.shape[0] if value.ndim else 0 for value in inputs}
         batched = len(leading) == 1 and 0 not in leading
         sizes = {size for value in (*inputs, *dense.parameters(), *dense.buffers()) for size in value.shape}
         #: The batch that traces have; None where the inputs have none.
-        self.batch = next((p for p in _PRIMES if all(s % p for s in sizes)), None) if batched else None
+        self.batch: int | None = next((p for p in _PRIMES if all(s % p for s in sizes)), None) if batched else None
 
     def program(self, mode: str, batch: int | None) -> ExportedProgram:
         """The network in a mode of `models.cost.program.MODES`, with this batch; None: with the inputs as they are.
@@ -86,7 +87,7 @@ _PRIMES = (1009, 1013, 1019, 1021)
 
 
 @dataclass(frozen=True)
-class _Phase:
+class Phase:
     """One traced graph as a function of tensors.
 
     Attributes:
@@ -99,8 +100,8 @@ class _Phase:
     tensors: tuple[str, ...]
     outputs: Any
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Phase:
-        return _Phase(copy.deepcopy(self.run, memo), self.tensors, self.outputs)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Phase:
+        return Phase(copy.deepcopy(self.run, memo), self.tensors, self.outputs)
 
 
 class Rebuilt(nn.Module):
@@ -116,8 +117,8 @@ class Rebuilt(nn.Module):
     def __init__(
         self,
         smaller: nn.Module,
-        evaluation: _Phase,
-        training: _Phase,
+        evaluation: Phase,
+        training: Phase,
         constants: Mapping[str, torch.Tensor],
         title: str,
     ):
@@ -131,9 +132,15 @@ class Rebuilt(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> Any:
         """Run the graph of the present mode; takes and returns what the original does."""
         phase = self._phases[self.training]
-        return pytree.tree_unflatten(phase.run(*map(self._tensor, phase.tensors), *inputs), phase.outputs)
+        return pytree.tree_unflatten(phase.run(*map(self.tensor, phase.tensors), *inputs), phase.outputs)
 
-    def _tensor(self, name: str) -> torch.Tensor:
+    @property
+    def evaluation(self) -> Phase:
+        """The graph of evaluation."""
+        return self._phases[False]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A parameter, buffer or constant by its dotted path."""
         path, _, own = name.rpartition(".")
         tensor: torch.Tensor = getattr(self.get_submodule(path), own)
         return tensor
@@ -189,7 +196,7 @@ def _zero_inputs(edits: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
         raise UsageError(f"the plan is damaged: graph.inputs must list shapes and dtypes ({error})") from error
 
 
-def _phase(traces: Traces, mode: str, edits: Mapping[str, Any], constants: dict[str, torch.Tensor]) -> _Phase:
+def _phase(traces: Traces, mode: str, edits: Mapping[str, Any], constants: dict[str, torch.Tensor]) -> Phase:
     batch = traces.batch_of(mode)
     program = traces.program(mode, batch)
     graph = copy.deepcopy(program.graph)
@@ -215,7 +222,7 @@ def _phase(traces: Traces, mode: str, edits: Mapping[str, Any], constants: dict[
     for node in graph.nodes:
         node.meta = {}
     graph.lint()
-    return _Phase(fx.GraphModule(program.graph_module, graph), tuple(tensors), program.call_spec.out_spec)
+    return Phase(fx.GraphModule(program.graph_module, graph), tuple(tensors), program.call_spec.out_spec)
 
 
 def calls_of(graph: fx.Graph) -> list[fx.Node]:

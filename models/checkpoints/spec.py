@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import ConfigError, UsageError
+from edgepress.models.tasks.kinds.table import KINDS
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +33,11 @@ class ModelSpec:
         input_shapes: shape of each input without the batch, such as ((1, 256, 44),).
         front_end: the features the network was trained on (`tasks.front_ends.log_mel.LogMel.to_json`), or None.
         classes: names of the logits, in their order; empty where unknown.
-        plan: what pruning removed (`checkpoints.plan.apply_plan`), or None for the network as the factory builds it.
+        plan: what pruning removed, and whether branches of training were merged (`checkpoints.plan.apply_plan`), or
+            None for the network as the factory builds it.
         task: the source of the task it was trained on, or None.
         notes: anything else worth keeping, such as the command.
+        kind: of that task (models/tasks/kinds): whether outputs are classes, numbers, masks, ...
 
     Raises:
         ConfigError: fields of the wrong type or size, all of them together.
@@ -48,9 +51,12 @@ class ModelSpec:
     plan: dict[str, Any] | None = None
     task: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    kind: str = "classification"
 
     def __post_init__(self) -> None:
         errors = [*_factory_errors(self.factory), *_shape_errors(self.input_shapes), *_class_errors(self.classes)]
+        if self.kind not in KINDS:
+            errors.append(f"kind = {self.kind!r:.200} is unknown: known are {', '.join(KINDS)}")
         if self.task is not None and not isinstance(self.task, str):
             errors.append(f"task = {self.task!r} must be text or null")
         for name in ("arguments", "front_end", "plan", "notes"):
@@ -70,8 +76,11 @@ class ModelSpec:
         object.__setattr__(self, "classes", tuple(self.classes))
 
     def to_json(self) -> dict[str, Any]:
-        """A new JSON-able dict with every field; `from_json` turns it back."""
-        return {f.name: _as_json(getattr(self, f.name)) for f in fields(self)}
+        """A new JSON-able dict with every field (the kind where it says something); `from_json` turns it back."""
+        made = {f.name: _as_json(getattr(self, f.name)) for f in fields(self)}
+        if self.kind == "classification":  # what there was before there were kinds
+            del made["kind"]
+        return made
 
     @classmethod
     def from_json(cls, value: Any) -> ModelSpec:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgepress.models.errors import UsageError
-from edgepress.models.files.arrays import load_tensors
+from edgepress.models.files.arrays import load_tensors, load_torch, refuse_numbers_that_are_none
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         path: .safetensors, or what `torch.save` wrote.
 
     Raises:
-        UsageError: no such file, damaged, holding other objects, or of another network.
+        UsageError: no such file, damaged, holding other objects or values that are not finite, or of another network.
     """
     if not path.is_file():
         raise UsageError(f"weights = {str(path)!r} does not exist; give a state dict, .safetensors or .pt")
@@ -41,21 +41,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
     wanted = model.state_dict()
     fitting = (fitted for state in found.values() if (fitted := _fitted(state, wanted)) is not None)
     key, state = next(iter(found.items()))
+    chosen = next(fitting, state)
     try:
-        model.load_state_dict(next(fitting, state))
+        model.load_state_dict(chosen)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:4]]
         where = f" (looked at {', '.join(repr(name) for name in found)})" if key else ""
         raise UsageError(f"{path} does not fit the network{where}: {' '.join(lines)[:1000]}") from error
+    refuse_numbers_that_are_none(chosen, str(path))
 
 
 def _read(path: Path) -> Any:
-    import torch
-
     try:
         if path.suffix == ".safetensors":
             return dict(load_tensors(path))
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_torch(path)
     except UsageError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file

@@ -195,12 +195,12 @@ def _same_elements(node: Node, source: Node) -> bool:
 
 def needs_padding(graph: Graph, node: Node) -> bool:
     """Whether TFLite needs an operator of its own for the padding of a convolution or a pooling."""
-    before = _symmetric_padding(graph, node)
+    before = symmetric_padding(graph, node)
     source = data_input(graph, node)
     if before is None or not any(before) or source is None or source.shape is None or node.shape is None:
         return False
     count = len(before)
-    kernel, stride, dilation = _geometry(graph, node, count)
+    kernel, stride, dilation = geometry(graph, node, count)
     for axis in range(count):
         size = source.shape[len(source.shape) - count + axis]
         if (before[axis], before[axis]) != same_amounts(size, kernel[axis], stride[axis], dilation[axis]):
@@ -221,11 +221,11 @@ def is_same_padding(graph: Graph, node: Node) -> bool:
     ):
         return False
     reader = graph.by_name[readers[0]]
-    own = _symmetric_padding(graph, reader) if reader.op in CONVOLUTIONS else None
+    own = symmetric_padding(graph, reader) if reader.op in CONVOLUTIONS else None
     amounts = node.arguments["pad"]
     if own is None or any(own) or reader.shape is None or len(amounts) > 2 * len(own):
         return False
-    kernel, stride, dilation = _geometry(graph, reader, len(own))
+    kernel, stride, dilation = geometry(graph, reader, len(own))
     amounts = (*amounts, *(0,) * (2 * len(own) - len(amounts)))
     for axis in range(len(own)):
         # The amounts start at the last dimension.
@@ -245,7 +245,7 @@ def same_amounts(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
 
 def padded_shape(graph: Graph, node: Node) -> tuple[int, ...]:
     """Shape of the input of a convolution or pooling after its own padding."""
-    source, before = data_input(graph, node), _symmetric_padding(graph, node)
+    source, before = data_input(graph, node), symmetric_padding(graph, node)
     assert source is not None
     assert source.shape is not None
     assert before is not None
@@ -256,21 +256,24 @@ def padded_shape(graph: Graph, node: Node) -> tuple[int, ...]:
     )
 
 
-def _symmetric_padding(graph: Graph, node: Node) -> tuple[int, ...] | None:
+def symmetric_padding(graph: Graph, node: Node) -> tuple[int, ...] | None:
+    """What a convolution or pooling adds on both sides of each axis; None where it is no such, or says "same"."""
     if (node.op not in CONVOLUTIONS and node.op not in POOLS) or is_transposed(node):
         return None
     padding = node.arguments.get("padding", 0)
     if isinstance(padding, str):  # "same" and "valid" need nothing: torch's "same" has stride 1, as TFLite's SAME
         return None
-    count = POOLS[node.op] if node.op in POOLS else _weight_dimensions(graph, node)
+    count = POOLS[node.op] if node.op in POOLS else weight_dimensions(graph, node)
     return _spread(padding, count)
 
 
-def _weight_dimensions(graph: Graph, node: Node) -> int:
+def weight_dimensions(graph: Graph, node: Node) -> int:
+    """Spatial dimensions of a convolution."""
     return len(graph.by_name[node.arguments["weight"].name].shape or ()) - 2
 
 
-def _geometry(graph: Graph, node: Node, count: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def geometry(graph: Graph, node: Node, count: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Kernel, stride and dilation of a convolution or pooling along its `count` spatial axes."""
     if node.op in POOLS:
         kernel = _spread(node.arguments.get("kernel_size", 1), count)
     else:

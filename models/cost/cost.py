@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgepress.models.cost.activations import ActivationPlan, activation_plan
 from edgepress.models.cost.aten import bias_of, op_of
 from edgepress.models.cost.aten_names import BATCH_NORMS, FOLDABLE
+from edgepress.models.cost.file_constants import file_constant_bytes
 from edgepress.models.cost.folding import Folding, fold_batch_norms
 from edgepress.models.cost.graph import Graph, Node, trace_one_sample
 from edgepress.models.cost.op_costs import WEIGHTED_KINDS, Op, check_rule, check_scheme, does_arithmetic, macs
@@ -57,6 +58,7 @@ class Cost:
         layers: operators that cost or hold something, in execution order.
         uncounted: what does arithmetic or holds numbers and is not part of the figures.
         scheme: number format of the bytes.
+        constant_bytes: at most what an int8 .tflite holds beside weights and biases: paddings, axes, shapes.
     """
 
     rule: str
@@ -67,6 +69,7 @@ class Cost:
     layers: tuple[LayerCost, ...]
     uncounted: tuple[str, ...]
     scheme: str = "w8a8"
+    constant_bytes: int = 0
 
 
 def cost_of(
@@ -113,6 +116,7 @@ def cost_of_graph(graph: Graph, rule: str = "dcase", scheme: str = "w8a8") -> Co
         layers,
         (*_summary(uncounted), *_notes(graph, folding, holdings)),
         scheme,
+        file_constant_bytes(graph, plan),
     )
 
 

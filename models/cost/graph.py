@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from edgepress.models.cost.networks import plain_network
 from edgepress.models.cost.program import export_program
 from edgepress.models.errors import UsageError
 
@@ -126,6 +128,16 @@ class Graph:
             self.by_name[name].source for node in self.nodes for name in node.inputs if self.by_name[name].source
         )
 
+    def of_tensors(self, model: nn.Module) -> Graph:
+        """The same operators with the parameters and leaf modules of a network."""
+        leaves = {
+            name: tuple((own, p.numel()) for own, p in module.named_parameters(recurse=False))
+            for name, module in model.named_modules(remove_duplicate=False)
+            if not any(module.children())
+        }
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        return replace(self, parameter_shapes=shapes, leaf_modules=leaves)
+
     def origins(self, name: str) -> tuple[str, ...]:
         """Names of the parameters and buffers that a node is computed from, each once."""
         seen: dict[str, None] = {}
@@ -182,7 +194,7 @@ def trace_one_sample(model: nn.Module, example_inputs: tuple[torch.Tensor, ...] 
     The first dimension is the batch where all inputs have the same one, and where cutting it to one changes neither
     the steps of a recurrent layer nor the lengths in an attention; else it is time, and the inputs are traced as given.
     """
-    inputs = as_inputs(example_inputs)
+    model, inputs = plain_network(model), as_inputs(example_inputs)
     leading = {value.shape[0] if value.dim() else 0 for value in inputs}
     if len(leading) != 1 or leading <= {0, 1}:
         return trace(model, inputs)
@@ -223,9 +235,18 @@ def read_program(program: ExportedProgram, model: nn.Module) -> Graph:
     outputs: tuple[str, ...] = ()
     for fx_node in program.graph.nodes:
         if fx_node.op == "output":
-            outputs = tuple(renamed.get(name, name) for name in _references(_plain(fx_node.args)))
+            outputs = tuple(renamed.get(name, name) for name in references(fx_node.args))
             continue
-        shape, shapes, dtype = _shapes(fx_node.meta.get("val"))
+        try:
+            shape, shapes, dtype = sizes_of(fx_node.meta.get("val"))
+        except RuntimeError as error:  # a size that torch only knows when it runs
+            _, (path, _) = _module(fx_node.meta.get("nn_module_stack"))
+            raise UsageError(
+                f"{getattr(fx_node.target, '__name__', fx_node.name)} in "
+                + (f"module {path!r}" if path else "the network's own forward")
+                + " gives as many values as its data says, so that nothing behind it can be counted or pruned: write "
+                "torch.where or a mask of fixed size, or leave that part to the program that runs the network"
+            ) from error
         if fx_node.op == "placeholder":
             kind, source = placeholders.get(fx_node.name, ("constant", fx_node.name))
             if kind == "parameter":
@@ -236,31 +257,38 @@ def read_program(program: ExportedProgram, model: nn.Module) -> Graph:
                     continue
             nodes.append(Node(fx_node.name, kind, shape=shape, shapes=shapes, dtype=dtype, source=source))
             continue
-        op, overload = _operator(fx_node.target)
-        module_call, (module, module_class) = _module(fx_node.meta.get("nn_module_stack"))
-        nodes.append(
-            Node(
-                fx_node.name,
-                "call" if fx_node.op == "call_function" else "constant",
-                op=op,
-                overload=overload,
-                arguments=_arguments(fx_node, renamed),
-                shape=shape,
-                shapes=shapes,
-                dtype=dtype,
-                source=str(fx_node.target) if fx_node.op == "get_attr" else "",
-                module=module,
-                module_class=module_class,
-                module_call=module_call,
-            )
-        )
-    leaves = {
-        name: tuple((own, p.numel()) for own, p in module.named_parameters(recurse=False))
-        for name, module in model.named_modules(remove_duplicate=False)
-        if not any(module.children())
-    }
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    return Graph(tuple(nodes), outputs, shapes, leaves, program)
+        nodes.append(node_of(fx_node, fx_node.meta.get("val"), renamed))
+    return Graph(tuple(nodes), outputs, {}, {}, program).of_tensors(model)
+
+
+def node_of(
+    fx_node: Any, value: Any, renamed: Mapping[str, str], numbers: Mapping[str, int] = MappingProxyType({})
+) -> Node:
+    """An operator of a torch.fx graph.
+
+    Args:
+        fx_node: no placeholder and no output.
+        value: its result, with or without numbers in it.
+        renamed: names of nodes which others stand for.
+        numbers: names of nodes that are whole numbers, and no nodes of the graph.
+    """
+    shape, shapes, dtype = sizes_of(value)
+    op, overload = _operator(fx_node.target)
+    module_call, (module, module_class) = _module(fx_node.meta.get("nn_module_stack"))
+    return Node(
+        fx_node.name,
+        "call" if fx_node.op == "call_function" else "constant",
+        op=op,
+        overload=overload,
+        arguments=_arguments(fx_node, renamed, numbers),
+        shape=shape,
+        shapes=shapes,
+        dtype=dtype,
+        source=str(fx_node.target) if fx_node.op == "get_attr" else "",
+        module=module,
+        module_class=module_class,
+        module_call=module_call,
+    )
 
 
 def _placeholders(signature: ExportGraphSignature) -> dict[str, tuple[str, str]]:
@@ -285,7 +313,7 @@ def _operator(target: Any) -> tuple[str, str]:
     return getattr(target, "__name__", full), full
 
 
-def _arguments(fx_node: Any, renamed: Mapping[str, str]) -> dict[str, Any]:
+def _arguments(fx_node: Any, renamed: Mapping[str, str], numbers: Mapping[str, int]) -> dict[str, Any]:
     schema = getattr(fx_node.target, "_schema", None)
     if schema is None:
         named = {str(index): value for index, value in enumerate(fx_node.args)} | dict(fx_node.kwargs)
@@ -298,19 +326,21 @@ def _arguments(fx_node: Any, renamed: Mapping[str, str]) -> dict[str, Any]:
                 named[argument.name] = fx_node.kwargs[argument.name]
             elif argument.has_default_value():
                 named[argument.name] = argument.default_value
-    return {name: _plain(value, renamed) for name, value in named.items()}
+    return {name: _plain(value, renamed, numbers) for name, value in named.items()}
 
 
-def _plain(value: Any, renamed: Mapping[str, str] | None = None) -> Any:
+def _plain(value: Any, renamed: Mapping[str, str] | None = None, numbers: Mapping[str, int] | None = None) -> Any:
     """torch.fx's arguments as plain Python, nodes as `Ref`."""
     import torch
 
     if isinstance(value, torch.fx.Node):
+        if numbers and value.name in numbers:
+            return numbers[value.name]
         return Ref((renamed or {}).get(value.name, value.name))
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(item, renamed) for item in value)
+        return tuple(_plain(item, renamed, numbers) for item in value)
     if isinstance(value, dict):
-        return {key: _plain(item, renamed) for key, item in value.items()}
+        return {key: _plain(item, renamed, numbers) for key, item in value.items()}
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
@@ -324,9 +354,15 @@ def _references(value: Any) -> list[str]:
     return []
 
 
-def _shapes(value: Any) -> tuple[tuple[int, ...] | None, tuple[tuple[int, ...] | None, ...], str]:
+def references(arguments: Any) -> list[str]:
+    """Names of the nodes in arguments of torch.fx, in order."""
+    return _references(_plain(arguments))
+
+
+def sizes_of(value: Any) -> tuple[tuple[int, ...] | None, tuple[tuple[int, ...] | None, ...], str]:
+    """Shape of a tensor, shapes of several, type of elements."""
     if isinstance(value, (list, tuple)):
-        return None, tuple(_shapes(item)[0] for item in value), ""
+        return None, tuple(sizes_of(item)[0] for item in value), ""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return tuple(int(size) for size in value.shape), (), str(value.dtype).removeprefix("torch.")
     return None, (), ""

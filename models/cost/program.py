@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from edgepress.models.errors import UsageError
+from edgepress.models.cost.networks import refusal
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +77,7 @@ def export_program(model: nn.Module, inputs: tuple[torch.Tensor, ...], mode: str
         try:
             program = torch.export.export(copied, inputs, strict=False)
         except Exception as error:  # torch.export raises whatever the forward and its own passes raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UsageError(
-                f"torch.export cannot trace {type(model).__name__} with inputs "
-                f"{[tuple(value.shape) for value in inputs]}: {type(error).__name__}: {reason[:300]}"
-            ) from error
+            raise refusal(copied, inputs, error) from error
     inline_regions(program.graph_module)
     return program
 

@@ -8,30 +8,41 @@ a file are reported together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgepress.models.devices.device import METRICS, DeviceClass, Rule
+from edgepress.models.devices.device import METRICS, DeviceClass, Rule, is_better_higher, is_known, unit_of
 from edgepress.models.errors import ConfigError, UsageError, did_you_mean
 from edgepress.models.files.reading import read_toml
-from edgepress.models.limits import METRIC_UNITS
 
 
 def rule_from_text(metric: str, text: str, *, name: str = "--limit") -> Rule:
-    """The rule of `--limit macs=20M`: a maximum, for accuracy a minimum.
+    """The rule of `--limit macs=20M`: a maximum, a minimum where more is better.
+
+    A sign before the quantity says which: metric.own>=0.8 is given as (metric.own, ">0.8").
 
     Raises:
-        UsageError: unknown metric, or no quantity of its unit.
+        UsageError: unknown metric, no quantity of its unit, or neither bound is the obvious one.
     """
     from edgepress.models.units import parse_quantity
 
-    if metric not in METRICS:
-        raise UsageError(f"{name} {metric}={text}: the metric {metric!r} is unknown; known are {', '.join(METRICS)}")
-    value = parse_quantity(text, METRIC_UNITS[METRICS[metric]], name=f"{name} {metric}")
-    bound = {"minimum": value} if metric == "accuracy" else {"maximum": value}
-    return Rule(metric, **bound, source="given on the command line")  # type: ignore[arg-type]
+    if not is_known(metric):
+        raise UsageError(
+            f"{name} {metric}={text}: the metric {metric!r} is unknown; known are {', '.join(METRICS)}, and "
+            "metric.NAME of the task, such as metric.auc"
+        )
+    text = str(text)
+    sign, text = (text[0], text[1:]) if text[:1] in ("<", ">") else ("", text)
+    lowest = {">": True, "<": False, "": is_better_higher(metric)}[sign]
+    if lowest is None:
+        raise UsageError(
+            f"{name} {metric}={text}: whether more is better is not known of a metric of your own: write "
+            f"'{metric}>={text}' or '{metric}<={text}'"
+        )
+    value = parse_quantity(text, unit_of(metric), name=f"{name} {metric}")
+    return Rule(metric, **{"minimum" if lowest else "maximum": value}, source="given on the command line")  # type: ignore[arg-type]
 
 
 def device_classes(budgets: str | Path | None = None) -> dict[str, DeviceClass]:
@@ -66,19 +77,36 @@ def pick(name: str, known: dict[str, DeviceClass]) -> DeviceClass:
 
 
 @dataclass(frozen=True)
+class GateDefaults:
+    """What the [gate] table of a budgets.toml names; paths are relative to the folder of the file.
+
+    Attributes:
+        files: models, or patterns of them.
+        baselines: each serves the file of its name or layers.
+        baseline_by_file: model -> its own baseline.
+        results: a file of measured results.
+    """
+
+    files: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    baseline_by_file: dict[str, str] = field(default_factory=dict)
+    results: str | None = None
+
+
+@dataclass(frozen=True)
 class Budgets:
     """A budgets.toml: all device classes with its changes, and what the gate does without being told.
 
     Attributes:
         devices: every known class, the shipped ones included.
         own: the names that the file itself mentions; the gate checks these where no --device is given.
-        gate: file, baseline and results, as far as they are given.
+        gate: what it names for the gate.
         path: the file; paths in it are relative to its folder.
     """
 
     devices: dict[str, DeviceClass]
     own: tuple[str, ...]
-    gate: dict[str, str]
+    gate: GateDefaults
     path: Path
 
 
@@ -92,7 +120,14 @@ def read_budgets(path: str | Path) -> Budgets:
     path = Path(path)
     raw = _toml(path)
     devices, gate = _checked(raw, _shipped(), str(path))
-    return Budgets(devices, tuple(raw.get("device", {})), gate, path)
+    past = gate.get("baseline", [])
+    defaults = GateDefaults(
+        tuple(gate.get("file", ())),
+        () if isinstance(past, dict) else tuple(past),
+        past if isinstance(past, dict) else {},
+        gate.get("results"),
+    )
+    return Budgets(devices, tuple(raw.get("device", {})), defaults, path)
 
 
 @cache
@@ -110,7 +145,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def _checked(
     raw: dict[str, Any], known: dict[str, DeviceClass], subject: str, sources: bool = False
-) -> tuple[dict[str, DeviceClass], dict[str, str]]:
+) -> tuple[dict[str, DeviceClass], dict[str, Any]]:
     """Check a whole file and merge it over what is known; every mistake is reported at once."""
     from edgepress.models.devices.schema import check_file
 

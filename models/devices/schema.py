@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
 
-from edgepress.models.devices.device import METRICS
+from edgepress.models.devices.device import METRICS, TASK_METRIC, is_better_higher, is_known, unit_of
 from edgepress.models.errors import UsageError
 from edgepress.models.limits import METRIC_UNITS
 from edgepress.models.units import parse_quantity
@@ -71,6 +71,15 @@ class _Device(_Strict):
     accuracy: _Limit | None = None
     log_loss: _Limit | None = None
     latency: _Limit | None = None
+    #: By the name of a task's metric: metric.auc = { min = 0.85, max_drop = 0.01 }.
+    metric: dict[str, _Limit] | None = None
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _read_task_metrics(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: _task_limit(name, limit) for name, limit in given.items()}
 
     @field_validator(*METRICS, mode="before")
     @classmethod
@@ -104,10 +113,48 @@ class _Device(_Strict):
         return fact
 
 
+_SIDES = {
+    ("max", "max_growth"): "more is better: write min and max_drop",
+    ("min", "max_drop"): "less is better: write max and max_growth",
+}
+
+
+def _task_limit(name: str, given: Any) -> Any:
+    metric = f"{TASK_METRIC}{name}"
+    if not is_known(metric):
+        raise ValueError(f"{name!r} is no name of a metric: write metric.auc")
+    if isinstance(given, str | int | float) and not isinstance(given, bool):
+        lowest = is_better_higher(metric)
+        if lowest is None:
+            raise ValueError(
+                f"{name}: whether more is better is not known: write {{ min = {given} }} or {{ max = ... }}"
+            )
+        given = {"min" if lowest else "max": given}
+    if not isinstance(given, dict):
+        return given
+    wrong = {True: ("max", "max_growth"), False: ("min", "max_drop"), None: ()}[is_better_higher(metric)]
+    if found := [key for key in wrong if key in given]:
+        raise ValueError(f"{name}: {found[0]} bounds the side that is good; {_SIDES[wrong]}")
+    units = {"max": unit_of(metric), "min": unit_of(metric), "max_drop": unit_of(metric), "max_growth": "fraction"}
+    return {key: _quantity(value, units[key], key) if key in units else value for key, value in given.items()}
+
+
 class _Gate(_Strict):
-    file: str | None = None
-    baseline: str | None = None
+    file: list[str] = []
+    baseline: list[str] | dict[str, str] = []
     results: str | None = None
+
+    @field_validator("file", "baseline", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any, info: ValidationInfo) -> Any:
+        texts = [given] if isinstance(given, str) else given
+        values = texts
+        if info.field_name == "baseline" and isinstance(given, dict):
+            values = list(given.values())
+        if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+            forms = ["a text", "a list of texts"] + ["a table FILE = BASELINE"] * (info.field_name == "baseline")
+            raise ValueError(f"{given!r} is none of {', '.join(forms)}")
+        return texts
 
 
 class _File(_Strict):
@@ -136,7 +183,7 @@ def parse_hertz(text: str) -> int:
     return round(float(match[1]) * {"kHz": 1e3, "MHz": 1e6, "GHz": 1e9}[match[2]])
 
 
-def check_file(raw: dict[str, Any], sources: bool) -> tuple[dict[str, dict[str, Any]], dict[str, str], list[str]]:
+def check_file(raw: dict[str, Any], sources: bool) -> tuple[dict[str, dict[str, Any]], dict[str, Any], list[str]]:
     """Check the whole content of a file.
 
     Args:
@@ -144,18 +191,18 @@ def check_file(raw: dict[str, Any], sources: bool) -> tuple[dict[str, dict[str, 
         sources: whether every number must say where it comes from (the shipped file must).
 
     Returns:
-        The entries by device name, ready for `devices.classes`; the [gate] table; every mistake as a sentence. Devices
-        with a mistake are missing among the entries.
+        The entries by device name, ready for `devices.classes`; the [gate] table with file as a list and baseline as a
+        list or a table; every mistake as a sentence. Devices with a mistake are missing among the entries.
     """
     raw = {("schema_" if key == "schema" else key): value for key, value in raw.items()}
     errors: list[str] = []
-    gate: dict[str, str] = {}
+    gate: dict[str, Any] = {}
     entries: dict[str, dict[str, Any]] = {}
     tables = raw.get("device", {})
     try:
         # The frame is checked without the devices, so that a mistake in one does not hide the next.
         checked = _File.model_validate({**raw, "device": {}} if isinstance(tables, dict) else raw)
-        gate = checked.gate.model_dump(exclude_none=True) if checked.gate else {}
+        gate = checked.gate.model_dump(exclude_unset=True) if checked.gate else {}
     except ValidationError as error:
         errors += _sentences(error, "")
     for name, table in tables.items() if isinstance(tables, dict) else ():
@@ -185,8 +232,9 @@ def _entry(device: _Device) -> dict[str, Any]:
     if device.latency_systems is not None:
         entry["latency_systems"] = tuple(device.latency_systems)
     rules: dict[str, dict[str, Any]] = {}
-    for metric in METRICS:
-        limit = getattr(device, metric)
+    limits = {metric: getattr(device, metric) for metric in METRICS}
+    limits |= {f"{TASK_METRIC}{name}": limit for name, limit in (device.metric or {}).items()}
+    for metric, limit in limits.items():
         if limit is not None:
             given = limit.model_dump(exclude_none=True)
             rules[metric] = {_BOUNDS.get(key) or key: value for key, value in given.items()}

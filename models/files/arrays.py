@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays in .npz, .npy and .safetensors files that anybody may have written: nothing pickled, sizes checked first."""
+"""Arrays in .npz, .npy, .safetensors and .pt files that anybody may have written: sizes checked, no objects read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,21 +57,46 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            total = sum(entry.file_size for entry in entries)
-            packed = max(1, sum(entry.compress_size for entry in entries))
-            if total > LARGEST_BYTES or len(entries) > 64:
-                raise UsageError(
-                    f"{path} unpacks to {total / 1e9:.1f} GB in {len(entries)} arrays; at most "
-                    f"{LARGEST_BYTES / 1e9:.1f} GB in 64 are read"
-                )
-            if total > _SMALL_BYTES and total > LARGEST_RATIO * packed:
-                raise UsageError(
-                    f"{path} unpacks to {total / packed:.0f} times its size; at most {LARGEST_RATIO} is "
-                    "read, since no real data compress like that"
-                )
+            _refuse_bombs(path, entries, 64, LARGEST_BYTES)
             return {entry.filename.removesuffix(".npy"): _read_array(path, archive, entry) for entry in entries}
     except _DAMAGED as error:
         raise UsageError(f"{path} is no readable .npz file ({error}); write it with numpy.savez") from error
+
+
+def _refuse_bombs(path: Path, entries: Sequence[zipfile.ZipInfo], most: int, largest_bytes: int) -> None:
+    """By the directory of the archive; a reader that gets more than that out of an entry stops with an error."""
+    total = sum(entry.file_size for entry in entries)
+    packed = max(1, sum(entry.compress_size for entry in entries))
+    if total > largest_bytes or len(entries) > most:
+        raise UsageError(
+            f"{path} unpacks to {total / 1e9:.1f} GB in {len(entries):,} arrays; at most "
+            f"{largest_bytes / 1e9:.1f} GB in {most:,} are read"
+        )
+    if total > _SMALL_BYTES and total > LARGEST_RATIO * packed:
+        raise UsageError(
+            f"{path} unpacks to {total / packed:.0f} times its size; at most {LARGEST_RATIO} is "
+            "read, since no real data compress like that"
+        )
+
+
+def load_torch(path: str | Path, largest_bytes: int = LARGEST_BYTES) -> Any:
+    """What `torch.save` wrote, on the CPU: tensors and plain values, nothing else is unpickled.
+
+    Raises:
+        UsageError: missing, no regular file, or it unpacks to too much.
+        Exception: of many kinds, torch's own: it is damaged, or holds other objects.
+    """
+    import torch
+
+    path = Path(path)
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest_bytes:
+            raise UsageError(f"{path} has {size / 1e9:.1f} GB; at most {largest_bytes / 1e9:.1f} GB are read")
+        if zipfile.is_zipfile(file):  # else it is of the form before torch 1.6, which packs nothing
+            with zipfile.ZipFile(file) as archive:
+                _refuse_bombs(path, archive.infolist(), MOST_TENSORS, largest_bytes)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_npy(path: str | Path) -> np.ndarray:

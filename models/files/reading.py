@@ -7,12 +7,14 @@ nothing is nested deeper than any reader of ours goes. A schema (a pydantic type
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import mmap
 import os
 import stat
 import tomllib
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -30,7 +32,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     """Open a regular file for reading; a pipe, a device or a folder is refused before anything waits for it.
 
     Raises:
-        UsageError: it is missing, not readable or no regular file.
+        UsageError: it is missing, not readable, no regular file, or a pointer of Git LFS.
     """
     try:
         # Opening a pipe would wait for a writer.
@@ -42,7 +44,27 @@ def open_regular(path: str | Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise UsageError(f"{path} is no regular file")
+    try:
+        refuse_pointer(cast(BufferedReader, file).peek(len(LFS_POINTER))[: len(LFS_POINTER)], str(path))
+    except BaseException as error:
+        file.close()
+        if isinstance(error, OSError):
+            raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+        raise
     return file
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 of a regular file, in hexadecimal digits.
+
+    Raises:
+        UsageError: it is missing, no regular file or unreadable.
+    """
+    with open_regular(path) as file:
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def open_bytes(path: str | Path, largest_bytes: int) -> memoryview:
@@ -64,7 +86,6 @@ def open_bytes(path: str | Path, largest_bytes: int) -> memoryview:
             raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
     if not data:
         raise UsageError(f"{path} is empty")
-    refuse_pointer(data, str(path))
     if len(data) > largest_bytes:  # it grew since
         raise UsageError(f"{path} has more than {largest_bytes:,} bytes; such files are not read")
     return memoryview(data)

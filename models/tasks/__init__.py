@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from edgepress.models.tasks.front_ends.log_mel import LogMel as LogMel
     from edgepress.models.tasks.front_ends.log_mel import log_mel as log_mel
     from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch as log_mel_torch
-    from edgepress.models.tasks.metrics import evaluate as evaluate
+    from edgepress.models.tasks.kinds.classification import evaluate as evaluate
     from edgepress.models.tasks.sources.load import load_task as load_task
     from edgepress.models.tasks.task import Split as Split
     from edgepress.models.tasks.task import Task as Task
@@ -20,7 +20,7 @@ _HOME = {
     "LogMel": "edgepress.models.tasks.front_ends.log_mel",
     "log_mel": "edgepress.models.tasks.front_ends.log_mel",
     "log_mel_torch": "edgepress.models.tasks.front_ends.log_mel_torch",
-    "evaluate": "edgepress.models.tasks.metrics",
+    "evaluate": "edgepress.models.tasks.kinds.classification",
     "Split": "edgepress.models.tasks.task",
     "Task": "edgepress.models.tasks.task",
     "load_task": "edgepress.models.tasks.sources.load",

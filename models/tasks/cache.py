@@ -8,6 +8,7 @@ again. Nothing is ever deleted from the cache: remove the folder to empty it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from numpy.typing import DTypeLike
 
 from edgepress.models.atomic import new_directory, write_text
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import file_sha256
 
 _DATA, _CHECKSUM = "data.npy", "sha256"
 #: Files whose bytes this process has compared with their checksum: each is read through once.
@@ -91,10 +93,11 @@ def cached_array(
             )
         with new_directory(entry, overwrite=True) as folder:
             array = np.lib.format.open_memmap(folder / _DATA, mode="w+", dtype=dtype, shape=shape)
+            _reserve(folder / _DATA)
             fill(array)
             array.flush()
             del array
-            write_text(folder / _CHECKSUM, _sha256(folder / _DATA) + "\n")
+            write_text(folder / _CHECKSUM, file_sha256(folder / _DATA) + "\n")
     found = _open(entry, shape, dtype)
     if found is None:
         raise UsageError(f"the cache entry {entry} cannot be read back; set EDGEPRESS_CACHE to another disk")
@@ -110,7 +113,7 @@ def _open(entry: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray |
         status = path.stat()
         seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         if seen not in _whole:
-            if (entry / _CHECKSUM).read_text(encoding="ascii").strip() != _sha256(path):
+            if (entry / _CHECKSUM).read_text(encoding="ascii").strip() != file_sha256(path):
                 return None
             _whole.add(seen)
     except (OSError, ValueError, EOFError):
@@ -118,9 +121,16 @@ def _open(entry: Path, shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray |
     return array
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _reserve(path: Path) -> None:
+    """The blocks of a mapped file now, as an error: a disk that is full later would end the process by SIGBUS."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # others: the file system cannot do it
+                raise
 
 
 def locked(entry: Path) -> AbstractContextManager[object]:

@@ -7,15 +7,15 @@ Threads are enough: libsndfile, soxr, the Fourier transform and NumPy's loops al
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from edgepress.models.terminal.progress import ProgressBar
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_PATIENCE_S = 2.0
 
 
 def cores() -> int:
@@ -44,7 +44,7 @@ def map_batches(
     pieces = [items[start : start + batch] for start in range(0, len(items), batch)]
     results: list[Result] = []
     waiting: deque[Future[Result]] = deque()
-    with _Progress(title, len(items)) as progress, ThreadPoolExecutor(workers) as pool:
+    with ProgressBar(title, len(items)) as progress, ThreadPoolExecutor(workers) as pool:
         try:
             for piece in pieces:
                 waiting.append(pool.submit(work, piece))
@@ -58,37 +58,3 @@ def map_batches(
             pool.shutdown(cancel_futures=True)
             raise
     return results
-
-
-class _Progress:
-    """A rich progress bar on stderr that starts only when the work turns out to take long."""
-
-    def __init__(self, title: str, total: int):
-        self._title, self._total, self._done = title, total, 0
-        self._begin = time.monotonic()
-        self._bar = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def advance(self, count: int) -> None:
-        self._done = min(self._total, self._done + count)
-        if self._bar is None and time.monotonic() - self._begin > _PATIENCE_S and self._done < self._total:
-            from rich.console import Console
-            from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-            self._bar = Progress(
-                *Progress.get_default_columns()[:2],
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._bar.add_task(self._title, total=self._total)
-            self._bar.start()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done)
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from edgepress.models.errors import UsageError
-from edgepress.models.tasks.front_ends.log_mel import LogMel
+from edgepress.models.tasks.front_ends.front_end import FrontEnd
+from edgepress.models.tasks.kinds.evaluation import Evaluation, OwnMetric
+from edgepress.models.tasks.kinds.kind import Samples
+from edgepress.models.tasks.kinds.table import kind_of
 
 SPLITS = ("train", "validation", "test", "calibration")
 
@@ -20,27 +24,44 @@ class Split:
 
     Attributes:
         names: one name per clip, for scenes the path within the folder.
-        labels: int64 [N], indices into the task's classes.
+        labels: [N, ...] as the task's kind has them: integers [N] below the number of classes (classification; anomaly,
+            0 is normal), 0 and 1 [N, K] (multi-label), numbers [N] or [N, K] (regression), masks of integers [N, H, W]
+            (segmentation), numbers of any shape (detection).
         devices: the recording device of every clip, or None where unknown.
         identifiers: what clips of one recording location share, or None; the unit of cutting and of bootstrapping.
+        groups: what figures are broken down by, such as the machine, or None.
+        attributes: [N] float64, a number of every clip that a network is not to tell, such as a gain or the distance to
+            the microphone (nan where it is unknown), or None.
     """
 
     names: tuple[str, ...]
     labels: np.ndarray
     devices: tuple[str, ...] | None = None
     identifiers: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    attributes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         labels = np.asarray(self.labels)
-        if labels.ndim != 1 or (labels.size and not np.issubdtype(labels.dtype, np.integer)):
-            raise UsageError(f"labels must be a vector of integers, not {labels.dtype} of shape {labels.shape}")
-        object.__setattr__(self, "labels", labels.astype(np.int64))
-        for name in ("names", "devices", "identifiers"):
+        if labels.ndim < 1 or labels.dtype.kind not in "iufb":
+            raise UsageError(f"labels must be an array of numbers [N, ...], not {labels.dtype} of shape {labels.shape}")
+        # Labels of classes are kept as one type, so that a digest of them is the same for all.
+        whole = labels.ndim == 1 and labels.dtype.kind in "iu"
+        object.__setattr__(self, "labels", labels.astype(np.int64) if whole else labels)
+        for name in ("names", "devices", "identifiers", "groups"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, tuple(map(str, value)))
                 if len(value) != len(labels):
                     raise UsageError(f"a split has {len(labels)} labels but {len(value)} {name}")
+        if self.attributes is not None:
+            numbers = np.asarray(self.attributes)
+            if numbers.dtype.kind not in "iuf" or numbers.shape != (len(labels),):
+                raise UsageError(
+                    f"attributes must be {len(labels)} numbers, one for each label, not {numbers.dtype} of shape "
+                    f"{numbers.shape}"
+                )
+            object.__setattr__(self, "attributes", numbers.astype(np.float64))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,11 +72,14 @@ class Split:
         def pick(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
             return None if values is None else tuple(values[index] for index in indices)
 
+        rows = np.asarray(indices, np.int64)
         return Split(
             pick(self.names) or (),
-            self.labels[np.asarray(indices, np.int64)],
+            self.labels[rows],
             pick(self.devices),
             pick(self.identifiers),
+            pick(self.groups),
+            None if self.attributes is None else self.attributes[rows],
         )
 
 
@@ -88,7 +112,7 @@ class Task:
         name: short, for reports.
         classes: class names, by label.
         input_shape: of one clip for the network, in torch's layout, without the batch: (1, mel bands, frames).
-        front_end: the log-mel definition that made the features, or None where they are the user's own.
+        front_end: what made the network inputs (models/tasks/front_ends), or None where they are the user's own.
         fingerprint: hexadecimal digest of the clips and labels (not of the front end): equal on every machine, so that
             figures measured on different data are never compared.
         splits: by name; train, validation and test are what the sources make, calibration is part of train.
@@ -97,6 +121,9 @@ class Task:
         stored: how the file's own inputs are stored, or None where features are computed.
         read_stored: split name -> the stored array [N, *stored.shape], or None.
         notes: what a report should say about the data.
+        kind: of the task, a key of `edgepress.models.tasks.kinds.table.KINDS`.
+        metrics: further metrics of the user's own, by name: (outputs [N, ...], labels [N, ...]) -> a number.
+        loss: the user's own, in torch: (outputs, labels) -> [B] or a scalar; None takes the kind's.
     """
 
     name: str
@@ -105,24 +132,41 @@ class Task:
     fingerprint: str
     splits: Mapping[str, Split]
     read_features: Callable[[str], np.ndarray]
-    front_end: LogMel | None = None
+    front_end: FrontEnd | None = None
     read_waveforms: Callable[[str], np.ndarray] | None = None
     stored: StoredInputs | None = None
     read_stored: Callable[[str], np.ndarray] | None = None
     notes: tuple[str, ...] = field(default=())
+    kind: str = "classification"
+    metrics: Mapping[str, OwnMetric] = field(default_factory=dict)
+    loss: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise UsageError(f"task {self.name}: needs two or more different classes, not {list(self.classes)}")
+        kind = kind_of(self.kind)
+        if len(self.classes) < kind.classes_needed or len(set(self.classes)) != len(self.classes):
+            raise UsageError(
+                f"task {self.name}: {self.kind} needs {kind.classes_needed} or more different classes, not "
+                f"{list(self.classes)}"
+            )
         unknown = sorted(set(self.splits) - set(SPLITS))
         if unknown:
             raise UsageError(f"task {self.name}: unknown splits {unknown}; known are {', '.join(SPLITS)}")
+        fitting = {}
         for name, split in self.splits.items():
-            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
-                raise UsageError(
-                    f"task {self.name}, split {name}: labels reach from {split.labels.min()} to "
-                    f"{split.labels.max()}, but there are {len(self.classes)} classes"
-                )
+            labels = kind.check(split.labels, self.classes, f"task {self.name}, split {name}")
+            fitting[name] = split if labels is split.labels else replace(split, labels=labels)
+        object.__setattr__(self, "splits", fitting)
+
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """Of one sample's output; None where the kind takes any."""
+        split = next(split for split in self.splits.values() if len(split))
+        return kind_of(self.kind).output_shape(self.classes, split.labels.shape[1:], tuple(self.input_shape))
+
+    def evaluation(self, split: Split) -> Evaluation:
+        """What collects a network's outputs of these samples."""
+        samples = Samples(self.classes, split.identifiers, split.devices, split.groups, self.unseen_devices)
+        return Evaluation(kind_of(self.kind), samples, self.metrics)
 
     def has(self, split_name: str) -> bool:
         """Whether the split exists and holds a clip."""

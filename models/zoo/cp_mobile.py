@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgepress.models.errors import UsageError
 from edgepress.models.zoo.arguments import MAX_CHANNELS, MAX_CLASSES, number, whole_number, whole_numbers
+from edgepress.models.zoo.branches import BranchedDepthwise
 
 #: Block -> stride (frequency, time) where it is not (1, 1).
 STRIDES = {"b2": (2, 2), "b4": (2, 1)}
@@ -36,16 +37,26 @@ class GRN(nn.Module):
 class Block(nn.Module):
     """1x1 expand, 3x3 depthwise, 1x1 project, each with BN, plus shortcut where the width stays; then GRN and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, expanded: int, stride: tuple[int, int]):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        expanded: int,
+        stride: tuple[int, int],
+        grn: bool = True,
+        branches: bool = False,
+    ):
         super().__init__()
-        self.after_block_norm = GRN()
+        self.after_block_norm = GRN() if grn else nn.Identity()
         self.after_block_activation = nn.ReLU()
         self.use_shortcut = in_channels == out_channels
         if self.use_shortcut:
             self.shortcut = nn.Identity() if stride == (1, 1) else nn.AvgPool2d(3, stride, padding=1)
         self.block = nn.Sequential(
             conv_bn(in_channels, expanded, 1, relu=True),
-            conv_bn(expanded, expanded, 3, stride, groups=expanded, relu=True),
+            nn.Sequential(BranchedDepthwise(expanded, stride), nn.ReLU())
+            if branches
+            else conv_bn(expanded, expanded, 3, stride, groups=expanded, relu=True),
             conv_bn(expanded, out_channels, 1, relu=False),
         )
 
@@ -67,6 +78,8 @@ class CPMobile(nn.Module):
         expansion_rate: float,
         n_blocks: Sequence[int],
         strides: Mapping[str, tuple[int, int]],
+        grn: bool = True,
+        branches: bool = False,
     ):
         super().__init__()
         stem = widths[0] // 4
@@ -80,7 +93,8 @@ class CPMobile(nn.Module):
             for _ in range(count):
                 index += 1
                 expanded = make_divisible(width * expansion_rate)
-                stage.add_module(f"b{index}", Block(width, stage_width, expanded, strides.get(f"b{index}", (1, 1))))
+                stride = strides.get(f"b{index}", (1, 1))
+                stage.add_module(f"b{index}", Block(width, stage_width, expanded, stride, grn, branches))
                 width = stage_width
             self.stages.add_module(f"s{stage_index}", stage)
         self.feed_forward = nn.Sequential(
@@ -111,6 +125,8 @@ def cp_mobile(
     expansion_rate: float = 3.0,
     n_blocks: Sequence[int] = (3, 2, 1),
     strides: Mapping[str, Sequence[int]] | None = None,
+    grn: bool = True,
+    branches: bool = False,
 ) -> CPMobile:
     """Build a CP-Mobile.
 
@@ -122,6 +138,10 @@ def cp_mobile(
         expansion_rate: width inside a block over the width of its input.
         n_blocks: blocks in each stage.
         strides: block name ("b1", counted through all stages) -> (frequency, time); None is b2 (2, 2), b4 (2, 1).
+        grn: global response normalisation after each block; the baselines of DCASE 2024 and 2025 (32 base channels,
+            multiplier 1.8, expansion 2.1) have none.
+        branches: every depthwise convolution trains as several of other shapes, and is deployed as the one that they
+            add up to, after Rep-Mobile of the winner of DCASE 2024 (Han et al., arXiv 2410.20775).
 
     Raises:
         UsageError: an argument is out of its range, or `strides` names a block that does not exist.
@@ -138,6 +158,8 @@ def cp_mobile(
         number("expansion_rate", expansion_rate, 0.125, 16),
         blocks,
         _checked_strides(STRIDES if strides is None else strides, sum(blocks), default=strides is None),
+        bool(grn),
+        bool(branches),
     )
 
 

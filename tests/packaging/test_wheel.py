@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.small_models import qdq_onnx
 from tests.packaging.conftest import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,6 +75,20 @@ def test_a_model_is_profiled_and_gated_without_torch(empty_environment, shared, 
     assert profiled.returncode == 0, profiled.stderr
     assert run(empty_environment, "benchmarks", "gate", model, "--limit", "macs=3M", cwd=tmp_path).returncode == 0
     assert run(empty_environment, "benchmarks", "gate", model, "--limit", "macs=2M", cwd=tmp_path).returncode == 1
+
+
+def test_onnx_is_profiled_and_gated_and_what_runs_it_is_named(empty_environment, tmp_path):
+    import numpy as np
+
+    (tmp_path / "net.onnx").write_bytes(qdq_onnx())
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    assert run(empty_environment, "python", "-c", "import onnxruntime", cwd=tmp_path).returncode == 1
+    assert run(empty_environment, "benchmarks", "profile", "net.onnx", cwd=tmp_path).returncode == 0
+    assert run(empty_environment, "benchmarks", "gate", "net.onnx", "--limit", "file=1MB", cwd=tmp_path).returncode == 0
+    failed = run(empty_environment, "deploy", "run", "net.onnx", "--input", "x.npy", cwd=tmp_path)
+    assert failed.returncode == 3
+    assert "pip install" in failed.stderr
+    assert "edgepress[onnx]" in failed.stderr
 
 
 def test_training_without_torch_says_what_to_install(empty_environment, tmp_path):

@@ -70,6 +70,8 @@ def _checkpoint(number: int, valid: Path, folder: Path, rng: np.random.Generator
     import hashlib
     import json
 
+    if number % 5 == 4:
+        return _weights(valid, folder, rng)
     path = folder / "checkpoint"
     shutil.copytree(valid / "checkpoint", path)
     name = ("model.json", "quantization.json", "metrics.json", "weights.safetensors")[number % 4]
@@ -97,6 +99,21 @@ def _checkpoint(number: int, valid: Path, folder: Path, rng: np.random.Generator
     from edgepress.benchmarks.cli import app as benchmarks
 
     return Reading(benchmarks, ["profile", str(path), "--format", "json"])
+
+
+def _weights(valid: Path, folder: Path, rng: np.random.Generator | None) -> Reading:
+    path = folder / "weights.pt"
+    path.write_bytes(damage_bytes((valid / "weights.pt").read_bytes(), rng))
+
+    def read(args: Any = None) -> None:
+        from edgepress import build
+        from edgepress.models.checkpoints.checkpoint import read_spec
+        from edgepress.models.checkpoints.weights import load_weights
+
+        spec = read_spec(valid / "float")
+        load_weights(build(spec.factory, **spec.arguments), path)
+
+    return Reading(read)
 
 
 def _arrays(number: int, valid: Path, folder: Path, rng: np.random.Generator | None) -> Reading:
@@ -153,7 +170,7 @@ def _text(number: int, valid: Path, folder: Path, rng: np.random.Generator | Non
         load_artifact(model)
 
     def read_the_grid(args: Any = None) -> None:
-        from edgepress.compress.pipeline.sweep import read_grid
+        from edgepress.compress.sweep.sweep import read_grid
 
         read_grid(folder / "grid.toml")
 

@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgepress.benchmarks.experiments.hostile.cases import SHARES
+from edgepress.benchmarks.experiments.hostile.cases import SHARES, write_seeds
 from edgepress.benchmarks.experiments.hostile.reader import LONGEST_CPU_S
+from edgepress.models.children import bound
+from edgepress.models.errors import UsageError
 
 LARGEST_PEAK_MB = 1000
-#: Wall-clock time without a word after which a child is killed; CPU time is bounded by itself wherever Python runs.
+#: Wall-clock time without a word after which a child is killed, where it has a core to itself; CPU time is bounded by
+#: itself wherever Python runs.
 _SILENCE_S = 180
 
 
@@ -26,24 +29,38 @@ def shares(cases: int) -> dict[str, int]:
     return {kind: max(1, round(cases * share / sum(SHARES.values()))) for kind, share in SHARES.items()}
 
 
+def measure(cases: int, kinds: Sequence[str] | None, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """{"kinds": kind -> `summary`, "bad": every reading that ended otherwise}."""
+    valid = folder / "valid"
+    write_seeds(valid)
+    found = {
+        kind: summary(read_all(kind, count, valid, folder, say))
+        for kind, count in shares(cases).items()
+        if not kinds or kind in kinds
+    }
+    return {"kinds": found, "bad": [one for each in found.values() for one in each.pop("bad")]}
+
+
 def read_all(
     kind: str, count: int, valid: Path, folder: Path, say: Callable[[str], None], first: int = 0
 ) -> list[dict[str, Any]]:
-    """Every case of a kind; a child that crashes or hangs is charged with its case, and the next begins behind it."""
+    """Every case of a kind; a child that crashes or hangs is charged with its case, and the next begins behind it.
+
+    What `folder` holds of an earlier call is not read again.
+    """
     log = folder / f"{kind}.jsonl"
-    log.unlink(missing_ok=True)
-    entries: list[dict[str, Any]] = []
+    entries = _read_log(log, first)[:count]
     while len(entries) < count:
         start = first + len(entries)
         words = [kind, str(start), str(first + count), str(valid), str(log)]
         child = subprocess.Popen(
-            [sys.executable, "-m", "edgepress.benchmarks.experiments.hostile.reader", *words],
+            bound([sys.executable, "-m", "edgepress.benchmarks.experiments.hostile.reader", *words]),
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         end = _watch(child, log)
-        read = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        read = _read_log(log, first)
         if end is not None and len(read) < count:
             lost = {"kind": kind, "number": first + len(read), "code": end, "said": "", "cpu_s": 0.0, "peak_mb": 0.0}
             with log.open("a") as file:
@@ -51,6 +68,19 @@ def read_all(
             read.append(lost)
         entries = read
         say(f"{kind}: {len(entries)} of {count}")
+    return entries
+
+
+def _read_log(log: Path, first: int) -> list[dict[str, Any]]:
+    """The cases from `first` on that were read, without a last line that a killed process left in part."""
+    if not log.exists():
+        return []
+    *lines, rest = log.read_text().split("\n")
+    if rest:
+        log.write_text("".join(f"{line}\n" for line in lines))
+    entries = [json.loads(line) for line in lines]
+    if [entry["number"] for entry in entries] != list(range(first, first + len(entries))):
+        raise UsageError(f"{log} holds other cases than those from {first} on; remove it")
     return entries
 
 
@@ -62,7 +92,7 @@ def _watch(child: subprocess.Popen[bytes], log: Path) -> str | None:
             now = log.stat().st_size if log.exists() else 0
             if now != size:
                 size, since = now, time.monotonic()
-            elif time.monotonic() - since > _SILENCE_S:
+            elif time.monotonic() - since > _SILENCE_S * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)):
                 child.kill()
                 child.wait()
                 return "hang"

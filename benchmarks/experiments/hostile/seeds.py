@@ -78,6 +78,7 @@ def write_checkpoint(folder: Path) -> Path:
     spec = ModelSpec("ds_cnn", arguments, ((1, 12, 8),))
     save_checkpoint(folder / "float", model, spec, metrics)
     path = folder / "checkpoint"
+    torch.save({"state_dict": model.state_dict(), "epoch": 3}, folder / "weights.pt")
     return save_checkpoint(path, unfold(quantized, model), spec, metrics, quantization=quantization_json(quantized))
 
 

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from edgepress.benchmarks.experiments.integers.networks import Candidate, candidates, portable
-from edgepress.compress.pipeline.progress import say
 from edgepress.deploy.verify.parity import LABEL_AGREEMENT, MAX_LSB, MEAN_LSB
 from edgepress.models.atomic import write_bytes, write_json
 from edgepress.models.errors import RuntimeFailure, UsageError
+from edgepress.models.terminal.words import say
 
 SCHEMA = 1
 #: Points that a network may lose in the mean over its seeds.
@@ -62,7 +62,7 @@ def measure(one: Candidate, task: Any, *, epochs: int, clips: int | None, folder
         UsageError: the checkpoint does not fit the task. RuntimeFailure: a runtime failed.
     """
     from edgepress.compress.pipeline.data import check_fits
-    from edgepress.deploy.export.from_checkpoint import Source
+    from edgepress.deploy.export.in_run import Source
     from edgepress.models.checkpoints.checkpoint import read_metrics
 
     done = folder / "measured.json"
@@ -106,7 +106,7 @@ def _quantized(one: Candidate, task: Any, epochs: int, folder: Path) -> Any:
     from edgepress.compress.pipeline.stages import quantize_stage
     from edgepress.compress.recipes.recipe import QuantizeSettings
     from edgepress.compress.training.machine import Machine
-    from edgepress.deploy.export.from_checkpoint import Source
+    from edgepress.deploy.export.in_run import Source
     from edgepress.models.run_directory import RunDirectory
 
     base, run = QuantizeSettings(), RunDirectory(folder / "run")
@@ -128,7 +128,8 @@ def _on_every_runtime(
 ) -> dict[str, Any]:
     """Export a checkpoint and run the chosen clips of `task`, opened from `data`, through it; right and wrong answers
     are put into `answers`."""
-    from edgepress.deploy.export.from_checkpoint import ExportOptions, export_checkpoint
+    from edgepress.deploy.export.from_checkpoint import export_checkpoint
+    from edgepress.deploy.export.in_run import ExportOptions
     from edgepress.deploy.runtimes.registry import available_runtimes
     from edgepress.deploy.runtimes.sessions import open_session
     from edgepress.deploy.verify.differences import compare
@@ -237,7 +238,7 @@ def aggregate(
         {"network", "task", "seeds", "macs", "params", "clips", "rows": [{"precision", "runtime", "accuracy",
         "accuracies", "points", "interval_points", "clusters", "max_lsb", "mean_lsb", "label_agreement"}], "departs"}.
     """
-    from edgepress.models.tasks.metrics import paired_cluster_bootstrap
+    from edgepress.models.tasks.kinds.intervals import paired_cluster_bootstrap
 
     baseline = np.mean([found["fp32/torch"] for found in answers], axis=0)
     rows = []

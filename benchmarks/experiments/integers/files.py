@@ -15,20 +15,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from edgepress.compress.pipeline.progress import say
+from edgepress.benchmarks.experiments.integers.converters import (
+    litert_file,
+    onnx2tf_file,
+    onnxruntime_file,
+    versions_of,
+)
 from edgepress.models.atomic import write_json
-from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
+from edgepress.models.errors import EdgepressError, UsageError
+from edgepress.models.terminal.words import say
 
 SCHEMA = 1
 LITERT, ONNX2TF, ONNXRUNTIME = "litert-torch + ai-edge-quantizer", "onnx2tf", "onnxruntime quantize_static"
@@ -36,8 +41,9 @@ LITERT, ONNX2TF, ONNXRUNTIME = "litert-torch + ai-edge-quantizer", "onnx2tf", "o
 PAIRS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
     ("tflite", {}, "litert", LITERT),
     ("tflite", {}, "litert", ONNX2TF),
-    ("onnx", {}, "onnxruntime", ONNXRUNTIME),
-    ("onnx", {"unsigned": True}, "onnxruntime", ONNXRUNTIME),
+    ("onnx", {"onnx_integers": "u8u8"}, "onnxruntime", ONNXRUNTIME),
+    ("onnx", {"onnx_integers": "u8s8"}, "onnxruntime", ONNXRUNTIME),
+    ("onnx", {"onnx_integers": "s8s8"}, "onnxruntime", ONNXRUNTIME),
 )
 #: Rounds of the interleaved measurement, and the least duration of one side of a round.
 ROUNDS, ROUND_MS = 40, 15.0
@@ -82,7 +88,7 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path, onnx
     for form, choices, runtime, peer in PAIRS:
         if peer not in makers:
             continue
-        name = f"{form}{', uint8' if choices else ''}: {peer}"
+        name = f"{', '.join((form, *choices.values()))}: {peer}"
         say(f"{checkpoint.name}: {name}")
         ours, theirs = folder / f"ours.{form}", folder / f"{peer.split()[0]}.{form}"
         export_model(quantized, example, ours, format=form, verify=False, overwrite=True, **choices)
@@ -103,135 +109,9 @@ def compare_files(checkpoint: Path, task: Any, *, clips: int, folder: Path, onnx
     }
 
 
-def litert_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
-    """The float file of LiteRT-Torch, quantized by ai-edge-quantizer with its own calibration."""
-    from ai_edge_litert.interpreter import Interpreter
-    from ai_edge_quantizer import quantizer, recipe
-
-    from edgepress.deploy.export.to_tflite import convert_float, silenced
-
-    data, _ = convert_float(model.eval(), tuple(x[:1] for x in example))
-    plain = path.with_name("plain.tflite")
-    plain.write_bytes(data)
-    signature, names = next(iter(Interpreter(model_content=data).get_signature_list().items()))
-    name = names["inputs"][0]
-    clips = [
-        {name: np.ascontiguousarray(x[i : i + 1].numpy().transpose(0, 2, 3, 1))}
-        for (x,) in batches
-        for i in range(len(x))
-    ]
-    with silenced():
-        maker = quantizer.Quantizer(str(plain), recipe.static_wi8_ai8())
-        path.write_bytes(cast("bytes", maker.quantize(maker.calibrate({signature: clips})).quantized_model))
-
-
-def onnxruntime_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path) -> None:
-    """torch's own ONNX export, quantized by onnxruntime with its own calibration, per channel."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    from edgepress.deploy.export.to_tflite import silenced
-
-    plain, prepared = path.with_name("plain.onnx"), path.with_name("prepared.onnx")
-    name = _plain_onnx(model, example, plain, dynamic_batch=True)
-    with silenced():
-        # The symbolic inference of shapes fails on reductions without axes; that of onnx is enough.
-        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-
-        class Reader(CalibrationDataReader):
-            """The clips of the calibration split, one at a time."""
-
-            def __init__(self) -> None:
-                self._clips = (x[i : i + 1].numpy() for (x,) in batches for i in range(len(x)))
-
-            def get_next(self) -> dict[str, np.ndarray] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-                clip = next(self._clips, None)
-                return None if clip is None else {name: clip}
-
-        quantize_static(str(prepared), str(path), Reader(), per_channel=True)
-
-
-def onnx2tf_file(model: Any, example: tuple[Any, ...], batches: Sequence[Any], path: Path, python: Path) -> None:
-    """torch's own ONNX export by onnx2tf and TensorFlow's converter: int8 with int8 inputs and outputs, per channel.
-
-    Raises:
-        RuntimeFailure: the other Python fails; the message carries its last line.
-    """
-    plain, clips = path.with_name("static.onnx"), path.with_name("clips.npy")
-    name = _plain_onnx(model, example, plain, dynamic_batch=False)
-    np.save(clips, np.concatenate([np.moveaxis(x.numpy(), 1, -1) for (x,) in batches]))
-    command = [
-        str(python),
-        "-I",
-        "-m",
-        "onnx2tf",
-        "-i",
-        plain.name,
-        "-o",
-        "onnx2tf",
-        "-n",
-        "-oiqt",
-        "-qt",
-        "per-channel",
-        "-cind",
-        name,
-        clips.name,
-        "[[[[0]]]]",
-        "[[[[1]]]]",
-    ]
-    done = subprocess.run(command, cwd=path.parent, capture_output=True, text=True, check=False)
-    made = path.parent / "onnx2tf" / f"{plain.stem}_full_integer_quant.tflite"
-    if done.returncode or not made.is_file():
-        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-        raise RuntimeFailure(f"onnx2tf of {python} failed: {last:.200}")
-    made.rename(path)
-
-
-def _plain_onnx(model: Any, example: tuple[Any, ...], path: Path, *, dynamic_batch: bool) -> str:
-    """torch's own ONNX export; gives the name of the input."""
-    import torch
-
-    from edgepress.deploy.export.to_onnx import OPSET
-    from edgepress.deploy.export.to_tflite import silenced
-
-    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in example) if dynamic_batch else None
-    inputs = tuple(torch.cat([x, x])[:2] for x in example) if dynamic_batch else example
-    with silenced():
-        program = torch.onnx.export(
-            model.eval(),
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            verbose=False,
-            external_data=False,
-            dynamic_shapes=shapes,
-        )
-        assert program is not None, "the exporter gave nothing"
-        program.save(str(path))
-    return program.model_proto.graph.input[0].name
-
-
-def versions_of(python: Path) -> dict[str, str]:
-    """Versions of onnx2tf and its tensorflow.
-
-    Raises:
-        UsageError: that Python does not have them.
-    """
-    names = ("onnx2tf", "tensorflow")
-    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
-    try:
-        done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
-    except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        raise UsageError(
-            f"--onnx2tf {python} is no Python with onnx2tf and tensorflow; make one with python -m venv "
-            "and pip install onnx2tf==1.29.24"
-        ) from error
-
-
 def _side_by_side(ours: Path, theirs: Path, runtime: str, task: Any, clips: int) -> dict[str, Any]:
     from edgepress.deploy.runtimes.sessions import open_session
-    from edgepress.models.tasks.metrics import paired_cluster_bootstrap
+    from edgepress.models.tasks.kinds.intervals import paired_cluster_bootstrap
 
     x, labels, identifiers = _clips(task, clips)
     found: dict[str, Any] = {}

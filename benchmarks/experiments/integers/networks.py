@@ -70,9 +70,11 @@ def _trained(name: str, data: str, seed: int, options: argparse.Namespace) -> Ca
         source = str(write_digits(options.work / "digits.npz"))
     elif (source := options.data) is None:
         raise UsageError(f"--train {name} needs --data, or write {name}@{DIGITS}")
+    epochs = getattr(options, "train_epochs", None)
+    settings = _ON_DIGITS | ({"epochs": epochs} if epochs else {})
     changes: dict[str, Any] = {"task": source, "seed": seed, "device": None, "network": {"name": name}}
     recipe = (
-        parse_recipe({"name": f"{name}-{DIGITS}", "front_end": None, "train": _ON_DIGITS, **changes})
+        parse_recipe({"name": f"{name}-{DIGITS}", "front_end": None, "train": settings, **changes})
         if data == DIGITS
         else read_recipe(_RECIPE, changes)
     )

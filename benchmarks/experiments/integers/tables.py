@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from edgepress.compress.pipeline.progress import say
 from edgepress.models.errors import EdgepressError
+from edgepress.models.terminal.words import say
 
 
 def accuracy_tables(result: dict[str, Any]) -> str:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from edgepress.benchmarks.experiments.peers.methods import METHODS, OURS
 from edgepress.benchmarks.experiments.peers.plan import Log, Plan
 from edgepress.benchmarks.experiments.peers.summary import overall, summarize_cell
 from edgepress.benchmarks.experiments.peers.trial import Trial, open_data, run_trial
+from edgepress.models.children import end_with_parent
 from edgepress.models.command_line import run_command
 from edgepress.models.errors import UsageError
 
@@ -42,6 +44,11 @@ def main(
     methods: Annotated[str | None, typer.Option(help="Methods, by commas; default: all.")] = None,
     lengths: Annotated[str, typer.Option(help="short, long.")] = ",".join(LENGTHS),
     seeds: Annotated[int | None, typer.Option(min=1, help="At most so many; default: as planned.")] = None,
+    shares: Annotated[str | None, typer.Option(help="Budgets, such as 0.25,0.12; default: as planned.")] = None,
+    halving: Annotated[
+        bool, typer.Option(help="Train the best third of each kind on validation with all seeds, not every method.")
+    ] = False,
+    keep: Annotated[str | None, typer.Option(help="Methods, by commas, that --halving never drops.")] = None,
     cifar: Annotated[
         Path | None, typer.Option(help="CIFAR-10 as a zip archive of train/CLASS/ and test/CLASS/.")
     ] = None,
@@ -55,11 +62,15 @@ def main(
 ) -> None:
     """Train every method at every budget with every seed, and compare them on the test clips."""
     names = methods.split(",") if methods else list(METHODS)
+    kept = keep.split(",") if keep else []
+    if kept and not halving:
+        raise UsageError("--keep names methods that --halving never drops: give --halving as well")
     known = experiments((epochs, epochs) if epochs else None)
     given = sources(run, fashion, cifar, esc)
     wanted = only.split(",") if only else list(given)
     for option, values, allowed in (
         ("--methods", names, METHODS),
+        ("--keep", kept, tuple(names)),
         ("--only", wanted, tuple(known)),
         ("--lengths", lengths.split(","), tuple(LENGTHS)),
     ):
@@ -71,15 +82,36 @@ def main(
         raise UsageError(f"the data of {missing[0]} are not given: --cifar ARCHIVE, --fashion FOLDER or --esc FOLDER")
     chosen = {name: (known[name], given[name]()) for name in known if name in wanted}
     _claim(run, [experiment for experiment, _ in chosen.values()])
-    plan, log = Plan(chosen, names, lengths.split(","), seeds), Log(run / "trainings.jsonl")
+    plan = Plan(chosen, names, lengths.split(","), seeds, _shares(shares, chosen), halving, kept)
+    log = Log(run / "trainings.jsonl")
     if jobs:
         run_all(run, plan, log, jobs, accelerator, None if minutes is None else time.monotonic() + 60 * minutes)
-    report = report_of(log, known, chosen, accelerator)
+    report = report_of(log, known, chosen, accelerator, seeds, kept if halving else None)
     if output is not None:
         from edgepress.models.atomic import write_json
 
         write_json(output, report)
     print(f"{len(log.found)} of {Plan({**chosen}).total()} trainings of {', '.join(chosen)} are finished")
+
+
+def _shares(text: str | None, chosen: Mapping[str, tuple[Experiment, str]]) -> list[float] | None:
+    """The budgets of --shares.
+
+    Raises:
+        UsageError: one that no chosen experiment has.
+    """
+    if text is None:
+        return None
+    known = sorted({share for experiment, _ in chosen.values() for share in experiment.shares})
+    listed = ", ".join(f"{share:g}" for share in known)
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--shares = {text!r} must be numbers with commas between: {listed}") from None
+    for share in shares:
+        if share not in known:
+            raise UsageError(f"--shares = {share:g} is no budget of {', '.join(chosen)}: they have {listed}")
+    return shares
 
 
 def _claim(run: Path, chosen: Sequence[Experiment]) -> None:
@@ -124,34 +156,48 @@ def run_all(run: Path, plan: Plan, log: Log, jobs: int, accelerator: str, until:
 def _one_thread() -> None:
     import torch
 
+    parent = parent_process()
+    if parent is not None:
+        end_with_parent(parent.pid)
     torch.set_num_threads(1)
 
 
 def report_of(
-    log: Log, known: Mapping[str, Experiment], chosen: Mapping[str, tuple[Experiment, str]], accelerator: str
+    log: Log,
+    known: Mapping[str, Experiment],
+    chosen: Mapping[str, tuple[Experiment, str]],
+    accelerator: str,
+    seeds: int | None = None,
+    keep: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """The results file: every experiment, budget, length and method, measured or not."""
+    """The results file: every experiment, budget, length and method, measured or not.
+
+    Args:
+        seeds: at most so many of each experiment.
+        keep: with halving, the methods that are never dropped; None without halving.
+    """
     from edgepress.benchmarks.experiments.peers.torch_pruning import available
     from edgepress.benchmarks.measure.environment import environment
-    from edgepress.compress.pipeline.provenance import command, versions
+    from edgepress.compress.pipeline.provenance import versions
 
     found: dict[str, Any] = {}
     differences: list[dict[str, Any]] = []
     for name, experiment in known.items():
         own = [result for result in log.found.values() if result["experiment"] == name]
         task = open_data(Trial(experiment, chosen[name][1], 0)) if name in chosen else None
+        wanted = experiment.seeds if seeds is None else min(seeds, experiment.seeds)
         identifiers = task.split("test").identifiers if task is not None else None
         cells = []
         for length in LENGTHS:
             for share in experiment.shares:
                 here = [r for r in own if (r["share"], r["length"]) == (share, length) and r["method"] is not None]
-                cell, more = summarize_cell(here, experiment.rates, experiment.seeds, identifiers)
+                cell, more = summarize_cell(here, experiment.rates, wanted, identifiers, keep)
                 differences += [{"experiment": name, "share": share, "length": length, **one} for one in more]
                 cells.append({"share": share, "length": length, **cell})
         dense = sorted((r for r in own if r["method"] is None), key=lambda r: r["seed"])
         found[name] = {
             "settings": experiment.facts(),
-            "seeds": experiment.seeds,
+            "seeds": wanted,
             "rates": list(experiment.rates),
             "clips": {split: len(task.split(split)) for split in ("train", "validation", "test")} if task else None,
             "recordings": len(set(identifiers)) if identifiers else None,
@@ -160,9 +206,11 @@ def report_of(
         }
     return {
         "schema": SCHEMA,
-        "command": command(),
+        "command": shlex.join(["python", "-m", "edgepress.benchmarks.experiments.peers.accuracy", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "accelerator": accelerator,
+        "halving": keep is not None,
+        "kept": list(keep or ()),
         "environment": environment(),
         "versions": {**versions(), "torch-pruning": package_version("torch-pruning") if available() else None},
         "experiments": found,

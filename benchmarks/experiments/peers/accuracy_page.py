@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from edgepress.benchmarks.experiments.peers.methods import METHODS, MILESTONES, OURS, PEERS, SCRATCH
+from edgepress.benchmarks.experiments.peers.halving import SHARE
+from edgepress.benchmarks.experiments.peers.methods import DEFAULT, METHODS, MILESTONES, OURS, PEERS, SCRATCH
 
 COMMAND = (
     "python -m edgepress.benchmarks.experiments.peers.accuracy --cifar ARCHIVE --esc DIR "
@@ -30,6 +31,8 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
 def accuracy_lines(report: dict[str, Any] | None) -> list[str]:
     """The section; None where there is no results file."""
     lines = ["## Accuracy at equal budget and equal training", "", *_protocol(), ""]
+    if report is not None and report["halving"]:
+        lines += [_halving(report["kept"]), ""]
     if report is None:
         return [*lines, f"{WITHDRAWN} No lead in accuracy is claimed. Not measured yet: `{COMMAND}`.", ""]
     lines += [*_verdict(report), ""]
@@ -57,8 +60,22 @@ def _protocol() -> list[str]:
         "best of ours and the best of theirs are chosen on validation. Intervals (95 %) are of a paired bootstrap over "
         "seeds and clips, clips of one recording together.",
         "",
-        "A row is measured when its search and all its seeds are; differences need all methods of a kind.",
+        "A row is measured when its search and all its seeds are; differences need all methods of a kind. Every "
+        "training is in the results file, those of rows that are not measured too (`tried`: seed, rate, accuracy on "
+        "validation and test, MACs).",
     ]
+
+
+def _halving(kept: Sequence[str]) -> str:
+    """How methods were dropped."""
+    always = f" {', '.join(kept)}: trained with all seeds in any case, but the best of ours only by this rule."
+    return (
+        "The list is cut by successive halving on validation (Jamieson and Talwalkar, AISTATS 2016), in each cell anew "
+        "and by one rule for ours and theirs: every method once with the middle rate (seed 0); of each kind the best "
+        f"1/{SHARE}, rounded up, with all rates (seed 0); of these the best 1/{SHARE} with all rates on the second "
+        "seed, and then at the best rate with all seeds. What equals the last of a third goes on, too. The row of "
+        "a dropped method shows what it was dropped by, at the best of its rates so far." + (always if kept else "")
+    )
 
 
 def _verdict(report: dict[str, Any]) -> list[str]:
@@ -66,12 +83,14 @@ def _verdict(report: dict[str, Any]) -> list[str]:
     cells = [cell for experiment in report["experiments"].values() for cell in experiment["cells"]]
     rows = [row for cell in cells for row in cell["rows"]]
     measured = sum(row["complete"] for row in rows)
-    lines = [f"Measured: {measured} of {len(rows)} rows."]
+    lines = [f"Measured: {measured} of {len(rows)} rows." + _dropped(rows) + _at_the_edge(report)]
     if not report["overall"]:
         return [*lines, f"{WITHDRAWN} No comparison is complete, and no lead in accuracy is claimed."]
     against = {"theirs": "the best of Torch-Pruning", "scratch": "the best from scratch"}
     return [
         *lines,
+        "",
+        " ".join(_said(o, against[o["against"]], report) for o in report["overall"] if o["ours"] == DEFAULT),
         "",
         *markdown_table(
             ("ours", "against", "cells", "mean difference, points", "interval"),
@@ -81,6 +100,37 @@ def _verdict(report: dict[str, Any]) -> list[str]:
             ],
         ),
     ]
+
+
+def _dropped(rows: Sequence[dict[str, Any]]) -> str:
+    dropped = sum("dropped" in row for row in rows)
+    return f" Dropped on the way: {dropped}." if dropped else ""
+
+
+def _at_the_edge(report: dict[str, Any]) -> str:
+    """How often a larger rate might have been better still."""
+    chosen = [
+        (row["rate"], max(experiment["rates"]))
+        for experiment in report["experiments"].values()
+        for cell in experiment["cells"]
+        for row in cell["rows"]
+        if row["complete"]
+    ]
+    edge = sum(rate == most for rate, most in chosen)
+    return f" In {edge} of {len(chosen)} of these the best rate is the largest that was tried." if edge else ""
+
+
+def _said(mean: dict[str, Any], other: str, report: dict[str, Any]) -> str:
+    """What one interval lets us say of the default."""
+    low, high = mean["interval"]
+    own = [d for d in report["differences"] if (d["ours"], d["against"]) == (DEFAULT, mean["against"])]
+    behind = sum(d["interval"][1] < 0 for d in own)
+    verdict = "is ahead of" if low > 0 else "is behind" if high < 0 else "cannot be told apart from"
+    cells = "the one measured cell" if mean["cells"] == 1 else f"the {mean['cells']} measured cells, each one weight,"
+    return (
+        f"Over {cells} the default, `{DEFAULT}`, {verdict} {other} ({_points(mean['difference'])} points, "
+        f"{_interval(mean['interval'])}; significantly behind in {behind})."
+    )
 
 
 def _experiment(name: str, experiment: dict[str, Any], differences: Sequence[dict[str, Any]]) -> list[str]:
@@ -123,6 +173,16 @@ def _experiment(name: str, experiment: dict[str, Any], differences: Sequence[dic
 def _rows(cell: dict[str, Any], seeds: int) -> list[str]:
     def shown(row: dict[str, Any]) -> tuple[str, ...]:
         best = " (best of its kind on validation)" if row["method"] in cell["best"].values() else ""
+        if dropped := row.get("dropped"):
+            return (
+                row["method"],
+                f"dropped after rung {dropped['rung']}",
+                f"{dropped['rate']:g}",
+                f"{100 * dropped['validation_accuracy']:.2f}",
+                f"{100 * dropped['test_accuracy']:.2f} (seed {dropped['seeds'][0]})",
+                f"{100 * dropped['macs'] / dropped['target_macs']:.1f}",
+                "-",
+            )
         if not row["seeds"]:
             return (row["method"], f"{_NOT} ({row['trainings']} trainings of its search)", *["-"] * 5)
         accuracy, target = row["test_accuracy"], row["target_macs"]

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgepress.compress.recipes.recipe import Augment, Distill, PruneSettings, TrainSettings
+from edgepress.compress.recipes.sections import Augment, Distill, PruneSettings, TrainSettings
 from edgepress.models.errors import UsageError
 
 #: Where Debian's package dataset-fashion-mnist puts its files.

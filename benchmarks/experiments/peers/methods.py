@@ -17,6 +17,8 @@ OURS: dict[str, dict[str, Any]] = {
     "admm fisher": {"method": "admm", "projection": "threshold", "importance": "fisher"},
     "one-shot fisher": {"method": "one-shot", "projection": "threshold", "importance": "fisher"},
 }
+#: What `compress prune` and a recipe do with data and without being told.
+DEFAULT = "gradual fisher"
 #: Theirs: (how it ranks, whether it trains between milestones).
 PEERS: dict[str, tuple[Ranking, bool]] = {
     f"TP {scope} {importance}{how}": (Ranking(importance, scope, filled=filled), trained)
@@ -27,5 +29,6 @@ PEERS: dict[str, tuple[Ranking, bool]] = {
 #: The narrow network with fresh weights; with the steps of the dense network's training added, too.
 SCRATCH = {"from scratch": False, "from scratch, dense steps added": True}
 METHODS = (*OURS, *PEERS, *SCRATCH)
+KINDS: dict[str, tuple[str, ...]] = {"ours": tuple(OURS), "theirs": tuple(PEERS), "scratch": tuple(SCRATCH)}
 #: Milestones of Torch-Pruning's loop between which it trains.
 MILESTONES = 4

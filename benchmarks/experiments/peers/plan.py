@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.benchmarks.experiments.peers.data import LENGTHS, Experiment
+from edgepress.benchmarks.experiments.peers.halving import climb
 from edgepress.benchmarks.experiments.peers.methods import METHODS
 from edgepress.benchmarks.experiments.peers.trial import Trial
 
@@ -59,6 +60,9 @@ class Plan:
         methods: names; default all.
         lengths: of `LENGTHS`.
         seeds: how many; default the experiment's own number.
+        shares: budgets; default the experiment's own.
+        halving: drop methods after the rungs of `peers.halving`.
+        keep: methods that halving never drops.
     """
 
     def __init__(
@@ -67,8 +71,12 @@ class Plan:
         methods: Sequence[str] = METHODS,
         lengths: Sequence[str] = tuple(LENGTHS),
         seeds: int | None = None,
+        shares: Sequence[float] | None = None,
+        halving: bool = False,
+        keep: Sequence[str] = (),
     ):
         self._experiments, self._methods, self._lengths, self._seeds = experiments, methods, lengths, seeds
+        self._shares, self._halving, self._keep = shares, halving, keep
 
     def seeds(self, experiment: Experiment) -> range:
         return range(experiment.seeds if self._seeds is None else min(self._seeds, experiment.seeds))
@@ -92,6 +100,7 @@ class Plan:
             for name, (experiment, _) in self._experiments.items()
             for length in self._lengths
             for share in experiment.shares
+            if self._shares is None or share in self._shares
         ]
 
     def wanted(
@@ -99,15 +108,25 @@ class Plan:
     ) -> list[Trial]:
         """Trainings of one cell as far as they are known: the search, and behind a finished search the other seeds."""
         experiment, data = self._experiments[name]
-        trials = []
-        for method in self._methods:
+        searched = [seed for seed in SEARCHED if seed in self.seeds(experiment)]
+        trials, methods = [], self._methods
+        if self._halving:
+            rungs = climb(
+                methods,
+                experiment.rates,
+                searched,
+                lambda method, seed, rate: get(Trial(experiment, data, seed, method, share, length, rate)),
+                self._keep,
+            )
+            trials = [Trial(experiment, data, seed, method, share, length, rate) for method, seed, rate in rungs.asked]
+            methods = rungs.standing if rungs.finished else ()
+        for method in methods:
             search = [
                 Trial(experiment, data, seed, method, share, length, rate)
-                for seed in SEARCHED
-                if seed in self.seeds(experiment)
+                for seed in searched
                 for rate in experiment.rates
             ]
-            trials += search
+            trials += [trial for trial in search if trial not in trials]
             results = [get(trial) for trial in search]
             if all(results):
                 rate = best_rate([result for result in results if result is not None])
@@ -119,13 +138,14 @@ class Plan:
         return trials
 
     def total(self) -> int:
-        """Trainings in all."""
+        """Trainings in all; at most, with halving."""
         count = 0
         for experiment, _ in self._experiments.values():
             seeds = self.seeds(experiment)
             searched = sum(seed in seeds for seed in SEARCHED)
             each = searched * len(experiment.rates) + len(seeds) - searched
-            count += len(seeds) + each * len(self._methods) * len(self._lengths) * len(experiment.shares)
+            shares = [share for share in experiment.shares if self._shares is None or share in self._shares]
+            count += len(seeds) + each * len(self._methods) * len(self._lengths) * len(shares)
         return count
 
 

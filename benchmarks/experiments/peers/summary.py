@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.benchmarks.experiments.peers.methods import METHODS, OURS, PEERS, SCRATCH
+from edgepress.benchmarks.experiments.peers.halving import Rungs, climb
+from edgepress.benchmarks.experiments.peers.methods import KINDS, METHODS, OURS
 from edgepress.benchmarks.experiments.peers.plan import SEARCHED, best_rate
 
 #: Bootstrap samples, and how many are drawn at once.
@@ -16,7 +17,11 @@ _DRAWS, _AT_ONCE = 2000, 200
 
 
 def summarize_cell(
-    results: Sequence[Mapping[str, Any]], rates: Sequence[float], seeds: int, identifiers: Sequence[str] | None
+    results: Sequence[Mapping[str, Any]],
+    rates: Sequence[float],
+    seeds: int,
+    identifiers: Sequence[str] | None,
+    keep: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One experiment at one budget and length.
 
@@ -24,18 +29,30 @@ def summarize_cell(
         results: of the trainings of this cell.
         rates, seeds: the rates of the search, and how many seeds are wanted.
         identifiers: the recording of each test clip; None takes every clip for itself.
+        keep: methods that halving (`peers.halving`) never drops; None where every method is trained with all seeds.
 
     Returns:
         The cell: rows of every method, in the order of `METHODS`, measured or not; and its differences, each with
         "draws" of the bootstrap, for `overall`. The best of ours and of theirs are chosen on validation, and only
-        where all their methods are measured.
+        where all their methods are measured, or dropped by halving; a method that was only kept is not chosen.
     """
-    rows = [_row(name, [r for r in results if r["method"] == name], rates, seeds) for name in METHODS]
+    searched = [seed for seed in SEARCHED if seed < seeds]
+    found = {(r["method"], r["seed"], r["rate"]): r for r in results}
+    rungs = Rungs(chosen=METHODS)
+    if keep is not None:
+        rungs = climb(METHODS, rates, searched, lambda *key: found.get(key), keep)
+    rows = []
+    for name in METHODS:
+        own = [r for r in results if r["method"] == name]
+        row = _row(name, own, rates, seeds)
+        if name in rungs.dropped and not row["seeds"]:
+            row = _dropped(row, own, rungs.dropped[name], searched, rates)
+        rows.append(row)
     measured = {row["method"]: row for row in rows if row["complete"]}
     best = {
-        who: max(names, key=lambda name: measured[name]["validation_accuracy"]["mean"])
-        for who, names in (("ours", OURS), ("theirs", PEERS), ("scratch", SCRATCH))
-        if all(name in measured for name in names)
+        who: max(standing, key=lambda name: measured[name]["validation_accuracy"]["mean"])
+        for who, names in KINDS.items()
+        if (standing := [name for name in names if name in rungs.chosen]) and all(name in measured for name in standing)
     }
     pairs = [
         *((name, best[who], who) for who in ("theirs", "scratch") if who in best for name in OURS if name in measured)
@@ -60,8 +77,9 @@ def summarize_cell(
 def _row(method: str, results: Sequence[Mapping[str, Any]], rates: Sequence[float], seeds: int) -> dict[str, Any]:
     searched = [seed for seed in SEARCHED if seed < seeds]
     search = [r for r in results if r["seed"] in searched]
+    tried = sorted([r["seed"], r["rate"], r["validation_accuracy"], r["test_accuracy"], r["macs"]] for r in results)
     if len(search) < len(searched) * len(rates):
-        return {"method": method, "complete": False, "trainings": len(results), "seeds": []}
+        return {"method": method, "complete": False, "trainings": len(results), "seeds": [], "tried": tried}
     rate = best_rate(search)
     own = sorted((r for r in results if r["rate"] == rate), key=lambda r: r["seed"])
 
@@ -83,7 +101,35 @@ def _row(method: str, results: Sequence[Mapping[str, Any]], rates: Sequence[floa
             for key in ("validation_accuracy", "test_accuracy", "log_loss", "macs", "params", "epochs", "seconds")
         },
         "target_macs": own[0].get("target_macs"),
+        "tried": tried,
         "by_seed": [[r["test_accuracy"], r["macs"]] for r in own],
+    }
+
+
+def _dropped(
+    row: dict[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    rung: int,
+    searched: Sequence[int],
+    rates: Sequence[float],
+) -> dict[str, Any]:
+    """The row of a method that halving dropped: the rung, and the trainings that decided, at the best rate."""
+    seeds = searched[:1]
+    at = {rate: [r for r in results if r["rate"] == rate and r["seed"] in seeds] for rate in rates}
+    best = max(
+        (rate for rate, own in at.items() if own),
+        key=lambda rate: np.mean([r["validation_accuracy"] for r in at[rate]]),
+    )
+    own = at[best]
+    return {
+        **row,
+        "dropped": {
+            "rung": rung,
+            "rate": best,
+            "seeds": list(seeds),
+            **{key: float(np.mean([r[key] for r in own])) for key in ("validation_accuracy", "test_accuracy", "macs")},
+            "target_macs": own[0].get("target_macs"),
+        },
     }
 
 

@@ -35,12 +35,14 @@ class Ranking:
         scope: "local", "global" or "isomorphic".
         most: share of its channels that no layer loses more of.
         filled: the loop may stop within a step, so that the budget is used up.
+        steps: in which all channels would go.
     """
 
     importance: str = "l2"
     scope: str = "local"
     most: float = 0.9
     filled: bool = False
+    steps: int = STEPS
 
 
 def available() -> bool:
@@ -58,6 +60,7 @@ class Progress:
         example_inputs: one input with batch 1.
         ranking: how it chooses.
         batches, loss: for "taylor": `loss(model, batch)` gives the scalar whose gradients are taken, one batch a step.
+        heads: names of modules that keep their widths, beside the last layer.
 
     Raises:
         RuntimeFailure: the package is missing.
@@ -66,13 +69,15 @@ class Progress:
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: torch.Tensor,
+        example_inputs: Any,
         ranking: Ranking = Ranking(),
         batches: Sequence[Any] = (),
         loss: Callable[[nn.Module, Any], torch.Tensor] | None = None,
+        heads: Sequence[str] = (),
     ):
         self.model = copy.deepcopy(model).eval()
         self._example = example_inputs
+        self._heads = heads
         self._states = self._walk(ranking, batches, loss)
         self.dense = self.macs = next(self._states)
 
@@ -89,9 +94,7 @@ class Progress:
             try:
                 self.macs = next(self._states)
             except StopIteration:
-                raise RuntimeFailure(
-                    f"Torch-Pruning ends at {self.macs:,.0f} MACs, above {macs:,.0f}, in {STEPS} steps"
-                ) from None
+                raise RuntimeFailure(f"Torch-Pruning ends at {self.macs:,.0f} MACs, above {macs:,.0f}") from None
         self.model.zero_grad()
 
     def _reached(self, macs: float, count: Callable[[nn.Module], float] | None, limit: float) -> bool:
@@ -114,7 +117,9 @@ class Progress:
             return float(tp.utils.count_ops_and_params(self.model, self._example)[0])
 
         # The output layer keeps its width; the loop would prune it like any other.
-        layers: list[nn.Module] = [m for m in self.model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
+        layers: list[nn.Module] = [*[m for m in self.model.modules() if isinstance(m, kinds)][-1:]]
+        layers += [m for name in self._heads for m in self.model.get_submodule(name).modules() if isinstance(m, kinds)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pruner = tp.pruner.BasePruner(
@@ -125,11 +130,11 @@ class Progress:
                 isomorphic=ranking.scope == "isomorphic",
                 pruning_ratio=1.0,
                 max_pruning_ratio=ranking.most,
-                iterative_steps=STEPS,
-                ignored_layers=layers[-1:],
+                iterative_steps=ranking.steps,
+                ignored_layers=layers,
             )
             yield counted()
-            for step in range(STEPS):
+            for step in range(ranking.steps):
                 self.model.eval()
                 if ranking.importance == "taylor":
                     assert loss is not None

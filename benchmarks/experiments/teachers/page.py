@@ -6,6 +6,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from edgepress.benchmarks.experiments.teachers.devices_page import device_section
 from edgepress.benchmarks.report.teacher_tables import as_markdown, percent, points, tables_of
 
 _ARMS = {
@@ -32,17 +33,19 @@ and half balanced batches, chosen on the validation recordings with a further se
 and 3, and both distances: larger lambdas took more of the device away, and of the accuracy too."""
 
 _USE = """    compress teach esc10-mobile --data DIR --count 4               # or --network passt --weights FILE
+    compress teach esc10-mobile --data DIR --balance 0.5 --projection 64   # options of the contrastive term
     compress ensemble                                              # weights and exponents fitted on validation
     compress distill esc10-mobile --data DIR                       # a student that follows the newest ensemble
     compress prune --target-macs 5M --teacher runs/default/ensembles/ensemble
     compress quantize --qat --teacher runs/default/ensembles/ensemble
     compress search esc10-mobile --data DIR --trials 20            # Adam's parameters; killed, it goes on
     compress run dcase2023 --data DIR --accelerator gpu            # all of it, to the submission folder
+    compress run dcase2025 --data DIR@split25 --accelerator gpu    # a network for each known recording device
     benchmarks report                                              # prints and draws the tables of a run's teachers"""
 
 
-def page_of(results: dict[str, Any]) -> str:
-    """The whole page; a table for every experiment that has a finished training."""
+def page_of(results: dict[str, Any], device_models: dict[str, Any] | None = None) -> str:
+    """The whole page; a table for every experiment that has a finished training, and the networks of devices."""
     plan, data = results["plan"], results["data"]
     clips = data["clips"]
     made = f"""{results["finished"]} of {results["planned"]} trainings finished ({results["date"]}, torch
@@ -68,6 +71,7 @@ def page_of(results: dict[str, Any]) -> str:
     ]
     parts += [_networks(results), _differences(results), _reached(results)]
     parts += [f"## {table.title}\n\n{table.text}\n\n{as_markdown(table)}".rstrip() for table in tables_of(results)]
+    parts += [device_section(device_models)] if device_models is not None else []
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgepress.models.errors import UsageError
+
 #: The impulse responses that are the recording devices of ESC-10 Mobile: with them in the augmentation, the devices
 #: that are unseen in training would not be.
 SIMULATED_DEVICES = (
@@ -26,6 +28,17 @@ SIMULATED_DEVICES = (
 ALPHAS, WEIGHTS = (0.0, 0.2, 0.4, 0.8, 1.5), (0.1, 0.5, 1.0, 3.0, 6.0)
 BUDGETS = ("20M", "5M")
 MEMBERS = 4
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The seeds of --seeds, in their order.
+
+    Raises:
+        UsageError: not whole numbers separated by commas.
+    """
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise UsageError(f"--seeds = {text!r} must be whole numbers separated by commas")
+    return tuple(int(part) for part in text.split(","))
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,12 @@ from edgepress.benchmarks.experiments.teachers.plan import ALPHAS, WEIGHTS, Plan
 from edgepress.benchmarks.measure.environment import environment
 from edgepress.models.atomic import write_bytes, write_json, write_text
 from edgepress.models.errors import UsageError
+from edgepress.models.files.reading import read_json
 
 SCHEMA = 1
 SPLIT = "test"
+#: The results file of teachers/devices.py; where it lies beside that of the trainings, its section is on the page.
+DEVICE_MODELS = "device_models.json"
 #: Name, arm, arm it is compared with.
 COMPARISONS = (
     ("contrastive term, plain", "contrastive", "none"),
@@ -69,7 +72,7 @@ def measure(path: Path, task: Any) -> dict[str, Any]:
             name: metrics[name] for name in ("names", "shares", "effective_models", "log_loss_before", "log_loss_after")
         }
         return {
-            **_by_clip(teacher.logits(task, None, SPLIT), found.labels),
+            **by_clip(teacher.logits(task, None, SPLIT), found.labels),
             "figures": figures,
             **_controls(teacher, task, found.labels),
         }
@@ -86,16 +89,16 @@ def measure(path: Path, task: Any) -> dict[str, Any]:
         "epochs": metrics["epochs"],
         **{name: last[name] for name in ("push", "pull", "distance_same", "distance_different") if name in last},
     }
-    arrays = _by_clip(outputs.logits, found.labels)
+    arrays = by_clip(outputs.logits, found.labels)
     if outputs.latents.shape[1] and found.devices and found.identifiers:
         arrays["probe"] = recognised(outputs.latents, found.devices, found.identifiers)
     return {**arrays, "figures": figures}
 
 
-def _by_clip(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+def by_clip(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     from scipy.special import log_softmax
 
-    from edgepress.models.tasks.metrics import SMALLEST_PROBABILITY
+    from edgepress.models.tasks.kinds.classification import SMALLEST_PROBABILITY
 
     log_probability = log_softmax(np.asarray(logits, np.float64), axis=1)
     loss = -np.maximum(log_probability[np.arange(len(labels)), labels], np.log(SMALLEST_PROBABILITY))
@@ -110,10 +113,10 @@ def _controls(teacher: Any, task: Any, labels: np.ndarray) -> dict[str, np.ndarr
     from edgepress.compress.teach.teachers import open_teacher
 
     logits = np.stack([open_teacher(member).logits(task, None, SPLIT) for member in teacher.members])
-    single = [_by_clip(one, labels) for one in logits]
+    single = [by_clip(one, labels) for one in logits]
     arrays = {f"members {name}": np.mean([one[name] for one in single], axis=0) for name in ("right", "losses")}
     for title, mean in (("logit mean", logit_mean), ("probability mean", probability_mean)):
-        for name, value in _by_clip(mean(torch.from_numpy(logits)).numpy(), labels).items():
+        for name, value in by_clip(mean(torch.from_numpy(logits)).numpy(), labels).items():
             arrays[f"{title} {name}"] = value
     return arrays
 
@@ -163,14 +166,13 @@ def summarise(plan: Plan, run: Path, task: Any) -> dict[str, Any]:
     found = [one for job in jobs if (place := job.place(run, plan)).exists() for one in read(place)]
     clips = task.split(SPLIT)
     devices, identifiers = np.asarray(clips.devices), clips.identifiers
-    unseen = np.isin(devices, task.unseen_devices)
-    groups = {"all": np.ones(len(devices), bool), "seen": ~unseen, "unseen": unseen}
+    groups = groups_of(devices, task.unseen_devices)
     arms: dict[str, list[Found]] = {}
     for one in found:
         arms.setdefault(one.about["arm"], []).append(one)
     comparisons = []
     for title, a, b in COMPARISONS:
-        pairs = _pairs(arms.get(a, []), arms.get(b, []))
+        pairs = pairs_of(arms.get(a, []), arms.get(b, []))
         if pairs:
             comparisons.append(
                 {
@@ -178,29 +180,22 @@ def summarise(plan: Plan, run: Path, task: Any) -> dict[str, Any]:
                     "arm": a,
                     "against": b,
                     "seeds": [seed for seed, _, _ in pairs],
-                    **_differences(pairs, groups, identifiers),
+                    **differences(pairs, groups, identifiers),
                 }
             )
     return {
         "schema": SCHEMA,
-        "command": _command(),
+        "command": command_of("trainings"),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "environment": environment(),
-        "data": {
-            "task": task.name,
-            "fingerprint": task.fingerprint,
-            "unseen_devices": list(task.unseen_devices),
-            "clips": {split: len(task.split(split)) for split in ("train", "validation", "test")},
-            "test_recordings": len(set(identifiers or ())),
-            "recording_devices": sorted(set(devices.tolist())),
-        },
+        "data": data_facts(task),
         "plan": {
             name: getattr(plan, name)
             for name in ("seeds", "base_channels", "epochs", "student_epochs", "batch_size", "front_end")
         },
         "planned": len(jobs),
         "finished": sum(job.place(run, plan).exists() for job in jobs),
-        "arms": {arm: _arm(members, devices, groups) for arm, members in arms.items() if not arm.startswith("sweep")},
+        "arms": {arm: arm_of(members, devices, groups) for arm, members in arms.items() if not arm.startswith("sweep")},
         "comparisons": comparisons,
         "ensembles": [{"seed": one.about["seed"], **one.about["figures"]} for one in arms.get("ensemble", [])],
         "sweeps": {
@@ -217,23 +212,43 @@ def write(plan: Plan, run: Path, task: Any, output: Path | None, page: Path | No
         if path is not None:
             write_json(path, results)
     if page is not None:
-        write_text(page, page_of(results))
+        beside = output.with_name(DEVICE_MODELS) if output is not None else None
+        write_text(page, page_of(results, read_json(beside) if beside is not None and beside.is_file() else None))
 
 
-def _command() -> str:
+def groups_of(devices: np.ndarray, unseen_devices: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which clips [N] are of all devices, of those that training knows, of those that it does not."""
+    unseen = np.isin(devices, unseen_devices)
+    return {"all": np.ones(len(devices), bool), "seen": ~unseen, "unseen": unseen}
+
+
+def data_facts(task: Any) -> dict[str, Any]:
+    """What was trained and tested on."""
+    clips = task.split(SPLIT)
+    return {
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "unseen_devices": list(task.unseen_devices),
+        "clips": {split: len(task.split(split)) for split in ("train", "validation", "test")},
+        "test_recordings": len(set(clips.identifiers or ())),
+        "recording_devices": sorted(set(clips.devices or ())),
+    }
+
+
+def command_of(module: str) -> str:
     """The command line without the folders of the machine that it ran on."""
     words = []
     for word in sys.argv[1:]:
         option, equals, value = word.rpartition("=")
         words.append(option + equals + (Path(value).name if Path(value).is_absolute() else value))
-    return shlex.join(["python", "-m", "edgepress.benchmarks.experiments.teachers.trainings", *words])
+    return shlex.join(["python", "-m", f"edgepress.benchmarks.experiments.teachers.{module}", *words])
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "min": float(min(values)), "max": float(max(values)), "seeds": len(values)}
 
 
-def _arm(members: Sequence[Found], devices: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def arm_of(members: Sequence[Found], devices: np.ndarray, groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
     made: dict[str, Any] = {"seeds": [one.about["seed"] for one in members]}
     for name in _GROUPS:
         rows = groups[name]
@@ -263,15 +278,15 @@ def _balanced(hits: np.ndarray, devices: np.ndarray) -> float:
     return float(np.mean([hits[devices == device].mean() for device in np.unique(devices)]))
 
 
-def _pairs(first: Sequence[Found], second: Sequence[Found]) -> list[tuple[int, Found, Found]]:
+def pairs_of(first: Sequence[Found], second: Sequence[Found]) -> list[tuple[int, Found, Found]]:
     by_seed = {one.about["seed"]: one for one in second}
     return [(one.about["seed"], one, by_seed[one.about["seed"]]) for one in first if one.about["seed"] in by_seed]
 
 
-def _differences(
+def differences(
     pairs: Sequence[tuple[int, Found, Found]], groups: Mapping[str, np.ndarray], identifiers: Sequence[str] | None
 ) -> dict[str, Any]:
-    from edgepress.models.tasks.metrics import paired_cluster_bootstrap
+    from edgepress.models.tasks.kinds.intervals import paired_cluster_bootstrap
 
     made: dict[str, Any] = {}
     ids = None if identifiers is None else np.asarray(identifiers)

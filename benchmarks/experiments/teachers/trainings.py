@@ -31,8 +31,9 @@ from typing import Annotated, Any
 
 import typer
 
-from edgepress.benchmarks.experiments.teachers.plan import MEMBERS, Job, Plan, jobs_of
+from edgepress.benchmarks.experiments.teachers.plan import MEMBERS, Job, Plan, jobs_of, seeds_of
 from edgepress.benchmarks.experiments.teachers.results import measure, save, write
+from edgepress.models.children import bound
 from edgepress.models.command_line import run_command
 from edgepress.models.errors import RuntimeFailure, UsageError
 
@@ -231,7 +232,7 @@ def _start(plan: Plan, job: Job, run: Path, threads: int) -> subprocess.Popen[by
         f"--only={job.name}",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    return subprocess.Popen([part for part in command if part], env=environment, stdout=sys.stderr)
+    return subprocess.Popen(bound([part for part in command if part]), env=environment, stdout=sys.stderr)
 
 
 def main(
@@ -254,12 +255,10 @@ def main(
     """Train, compare and write results, going on from what is finished."""
     from edgepress.models.run_directory import RunDirectory
 
-    if not all(part.strip().isdigit() for part in seeds.split(",")):
-        raise UsageError(f"--seeds = {seeds!r} must be whole numbers separated by commas")
     plan = Plan(
         data,
         impulses,
-        tuple(int(part) for part in seeds.split(",")),
+        seeds_of(seeds),
         base_channels,
         epochs,
         student_epochs,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgepress.deploy.tflite.reader import Tensor, TFLiteModel
+from edgepress.models.children import bound
 from edgepress.models.errors import RuntimeFailure, UsageError
 
 _SECONDS = 60
@@ -65,7 +66,7 @@ def _resized(tensor: Tensor, sizes: Sequence[int] | None) -> Tensor:
 
 
 def _infer(path: Path, wanted: list[list[object]]) -> dict[int, list[int]]:
-    command = [sys.executable, "-P", "-c", _INFER, str(path.resolve()), json.dumps(wanted)]
+    command = bound([sys.executable, "-P", "-c", _INFER, str(path.resolve()), json.dumps(wanted)])
     try:
         done = subprocess.run(
             command,

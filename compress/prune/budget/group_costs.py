@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepress.compress.prune.coupling.figures import METRICS, CostFormula
+from edgepress.compress.prune.coupling.figures import CostFormula
 from edgepress.compress.prune.coupling.widths import PolynomialTable
 
 
@@ -42,8 +42,8 @@ class GroupCosts:
 
     def __init__(self, formula: CostFormula, budgets: Mapping[str, float]):
         self.formula = formula
-        metrics = [metric for metric in METRICS[:3] if metric in budgets]
-        self.rows = np.array([METRICS.index(metric) for metric in metrics], np.int64)
+        metrics = [metric for metric in formula.metrics if metric in budgets]
+        self.rows = np.array([formula.metrics.index(metric) for metric in metrics], np.int64)
         peak_limit = budgets.get("peak_activation_bytes")
         groups = formula.share.shape[1]
         self.steps = np.zeros(0, np.int64)
@@ -69,7 +69,7 @@ class GroupCosts:
     def prices(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What one unit of each total and of each tensor costs under the given weights of the constraints."""
         priced = weights / self.limits
-        totals = np.zeros(3)
+        totals = np.zeros(self.formula.totals.count)
         totals[self.rows] = priced[: len(self.rows)]
         upto = np.concatenate([[0.0], np.cumsum(priced[len(self.rows) :])])
         return totals, upto[self.alive[1]] - upto[self.alive[0]]
@@ -146,7 +146,7 @@ class Usage:
 
     def _change(self, group: int, step: int) -> np.ndarray:
         costs = self._costs
-        change = _difference(costs.totals[group], self._widths, step, 3)[costs.rows]
+        change = _difference(costs.totals[group], self._widths, step, costs.formula.totals.count)[costs.rows]
         if not len(costs.steps):
             return change
         terms = costs.tensors[group]

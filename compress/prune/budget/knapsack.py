@@ -30,13 +30,15 @@ _NEAR = 0.99
 _TRIES = 6000
 
 
-def fitted_counts(choice: Choice, counts: np.ndarray, budgets: Mapping[str, float]) -> np.ndarray:
+def fitted_counts(choice: Choice, counts: np.ndarray, budgets: Mapping[str, float], trades: bool = True) -> np.ndarray:
     """[groups] units to keep: counts within the budgets, with what they leave over given back.
 
-    Single units first; where the budget is still not used up, the cheapest trade that comes nearer.
+    Single units first; where the budget is still not used up, the cheapest trade that comes nearer, unless `trades` is
+    False.
     """
     problem = Problem(choice, budgets)
-    return problem.nearer(problem.filled(counts), 0.0)
+    filled = problem.filled(counts)
+    return problem.nearer(filled, 0.0) if trades else filled
 
 
 def knapsack_counts(choice: Choice, simple: np.ndarray, budgets: Mapping[str, float]) -> np.ndarray:
@@ -63,7 +65,8 @@ class Problem:
     """One projection: the constraints, and what one more unit of a group does to them."""
 
     def __init__(self, choice: Choice, budgets: Mapping[str, float]):
-        self.choice, self.formula = choice, choice.graph.formula
+        self.choice: Choice = choice
+        self.formula = choice.graph.formula
         self.costs = GroupCosts(self.formula, budgets)
         self.lowest = choice.lowest()
         self.sizes = choice.graph.sizes

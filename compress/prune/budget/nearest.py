@@ -13,7 +13,7 @@ from edgepress.compress.prune.budget.distance import removed_distance, unit_dist
 from edgepress.compress.prune.budget.knapsack import Problem
 from edgepress.compress.prune.budget.project import Projection, projection
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
-from edgepress.models.limits import Limits
+from edgepress.models.limits import DEVICE_METRICS, Limits
 
 #: Rounds of scoring and choosing, and of trades.
 _ROUNDS, _TRADES = 3, 40
@@ -63,7 +63,7 @@ def nearest(
         before = selection
     for _ in range(_TRADES if len(graph.groups) <= _MANY else 0):
         choice = choices(graph, unit_distances(graph, squares, best), divisor, min_channels, found.floor, within)
-        trials = [choice.selection(counts) for counts in _trades(choice, graph.counts(best), limits.budgets())]
+        trials = [choice.selection(counts) for counts in _trades(choice, graph.counts(best), limits)]
         distances = [removed_distance(graph, squares, trial) for trial in trials]
         if min(distances) >= least * (1 - 1e-9):
             break
@@ -72,9 +72,11 @@ def nearest(
     return replace(found, selection=best, figures=graph.cost(best), retained=1 - least / total if total else 1.0)
 
 
-def _trades(choice: Choice, counts: np.ndarray, budgets: Mapping[str, float]) -> Iterator[np.ndarray]:
+def _trades(choice: Choice, counts: np.ndarray, limits: Limits) -> Iterator[np.ndarray]:
     """Counts within the budgets near the given ones: a few units more or less of one group, made good by others."""
-    problem = Problem(choice, budgets)
+    budgets, formula = limits.budgets(), choice.graph.formula
+    held = {metric: limit for metric, limit in budgets.items() if metric not in DEVICE_METRICS}
+    problem = Problem(choice, held)
     yield counts
     seen = {counts.tobytes()}
     for group in range(len(counts)):
@@ -85,6 +87,9 @@ def _trades(choice: Choice, counts: np.ndarray, budgets: Mapping[str, float]) ->
                 continue
             trial = problem.repaired(trial, group)
             trial = problem.filled(problem.filled(trial, skip=group)) if steps < 0 else problem.filled(trial)
+            figures = formula.figures(trial)
+            if any(figures.get(metric) > limit for metric, limit in budgets.items()):
+                continue
             if trial.tobytes() not in seen:
                 seen.add(trial.tobytes())
                 yield trial

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,16 +11,19 @@ import numpy as np
 
 from edgepress.compress.prune.budget.choice import Choice, choices
 from edgepress.compress.prune.budget.knapsack import fitted_counts, knapsack_counts
+from edgepress.compress.prune.budget.steering import next_step, within_exact
 from edgepress.compress.prune.budget.threshold import algorithm_1, threshold_counts
-from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
+from edgepress.compress.prune.coupling.channels import ChannelGraph, Frozen, Selection
 from edgepress.compress.prune.coupling.figures import Figures
 from edgepress.models.errors import InfeasibleBudget, UsageError
-from edgepress.models.limits import Limits
+from edgepress.models.limits import DEVICE_METRICS, METRIC_UNITS, Limits
 from edgepress.models.units import format_against
 
 if TYPE_CHECKING:
     from torch import nn
 
+#: Figures that are whole numbers.
+_WHOLE = frozenset(name for name, unit in METRIC_UNITS.items() if unit not in ("ms", "uJ"))
 METHODS = ("threshold", "knapsack", "algorithm-1")
 #: Smallest share of a group that a projection keeps unasked: a threshold can leave a residual stream one channel, and
 #: the multipliers of "knapsack" empty costly groups.
@@ -76,8 +79,8 @@ def projection(
 
     Args:
         scores: per group [size], additive, larger is more important (`edgepress.compress.prune.budget.importance`).
-        limits: the budgets; only macs, params, weight_bytes and peak_activation_bytes are looked at. Their rule and
-            scheme must be those of `graph`.
+        limits: the budgets; only those that pruning can hold are looked at (`Limits.budgets`). Their rule and
+            scheme must be those of `graph`, and what depends on a device class must be among its figures.
         method: "algorithm-1" (the report's: one threshold on all scores, every mask evaluated by its active paths),
             "threshold" (the same threshold by formula, what it leaves over given back, with a floor) or "knapsack"
             (Lagrange multipliers: the most importance for the budget).
@@ -116,9 +119,12 @@ def projection(
             raise UsageError("projection = 'algorithm-1' evaluates active paths on the network itself: give model")
         counts = algorithm_1(choice, scores, budgets, model)
     else:
-        counts = fitted_counts(choice, threshold_counts(choice, scores, budgets), budgets)
-        if method == "knapsack":
-            counts = knapsack_counts(choice, counts, budgets)
+
+        def solve(start: np.ndarray, held: Mapping[str, float], trades: bool = True) -> np.ndarray:
+            fitted = fitted_counts(choice, start, held, trades)
+            return knapsack_counts(choice, fitted, held) if method == "knapsack" else fitted
+
+        counts = within_exact(choice, threshold_counts(choice, scores, budgets), budgets, solve)
         notes += _granularity(choice, counts, budgets)
     figures = graph.formula.figures(counts)
     total = sum(float(value[-1]) for value in choice.value)
@@ -139,6 +145,10 @@ def _check_scores(graph: ChannelGraph, scores: Sequence[np.ndarray]) -> None:
 
 def _budgets(graph: ChannelGraph, limits: Limits) -> dict[str, float]:
     budgets = limits.budgets()
+    known = graph.formula.metrics
+    unknown = [metric for metric in budgets if metric in DEVICE_METRICS and metric not in known]
+    if unknown:
+        raise UsageError(f"the graph has no {', '.join(unknown)}: find the groups with on_device of the limits")
     for name, metrics in (("rule", ("macs",)), ("scheme", ("weight_bytes", "peak_activation_bytes"))):
         if any(metric in budgets for metric in metrics) and getattr(limits, name) != getattr(graph, name):
             from edgepress.models.cost.op_costs import ALIASES
@@ -186,7 +196,7 @@ def _infeasible(graph: ChannelGraph, budgets: dict[str, float], lowest: np.ndarr
         smallest = figures.get(metric)
         if smallest <= limit:
             continue
-        unit = {"macs": "macs", "params": "params"}.get(metric, "bytes")
+        unit = METRIC_UNITS[metric]
         binding = ", ".join(binding_layers(graph, metric, lowest))
         reached, wanted = format_against(smallest, limit, unit)
         problems.append(
@@ -196,10 +206,15 @@ def _infeasible(graph: ChannelGraph, budgets: dict[str, float], lowest: np.ndarr
     hint = (
         ""
         if graph.groups
-        else "; nothing in this network can be pruned"
-        + (f" ({graph.frozen[0].name}: {graph.frozen[0].reason})" if graph.frozen else "")
+        else "; nothing in this network can be pruned" + (f" ({_why_frozen(graph.frozen[0])})" if graph.frozen else "")
     )
     raise InfeasibleBudget("; ".join(problems) + hint + "; raise the budget, or lower divisor, min_channels or protect")
+
+
+def _why_frozen(frozen: Frozen) -> str:
+    place = f" of {frozen.operator}" if frozen.operator else ""
+    place += f" in module {frozen.module!r}" if frozen.operator and frozen.module else ""
+    return f"{frozen.name}, because{place}: {frozen.reason}" if place else f"{frozen.name}: {frozen.reason}"
 
 
 def binding_layers(graph: ChannelGraph, metric: str, counts: np.ndarray, most: int = 3) -> tuple[str, ...]:
@@ -216,12 +231,24 @@ def _granularity(choice: Choice, counts: np.ndarray, budgets: dict[str, float]) 
     nearest, metric = max((figures.get(name) / limit, name) for name, limit in budgets.items() if limit)
     if nearest >= 0.99:
         return ()
+    at = f"{metric} is at {100 * nearest:.2f} % of its limit"
+    step = next_step(choice, counts, budgets)
+    if step is None:
+        return (f"{at}, and every group is as wide as it may be",)
+    if step.over <= 0:
+        return (f"{at}: the search ended before every step was tried, a nearer network may exist",)
     return (
-        f"{metric} is at {100 * nearest:.2f} % of its limit: no single unit of any group can be given back "
-        "without leaving the budget",
+        f"{at} and maximal: no group can have its next width; the least step, {step.group}'s, takes {step.metric} "
+        f"{_excess(step.over, METRIC_UNITS[step.metric])} above its limit",
     )
+
+
+def _excess(over: float, unit: str) -> str:
+    """A small difference, to the byte."""
+    return f"{over:,.0f} {'bytes' if unit == 'bytes' else unit}" if unit not in ("ms", "uJ") else f"{over:.3g} {unit}"
 
 
 def relaxed(limits: Limits, share: float) -> Limits:
     """The same limits, every budget times `share`; for schedules."""
-    return replace(limits, **{metric: int(value * share) for metric, value in limits.budgets().items()})
+    budgets = {metric: value * share for metric, value in limits.budgets().items()}
+    return replace(limits, **{name: int(value) if name in _WHOLE else value for name, value in budgets.items()})

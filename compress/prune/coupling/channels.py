@@ -172,6 +172,7 @@ def find_groups(
     rule: str = "dcase",
     scheme: str = "w8a8",
     freeze: Iterable[str] = (),
+    on_device: tuple[str, tuple[str, ...]] | None = None,
 ) -> ChannelGraph:
     """Find which channels must go together.
 
@@ -181,6 +182,7 @@ def find_groups(
         protect: names of modules whose outputs keep their width.
         rule, scheme: how `ChannelGraph.cost` counts.
         freeze: names of modules or parameters that keep their shapes.
+        on_device: a device class and the figures of it that `ChannelGraph.cost` also gives (`Limits.on_device`).
 
     Raises:
         UsageError: unknown names in `protect` or `freeze`, an unknown rule or scheme, or a network that cannot be
@@ -191,7 +193,7 @@ def find_groups(
     fixed = fixed_names(model, protect, freeze)
     graph = trace_one_sample(model, example_inputs)
     state = propagate(graph, fixed, _training_heads(model, graph))
-    return assemble(model, graph, state, rule, scheme)
+    return assemble(model, graph, state, rule, scheme, on_device)
 
 
 def _training_heads(model: nn.Module, graph: Graph) -> Graph | None:
@@ -210,7 +212,14 @@ def _training_heads(model: nn.Module, graph: Graph) -> Graph | None:
     return heads if any(name not in graph.read for name in heads.read) else None
 
 
-def assemble(model: nn.Module, graph: Graph, state: Propagation, rule: str, scheme: str) -> ChannelGraph:
+def assemble(
+    model: nn.Module,
+    graph: Graph,
+    state: Propagation,
+    rule: str,
+    scheme: str,
+    on_device: tuple[str, tuple[str, ...]] | None = None,
+) -> ChannelGraph:
     """Groups, their members and the cost formula from labels."""
     space = state.space
     fixed = np.zeros(space.size, bool)
@@ -246,7 +255,8 @@ def assemble(model: nn.Module, graph: Graph, state: Propagation, rule: str, sche
     for number, units in enumerate(roots):
         group_of[units], unit_of[units] = number, np.arange(len(units))
     groups = _groups(vectors, roots, group_of, unit_of, graph)
-    formula = cost_formula(graph, state, group_of, np.array([len(units) for units in roots], np.int64), rule, scheme)
+    sizes = np.array([len(units) for units in roots], np.int64)
+    formula = cost_formula(graph, state, group_of, sizes, rule, scheme, on_device)
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)

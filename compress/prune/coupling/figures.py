@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd, prod
 from typing import Any
@@ -18,19 +18,42 @@ from edgepress.models.cost.activations import activation_plan
 from edgepress.models.cost.cost import cost_of_graph
 from edgepress.models.cost.graph import Graph, Node
 from edgepress.models.cost.op_costs import check_scheme
+from edgepress.models.footprint.figure import DeviceFigure
+from edgepress.models.footprint.table import figures_of
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a selection costs, in the rule and scheme of its `ChannelGraph`; None of it needs a forward pass."""
+    """What a selection costs, in the rule and scheme of its `ChannelGraph`; None of it needs a forward pass.
+
+    Attributes:
+        on_device: the figures of a device class that were asked for, by metric.
+    """
 
     macs: int
     params: int
     weight_bytes: int
     peak_activation_bytes: int
+    on_device: Mapping[str, float] = field(default_factory=dict)
 
-    def get(self, metric: str) -> int:
-        return int(getattr(self, metric))
+    def get(self, metric: str) -> float:
+        return self.on_device[metric] if metric in self.on_device else int(getattr(self, metric))
+
+
+@dataclass(frozen=True)
+class DeviceFormula:
+    """A figure of a device class for any widths.
+
+    Attributes:
+        figure: with polynomials as its sizes.
+        sizes: these polynomials as a table.
+    """
+
+    figure: DeviceFigure
+    sizes: PolynomialTable
+
+    def at(self, widths: np.ndarray) -> float:
+        return self.figure.value(np.rint(self.sizes.values(widths)))
 
 
 METRICS = ("macs", "params", "weight_bytes", "peak_activation_bytes")
@@ -43,7 +66,7 @@ class CostFormula:
     Attributes:
         offset: [W] constant part of each width.
         share: [W, G] channels of each width per kept unit of each group.
-        totals: the polynomials macs, params, weight bytes.
+        totals: the polynomials macs, params, weight bytes, then for each of `on_device` the one that is near it.
         tensors: the polynomials of the activations' bytes, one per tensor of the liveness plan.
         first, last: [T] steps between which each tensor is alive, both included.
         steps: number of steps.
@@ -51,6 +74,7 @@ class CostFormula:
         layers: the polynomials macs, params, weight bytes of each layer in turn.
         layer_names, tensor_names: of the layers, and of the modules that write the tensors.
         sizes: [G] units of each group in the dense network.
+        on_device: the figures of a device class that were asked for.
     """
 
     offset: np.ndarray
@@ -65,6 +89,12 @@ class CostFormula:
     layer_names: tuple[str, ...]
     tensor_names: tuple[str, ...]
     sizes: np.ndarray
+    on_device: tuple[DeviceFormula, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the rows of `totals`."""
+        return (*METRICS[:3], *(formula.figure.metric for formula in self.on_device))
 
     def widths(self, counts: np.ndarray) -> np.ndarray:
         return self.offset + self.share @ counts
@@ -72,8 +102,9 @@ class CostFormula:
     def figures(self, counts: np.ndarray) -> Figures:
         """Exact figures for [G] kept counts."""
         widths = self.widths(counts)
-        macs, params, weight_bytes = self.totals.values(widths)
-        return Figures(round(macs), round(params), round(weight_bytes), round(self.peak(widths)))
+        macs, params, weight_bytes = self.totals.values(widths)[:3]
+        on_device = {formula.figure.metric: formula.at(widths) for formula in self.on_device}
+        return Figures(round(macs), round(params), round(weight_bytes), round(self.peak(widths)), on_device)
 
     def peak(self, widths: np.ndarray) -> float:
         return float(self.timeline(self.tensors.values(widths)).max(initial=0))
@@ -118,9 +149,15 @@ class _Widths:
 
 
 def cost_formula(
-    graph: Graph, state: Propagation, group_of: np.ndarray, sizes: np.ndarray, rule: str, scheme: str
+    graph: Graph,
+    state: Propagation,
+    group_of: np.ndarray,
+    sizes: np.ndarray,
+    rule: str,
+    scheme: str,
+    on_device: tuple[str, tuple[str, ...]] | None = None,
 ) -> CostFormula:
-    """Run `cost.cost` and `cost.activations` on a copy of the graph whose widths are symbols."""
+    """Run `cost.cost`, `cost.activations` and `footprint` on a copy of the graph whose widths are symbols."""
     widths = _Widths(group_of, sizes)
     shapes: dict[str, tuple[Any, ...]] = {}
 
@@ -154,6 +191,7 @@ def cost_formula(
     symbols = replace(graph, nodes=tuple(nodes), parameter_shapes=parameters, leaf_modules=leaves)
     cost = cost_of_graph(symbols, rule, scheme)
     plan = activation_plan(symbols)
+    figures = figures_of(symbols, *on_device) if on_device is not None else ()
     byte = check_scheme(scheme)[2]
     count = len(widths.dense)
     offset, share = np.zeros(count), np.zeros((count, len(sizes)))
@@ -164,7 +202,7 @@ def cost_formula(
     return CostFormula(
         offset,
         share,
-        PolynomialTable.of([cost.macs, cost.params, cost.weight_bytes], count),
+        PolynomialTable.of([cost.macs, cost.params, cost.weight_bytes], count, [figure.smooth for figure in figures]),
         PolynomialTable.of([byte * prod(tensor.shape) for tensor in plan.tensors], count),
         np.array(plan.first, np.int64),
         np.array(plan.last, np.int64),
@@ -176,6 +214,7 @@ def cost_formula(
         tuple(layer.name for layer in cost.layers),
         tuple(graph.by_name[tensor.node].module or tensor.node for tensor in plan.tensors),
         sizes,
+        tuple(DeviceFormula(figure, PolynomialTable.of(figure.sizes, count)) for figure in figures),
     )
 
 
@@ -197,10 +236,15 @@ def layer_figures(formula: CostFormula, metric: str, counts: np.ndarray) -> list
         worst = int(np.argmax(formula.timeline(sizes)))
         alive = (formula.first <= worst) & (worst <= formula.last)
         return list(zip(formula.tensor_names, sizes * alive, strict=True))
+    if metric not in METRICS:
+        # What holds most of a figure of a device: where the weights are, or the activations.
+        metric = {
+            "arena_bytes": "peak_activation_bytes",
+            "firmware_arena_bytes": "peak_activation_bytes",
+            "latency_ms": "macs",
+            "energy_uj": "macs",
+            "instructions": "macs",
+        }.get(metric, "weight_bytes")
+        return layer_figures(formula, metric, counts)
     values = formula.layers.values(widths).reshape(-1, 3)[:, METRICS.index(metric)]
     return list(zip(formula.layer_names, values, strict=True))
-
-
-def stacked(figures: Sequence[Figures]) -> np.ndarray:
-    """[N, 4] in the order of `METRICS`."""
-    return np.array([[figure.get(metric) for metric in METRICS] for figure in figures], np.float64)

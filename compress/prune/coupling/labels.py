@@ -53,7 +53,7 @@ class LabelSpace:
 
     def __init__(self) -> None:
         self._parent = np.zeros(1024, np.int64)
-        self.size = 1
+        self.size: int = 1
         self.causes: list[tuple[int, Cause]] = []
 
     def fresh(self, count: int) -> np.ndarray:

@@ -217,6 +217,26 @@ def _slice(state: Propagation, node: Node) -> Result:
     return _sliced(state, value, shape, dim, start, start + shape[dim])
 
 
+@RULES.rule("slice_scatter")
+def _slice_scatter(state: Propagation, node: Node) -> Result:
+    """Positions of a slice are put into the others: what stands before, the part, what stands behind."""
+    base, part = _first(state, node), state.value(node.arguments["src"].name)
+    dim = node.arguments.get("dim", 0) % len(base.shape)
+    cause = state.cause(node, "channels are assigned by their numbers")
+    if node.arguments.get("step", 1) != 1:
+        base, part = (state.space.collapse(value, [dim], cause) for value in (base, part))
+        return state.space.merge([base, Labelled(base.shape, part.planes)], cause)
+    start, _ = slice_bounds(node, base.shape[dim])
+    end = start + part.shape[dim]
+
+    def between(first: int, last: int) -> Labelled:
+        sizes = [last - first if axis == dim else size for axis, size in enumerate(base.shape)]
+        return _sliced(state, base, sizes, dim, first, last)
+
+    pieces = [between(0, start), state.space.merge([between(start, end), part], cause), between(end, base.shape[dim])]
+    return concatenated(state, node, [piece for piece in pieces if piece.shape[dim]], dim)
+
+
 def slice_bounds(node: Node, size: int) -> tuple[int, int]:
     """First and last position (exclusive) that a slice or narrow reads on an axis of `size`."""
     start = node.arguments.get("start") or 0
@@ -326,6 +346,11 @@ def _flip(state: Propagation, node: Node) -> Result:
     value = _first(state, node)
     dims = node.arguments.get("dims") or tuple(range(len(value.shape)))
     return state.space.collapse(value, dims, state.cause(node, "the order of the channels changes"))
+
+
+@RULES.rule("cumsum", "cumprod", "logcumsumexp")
+def _cumulated(state: Propagation, node: Node) -> Result:
+    return state.space.collapse(_first(state, node), [node.arguments["dim"]], state.cause(node, "a sum over channels"))
 
 
 @RULES.rule("zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "empty", "new_empty")

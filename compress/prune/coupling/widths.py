@@ -29,8 +29,8 @@ class Polynomial:
     __slots__ = ("_value", "dense", "terms")
 
     def __init__(self, terms: Mapping[Monomial, int], dense: Sequence[int]):
-        self.terms = {monomial: factor for monomial, factor in terms.items() if factor}
-        self.dense = dense
+        self.terms: dict[Monomial, int] = {monomial: factor for monomial, factor in terms.items() if factor}
+        self.dense: Sequence[int] = dense
         self._value: int | None = None
 
     def __int__(self) -> int:
@@ -141,10 +141,22 @@ class PolynomialTable:
     count: int
 
     @classmethod
-    def of(cls, polynomials: Sequence[Any], width_count: int) -> PolynomialTable:
+    def of(
+        cls,
+        polynomials: Sequence[Any],
+        width_count: int,
+        sums: Sequence[Sequence[tuple[Any, float]]] = (),
+    ) -> PolynomialTable:
+        """A table of polynomials, and behind them of sums of polynomials times real factors."""
         entries = [
             (row, monomial, factor)
             for row, polynomial in enumerate(polynomials)
+            for monomial, factor in terms_of(polynomial).items()
+        ]
+        entries += [
+            (row, monomial, factor * times)
+            for row, parts in enumerate(sums, len(polynomials))
+            for polynomial, times in parts
             for monomial, factor in terms_of(polynomial).items()
         ]
         degree = max((len(monomial) for _, monomial, _ in entries), default=0)
@@ -155,7 +167,7 @@ class PolynomialTable:
             np.array([factor for _, _, factor in entries], np.float64),
             widths,
             np.array([row for row, _, _ in entries], np.int64),
-            len(polynomials),
+            len(polynomials) + len(sums),
         )
 
     def values(self, widths: np.ndarray) -> np.ndarray:

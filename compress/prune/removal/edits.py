@@ -48,7 +48,9 @@ class Removal:
             state: the labels of the traced network.
             removed: [labels] bool, by the root of the label.
         """
-        self.graph, self.state, self.removed = state.graph, state, removed
+        self.graph: Graph = state.graph
+        self.state: Propagation = state
+        self.removed: np.ndarray = removed
         self._kept: dict[int, dict[int, np.ndarray]] = {}
 
     @classmethod
@@ -116,7 +118,7 @@ class Removal:
             dim = node.arguments["dim"] % len(source.shape)
             count = len(node.arguments["sizes"])
             edits = {"sizes": list(self.shape(result)[dim : dim + count])}
-        elif node.op in ("slice", "narrow", "select") and source is not None:
+        elif node.op in ("slice", "slice_scatter", "narrow", "select") and source is not None:
             edits = self._positions(node, source)
         elif node.op in _SPLITS and isinstance(result, tuple) and source is not None:
             dim = node.arguments.get("dim", 0) % len(source.shape)

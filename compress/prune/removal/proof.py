@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgepress.compress.prune.coupling.channels import ChannelGraph, Selection
+from edgepress.compress.prune.coupling.channels import ChannelGraph, ChannelGroup, Member, Selection
 from edgepress.compress.prune.coupling.propagation import Propagation
 from edgepress.compress.prune.removal.edits import Removal
 from edgepress.compress.prune.removal.surgery import WAYS, cut, make_plan
@@ -83,11 +83,21 @@ def remove_with_proof(
             seconds = time.perf_counter() - start
             return smaller, plan, Proof(difference, TOLERANCE, len(prover.weights), seconds, plan["kind"])
         reasons[plan["kind"]] = reason
+    suspects = prover.culprits(selection)
+    names = ", ".join(graph.groups[number].name for number in suspects)
     raise ProofError(
-        f"the removed network is not its reference: {prover.culprit(selection)}; as an edited copy: "
-        f"{reasons.get('modules')}; rebuilt from its trace: {reasons.get('graph')}. Nothing was removed; "
-        "freeze that layer (freeze=, --freeze)"
+        "the removed network is not its reference: "
+        + (f"group {names}" if len(suspects) == 1 else f"the groups {names} together")
+        + f"; as an edited copy: {reasons.get('modules')}; rebuilt from its trace: {reasons.get('graph')}. "
+        "Nothing was removed; freeze that layer (freeze=, --freeze)",
+        dict.fromkeys(member.tensor for number in suspects for member in made_by(graph.groups[number])),
+        next(iter(reasons.values()), ""),
     )
+
+
+def made_by(group: ChannelGroup) -> tuple[Member, ...]:
+    """The tensors that make the channels of a group; all that it couples where no layer makes them."""
+    return tuple(group.members[index] for index in group.produced) or group.members
 
 
 def _said(error: Exception) -> str:
@@ -104,7 +114,8 @@ class Prover:
         from edgepress.models.checkpoints.copying import copied
         from edgepress.models.checkpoints.rebuild import Traces
 
-        self.model, self.graph = model, graph
+        self.model: nn.Module = model
+        self.graph: ChannelGraph = graph
         shapes = [(node.shape or (), node.dtype) for node in graph.graph.nodes if node.kind == "input"]
         given = as_inputs(example_inputs) if example_inputs is not None else None
         generator = torch.Generator().manual_seed(0)
@@ -118,12 +129,12 @@ class Prover:
                 inputs.append((value[:1] if value.shape != torch.Size(shape) else value).clone())
             else:
                 inputs.append(torch.zeros(shape, dtype=kind))
-        self.inputs = tuple(inputs)
+        self.inputs: tuple[torch.Tensor, ...] = tuple(inputs)
         dense = copied(model).eval().cpu()
-        self.traces = Traces(dense, self.inputs)
+        self.traces: Traces = Traces(dense, self.inputs)
         if graph.graph.program is not None:  # the trace that the groups were found in
             self.traces.programs["evaluation", None] = graph.graph.program
-        self.weights = [dense, _randomised(copied(dense), generator)]
+        self.weights: list[nn.Module] = [dense, _randomised(copied(dense), generator)]
         # Random weights make a wrong map visible where zeros (a last layer initialised to zero) would hide it.
         if not all(torch.isfinite(value).all() for value in self._dense_outputs(graph.state, self.weights[1])):
             self.weights.pop()
@@ -203,8 +214,8 @@ class Prover:
         reason = attempt(smaller)
         return reason if reason and not attempt(self.weights[0]) else ""
 
-    def culprit(self, selection: Selection) -> str:
-        """The group, or the pair of groups, whose removal alone fails; by bisection."""
+    def culprits(self, selection: Selection) -> list[int]:
+        """The group, or the groups together, whose removal alone fails; by bisection."""
         suspects = [number for number, kept in enumerate(selection) if not np.all(kept)]
         while len(suspects) > 1:
             half = suspects[: len(suspects) // 2]
@@ -213,8 +224,7 @@ class Prover:
             if failing is None:
                 break
             suspects = failing
-        names = ", ".join(self.graph.groups[number].name for number in suspects)
-        return f"group {names}" if len(suspects) == 1 else f"the groups {names} together"
+        return suspects
 
     def _fails(self, selection: Selection, part: list[int]) -> bool:
         trial = tuple(kept if number in part else np.ones_like(kept) for number, kept in enumerate(selection))

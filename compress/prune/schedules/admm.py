@@ -81,7 +81,8 @@ class Admm:
             raise UsageError(f"w_step = {w_step!r} is unknown: allowed are proximal, gradient")
         if updates < 1:
             raise UsageError(f"updates = {updates} must be at least 1")
-        self.graph, self._limits = graph, limits
+        self.graph: ChannelGraph = graph
+        self._limits = limits
         self._proximal = w_step == "proximal"
         self._choose = Chooser(graph, projection, importance, divisor, min_channels, floor, scoring)
         self._kept: Selection | None = None
@@ -94,7 +95,7 @@ class Admm:
         self._u: dict[str, Tensor] = {}
         self._residuals = (float("inf"), float("inf"))
         #: What distinguishes this shaping from another, for the key of a training.
-        self.description = repr((limits, self._choose.description, w_step, rho_start, rho_end, updates, tolerance))
+        self.description: str = repr((limits, self._choose.description, w_step, rho_start, rho_end, updates, tolerance))
 
     def start(self, model: nn.Module, steps: int) -> None:
         """Take hold of the parameters; Z = Proj(W), U = 0. `steps` optimizer steps will follow."""

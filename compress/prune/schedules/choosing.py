@@ -47,7 +47,7 @@ class Chooser:
         self._average: tuple[np.ndarray, ...] = ()
         self._calls = 0
         self._gates: Gates | None = None
-        self.description = (projection, importance, self._fit)
+        self.description: tuple[str, str, tuple[int, int, float | None]] = (projection, importance, self._fit)
 
     def __call__(self, model: nn.Module, limits: Limits, within: Selection | None = None) -> Selection:
         """The units that stay.

@@ -49,7 +49,8 @@ class Gradual:
     ):
         if updates < 1:
             raise UsageError(f"updates = {updates} must be at least 1")
-        self.graph, self._limits = graph, limits
+        self.graph: ChannelGraph = graph
+        self._limits = limits
         self._choose = Chooser(graph, projection, importance, divisor, min_channels, floor, scoring)
         self._updates, self._interval, self._steps, self._done = updates, 1, 0, 0
         self._dense = graph.cost(graph.full())
@@ -57,7 +58,7 @@ class Gradual:
         self._kept: Selection | None = None
         self._masks: dict[str, Tensor] = {}
         #: What distinguishes this shaping from another, for the key of a training.
-        self.description = repr((limits, self._choose.description, updates))
+        self.description: str = repr((limits, self._choose.description, updates))
 
     def start(self, model: nn.Module, steps: int) -> None:
         """Take hold of the parameters. `steps` optimizer steps will follow; the last update leaves one interval."""
@@ -87,8 +88,9 @@ class Gradual:
         """The budget at `progress` (0: the dense network's cost, 1: the final limits), geometric in between."""
         between = {}
         for metric, limit in self._limits.budgets().items():
-            dense = getattr(self._dense, metric)
-            between[metric] = limit if dense <= limit else int(dense ** (1 - progress) * limit**progress)
+            dense = self._dense.get(metric)
+            value = dense ** (1 - progress) * limit**progress
+            between[metric] = limit if dense <= limit else int(value) if isinstance(limit, int) else value
         return replace(self._limits, **(between if progress < 1 else {}))  # type: ignore[arg-type]
 
     def figures(self) -> dict[str, float]:

@@ -85,9 +85,9 @@ def prune_and_train(
         ProofError: the removed network differs from its reference.
     """
     from edgepress.compress.prune.model import take_out
+    from edgepress.compress.prune.removal.merging import merged_branches
     from edgepress.compress.training.machine import Machine
     from edgepress.compress.training.train import train
-    from edgepress.models.checkpoints.reparameterize import offers_reparameterization
 
     machine = machine or Machine()
     before = split_epochs(settings)
@@ -115,7 +115,7 @@ def prune_and_train(
         pruned = _from_scratch(fresh, example_inputs, limits, settings, seed)
     elif (
         shaping is not None
-        and not offers_reparameterization(shaped)  # there the merged network is pruned
+        and merged_branches(shaped, example_inputs)[0] is None  # else the merged network is pruned
         and (selection := shaping.selection()) is not None
     ):
         # Chosen anew, other channels would go than those that training has learned to do without.
@@ -164,12 +164,19 @@ def make_shaping(
     if settings.method not in ("admm", "gradual"):
         raise UsageError(f"method = {settings.method!r} shapes no weights before removal; admm and gradual do")
     graph = find_groups(
-        copy.deepcopy(model).eval(), example_inputs, settings.protect, limits.rule, limits.scheme, settings.freeze
+        copy.deepcopy(model).eval(),
+        example_inputs,
+        settings.protect,
+        limits.rule,
+        limits.scheme,
+        settings.freeze,
+        limits.on_device,
     )
+    importance = importance_for(settings, task)
     common: dict[str, Any] = {
         "projection": settings.projection,
-        "importance": settings.importance,
-        "scoring": data_scoring(settings.importance, task),
+        "importance": importance,
+        "scoring": data_scoring(importance, task, settings.clips),
         "divisor": settings.divisor,
         "min_channels": settings.min_channels,
         "floor": settings.floor,
@@ -209,7 +216,7 @@ def uniform_selection(graph: ChannelGraph, limits: Limits) -> Selection:
 
     def fits(widths: list[int]) -> bool:
         figures = graph.cost(selection(widths))
-        return all(getattr(figures, metric) <= limit for metric, limit in limits.budgets().items())
+        return all(figures.get(metric) <= limit for metric, limit in limits.budgets().items())
 
     def widths_at(share: float) -> list[int]:
         return [max(1, math.floor(size * share)) for size in sizes]
@@ -245,21 +252,33 @@ def remove_once(
     """Prune without training, with the choice of these settings."""
     from edgepress.compress.prune.model import prune_model
 
+    importance = importance_for(settings, task)
     return prune_model(
         model,
         example_inputs,
         **limits.budgets(),
+        device=limits.device if limits.on_device else None,
         scheme=limits.scheme,
         rule=limits.rule,
-        importance=settings.importance,
+        importance=importance,
         projection=settings.projection,
         protect=settings.protect,
         freeze=settings.freeze,
         divisor=settings.divisor,
         min_channels=settings.min_channels,
         floor=settings.floor,
-        **data_scoring(settings.importance, task),
+        **data_scoring(importance, task, settings.clips),
     )
+
+
+def importance_for(settings: PruneSettings, task: Task | None) -> str:
+    """The importance of the settings; unasked "fisher" where there is a classification task, else "l2".
+
+    "fisher" draws labels from the softmax of the outputs, which are class scores in classification alone.
+    """
+    if settings.importance is not None:
+        return settings.importance
+    return "fisher" if task is not None and task.kind == "classification" else "l2"
 
 
 def data_scoring(importance: str, task: Task | None, clips: int = 512) -> dict[str, Any]:
@@ -322,7 +341,7 @@ def prune_uniformly(
     from edgepress.compress.prune.coupling.channels import find_groups
     from edgepress.compress.prune.model import take_out
 
-    graph = find_groups(model, example_inputs, protect, limits.rule, limits.scheme, freeze)
+    graph = find_groups(model, example_inputs, protect, limits.rule, limits.scheme, freeze, limits.on_device)
     return take_out(model, example_inputs, graph, uniform_selection(graph, limits), limits)
 
 

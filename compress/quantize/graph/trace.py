@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 
 from edgepress.compress.quantize.graph.outputs import named_leaves, plain_structure, tensors
+from edgepress.models.cost.networks import refusal
 from edgepress.models.errors import UsageError
 
 aten = torch.ops.aten
@@ -129,11 +130,7 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModul
             program = torch.export.export(model, inputs)
             module = program.run_decompositions({}).module()
         except Exception as error:  # torch.export raises whatever the forward and its own passes raise
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-            raise UsageError(
-                f"torch.export cannot trace {type(model).__name__} with inputs {[tuple(x.shape) for x in inputs]}: "
-                f"{type(error).__name__}: {reason[:300]}"
-            ) from error
+            raise refusal(model, inputs, error) from error
     module = fx.GraphModule(module, module.graph)
     graph = module.graph
     for node in list(graph.nodes):

@@ -3,15 +3,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
+from edgepress.compress.quantize.graph.layers import argument
+
 #: node.meta key: the scheme that a node wants whatever the network's is.
 WANTED_SCHEME = "edgepress_scheme"
+#: node.meta key: the `Whole` that a node is a part of; of nested ones the outermost.
+PART_OF = "edgepress_part_of"
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An operator that was written as others.
+
+    Attributes:
+        name: of its node, which is gone.
+        target: the operator.
+        options: its arguments that are no tensors, by name.
+    """
+
+    name: str
+    target: Any
+    options: Mapping[str, Any]
 
 
 class Builder:
@@ -24,9 +44,10 @@ class Builder:
     """
 
     def __init__(self, module: fx.GraphModule, like: fx.Node):
-        self.module, self.graph = module, module.graph
-        self.stack = like.meta.get("nn_module_stack")
-        self.wanted = like.meta.get(WANTED_SCHEME)
+        self.module: fx.GraphModule = module
+        self.graph: fx.Graph = module.graph
+        self.stack: Any = like.meta.get("nn_module_stack")
+        self.wanted: Any = like.meta.get(WANTED_SCHEME)
         self.moved: dict[fx.Node, fx.Node] = {}
         self.made: list[fx.Node] = []
         self._prefix = like.name
@@ -112,8 +133,24 @@ def rewrite_operators(module: fx.GraphModule, table: dict[Any, Rewrite]) -> dict
                 module.graph.erase_node(user)
         else:
             node.replace_all_uses_with(result)
+        whole = node.meta.get(PART_OF) or Whole(node.name, node.target, _options(node))
+        for new in build.made:
+            new.meta.setdefault(PART_OF, whole)
         moved |= {new.name: moved.get(old.name, old.name) for new, old in build.moved.items()}
         module.graph.erase_node(node)
         pending = build.made + pending
     module.graph.eliminate_dead_code()
     return moved
+
+
+def _options(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an operator that are no tensors."""
+    schema = getattr(node.target, "_schema", None)
+    given = {entry.name: argument(node, entry.name) for entry in schema.arguments} if schema is not None else {}
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        nodes: list[fx.Node] = []
+        fx.map_arg(value, nodes.append)
+        if not nodes:
+            found[name] = list(value) if isinstance(value, (list, tuple)) else value
+    return found

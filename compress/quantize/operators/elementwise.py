@@ -12,7 +12,7 @@ from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
 from edgepress.compress.quantize.operators.build import Builder, shape_of
-from edgepress.compress.quantize.operators.functions import is_whole_power
+from edgepress.compress.quantize.operators.functions import is_whole_power, log_from_root
 
 
 def silu(build: Builder, node: fx.Node) -> fx.Node:
@@ -167,14 +167,56 @@ def chosen(build: Builder, node: fx.Node) -> fx.Node:
 
 
 def over_last_axis(build: Builder, node: fx.Node) -> fx.Node | None:
-    """softmax and log_softmax over another axis than the last: kernels have the last one only."""
+    """Over another axis than the last: kernels have the last one only. Over one value softmax is 1.
+
+    Converters write that last one out in a subtraction, exp and a division, which have no integer kernels; a table of
+    x ** 0 has.
+    """
     x, rank = node.args[0], len(shape_of(node))
     dim = int(argument(node, "dim")) % rank
+    if shape_of(node)[dim] == 1 and node.target is aten.softmax.int:
+        return build(aten.pow.Tensor_Scalar, x, 0)
     if dim == rank - 1:
         return None
     order = [*(axis for axis in range(rank) if axis != dim), dim]
     made = build(node.target, build(aten.permute.default, x, order), rank - 1)
     return build(aten.permute.default, made, [order.index(axis) for axis in range(rank)])
+
+
+def log_softmax(build: Builder, node: fx.Node) -> fx.Node:
+    """x - max x - log(sum exp(x - max x)): the kernels' own steps are 1/16 wide, whatever the values are."""
+    made = over_last_axis(build, node)
+    if made is not None:
+        return made
+    centred = _below_largest(build, node.args[0], -1)
+    return build(aten.sub.Tensor, centred, _log_of_sum(build, centred, -1), wide=True)
+
+
+def log_of_sum(build: Builder, node: fx.Node) -> fx.Node | None:
+    """logsumexp over one axis: max x + log(sum exp(x - max x))."""
+    x, dims, kept = node.args[0], list(argument(node, "dim")), bool(argument(node, "keepdim"))
+    if len(dims) != 1:
+        return None
+    (dim,) = dims
+    largest = build(aten.amax.default, x, [dim], True)
+    made = build(aten.add.Tensor, largest, _log_of_sum(build, _below_largest(build, x, dim, largest), dim), wide=True)
+    return made if kept else build(aten.squeeze.dim, made, dim)
+
+
+def _below_largest(build: Builder, x: Any, dim: int, largest: fx.Node | None = None) -> fx.Node:
+    largest = build(aten.amax.default, x, [dim], True) if largest is None else largest
+    return build(aten.sub.Tensor, x, largest, wide=True)
+
+
+def _log_of_sum(build: Builder, centred: fx.Node, dim: int) -> fx.Node:
+    """log(sum exp x) of what is at most 0, from 1 / sqrt of the mean.
+
+    The root keeps entries of a table apart where the sum is small beside the number of its terms.
+    """
+    count = shape_of(centred)[dim]
+    mean = build(aten.mean.dim, build(aten.exp.default, centred), [dim], True, wide=True)
+    root = build(aten.rsqrt.default, mean, wide=True)
+    return build(log_from_root, root, int(count), wide=True)
 
 
 REWRITES: dict[Any, Any] = {
@@ -198,7 +240,8 @@ REWRITES: dict[Any, Any] = {
     aten.clamp_max.default: clamp_above,
     aten.copy.default: copied,
     aten.softmax.int: over_last_axis,
-    aten.log_softmax.int: over_last_axis,
+    aten.log_softmax.int: log_softmax,
+    aten.logsumexp.default: log_of_sum,
     aten.where.ScalarSelf: chosen,
     aten.where.ScalarOther: chosen,
 }

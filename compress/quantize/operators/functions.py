@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions of one variable, which an 8-bit file holds as a table of 256 integers: exact, whatever the function."""
+"""Functions of one variable, which a file holds as a table of 256 integers.
+
+Exact for 8 bits, whatever the function. Of 16 bits the upper ones choose the entry, and the rest is multiplied with the
+slope there, which a second table holds.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,13 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
-LOG_SOFTMAX = aten.log_softmax.int
+
+
+def log_from_root(root: torch.Tensor, count: int) -> torch.Tensor:
+    """log(sum of `count` values) of 1 / sqrt of their mean."""
+    return math.log(count) - 2 * torch.log(root)
+
+
 #: Operators of one tensor (and numbers) that give each element a function of itself. Those with an integer kernel in
 #: LiteRT, in its reference kernels and in TFLite Micro alike (tanh, sigmoid, hardswish, leaky ReLU) aren't among them.
 FUNCTIONS: set[Any] = {
@@ -58,7 +68,12 @@ FUNCTIONS: set[Any] = {
     aten.tan.default,
     aten.threshold.default,
     aten.trunc.default,
+    log_from_root,
 }
+
+
+#: Functions whose integer kernels have 8 bits.
+_ONLY_IN_8_BITS = {aten.hardswish.default}
 
 
 def values_of(node: fx.Node) -> Callable[[np.ndarray], np.ndarray]:
@@ -98,8 +113,10 @@ def clipping_of(node: fx.Node) -> tuple[float | None, float | None] | None:
     return (low, high) if inside else None  # type: ignore[return-value]
 
 
-def is_function(node: fx.Node) -> bool:
-    """Whether an operator gives each element a function of itself that takes a table."""
+def is_function(node: fx.Node, bits: int = 8) -> bool:
+    """Whether an operator gives each element a function of itself that takes a table, for a result of so many bits."""
+    if len(node.all_input_nodes) != 1:
+        return False
     if node.target in RELUS:
-        return clipping_of(node) is None and len(node.all_input_nodes) == 1
-    return node.target in FUNCTIONS and len(node.all_input_nodes) == 1
+        return clipping_of(node) is None
+    return node.target in FUNCTIONS or (bits == 16 and node.target in _ONLY_IN_8_BITS)

@@ -88,14 +88,12 @@ def _inverse_deviation(build: Builder, centred: fx.Node, axes: list[int], eps: f
 def _affine(
     build: Builder, node: fx.Node, x: fx.Node, weight: Any, bias: Any, shape: list[int] | None = None
 ) -> fx.Node:
-    """weight * x + bias; what leaves the norm has the bits of the network."""
+    """weight * x + bias."""
     for target, operand in ((aten.mul.Tensor, weight), (aten.add.Tensor, bias)):
         if operand is not None:
             if shape is not None:
                 operand = build(aten.reshape.default, operand, shape)
             x = build(target, x, operand, wide=True)
-    if any(user.op == "output" for user in node.users):
-        x.meta.pop("edgepress_scheme", None)
     return x
 
 

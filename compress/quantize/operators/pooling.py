@@ -70,6 +70,29 @@ def max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
     return build(aten.squeeze.dim, pooled, -2)
 
 
+def adaptive_max_pool(build: Builder, node: fx.Node) -> Any:
+    """Windows of one size as plain pooling, others piece by piece, unless it is asked where the largest ones stood."""
+    x, rank = node.args[0], 1 if node.target is aten.adaptive_max_pool1d.default else 2
+    several = isinstance(node.meta["val"], (tuple, list))
+    if several and any(user.args[1] != 0 for user in node.users):
+        return None
+    sizes = shape_of(x)[-rank:]
+    outputs = [int(n) for n in _all(argument(node, "output_size"), rank)]
+    if all(size % n == 0 for size, n in zip(sizes, outputs, strict=True)):
+        kernel = [size // n for size, n in zip(sizes, outputs, strict=True)]
+        made = build(aten.max_pool1d.default if rank == 1 else aten.max_pool2d.default, x, kernel, kernel)
+        return (made,) if several else made
+    made = x
+    for axis, (size, n) in enumerate(zip(sizes, outputs, strict=True)):
+        dim = axis - rank
+        pieces = []
+        for i in range(n):
+            start, stop = i * size // n, -(-(i + 1) * size // n)
+            pieces.append(build(aten.amax.default, build(aten.slice.Tensor, made, dim, start, stop), [dim], True))
+        made = build(aten.cat.default, pieces, dim) if n > 1 else pieces[0]
+    return (made,) if several else made
+
+
 def adaptive_average_pool(build: Builder, node: fx.Node) -> fx.Node | None:
     """Windows of one size as plain pooling; others as a matrix along each axis. One window for all is left."""
     x, rank = node.args[0], 1 if node.target is aten.adaptive_avg_pool1d.default else 2
@@ -84,8 +107,23 @@ def adaptive_average_pool(build: Builder, node: fx.Node) -> fx.Node | None:
     return _along_each(build, node, x, rank)
 
 
+def linearly_resized(build: Builder, node: fx.Node) -> fx.Node:
+    """upsample_linear1d as an image of height 1: as a matrix, it would be larger than the layers around it."""
+    factors = argument(node, "scale_factors")
+    length = shape_of(node)[-1]
+    image = build(aten.unsqueeze.default, node.args[0], -2)
+    resize = build(
+        aten.upsample_bilinear2d.vec,
+        image,
+        None if factors else [1, length],
+        bool(argument(node, "align_corners")),
+        [1.0, *factors] if factors else None,
+    )
+    return build(aten.squeeze.dim, resize, -2)
+
+
 def resized(build: Builder, node: fx.Node) -> fx.Node | None:
-    """Resizing is linear and acts on each axis by itself: bicubic, linear and antialiased modes as matrices."""
+    """Resizing is linear and acts on each axis by itself: bicubic and antialiased modes as matrices."""
     rank = len(shape_of(node)) - 2
     return _along_each(build, node, node.args[0], rank)
 
@@ -157,10 +195,12 @@ REWRITES: dict[Any, Any] = {
     aten.avg_pool1d.default: average_pool,
     aten.avg_pool2d.default: average_pool,
     aten.max_pool1d.default: max_pool,
+    aten.adaptive_max_pool1d.default: adaptive_max_pool,
+    aten.adaptive_max_pool2d.default: adaptive_max_pool,
     aten.adaptive_avg_pool1d.default: adaptive_average_pool,
     aten.adaptive_avg_pool2d.default: adaptive_average_pool,
     aten.upsample_bicubic2d.vec: resized,
-    aten.upsample_linear1d.vec: resized,
+    aten.upsample_linear1d.vec: linearly_resized,
     aten._upsample_bilinear2d_aa.vec: resized,
     aten._upsample_bicubic2d_aa.vec: resized,
     aten.cumsum.default: cumulative_sum,

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
 from edgepress.compress.quantize.operators.build import Builder, shape_of
+
+#: Stands for minus infinity in masks.
+_LEAST = -64.0
 
 
 def product(build: Builder, node: fx.Node) -> fx.Node | None:
@@ -38,16 +42,35 @@ def attention(build: Builder, node: fx.Node) -> fx.Node | None:
     """softmax(q k^T * scale + mask) v (Vaswani et al. 2017, arXiv 1706.03762, equation 1)."""
     q, k, v = node.args[:3]
     mask, scale = argument(node, "attn_mask"), argument(node, "scale")
-    if argument(node, "is_causal") or argument(node, "enable_gqa"):
+    if argument(node, "enable_gqa"):
         return None
-    if mask is not None and not mask.meta["val"].is_floating_point():
+    hidden = _hidden(build, mask, shape_of(q)[-2], shape_of(k)[-2]) if argument(node, "is_causal") or mask else None
+    if hidden is None and mask is not None and not mask.meta["val"].is_floating_point():
         return None
     scale = float(scale) if scale is not None else shape_of(q)[-1] ** -0.5
     # The scale goes to the smaller operand, before the product, whose range 8 bits then hold.
     scores = build(aten.matmul.default, build(aten.mul.Tensor, q, scale), build(aten.transpose.int, k, -2, -1))
+    if hidden is not None:  # 16 bits hold what is far below all scores, and the scores
+        scores = build(aten.add.Tensor, scores, build.constant("mask", hidden), wide=True)
+        return build(aten.matmul.default, build(aten.softmax.int, scores, -1, wide=True), v)
     if mask is not None:
         scores = build(aten.add.Tensor, scores, mask)
     return build(aten.matmul.default, build(aten.softmax.int, scores, -1), v)
+
+
+def _hidden(build: Builder, mask: Any, rows: int, columns: int) -> torch.Tensor | None:
+    """What is added to the scores of a mask that the network holds, or of a causal one; None where there is none.
+
+    exp of the least is 0 in any float beside exp of a score; minus infinity would leave a range no steps.
+    """
+    if mask is None:
+        return torch.full((rows, columns), _LEAST).triu(1)
+    if mask.op != "get_attr":
+        return None
+    values = build.tensor_of(mask).detach()
+    if values.dtype == torch.bool:
+        return torch.zeros(values.shape).masked_fill(~values, _LEAST)
+    return values.clamp(min=_LEAST) if bool((values < _LEAST).any()) else None
 
 
 def einsum(build: Builder, node: fx.Node) -> fx.Node | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
@@ -69,17 +70,20 @@ def rolled(build: Builder, node: fx.Node) -> fx.Node | None:
 
 
 def padded(build: Builder, node: fx.Node) -> fx.Node | None:
-    """replicate and circular padding as joined pieces; constant and reflected padding are left."""
+    """replicate and circular padding as joined pieces, reflected padding of signals too; the others are left."""
     mode, x, amounts = argument(node, "mode"), node.args[0], list(node.args[1])
-    if mode not in ("replicate", "circular"):
-        return None
     rank = len(shape_of(x))
+    if mode not in ("replicate", "circular") and (mode, rank) != ("reflect", 3):
+        return None
     for position in range(len(amounts) // 2):
         dim = rank - 1 - position
         before, after = (int(a) for a in amounts[2 * position : 2 * position + 2])
         size = shape_of(x)[dim]
         if mode == "circular":
             pieces = [(size - before, size)] * bool(before) + [(0, size)] + [(0, after)] * bool(after)
+        elif mode == "reflect":
+            steps = [*range(before, 0, -1)], [*range(size - 2, size - 2 - after, -1)]
+            pieces = [*((i, i + 1) for i in steps[0]), (0, size), *((i, i + 1) for i in steps[1])]
         else:
             pieces = [(0, 1)] * before + [(0, size)] + [(size - 1, size)] * after
         parts = [x if piece == (0, size) else build(aten.slice.Tensor, x, dim, *piece) for piece in pieces]
@@ -127,6 +131,32 @@ def transposed_convolution(build: Builder, node: fx.Node) -> fx.Node | None:
     return build(aten.squeeze.dim, made, 2) if rank == 1 else made
 
 
+def nearest(build: Builder, node: fx.Node) -> fx.Node | None:
+    """Enlarging by a factor that is not whole: pixels picked by their numbers, floor(i / factor) as torch has it.
+
+    LiteRT-Torch's resize looks from the middles of pixels, which is the same for whole factors only.
+    """
+    x, before, after = node.args[0], shape_of(node.args[0]), shape_of(node)
+    if all(new % old == 0 for old, new in zip(before[2:], after[2:], strict=True)):
+        return None
+    for axis, factor in enumerate(_factors(node, len(after) - 2), 2):
+        if after[axis] != before[axis]:
+            step = before[axis] / after[axis] if factor is None else 1 / factor
+            picked = (torch.arange(after[axis], dtype=torch.float32) * torch.tensor(step)).floor()
+            index = build.constant(f"pixels_{axis}", picked.clamp(max=before[axis] - 1).to(torch.int32))
+            x = build(aten.index_select.default, x, axis, index)
+    return x
+
+
+def _factors(node: fx.Node, rank: int) -> list[float | None]:
+    """By how much each axis is enlarged, where it was said; else it follows from the sizes."""
+    if node.target in (aten.upsample_nearest2d.vec, aten.upsample_nearest1d.vec):
+        given = argument(node, "scale_factors")
+    else:
+        given = [argument(node, name) for name in (("scales_h", "scales_w") if rank == 2 else ("scales",))]
+    return [None] * rank if given is None else list(given)
+
+
 def _in_groups(
     build: Builder, node: fx.Node, x: fx.Node, weight: fx.Node, bias: Any, stride: Any, groups: int
 ) -> fx.Node:
@@ -159,6 +189,10 @@ def _all(value: Any, rank: int) -> tuple[int, ...]:
 ALWAYS: dict[Any, Any] = {
     aten.conv_transpose1d.default: transposed_convolution,
     aten.conv_transpose2d.input: transposed_convolution,
+    aten.upsample_nearest2d.vec: nearest,
+    aten.upsample_nearest2d.default: nearest,
+    aten.upsample_nearest1d.vec: nearest,
+    aten.upsample_nearest1d.default: nearest,
 }
 REWRITES: dict[Any, Any] = {
     aten.cat.default: joined,

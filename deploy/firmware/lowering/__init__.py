@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators of a .tflite go in, calls of the C kernels with their integers come out."""
+"""What rules of operators are made of: steps, questions about tensors, fixed-point integers, tables of functions."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -29,6 +30,8 @@ class Rows:
         values: tensor -> Value.
         steps, aliases: see `edgepress.deploy.firmware.lowering.steps.Network`.
         paddings: output of a PAD that is not made -> (its input, rows above, columns to the left).
+        states: variables, which outlive an inference -> the values they start with.
+        indices: int32 that is not made, since it only chooses from tables -> (the int8 it comes from, what is added).
     """
 
     def __init__(
@@ -41,7 +44,9 @@ class Rows:
     ):
         self._tensors, self._operators = tensors, operators
         self.paddings: dict[int, tuple[Value, int, int]] = {}
-        self.values: Mapping[int, Value] = values
+        self.indices: dict[int, tuple[Value, int]] = {}
+        self.states: dict[int, np.ndarray] = {}
+        self.values: dict[int, Value] = dict(values)
         self.inputs: tuple[int, ...] = tuple(inputs)
         self.outputs: tuple[int, ...] = tuple(outputs)
         self.steps: list[Step] = []
@@ -69,6 +74,13 @@ class Rows:
             Step(operator.index, operator.code, summary, kernel, structure, dict(fields), tuple(inputs), output, **more)
         )
 
+    def state(self, like: Value, initial: np.ndarray) -> int:
+        """A new variable of the type and size of a tensor."""
+        number = max(self.values) + 1
+        self.values[number] = replace(like, index=number, data=None)
+        self.states[number] = initial
+        return number
+
     def quantization(self, tensor: int) -> Quantization | None:
         """All scales of a tensor."""
         return self._tensors[tensor].quantization
@@ -81,11 +93,14 @@ class Rows:
 
     def only_convolved(self, tensor: int) -> bool:
         """Whether nothing but convolutions reads a tensor, and these as their image."""
-        readers = [operator for operator in self._operators if tensor in operator.inputs]
         return tensor not in self.outputs and all(
             reader.code in ("CONV_2D", "DEPTHWISE_CONV_2D") and tuple(reader.inputs).index(tensor) == 0
-            for reader in readers
+            for reader in self.readers(tensor)
         )
+
+    def readers(self, tensor: int) -> list[Operator]:
+        """Operators that take a tensor."""
+        return [operator for operator in self._operators if tensor in operator.inputs]
 
     def operand(self, operator: Operator, position: int, *, constant: bool | None = None) -> Value:
         """An input that must be there; `constant` says whether it must be in the file."""
@@ -103,12 +118,19 @@ class Rows:
 
     def int8(self, value: Value) -> tuple[np.float32, int]:
         """Scale and zero point of an int8 tensor."""
-        if value.dtype != "int8":
-            raise Refused(f"{value.name!r} is {value.dtype}, not int8")
+        return self.quantized(value, "int8")
+
+    def quantized(self, value: Value, dtype: str) -> tuple[np.float32, int]:
+        """Scale and zero point of a tensor of int8, uint8 or int16; the last one's zero point must be 0."""
+        if value.dtype != dtype:
+            raise Refused(f"{value.name!r} is {value.dtype}, not {dtype}")
         if value.scale is None or value.zero_point is None or not 0 < value.scale < float("inf"):
             raise Refused(f"{value.name!r} has no single scale and zero point")
-        if not -128 <= value.zero_point <= 127:
+        limits = np.iinfo(dtype)
+        if not limits.min <= value.zero_point <= limits.max:
             raise Refused(f"{value.name!r} has the zero point {value.zero_point}")
+        if dtype == "int16" and value.zero_point != 0:
+            raise Refused(f"{value.name!r} is int16 with the zero point {value.zero_point}, not 0")
         return np.float32(value.scale), value.zero_point
 
     def integers(self, operator: Operator, position: int) -> list[int]:
@@ -119,17 +141,18 @@ class Rows:
         return [int(v) for v in value.data.reshape(-1)]
 
 
-def activation_range(kind: str, scale: np.float32, zero: int) -> tuple[int, int]:
+def activation_range(kind: str, scale: np.float32, zero: int, dtype: str = "int8") -> tuple[int, int]:
     """Smallest and largest integer after a fused activation (CalculateActivationRangeQuantized)."""
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
 
     def at(real: float) -> int:
         return zero + round_away(float(np.float32(real) / scale))
 
-    ranges = {"NONE": (-128, 127), "RELU": (at(0), 127), "RELU6": (at(0), at(6)), "RELU_N1_TO_1": (at(-1), at(1))}
+    ranges = {"NONE": (least, most), "RELU": (at(0), most), "RELU6": (at(0), at(6)), "RELU_N1_TO_1": (at(-1), at(1))}
     if kind not in ranges:
         raise Refused(f"the fused activation {kind} has no integer kernel")
     low, high = ranges[kind]
-    return max(-128, low), min(127, high)
+    return max(least, low), min(most, high)
 
 
 def fixed(real: float) -> tuple[int, int]:

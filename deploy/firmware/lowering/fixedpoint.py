@@ -123,3 +123,20 @@ def tanh(a: int, integer_bits: int) -> int:
 def input_radius(integer_bits: int, left_shift: int, total_bits: int = 31) -> int:
     """CalculateInputRadius: from this distance on, a function of Q(integer_bits) has reached its limit."""
     return floor(1.0 * ((1 << integer_bits) - 1) * (1 << (total_bits - integer_bits)) / (1 << left_shift))
+
+
+def inverse_square_root(x: int) -> tuple[int, int]:
+    """(multiplier, shift to the right) of 1 / sqrt(x) for x > 0, by Newton's method in Q(3)."""
+    if x <= 1:
+        return INT32_MAX, 0
+    right = 11
+    while x >= 1 << 29:
+        x, right = x // 4, right + 1
+    pairs = (32 - x.bit_length() - 1) // 2 - 1
+    right, x = right - pairs, x << 2 * pairs
+    y, half = 1 << 28, divide_by_power(x >> 1, 1)
+    for _ in range(5):
+        cube = saturating_power(multiply_high(multiply_high(y, y), y), 6)
+        y = saturating_power(multiply_high((1 << 28) + (1 << 27), y) - multiply_high(half, cube), 3)
+    y = multiply_high(y, 1518500250)  # sqrt(2) / 2
+    return (y << -right, 0) if right < 0 else (y, right)

@@ -62,7 +62,7 @@ class Step:
         arrays: constant arrays by name.
         inputs, output: tensor numbers.
         macs: multiply-accumulates under the rule `core`.
-        scratch_bytes: of the fast kernel, by kind of kernels; empty where it needs none.
+        scratch_bytes: by kind of kernels, of the fast kernel, or of the only one; empty where it needs none.
     """
 
     operator: int
@@ -80,6 +80,11 @@ class Step:
     scratch_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
+def one_byte(values: np.ndarray) -> bool:
+    """Whether all bytes of an array are equal."""
+    return len(set(values.tobytes())) <= 1
+
+
 @dataclass(frozen=True)
 class Network:
     """A lowered file.
@@ -91,6 +96,7 @@ class Network:
         aliases: tensor -> the tensor whose memory it is (RESHAPE and its like move nothing).
         macs: of all steps.
         operators: number of operators in the file.
+        states: variables, which outlive an inference -> the values they start with, of their type.
     """
 
     values: Mapping[int, Value]
@@ -99,6 +105,7 @@ class Network:
     outputs: tuple[int, ...]
     aliases: Mapping[int, int]
     operators: int
+    states: Mapping[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def macs(self) -> int:
@@ -110,6 +117,7 @@ class Network:
         """Bytes of all constant arrays of the steps and of constant operands."""
         used = {index for step in self.steps for index in step.inputs}
         operands = sum(v.size_bytes for i, v in self.values.items() if v.data is not None and i in used)
+        operands += sum(values.nbytes for values in self.states.values() if not one_byte(values))
         return operands + sum(array.nbytes for step in self.steps for array in step.arrays.values())
 
     @property

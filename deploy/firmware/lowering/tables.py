@@ -7,7 +7,7 @@ Each computes as TFLite Micro's reference kernel does; one table and one kernel 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor, frexp
+from math import exp, floor, frexp
 
 import numpy as np
 
@@ -60,6 +60,53 @@ def leaky_relu(s: Scales, alpha: float) -> np.ndarray:
     positive = fp.quantize_multiplier(float(s.in_scale / s.out_scale))
     values = [x - s.in_zero for x in _INPUTS]
     return _clamped([s.out_zero + fp.rescale(v, *(positive if v >= 0 else negative)) for v in values])
+
+
+def absolute(s: Scales) -> np.ndarray:
+    """|x|; without rounding where the scales are equal."""
+    multiplier, shift = fp.quantize_multiplier(float(s.in_scale / s.out_scale))
+    distances = [abs(x - s.in_zero) for x in _INPUTS]
+    if s.in_scale != s.out_scale:
+        distances = [fp.rescale(d, multiplier, shift) for d in distances]
+    return _clamped([d + s.out_zero for d in distances])
+
+
+def elu(s: Scales) -> np.ndarray:
+    """x where positive, else exp(x) - 1, in float32."""
+    inverse = np.float32(1) / s.out_scale
+
+    def value(x: int) -> int:
+        real = s.in_scale * np.float32(x - s.in_zero)
+        made = np.float32(np.float32(exp(real)) - np.float32(1)) if real < 0 else real
+        return round_away(float(made * inverse)) + s.out_zero
+
+    return _clamped([value(x) for x in _INPUTS])
+
+
+def rsqrt(s: Scales) -> np.ndarray:
+    """1 / sqrt(x), at 0 the largest; below, TFLite Micro stops, and this goes on with the largest."""
+    multiplier, shift = fp.quantize_multiplier(1.0 / float(np.float32(np.sqrt(s.in_scale)) * s.out_scale))
+
+    def value(x: int) -> int:
+        if x <= 0:
+            return 127
+        root, right = fp.inverse_square_root(x)
+        fine = fp.rescale(1, root, 20 - right)
+        return fp.rescale(fine, multiplier, shift - 20) + s.out_zero
+
+    return _clamped([value(x - s.in_zero) for x in _INPUTS])
+
+
+def sigmoid_16() -> np.ndarray:
+    """1 / (1 + exp(-i / 24)) with 16 fractional bits for i up to 255, which is taken for the limit.
+
+    Between two places a line is drawn, and it would run below the curve: half of that distance is given to the places.
+    """
+    curve = 1 / (1 + np.exp(-np.arange(256) / 24))
+    bend = curve * (1 - curve) * (2 * curve - 1) / 24**2
+    table = np.rint(65536 * (curve + bend / 16)).astype(np.uint16)
+    table[-1] = 65535
+    return table
 
 
 def _to_q4(s: Scales) -> tuple[int, int, int]:
@@ -148,16 +195,40 @@ def requantize(s: Scales) -> np.ndarray:
     return _clamped([fp.rescale(x - s.in_zero, multiplier, shift) + s.out_zero for x in _INPUTS])
 
 
-def exponentials(scale: np.float32, beta: float) -> np.ndarray:
-    """SOFTMAX's exp(-i * beta * scale) for i from 0 on, Q(0) as int32, up to the last one that TFLite Micro counts."""
+def requantize_unsigned(s: Scales, to_unsigned: bool) -> np.ndarray:
+    """QUANTIZE between int8 and uint8, by the bits of either as int8."""
+    multiplier, shift = fp.quantize_multiplier(float(s.in_scale) / float(s.out_scale))
+    stored = _INPUTS if to_unsigned else [x % 256 for x in _INPUTS]
+    low, high = (0, 255) if to_unsigned else (-128, 127)
+    values = [fp.rescale(x - s.in_zero, multiplier, shift) + s.out_zero for x in stored]
+    return np.array([max(low, min(high, value)) % 256 for value in values], np.uint8).view(np.int8)
+
+
+def _softmax_factor(scale: np.float32, beta: float) -> tuple[int, int]:
+    """What turns a difference of inputs into Q(5)."""
     real = min(float(np.float32(beta)) * float(scale) * (1 << 26), 2.0**31 - 1)
     if real <= 1:
         raise NoTable(f"beta * scale = {beta * float(scale):g} is too small for the fixed-point softmax")
-    multiplier, shift = fp.quantize_multiplier(real)
-    radius = fp.input_radius(5, shift)
-    values = []
-    for i in range(256):
-        if i > radius:
-            break
-        values.append(fp.exp_on_negative(fp.multiply_high(-i << shift, multiplier), 5))
+    return fp.quantize_multiplier(real)
+
+
+def exponentials(scale: np.float32, beta: float) -> np.ndarray:
+    """SOFTMAX's exp(-i * beta * scale) for i from 0 on, Q(0) as int32, up to the last one that TFLite Micro counts."""
+    multiplier, shift = _softmax_factor(scale, beta)
+    count = min(255, fp.input_radius(5, shift)) + 1
+    values = [fp.exp_on_negative(fp.multiply_high(-i << shift, multiplier), 5) for i in range(count)]
     return np.array(values, np.int32)
+
+
+def log_differences(scale: np.float32) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """LOG_SOFTMAX's -i * scale as Q(5), exp of it as Q(0), for i from 0 on, and the factor back to its scale."""
+    multiplier, shift = _softmax_factor(scale, 1.0)
+    if not 1 <= shift <= 31:
+        raise NoTable(f"the input scale {scale:g} is out of reach for the fixed-point logarithm")
+    count = min(255, fp.input_radius(5, shift)) + 1
+    differences = [fp.multiply_high(-i << shift, multiplier) for i in range(count)]
+    back, back_shift = fp.quantize_multiplier((1 << (31 - shift)) / multiplier)
+    if back_shift > 0:
+        raise NoTable(f"the input scale {scale:g} is out of reach for the fixed-point logarithm")
+    powers = [fp.exp_on_negative(d, 5) for d in differences]
+    return np.array(differences, np.int32), np.array(powers, np.int32), back, back_shift

@@ -55,6 +55,9 @@ class LogMel:
     shift: float = 4.5
     scale: float = 5.0
 
+    kind = "log_mel"
+    version = FEATURES_VERSION
+
     def __post_init__(self) -> None:
         ranges = {
             "sample_rate_hz": (1000, 384_000),
@@ -96,6 +99,10 @@ class LogMel:
     def shape(self, samples: int) -> tuple[int, int, int]:
         """(1, mel bands, frames) of a clip of so many samples."""
         return (1, self.n_mels, self.frames(samples))
+
+    def compute(self, waveforms: np.ndarray) -> np.ndarray:
+        """`log_mel` of these waveforms."""
+        return log_mel(waveforms, self)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of the attributes, which `from_json` and `LogMel(**...)` read."""

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from edgepress.models.tasks.front_ends.log_mel import LogMel, analysis_window, mel_filter_bank
+
+#: Filter banks of other upper edges that are kept.
+_MOST_BANKS = 64
 
 
 class TorchLogMel(torch.nn.Module):
@@ -23,9 +28,13 @@ class TorchLogMel(torch.nn.Module):
         self.config = config
         self.register_buffer("window", torch.from_numpy(analysis_window(config).copy()), persistent=False)
         self.register_buffer("bank", torch.from_numpy(mel_filter_bank(config).copy()), persistent=False)
+        self._banks: dict[int, torch.Tensor] = {}
 
-    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """[N, samples], floating in [-1, 1] or int16, to float32 [N, 1, n_mels, frames]."""
+    def forward(self, waveforms: torch.Tensor, fmax_hz: float | None = None) -> torch.Tensor:
+        """[N, samples], floating in [-1, 1] or int16, to float32 [N, 1, n_mels, frames].
+
+        `fmax_hz` is another upper edge of the highest band than the definition's, for augmentation.
+        """
         config = self.config
         config.frames(waveforms.shape[-1])
         with torch.autocast(waveforms.device.type, enabled=False):
@@ -43,8 +52,20 @@ class TorchLogMel(torch.nn.Module):
                 return_complex=True,
             )
             power = spectrum.real.square() + spectrum.imag.square()
-            mel = torch.matmul(self.bank, power)
+            mel = torch.matmul(self.bank if fmax_hz is None else self._bank_to(fmax_hz), power)
             return ((mel + config.log_offset).log() + config.shift).div(config.scale).unsqueeze(1)
+
+    def _bank_to(self, fmax_hz: float) -> torch.Tensor:
+        """[n_mels, bins] for another upper edge, in whole hertz; each is computed once and kept."""
+        edge = round(fmax_hz)
+        if edge not in self._banks:
+            bank = mel_filter_bank(replace(self.config, fmax_hz=float(edge)))
+            # Bands of every edge a batch may draw: a few thousand of 2 MB would fill a memory.
+            if len(self._banks) >= _MOST_BANKS:
+                self._banks.pop(next(iter(self._banks)))
+            self._banks[edge] = torch.from_numpy(bank.copy())
+        found = self._banks[edge]
+        return found.to(self.bank.device)
 
 
 def log_mel_torch(config: LogMel) -> TorchLogMel:

@@ -12,30 +12,41 @@ import numpy as np
 
 from edgepress.models.errors import UsageError
 from edgepress.models.files.arrays import read_npz
+from edgepress.models.tasks.kinds.segmentation import IGNORED
+from edgepress.models.tasks.kinds.table import KINDS
 from edgepress.models.tasks.splitting import cut_validation, pick_calibration
 from edgepress.models.tasks.task import Split, StoredInputs, Task
 
 #: Arrays that are read; anything else in the file is an error, since it would be passed over silently.
-KNOWN = ("x", "y", "device", "names", "identifiers", "labels", "split", "layout", "scale", "zero_point")
+KNOWN = (
+    *("x", "y", "kind", "device", "names", "identifiers", "groups", "attribute"),
+    *("labels", "split", "layout", "scale", "zero_point"),
+)
 
 
-def load_arrays(path: str | Path) -> Task:
+def load_arrays(path: str | Path, *, cache: str | Path | None = None) -> Task:
     """Open an .npz file.
 
     Arrays (the first two are needed):
         x           [N, ...] floating, int8 or uint8: network inputs. Three-dimensional inputs are channels first if
                     floating and channels last if integers, unless `layout` says otherwise
-        y           [N] integer labels from 0
-        labels      [K] class names; without it "0" ... "K-1"
+        y           labels: [N] integers from 0 (classification), 0 and 1 [N, K] (multi-label), floating [N] or [N, K]
+                    (regression), masks of integers [N, H, W] (segmentation); of anomalies 0 is normal, 1 is not
+        kind        what y means, where its type and shape do not say it: "anomaly", "detection", ...
+        labels      [K] names of classes (or of numbers); without it "0" ... "K-1"
         device      [N] recording devices
         names       [N] clip names
         identifiers [N] what clips of one origin share
+        groups      [N] what figures are broken down by, such as the machine
+        attribute   [N] numbers that a network is not to tell (`train.contrastive.threshold`), nan where unknown
         split       [N] "train", "validation" or "test"; without it all clips are test clips
         layout      "NHWC" or "NCHW"
         scale, zero_point   of integers: real value = scale * (x - zero_point); 1 and 0 if missing
 
     Where there are train but no validation clips, validation is cut from train by identifier (by clip without them).
     Nothing pickled is read, and sizes are checked before anything is unpacked.
+
+    The arrays are read into memory; `cache` is not used.
 
     Raises:
         UsageError: damaged, too large, an array that is missing, unknown or of the wrong type or length.
@@ -55,12 +66,14 @@ def load_arrays(path: str | Path) -> Task:
         raise UsageError(f"{path}: x must be floating, int8 or uint8, not {x.dtype}")
     if not integers and not np.isfinite(x).all():
         raise UsageError(f"{path}: x holds values that are not finite")
-    classes, labels = _labels(path, arrays, len(x))
+    kind, classes, labels = _labels(path, arrays, len(x))
     stored = stored_inputs(path, arrays)
-    texts = {name: _texts(path, arrays, name, len(x)) for name in ("device", "names", "identifiers", "split")}
-    indices = _split_indices(path, labels, texts["split"], texts["identifiers"], len(x))
+    texts = {name: _texts(path, arrays, name, len(x)) for name in ("device", "names", "identifiers", "groups", "split")}
+    by_class = labels if labels.ndim == 1 and labels.dtype.kind in "iu" else np.zeros(len(x), np.int64)
+    indices = split_rows(path, by_class, texts["split"], texts["identifiers"], len(x))
     names = texts["names"] or tuple(f"clip-{number}" for number in range(len(x)))
-    everything = Split(names, labels, texts["device"], texts["identifiers"])
+    attribute = _numbers(path, arrays, "attribute", len(x))
+    everything = Split(names, labels, texts["device"], texts["identifiers"], texts["groups"], attribute)
     splits = {name: everything.subset(rows) for name, rows in indices.items() if len(rows)}
 
     def read_stored(split: str) -> np.ndarray:
@@ -74,8 +87,18 @@ def load_arrays(path: str | Path) -> Task:
         shape = (shape[-1], *shape[:-1])
     content = hashlib.blake2b(np.ascontiguousarray(x).data, digest_size=16)  # the buffer itself: a copy may not fit
     content.update(labels.tobytes())
+    if attribute is not None:
+        content.update(attribute.tobytes())
     return Task(
-        path.stem, classes, shape, content.hexdigest(), splits, read_features, stored=stored, read_stored=read_stored
+        path.stem,
+        classes,
+        shape,
+        content.hexdigest(),
+        splits,
+        read_features,
+        stored=stored,
+        read_stored=read_stored,
+        kind=kind,
     )
 
 
@@ -87,19 +110,39 @@ def as_features(rows: np.ndarray, stored: StoredInputs) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(rows, -1, 1)) if stored.layout == "NHWC" else rows
 
 
-def _labels(path: Path, arrays: dict[str, np.ndarray], clips: int) -> tuple[tuple[str, ...], np.ndarray]:
+def _labels(path: Path, arrays: dict[str, np.ndarray], clips: int) -> tuple[str, tuple[str, ...], np.ndarray]:
+    """(kind, classes, labels)."""
     y = arrays["y"]
-    if y.shape != (clips,) or not np.issubdtype(y.dtype, np.integer):
-        raise UsageError(f"{path}: y must be {clips} integers, not {y.dtype} of shape {y.shape}")
-    labels = y.astype(np.int64)
+    if y.ndim < 1 or len(y) != clips or y.dtype.kind not in "iufb":
+        raise UsageError(f"{path}: y must be {clips} labels, not {y.dtype} of shape {y.shape}")
+    kind = _scalar(path, arrays, "kind", "U", None) or _kind_of_labels(path, y)
     given = _texts(path, arrays, "labels", None)
-    if given is None:
-        if labels.min() < 0 or labels.max() > 9999:
-            raise UsageError(f"{path}: y reaches from {labels.min()} to {labels.max()}; class numbers start at 0")
-        return tuple(map(str, range(max(2, int(labels.max()) + 1)))), labels
-    if labels.min() < 0 or labels.max() >= len(given):
-        raise UsageError(f"{path}: y reaches from {labels.min()} to {labels.max()}, but there are {len(given)} labels")
-    return given, labels
+    if kind == "anomaly":
+        return kind, given or ("normal", "anomalous"), y
+    if kind not in ("classification", "segmentation"):
+        columns = y.shape[1] if y.ndim == 2 else 1
+        return kind, given or (tuple(map(str, range(columns))) if columns > 1 or kind == "multi-label" else ()), y
+    largest = int(np.where(y == IGNORED, 0, y).max() if kind == "segmentation" else y.max())
+    if y.dtype.kind not in "iu" or y.min() < 0 or largest > 9999:
+        raise UsageError(f"{path}: y reaches from {y.min()} to {y.max()}; class numbers are integers and start at 0")
+    if given is not None and largest >= len(given):
+        raise UsageError(f"{path}: y reaches from {y.min()} to {largest}, but there are {len(given)} labels")
+    return kind, given or tuple(map(str, range(max(2, largest + 1)))), y
+
+
+def _kind_of_labels(path: Path, y: np.ndarray) -> str:
+    """What labels of this type and shape mean where the file does not say."""
+    whole = y.dtype.kind in "iub"
+    if y.ndim == 1:
+        return "classification" if y.dtype.kind in "iu" else "regression"
+    if y.ndim == 2 and (not whole or np.isin(y, (0, 1)).all()):
+        return "multi-label" if whole else "regression"
+    if y.ndim == 3 and whole:
+        return "segmentation"
+    raise UsageError(
+        f"{path}: y is {y.dtype} of shape {y.shape}, which says no kind of task: add an array kind, one of "
+        f"{', '.join(KINDS)}"
+    )
 
 
 def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, length: int | None) -> tuple[str, ...] | None:
@@ -113,6 +156,15 @@ def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, length: int | N
     return tuple(
         value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in array.tolist()
     )
+
+
+def _numbers(path: Path, arrays: dict[str, np.ndarray], name: str, length: int) -> np.ndarray | None:
+    array = arrays.get(name)
+    if array is None:
+        return None
+    if array.dtype.kind not in "iuf" or array.shape != (length,):
+        raise UsageError(f"{path}: {name} must be {length} numbers, not {array.dtype} of shape {array.shape}")
+    return array.astype(np.float64)
 
 
 def stored_inputs(path: Path, arrays: dict[str, np.ndarray]) -> StoredInputs:
@@ -142,7 +194,7 @@ def _scalar(path: Path, arrays: dict[str, np.ndarray], name: str, kinds: str, mi
     return array.reshape(()).item()
 
 
-def _split_indices(
+def split_rows(
     path: Path, labels: np.ndarray, split: tuple[str, ...] | None, identifiers: tuple[str, ...] | None, clips: int
 ) -> dict[str, np.ndarray]:
     """Row numbers of every split."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from edgepress.models.errors import UsageError
 from edgepress.models.files.reading import open_regular
 from edgepress.models.tasks.parallel import map_batches
 
+#: What soundfile raises beside its own errors; a TypeError for a name of headerless audio (.raw), which says no rate.
+_UNREADABLE = (RuntimeError, OSError, TypeError)
 _SIXTEEN_BITS = {"PCM_16", "PCM_S8", "PCM_U8", "ULAW", "ALAW"}
 
 
@@ -55,7 +58,7 @@ def check_clips(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ClipForma
     """
 
     def read_headers(batch: Sequence[Path]) -> list[tuple[int, int, int, str] | str]:
-        return [_header(path) for path in batch]
+        return [audio_header(path) for path in batch]
 
     headers = [
         header for batch in map_batches(read_headers, paths, batch=64, title="Checking clips") for header in batch
@@ -83,13 +86,15 @@ def check_clips(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ClipForma
     return (ClipFormat(rate, frames, fine) if votes else None), errors
 
 
-def _header(path: Path) -> tuple[int, int, int, str] | str:
+def audio_header(source: Path | IO[bytes]) -> tuple[int, int, int, str] | str:
+    """(rate in Hz, samples, channels, type of a sample), or what is wrong with the file."""
     import soundfile
 
     try:
-        open_regular(path).close()  # a pipe would wait for a writer
-        info = soundfile.info(str(path))
-    except (soundfile.LibsndfileError, RuntimeError, OSError, UsageError):
+        if isinstance(source, Path):
+            open_regular(source).close()  # a pipe would wait for a writer
+        info = soundfile.info(str(source) if isinstance(source, Path) else source)  # type: ignore[arg-type]
+    except (*_UNREADABLE, soundfile.LibsndfileError, UsageError):
         return "is no audio file that can be read (WAV or FLAC expected)"
     return int(info.samplerate), int(info.frames), int(info.channels), str(info.subtype)
 
@@ -107,7 +112,7 @@ def decode(path: Path, clip: ClipFormat, sample_rate_hz: int) -> np.ndarray:
         open_regular(path).close()
         # One more than there should be: what a file claims to hold beyond that is not decoded.
         samples, rate = soundfile.read(str(path), frames=clip.samples + 1, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, RuntimeError, OSError) as error:
+    except (*_UNREADABLE, soundfile.LibsndfileError) as error:
         raise UsageError(f"{path} cannot be decoded; replace the file") from error
     if (rate, len(samples), samples.shape[1]) != (clip.sample_rate_hz, clip.samples, 1):
         raise UsageError(

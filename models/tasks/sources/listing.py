@@ -65,9 +65,13 @@ def read_table(path: Path, label: str, columns: tuple[str, ...]) -> tuple[list[t
         UsageError: the file is missing, too large, no UTF-8 text, empty, or lacks a column.
     """
     try:
-        if path.stat().st_size > _LARGEST_CSV_BYTES:
+        if not path.is_file():
+            raise FileNotFoundError(2, "no regular file" if path.exists() else "No such file or directory")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_CSV_BYTES + 1)
+        if len(data) > _LARGEST_CSV_BYTES:
             raise UsageError(f"{label} has more than {_LARGEST_CSV_BYTES // 2**20} MiB: that is no list of clips")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{label} is no UTF-8 text (byte {error.start}); a tab-separated list is expected") from error
     except OSError as error:

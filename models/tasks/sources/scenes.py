@@ -13,7 +13,7 @@ import numpy as np
 
 from edgepress.models.atomic import write_json
 from edgepress.models.errors import UsageError
-from edgepress.models.files.reading import read_json
+from edgepress.models.files.reading import open_regular, read_json
 from edgepress.models.tasks.cache import cache_directory, cached_array, digest
 from edgepress.models.tasks.front_ends.log_mel import FEATURES_VERSION, MEL22, LogMel, log_mel
 from edgepress.models.tasks.parallel import map_batches
@@ -41,6 +41,12 @@ Any other recordings in this layout work too: mono clips of one length and rate,
 #: Raise it when the same clips give other waveforms.
 _WAVEFORMS_VERSION = 1
 _BATCH = 32
+
+
+def open_scenes(source: str, *, front_end: LogMel | None = None, cache: str | Path | None = None) -> Task:
+    """`load_scenes` of DIR or DIR@SUBSET."""
+    folder, subset = (source, None) if Path(source).is_dir() else source.rsplit("@", 1)
+    return load_scenes(folder, subset=subset, front_end=front_end, cache=cache)
 
 
 def load_scenes(
@@ -226,5 +232,7 @@ def _fingerprint(folder: Path, splits: dict[str, Split], stats: dict[str, tuple[
             ]
         )
         for clip in split.names[:: max(1, len(split) // 11)][:11]:
-            sample.update((folder / clip).read_bytes())
+            with open_regular(folder / clip) as file:
+                while block := file.read(1 << 20):
+                    sample.update(block)
     return digest(rows, sample.hexdigest())

@@ -48,11 +48,11 @@ class _Second:
         return f"audio/{self.scene}-{self.identifier}-{self.segment}-0-{device}.wav"
 
 
-def load_synthetic(seed: int = 0, *, front_end: LogMel | None = None, cache: str | Path | None = None) -> Task:
+def load_synthetic(seed: int | str = 0, *, front_end: LogMel | None = None, cache: str | Path | None = None) -> Task:
     """Open the synthetic task, making its clips (about 2,000 for development, 1,080 for test, 100 MB) if need be.
 
     Args:
-        seed: of the clips; the recording devices are the same for all seeds.
+        seed: of the clips, "" for 0; the recording devices are the same for all seeds.
         front_end: None takes MEL16K, which fits the 16 kHz of the clips.
         cache: see `edgepress.models.tasks.cache.cache_directory`.
 
@@ -61,6 +61,7 @@ def load_synthetic(seed: int = 0, *, front_end: LogMel | None = None, cache: str
     """
     from edgepress.models.tasks.sources.scenes import load_scenes
 
+    seed = int(seed or 0)
     folder = cache_directory(cache) / "synthetic" / f"v{VERSION}-seed{seed}"
     if not folder.is_dir():
         with locked(folder):
@@ -105,7 +106,7 @@ def write_synthetic(folder: Path, seed: int = 0) -> None:
 
 def _plan(seed: int) -> list[_Second]:
     """Which seconds there are and who records them."""
-    from edgepress.models.tasks.sources.sounds import SCENES
+    from edgepress.models.tasks.sources.synthesis.sounds import SCENES
 
     rng = np.random.default_rng([seed, 0])
     seconds = []
@@ -123,8 +124,8 @@ def _plan(seed: int) -> list[_Second]:
 def _write_second(folder: Path, second: _Second, seed: int) -> None:
     import soundfile
 
-    from edgepress.models.tasks.sources.microphones import record
-    from edgepress.models.tasks.sources.sounds import SAMPLE_RATE_HZ, Place, make_clip
+    from edgepress.models.tasks.sources.synthesis.microphones import record
+    from edgepress.models.tasks.sources.synthesis.sounds import SAMPLE_RATE_HZ, Place, make_clip
 
     where = [seed, 1 + second.test, second.scene_number, second.place]
     place = Place(tuple(np.random.default_rng(where).uniform(0, 1, 8)))

@@ -206,6 +206,16 @@ def test_several_files_share_one_comment_failures_first(github, shared, tmp_path
     ]
 
 
+def test_the_budgets_may_name_several_files(github, shared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("a.tflite", "kws_ref_model"), ("b.tflite", "pretrainedResnet_quant")):
+        shutil.copy(shared / "data" / "reference_models" / f"{source}.tflite", name)
+    Path("budgets.toml").write_text('[gate]\nfile = "*.tflite"\n[device.tiny]\nruntime = "tflm"\nmacs = "3 M"\n')
+    assert github_action.run(github.variables) == 1
+    headings = [line for line in github.comments[0]["body"].splitlines() if line.startswith("### ")]
+    assert [heading.split(":")[0] for heading in headings] == ["### ❌ b.tflite", "### ✅ a.tflite"]
+
+
 def test_a_missing_model_is_told_in_the_comment(github, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert github_action.run({**github.variables, "INPUT_FILE": "none.tflite", "INPUT_LIMIT": "macs=3M"}) == 2

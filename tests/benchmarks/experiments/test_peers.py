@@ -13,15 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from edgepress.benchmarks.experiments.peers.accuracy import app
-from edgepress.benchmarks.experiments.peers.accuracy_page import accuracy_lines
+from edgepress.benchmarks.experiments.peers.accuracy_page import _said, accuracy_lines
 from edgepress.benchmarks.experiments.peers.data import _idx, experiments, write_digits, write_images
 from edgepress.benchmarks.experiments.peers.fastnas import INSTALL
-from edgepress.benchmarks.experiments.peers.methods import METHODS, OURS, PEERS, SCRATCH
+from edgepress.benchmarks.experiments.peers.methods import DEFAULT, METHODS, OURS, PEERS, SCRATCH
 from edgepress.benchmarks.experiments.peers.pages import PAGE, SEARCH, page
 from edgepress.benchmarks.experiments.peers.plan import Log, Plan, best_rate
 from edgepress.benchmarks.experiments.peers.summary import bootstrap, overall, summarize_cell
 from edgepress.benchmarks.experiments.peers.torch_pruning import Progress, Ranking
 from edgepress.benchmarks.experiments.peers.trial import Trial
+from edgepress.compress.recipes.recipe import PruneSettings
 from edgepress.models.errors import UsageError
 
 
@@ -218,6 +219,8 @@ def test_the_page_says_what_is_not_measured(tmp_path) -> None:
     report = {
         "command": "measure",
         "accelerator": "cpu",
+        "halving": False,
+        "kept": [],
         "environment": {"cpu": "C", "tools": {"torch": "2"}},
         "versions": {"torch-pruning": "1"},
         "experiments": {
@@ -235,7 +238,10 @@ def test_the_page_says_what_is_not_measured(tmp_path) -> None:
         "overall": [],
     }
     lines = accuracy_lines(report)
-    assert f"Measured: {len(METHODS) - 1} of {2 * len(METHODS)} rows." in lines
+    # The search knows one rate, which is the largest, too.
+    edge = f"In {len(METHODS) - 1} of {len(METHODS) - 1} of these the best rate is the largest that was tried."
+    said = next(line for line in lines if line.startswith("Measured"))
+    assert said.startswith(f"Measured: {len(METHODS) - 1} of {2 * len(METHODS)} rows. {edge}")
     assert any("no lead in accuracy is claimed" in line for line in lines)
     assert "| TP global l2 | not measured (0 trainings of its search) | - | - | - | - | - |" in lines
     assert "| TP local l2 | 2 of 2 | 0.001 | 50.00 | 37.50 (25.0 to 50.0) | 90.0 | 5 |" in lines
@@ -332,8 +338,35 @@ def test_a_tiny_comparison_is_resumed(tmp_path, monkeypatch) -> None:
     report = json.loads((tmp_path / "out.json").read_text())
     rows = [row for cell in report["experiments"]["digits"]["cells"] for row in cell["rows"]]
     assert sum(row["trainings"] for row in rows) == 3 * 2 * 3
-    assert not any(row["seeds"] for row in rows)  # one of the two seeds that choose a rate
-    assert not any(row["complete"] for row in rows)  # one seed of ten
+    assert {len(row["seeds"]) for row in rows if row["trainings"]} == {1}  # as many as were asked for
+    assert {row["complete"] for row in rows if row["trainings"]} == {True}
     before = (tmp_path / "run" / "trainings.jsonl").read_text()
     assert CliRunner().invoke(app, arguments).exception is None
     assert (tmp_path / "run" / "trainings.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([0.01, 0.03], "is ahead of"),
+        ([-0.03, -0.01], "is behind"),
+        ([-0.01, 0.03], "cannot be told apart from"),
+    ],
+)
+def test_the_page_says_of_the_default_what_its_interval_carries(interval: list[float], said: str) -> None:
+    mean = {"ours": DEFAULT, "against": "theirs", "cells": 2, "difference": 0.02, "interval": interval}
+    others = [
+        {"ours": DEFAULT, "against": "theirs", "interval": [-0.02, -0.01]},
+        {"ours": DEFAULT, "against": "scratch", "interval": [-0.02, -0.01]},
+        {"ours": "gradual l2", "against": "theirs", "interval": [-0.02, -0.01]},
+    ]
+    text = _said(mean, "the best of Torch-Pruning", {"differences": others})
+    assert text.startswith(f"Over the 2 measured cells, each one weight, the default, `{DEFAULT}`, {said} the best of")
+    assert "+2.00 points" in text
+    assert text.endswith("significantly behind in 1).")
+
+
+def test_the_default_of_the_page_is_that_of_the_recipes() -> None:
+    settings, own = PruneSettings(), OURS[DEFAULT]
+    assert (settings.method, settings.projection) == (own["method"], own["projection"])
+    assert (settings.importance, own["importance"]) == (None, "fisher")  # see test_what_a_channel_is_worth_unasked

@@ -13,31 +13,13 @@ from edgepress.benchmarks.experiments.teachers.page import page_of
 from edgepress.benchmarks.experiments.teachers.plan import Plan, jobs_of
 from edgepress.benchmarks.experiments.teachers.results import measure, read, save, summarise
 from edgepress.benchmarks.experiments.teachers.trainings import estimate_s, schedule
-from edgepress.benchmarks.report.submission import output_csv
 from edgepress.benchmarks.report.teacher_tables import as_text, read_results, results_of_run, tables_of
 from edgepress.models.errors import RuntimeFailure, UsageError
 from edgepress.models.run_directory import RunDirectory
+from tests.benchmarks.experiments.small_task import SmallTask
 
 ROOT = Path(__file__).resolve().parents[3]
 PLAN = Plan("scenes", "impulses", (0, 1))
-
-
-class Clips:
-    """The test split of a task: four recordings on two devices."""
-
-    labels = np.array([0, 1] * 4)
-    devices = ("a", "s4") * 4
-    identifiers = tuple("wwxxyyzz")
-
-    def __len__(self) -> int:
-        return 8
-
-
-class SmallTask:
-    name, fingerprint, unseen_devices, classes = "small", "0", ("s4",), ("x", "y")
-
-    def split(self, name: str) -> Clips:
-        return Clips()
 
 
 def leave(run: Path, arm: str, seed: int, right: list[int], probe: list[int] | None = None) -> None:
@@ -99,8 +81,9 @@ def test_the_page_has_the_tables_and_says_what_was_reached(tmp_path):
 
 
 def test_the_page_in_the_project_agrees_with_its_results():
-    results = ROOT / "benchmarks" / "results" / "teachers.json"
-    assert (ROOT / "docs" / "teachers.md").read_text() == page_of(read_results(results))
+    folder = ROOT / "benchmarks" / "results"
+    page = page_of(read_results(folder / "teachers.json"), json.loads((folder / "device_models.json").read_text()))
+    assert (ROOT / "docs" / "teachers.md").read_text() == page
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -146,13 +129,6 @@ def test_finished_jobs_are_skipped_and_a_failure_stops_the_rest(tmp_path, monkey
 
 def test_a_run_without_teachers_has_no_tables(tmp_path):
     assert tables_of(results_of_run(RunDirectory(tmp_path))) == []
-
-
-def test_predictions_are_written_as_the_challenge_wants_them():
-    text = output_csv(("audio/tram-1.wav", "b.wav"), np.array([[0.25, 0.75], [0.9, 0.1]]), ("tram", "park"))
-    assert text == (
-        "filename\tscene_label\tpark\ttram\ntram-1.wav\tpark\t0.750000\t0.250000\nb.wav\ttram\t0.100000\t0.900000\n"
-    )
 
 
 @pytest.mark.slow

@@ -91,8 +91,26 @@ def test_baselines_that_are_wrong(repository, baseline, message):
 
 
 def test_a_typo_in_the_path_is_an_error_that_names_the_near_one(repository):
-    with pytest.raises(UsageError, match=r"mm\.tflite does not exist at 'main': did you mean m\.tflite\?"):
+    with pytest.raises(UsageError, match=r"mm\.tflite does not exist at 'main': did you mean /.*/m\.tflite\?"):
         evaluate_gate(repository / "m.tflite", {"macs": "20M"}, baseline=f"git:main:{repository}/mm.tflite")
+
+
+def test_a_path_counts_from_here_else_from_the_top_as_in_git(repository, monkeypatch):
+    (repository / "sub").mkdir()
+    shutil.copy(repository / "m.tflite", repository / "sub" / "n.tflite")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "two")
+    monkeypatch.chdir(repository / "sub")
+    current = {"file": "n.tflite"}
+    for path, name in (("n.tflite", "n.tflite"), ("m.tflite", "m.tflite"), ("../m.tflite", "../m.tflite")):
+        assert load_baseline(f"git:HEAD:{path}", current=current, arena=False).profile["file"] == f"HEAD:{name}"
+    with pytest.raises(UsageError, match=r"did you mean \.\./m\.tflite\?"):
+        load_baseline("git:HEAD:../mm.tflite", current=current)
+    monkeypatch.chdir(repository)
+    with pytest.raises(UsageError, match=r"did you mean sub/n\.tflite\?"):
+        load_baseline("git:HEAD:sub/nn.tflite", current=current)
+    with pytest.raises(UsageError, match="sub is no file at 'HEAD'"):
+        load_baseline("git:HEAD:sub", current=current)
 
 
 def test_the_reason_of_git_itself_is_passed_on(repository, monkeypatch):

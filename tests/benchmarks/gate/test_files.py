@@ -33,9 +33,7 @@ def test_a_baseline_is_found_by_its_name_then_by_its_layers(models, tmp_path):
     shutil.copy(models / "b.tflite", old / "image-v1.tflite")
     given = [str(old / "a.tflite"), str(old / "image-v1.tflite")]
     assert fitting_baseline(a, given, alone=False) == given[0]
-    by_layers = fitting_baseline(b, given, alone=False)
-    assert isinstance(by_layers, Baseline)
-    assert by_layers.profile["sha256"] == b["sha256"]
+    assert fitting_baseline(b, given, alone=False) == given[1], "the gate measures it then, on the data and its arena"
     none = fitting_baseline(b, given[:1], alone=False)
     assert isinstance(none, Baseline)
     assert none.foreign
@@ -110,6 +108,12 @@ def test_shrinking_comes_first_and_is_said_where_it_was_not_tried(models, monkey
     late = shrunk.Shrunk(str(b), cpu_seconds=0)
     assert late.file_bytes() is None
     assert "0 s of CPU time" in late.not_tried(plan=False)
+
+
+def test_a_command_can_be_copied_whatever_the_file_is_called(models, tmp_path):
+    path = shutil.copy(models / "b.tflite", tmp_path / "my model (1).tflite")
+    (fix,) = evaluate_gate(path, {"file": "90kB"}, try_fixes=False)["fixes"]
+    assert fix["command"] == f"deploy shrink '{path}'"
 
 
 def test_what_needs_the_network_is_named_only_where_it_is(models, tmp_path):

@@ -14,7 +14,7 @@ from edgepress.benchmarks.gate.formats import render
 from edgepress.benchmarks.gate.gate import NO_DEVICE, compare, evaluate_gate, exit_code, runs_on
 from edgepress.models.devices.classes import device_class
 from edgepress.models.devices.device import Rule
-from edgepress.models.errors import UsageError
+from edgepress.models.errors import RuntimeFailure, UsageError
 from edgepress.models.limits import Limits
 from tests.benchmarks.measure.profiles import small_profile
 
@@ -262,3 +262,15 @@ def test_a_maximum_fails_exactly_above_it(value, limit):
 def test_a_minimum_fails_exactly_below_it(value, limit):
     (check,) = compare(Rule("accuracy", minimum=limit), Figure(value))
     assert (check["status"] == "failed") == (value < limit)
+
+
+def test_a_compiler_that_fails_on_a_file_takes_no_verdict_away(monkeypatch):
+    def fails(profile, device):
+        raise RuntimeFailure("vela: cannot compile m.tflite")
+
+    monkeypatch.setattr("edgepress.benchmarks.estimate.estimate.estimate_latency", fails)
+    verdict = evaluate_gate(small_profile(), device="cortex-m55-ethos-u55", allow_unmeasured=["arena"])
+    latency = next(check for check in verdict["checks"] if check["metric"] == "latency")
+    assert (latency["status"], "cannot compile" in latency["note"]) == ("not measured", True)
+    strict = evaluate_gate(small_profile(), device="cortex-m55-ethos-u55", strict=True)
+    assert "latency" in {violation["metric"] for violation in strict["violations"]}

@@ -11,7 +11,6 @@ from edgepress.benchmarks.estimate.latency import measure_latency
 from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.measure.accuracy import (
     _flips,
-    looks_like_probabilities,
     measure_accuracy,
     model_sha256,
     records,
@@ -19,6 +18,7 @@ from edgepress.benchmarks.measure.accuracy import (
 from edgepress.benchmarks.measure.result_log import append, of_run, read
 from edgepress.models.errors import RuntimeFailure, UsageError
 from edgepress.models.run_directory import RunDirectory
+from edgepress.models.tasks.kinds.classification import looks_like_probabilities
 
 
 @pytest.fixture(scope="module")

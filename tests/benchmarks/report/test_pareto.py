@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edgepress.benchmarks.report import pareto
-from edgepress.benchmarks.report.pareto import Point, front, write_pareto
+from edgepress.benchmarks.report.networks import pareto
+from edgepress.benchmarks.report.networks.pareto import Point, front, write_pareto
 from edgepress.models.errors import UsageError
 from tests.benchmarks.report.test_report import exported as exported
 from tests.benchmarks.report.test_report import figures_of, network

@@ -12,14 +12,14 @@ import pytest
 
 from edgepress.benchmarks.gate.gate import evaluate_gate
 from edgepress.benchmarks.measure.result_log import append
-from edgepress.benchmarks.report.blocks import pareto
 from edgepress.benchmarks.report.devices import devices_block
 from edgepress.benchmarks.report.gather import File, Network, gather
 from edgepress.benchmarks.report.history import history_block, read_history
-from edgepress.benchmarks.report.page import render
+from edgepress.benchmarks.report.networks.fronts import pareto
+from edgepress.benchmarks.report.networks.run_page import findings, render
 from edgepress.models.errors import UsageError
 from edgepress.models.run_directory import RunDirectory
-from edgepress.models.tasks.metrics import evaluate
+from edgepress.models.tasks.kinds.classification import evaluate
 from tests.benchmarks.measure.profiles import small_profile
 
 CLASSES = ("rain", "<script>alert(1)</script>")
@@ -89,7 +89,7 @@ def figures_of(page: str) -> dict:
 
 
 def test_the_page_holds_the_figures_and_loads_nothing(exported):
-    page = render([network("dense", 7_000_000, (exported,)), network("small", 1_000_000)], "runs/x")
+    page = render(findings([network("dense", 7_000_000, (exported,)), network("small", 1_000_000)], "runs/x"))
     specs = figures_of(page)
     assert {
         "accuracy-chart",
@@ -100,7 +100,7 @@ def test_the_page_holds_the_figures_and_loads_nothing(exported):
         "training-chart",
     } <= set(specs)
     shown = specs["accuracy-chart"][0]["data"]["values"]
-    assert ("dense", "int8 on tflm", "yes") in {(row["network"], row["series"], row["front"]) for row in shown}
+    assert ("dense", "int8 on tflm", "on the front") in {(row["network"], row["series"], row["front"]) for row in shown}
     assert {(row["network"], row["series"]) for row in shown} == {
         ("dense", "fp32"),
         ("dense", "int8 on tflm"),
@@ -112,18 +112,18 @@ def test_the_page_holds_the_figures_and_loads_nothing(exported):
 
 
 def test_names_are_escaped():
-    page = render([replace(network("dense", 5), name="<img src=x onerror=alert(1)>")], "runs/<b>")
+    page = render(findings([replace(network("dense", 5), name="<img src=x onerror=alert(1)>")], "runs/<b>"))
     assert "<img src=x" not in page
     assert "runs/<b>" not in page
     assert "<script>alert(1)" not in page
 
 
 def test_a_device_class_that_is_exceeded_says_so(exported):
-    page = render([network("dense", 7_000_000, (exported,))], "r")
-    row = re.search(r"<td[^>]*>dcase2023</td>.*?</tr>", page, re.S)
+    page = render(findings([network("dense", 7_000_000, (exported,))], "r"))
+    row = re.search(r'id="every-device-class.*?(<td[^>]*><span>dcase2023</span></td>.*?</tr>)', page, re.S)
     assert row is not None
-    assert ">over 117 %<" in row[0]
-    assert "150.0 kB over 128.0 kB" in row[0]
+    assert ">over 117 %<" in row[1]
+    assert "150.0 kB over 128.0 kB" in row[1]
 
 
 def test_a_run_without_networks_names_the_command_to_run_first(tmp_path):
@@ -186,7 +186,7 @@ def test_parity_and_layers_are_shown(exported):
         profile={**exported.profile, "layers": small_profile()["layers"]},
     )
     file.profile["layers"] = [{"share": 0.5, **layer} for layer in file.profile["layers"]]
-    page = render([network("dense", 7_000_000, (file,))], "r")
+    page = render(findings([network("dense", 7_000_000, (file,))], "r"))
     assert ">2 LSB<" in page
     assert ">0.250 LSB<" in page
     assert ">DEPTHWISE_CONV_2D<" in page

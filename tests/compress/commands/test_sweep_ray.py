@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.compress.commands import sweep
+from edgepress.compress.sweep.cluster import connected
 from edgepress.models.errors import RuntimeFailure
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[3]
 LISTENING = r"""
 import os, re
 from pathlib import Path
-from edgepress.compress.commands.sweep import _ray
+from edgepress.compress.sweep.cluster import connected
 from edgepress.models.command_line import run_command
 from edgepress.models.interruption import descendants
 
 def app(args=None):
-    with _ray(None) as ray:
+    with connected(None) as ray:
         assert ray.get(ray.remote(lambda x: x + 1).remote(1)) == 2
         owned = set()
         for process in (os.getpid(), *descendants()):
@@ -77,6 +77,6 @@ def test_a_ray_that_does_not_start_is_one_sentence(monkeypatch):
         monkeypatch.setenv(name, "0")
     with (
         pytest.raises(RuntimeFailure, match="did not start on this machine: The current node timed out"),
-        sweep._ray(None),
+        connected(None),
     ):
         pass

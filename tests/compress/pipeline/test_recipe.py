@@ -99,3 +99,19 @@ def test_what_the_command_line_names_is_trusted_and_the_file_only_with_trust(tmp
     with pytest.raises(ConfigError, match="--trust"):
         read_recipe(path)
     assert read_recipe(path, trust=True).network.name.endswith("small_net")
+
+
+def test_a_recipe_names_every_format_and_each_runtime_runs_what_the_table_of_runtimes_says():
+    from typing import get_args
+
+    from edgepress.compress.recipes.sections import RUNS, MeasureSettings
+    from edgepress.deploy.artifact import FORMATS
+    from edgepress.deploy.runtimes.registry import RUNTIMES
+
+    allowed = {
+        key: get_args(get_args(MeasureSettings.model_fields[key].annotation)[0]) for key in ("formats", "runtimes")
+    }
+    assert set(allowed["formats"]) == set(FORMATS)
+    assert set(allowed["runtimes"]) == set(RUNS)
+    for name, formats in RUNS.items():
+        assert formats == tuple(kind for kind in (RUNTIMES[name].file_kind, RUNTIMES[name].own_kind) if kind)

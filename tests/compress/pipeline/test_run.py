@@ -68,7 +68,9 @@ def children(directory, monkeypatch):
     return calls
 
 
-def test_finished_child_stages_are_skipped_and_deleted_files_made_again(directory, recipe, networks, children):
+def test_finished_child_stages_are_skipped_and_deleted_or_changed_files_made_again(
+    directory, recipe, networks, children
+):
     files = export_stages(directory, recipe, networks)
     results = benchmark_stages(directory, recipe, files)
     assert [command[:2] for command in children] == [
@@ -82,13 +84,39 @@ def test_finished_child_stages_are_skipped_and_deleted_files_made_again(director
     files["dense"]["tflite"].unlink()
     export_stages(directory, recipe, networks)
     assert len(children) == 4
+    files["dense"]["tflite"].write_bytes(b"TFL3 changed by hand")
+    assert export_stages(directory, recipe, networks) == files
+    assert len(children) == 5
+    assert files["dense"]["tflite"].read_bytes() == b"TFL3"
+
+
+def test_each_file_is_measured_on_the_runtimes_that_run_it(directory, children):
+    from edgepress.compress.recipes.recipe import parse_recipe
+
+    runtimes = ["litert", "onnxruntime", "openvino", "executorch"]
+    recipe = parse_recipe({**RECIPE, "measure": {"formats": ["executorch"], "runtimes": runtimes, "devices": []}})
+    forms = ("tflite", "onnx", "ort", "openvino", "executorch", "c")
+    files = {"dense": {form: directory.place("artifact", f"dense.{form}") for form in forms}}
+    benchmark_stages(directory, recipe, files)
+    ran = {
+        Path(command[2]).suffix[1:]: command[command.index("--runtime") + 1]
+        for command in children
+        if command[1] == "run"
+    }
+    assert ran == {
+        "tflite": "litert",
+        "onnx": "onnxruntime,openvino",
+        "ort": "onnxruntime",
+        "openvino": "openvino",
+        "executorch": "executorch",
+    }
 
 
 def test_the_table_has_a_row_per_network(directory, recipe, networks, children):
     files = export_stages(directory, recipe, networks)
     header, rows = table(networks, files, benchmark_stages(directory, recipe, files))
     assert header == ["network", "MACs (dcase)", "parameters", "TFLite", "fp32", "int8 litert", "dcase2023"]
-    assert rows == [["dense", "38.07 M", "187,146", "4 B", "90.0 %", "85.0 %", "failed"]]
+    assert rows == [["dense", "38.07 M", "187,146", "4 B", "90.00 %", "85.00 %", "failed"]]
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.compress.commands.sweep import Resources, run_tasks, table
-from edgepress.compress.pipeline.sweep import SweepTask, make_grid, plan, read_grid
-from edgepress.compress.pipeline.sweep_estimate import task_seconds
-from edgepress.compress.pipeline.sweep_task import finished, read_json
+from edgepress.compress.commands.sweep import run_tasks, table
+from edgepress.compress.sweep.cluster import Resources
+from edgepress.compress.sweep.estimate import task_seconds
+from edgepress.compress.sweep.sweep import SweepTask, make_grid, plan, read_grid
+from edgepress.compress.sweep.task import finished, read_json
 from edgepress.models.errors import ConfigError
 from tests.compress.train_cases import write_task
 
@@ -78,6 +79,34 @@ def test_a_lone_task_trains_its_own_dense_network(tmp_path):
     (tmp_path / "tiny.toml").write_text(TINY)
     tasks, _ = plan(make_grid({"recipes": [str(tmp_path / "tiny.toml")], "data": "synthetic"}, "the test"))
     assert [(task.name, task.dense) for task in tasks] == [("tiny-seed0", None)]
+
+
+def test_keys_of_the_recipe_are_changed_in_every_task_and_are_part_of_its_result(tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    grid = make_grid({"recipes": [str(tmp_path / "tiny.toml")], "budgets": ["50%", "40%"], "data": "synthetic"}, "test")
+    changes = ("train.epochs=3", "prune.floor=0.1")
+    tasks, recipes = plan(grid, overrides=changes)
+    assert [task.kind for task in tasks] == ["dense", "run", "run"]
+    for task in tasks:
+        words = task.arguments(Path("x"))
+        assert [words[i + 1] for i, word in enumerate(words) if word == "--set"] == list(changes)
+    recipe = recipes[tasks[-1].name]
+    assert (recipe.train.epochs, recipe.prune.floor) == (3, 0.1)
+    (tmp_path / "result.json").write_text(json.dumps({**tasks[1].to_json(), "state": "done"}))
+    assert finished(tmp_path, tasks[1]) is not None
+    assert finished(tmp_path, plan(grid)[0][1]) is None
+    with pytest.raises(ConfigError, match=r"train\.epoch is unknown: did you mean 'epochs'"):
+        plan(grid, overrides=("train.epoch=3",))
+
+
+def test_a_sweep_that_may_run_code_tells_its_tasks(tmp_path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    grid = make_grid({"recipes": [str(tmp_path / "tiny.toml")], "data": "synthetic"}, "test")
+    changes = ("train.loss=own:loss",)
+    assert "--trust" in plan(grid, trust=True, overrides=changes)[0][0].arguments(Path("x"))
+    assert "--trust" not in plan(grid, trust=True)[0][0].arguments(Path("x"))
+    with pytest.raises(ConfigError, match="--trust"):
+        plan(grid, overrides=changes)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +11,12 @@ import torch
 
 from edgepress.compress.prune.coupling.channels import find_groups
 from edgepress.compress.prune.schedules.gradual import Gradual
-from edgepress.compress.prune.schedules.trainers import prune_and_train
+from edgepress.compress.prune.schedules.trainers import (
+    data_scoring,
+    importance_for,
+    prune_and_train,
+    remove_once,
+)
 from edgepress.compress.recipes.recipe import PruneSettings, TrainSettings
 from edgepress.models.cost.cost import cost_of
 from edgepress.models.errors import UsageError
@@ -109,6 +115,41 @@ def test_gradual_pruning_removes_the_masks_of_its_training(network, tmp_path, mo
     half = Limits(macs=cost_of(network, EXAMPLE).macs // 2)
     result = prune_and_train(network, EXAMPLE, small_task(tmp_path), half, settings)
     assert all(map(np.array_equal, seen[-1], result.pruned.selection))
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind", "expected"),
+    [
+        (None, "classification", "fisher"),
+        (None, "regression", "l2"),
+        (None, None, "l2"),
+        ("bn", "classification", "bn"),
+        ("fisher", "regression", "fisher"),
+    ],
+)
+def test_what_a_channel_is_worth_unasked(network, tmp_path, asked, kind, expected):
+    """fisher draws labels from class scores: it is the default where there are such, and data."""
+    task = None if kind is None else small_task(tmp_path)
+    if kind == "regression":
+        splits = {
+            name: dataclasses.replace(split, labels=np.eye(3, dtype=np.float32)[split.labels])
+            for name, split in task.splits.items()
+        }
+        task = dataclasses.replace(task, kind=kind, splits=splits)
+    settings = PruneSettings(importance=asked, clips=20)
+    assert importance_for(settings, task) == expected
+    half = Limits(macs=cost_of(network, EXAMPLE).macs // 2)
+    chosen = {
+        name: remove_once(network, EXAMPLE, half, settings.model_copy(update={"importance": name}), task).selection
+        for name in {asked, expected, "random"}
+    }
+    assert all(map(np.array_equal, chosen[asked], chosen[expected]))
+    assert not all(map(np.array_equal, chosen[asked], chosen["random"]))
+
+
+def test_importances_of_data_look_at_so_many_clips(tmp_path):
+    batches = data_scoring("fisher", small_task(tmp_path), 20)["batches"]
+    assert [len(batch) for batch in batches] == [20]
 
 
 def test_no_updates_are_refused(network):

@@ -10,6 +10,7 @@ import torch
 import torch.utils._pytree as pytree
 
 from edgepress.compress.prune.coupling.channels import ChannelGraph, find_groups
+from edgepress.compress.prune.model import prune_model
 from edgepress.compress.prune.removal.proof import remove_with_proof
 from edgepress.models.checkpoints.plan import apply_plan
 from edgepress.models.cost.cost import cost_of
@@ -171,7 +172,17 @@ def test_a_wrong_removal_is_an_error_that_names_the_group(monkeypatch, wrong: st
     with pytest.raises(ProofError, match=r"is not its reference: group middle;.*Nothing was removed") as caught:
         remove_with_proof(model, graph, half(graph), x)
     assert caught.value.exit_code == 1
+    assert caught.value.layers == ("middle.weight",)
     assert ("outputs differ by" in str(caught.value)) == (wrong == "other columns")
+    # What breaks the proof is kept whole, where the budget can do without it.
+    for importance in ("l2", tuple(np.arange(group.size, dtype=float) + 1 for group in graph.groups)):
+        pruned = prune_model(model, x, macs="40%", importance=importance)
+        assert pruned.model.first.out_channels < 8
+        assert pruned.model.middle.out_channels == 8
+        assert [entry.name for entry in pruned.frozen if "proof fails" in entry.reason] == ["middle.weight"]
+        assert any(note.startswith("kept whole: middle.weight") for note in pruned.notes)
+    with pytest.raises(ProofError, match=r"group middle; .* with middle.weight frozen, .*"):
+        prune_model(model, x, macs="10%")
 
 
 def test_an_lstm_cell_and_spectral_norm_are_pruned_or_say_why_not() -> None:

@@ -197,6 +197,14 @@ def half(model: nn.Module, *inputs: torch.Tensor) -> Pruned:
     return prune_model(model, inputs, macs="50%")
 
 
+@case("channels assigned by a slice", kind="graph")
+def _() -> nn.Module:
+    def run(s: Any, x: torch.Tensor) -> torch.Tensor:
+        return s.out(torch.slice_scatter(torch.relu(s.a(x)), s.b(x), 1, 4, 10).mean((2, 3)))
+
+    return Net(run, a=conv(3, 16), b=conv(3, 6), out=nn.Linear(16, 4))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_halved_and_trains_as_before(name: str) -> None:
     torch.manual_seed(0)
@@ -207,6 +215,9 @@ def test_it_is_halved_and_trains_as_before(name: str) -> None:
     assert pruned.proof.max_abs_diff <= 1e-4
     assert pruned.frozen == ()
     assert 0.4 * pruned.before.macs < pruned.after.macs <= 0.5 * pruned.before.macs
+    anew, after = cost_of(pruned.model, x), pruned.after
+    assert (anew.macs, anew.params, anew.weight_bytes) == (after.macs, after.params, after.weight_bytes)
+    assert (anew.peak_activation_bytes, len(anew.layers)) == (after.peak_activation_bytes, len(after.layers))
     assert not pruned.before.uncounted or all("dropout" not in text for text in pruned.before.uncounted)
 
     batch = torch.randn(4, *shape)

@@ -83,6 +83,14 @@ def _scaled(s: Any, x: torch.Tensor) -> torch.Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, 16)
 
 
+def _masked(s: Any, x: torch.Tensor) -> torch.Tensor:
+    q, k, v = s.qkv(x).chunk(3, -1)
+    hidden = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True) + F.scaled_dot_product_attention(
+        v, q, k, attn_mask=hidden
+    )
+
+
 def _one(function: Callable[[torch.Tensor], torch.Tensor]) -> Case:
     return case(lambda s, y: function(y))
 
@@ -156,6 +164,8 @@ REDUCTIONS: dict[str, Case] = {
     "avg_pool_padded": _one(lambda y: F.avg_pool2d(y, 3, 2, 1)),
     "avg_pool_uncounted": _one(lambda y: F.avg_pool2d(y, 3, 2, 1, count_include_pad=False)),
     "avg_pool_uncounted_same": _one(lambda y: F.avg_pool2d(y, 3, 1, 1, count_include_pad=False)),
+    "adaptive_max_pool_3": _one(lambda y: F.adaptive_max_pool2d(y, 3)),
+    "adaptive_max_pool_5": _one(lambda y: F.adaptive_max_pool2d(y, (5, 1))),
     "adaptive_avg_pool_3": _one(lambda y: F.adaptive_avg_pool2d(y, 3)),
     "adaptive_avg_pool_5": _one(lambda y: F.adaptive_avg_pool2d(y, 5)),
 }
@@ -169,6 +179,9 @@ SHAPES: dict[str, Case] = {
     "upsample_bilinear": _one(lambda y: F.interpolate(y, scale_factor=2, mode="bilinear")),
     "upsample_corners": _one(lambda y: F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=True)),
     "upsample_nearest": _one(lambda y: F.interpolate(y, scale_factor=2)),
+    "upsample_nearest_part": _one(lambda y: F.interpolate(y, scale_factor=1.5)),
+    "upsample_nearest_size": _one(lambda y: F.interpolate(y, size=(17, 24))),
+    "conv_transpose_relu6": case(lambda s, y: F.relu6(s.up(y)), up=lambda: nn.ConvTranspose2d(8, 6, 3, 2, 1, 1)),
     "conv_transpose": case(lambda s, y: torch.relu(s.up(y)), up=lambda: nn.ConvTranspose2d(8, 6, 3, 2, 1, 1)),
     "conv_transpose_extra": case(lambda s, y: s.up(y), up=lambda: nn.ConvTranspose2d(8, 6, 2, 3, 0, 2)),
     "conv_transpose_groups": case(lambda s, y: s.up(y), up=lambda: nn.ConvTranspose2d(8, 8, 4, 2, 1, groups=2)),
@@ -182,10 +195,14 @@ NORMS: dict[str, Case] = {
 }
 PRODUCTS: dict[str, Case] = {
     "attention": case(_heads, qkv=lambda: nn.Linear(16, 48)),
+    "masked_attention": case(_masked, qkv=lambda: nn.Linear(16, 48)),
     "scaled_attention": case(_scaled, qkv=lambda: nn.Linear(16, 48)),
     "bmm": case(lambda s, y: torch.bmm(torch.bmm(y, y.transpose(1, 2)), y)),
     "einsum": case(lambda s, y: torch.einsum("nij,njk->nik", torch.einsum("nij,nkj->nik", y, y), y)),
     "matmul_constant": case(lambda s, y: y @ s.matrix, matrix=lambda: nn.Parameter(torch.randn(16, 8))),
+    "one_head": case(
+        lambda s, y: s.att(y, y, y, need_weights=False)[0], att=lambda: nn.MultiheadAttention(16, 1, batch_first=True)
+    ),
     "multihead": case(
         lambda s, y: s.att(y, y, y, need_weights=False)[0], att=lambda: nn.MultiheadAttention(16, 4, batch_first=True)
     ),
@@ -193,13 +210,24 @@ PRODUCTS: dict[str, Case] = {
 SIGNALS: dict[str, Case] = {
     "avg_pool1d": case(lambda s, y: F.avg_pool1d(y, 3, 2, 1)),
     "avg_pool1d_ceil": case(lambda s, y: F.avg_pool1d(y, 3, 2, ceil_mode=True)),
+    "pad_reflect1d": case(lambda s, y: F.pad(y, (3, 2), mode="reflect")),
+    "adaptive_max_pool1d": case(lambda s, y: F.adaptive_max_pool1d(y, 3)),
     "max_pool1d": case(lambda s, y: F.max_pool1d(y, 3, 2)),
     "upsample_linear1d": case(lambda s, y: F.interpolate(y, scale_factor=2, mode="linear")),
+    "upsample_linear1d_ends": case(lambda s, y: F.interpolate(y, size=19, mode="linear", align_corners=True)),
     "conv_transpose1d": case(lambda s, y: s.up(y), up=lambda: nn.ConvTranspose1d(8, 6, 4, 2, 1)),
     "conv_transpose1d_extra": case(lambda s, y: s.up(y), up=lambda: nn.ConvTranspose1d(8, 6, 3, 2, 1, 1)),
     "group_norm_1d": case(lambda s, y: s.norm(y), norm=lambda: nn.GroupNorm(4, 8)),
 }
 ROWS: dict[str, Case] = {
+    "attention_of_one": case(lambda s, y: (z := y[:, :1], (z @ z.transpose(-2, -1)).softmax(-1) @ z)[1]),
+    # What no point has yet comes in: far outside the range of y, which it must not be cut to.
+    "class_token": case(
+        lambda s, y: torch.cat([s.token.expand(len(y), -1, -1), y], 1),
+        token=lambda: nn.Parameter(5 + torch.randn(1, 1, 16)),
+    ),
+    "constant_padding": case(lambda s, y: F.pad(y, (0, 2, 1, 1), value=7.5)),
+    "logsumexp": case(lambda s, y: torch.logsumexp(y, -1)),
     "log_softmax_rows": case(lambda s, y: F.log_softmax(y, -1)),
     "layer_norm": case(lambda s, y: s.norm(y), norm=lambda: nn.LayerNorm(16)),
     "rms_norm": case(lambda s, y: s.norm(y), norm=lambda: nn.RMSNorm(16)),

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from edgepress.compress.quantize import (
@@ -16,10 +20,12 @@ from edgepress.compress.quantize import (
     restore_quantized,
     unfold,
 )
+from edgepress.compress.quantize.fake import ActivationQuantizer
 from edgepress.compress.quantize.fold import fold
-from edgepress.compress.quantize.observe import Observed, choose_range
+from edgepress.compress.quantize.observe import INPUT_CLIPPING, Observed, choose_range
 from edgepress.compress.quantize.points import find_points
 from edgepress.compress.quantize.qat import parameter_groups
+from edgepress.compress.quantize.scheme import holds_values, integers_of_range, written_range
 from edgepress.compress.quantize.sensitivity import figure, table
 from edgepress.models.errors import UsageError
 from tests.compress.quantize.quantized_networks import Residual, trained_like
@@ -163,6 +169,39 @@ def test_damaged_quantization_is_refused(net: Residual, x: torch.Tensor, quantiz
         restore_quantized(net, x[:1], {**quantization_json(quantized), **damage})
 
 
+@pytest.mark.parametrize("ends", [(0, 0), (-1, -1), (1, 1), (2, 1), (-1e-9, 1e-9), (0, 1e-30), (0.0, -1.0)])
+def test_ranges_that_hold_no_values_are_refused(net: Residual, x: torch.Tensor, quantized, ends) -> None:
+    """Such a network gives the same output for everything, and agrees with its file on every sample."""
+    stored = quantization_json(quantized)
+    key = list(stored["ranges"])[1]
+    ranges = {**stored["ranges"], key: {"min": ends[0], "max": ends[1]}}
+    with pytest.raises(UsageError, match=f"the range of {key!r} is .* which holds no values"):
+        restore_quantized(net, x[:1], {**stored, "ranges": ranges})
+
+
+@torch.no_grad()
+def test_values_that_never_move_survive_a_checkpoint(x: torch.Tensor) -> None:
+    """A ReLU behind a bias of -100: its range has no width while the network lives, and one in the file."""
+    first = nn.Conv2d(x.shape[1], 4, 1)
+    nn.init.constant_(cast("torch.Tensor", first.bias), -100.0)
+    net = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 3, 1)).eval()
+    quantized = quantize_model(net, x[:1], [x[:8]])
+    stored = json.loads(json.dumps(quantization_json(quantized)))
+    assert all(ends["min"] < ends["max"] for ends in stored["ranges"].values())
+    again = restore_quantized(unfold(quantized, net), x[:1], stored)
+    assert again.integers() == quantized.integers()
+    assert torch.equal(again.model(x), quantized.model(x))
+
+
+@given(st.floats(-3, 3, width=32), st.floats(0, 3, width=32), st.sampled_from([1.0, 1e-6, 1e-9, 0.0]))
+def test_a_range_is_written_with_the_same_integers(low: float, width: float, factor: float) -> None:
+    low, high = np.float32(low * factor), np.float32(low * factor) + np.float32(width * factor)
+    for bits in (8, 16):
+        written = written_range(float(low), float(high), bits)
+        assert holds_values(*written)
+        assert integers_of_range(*written, bits) == integers_of_range(float(low), float(high), bits)
+
+
 def test_methods_clip_a_long_tail_and_keep_a_flat_range() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(200_000, generator=generator)
@@ -172,6 +211,7 @@ def test_methods_clip_a_long_tail_and_keep_a_flat_range() -> None:
     assert choose_range(tailed, "minmax")[1] == 100
     assert choose_range(tailed, "percentile")[1] < 6
     assert choose_range(tailed, "mse")[1] < 90
+    assert choose_range(tailed, "mse")[1] < choose_range(tailed, "mse", clipping=8.0)[1] <= 100
     assert choose_range(tailed, "entropy")[1] < 60
     flat = Observed(0.0, 1.0)
     flat.counts += 1
@@ -179,6 +219,24 @@ def test_methods_clip_a_long_tail_and_keep_a_flat_range() -> None:
         low, high = choose_range(flat, method)
         assert low == 0
         assert high > 0.98
+
+
+@torch.no_grad()
+def test_what_is_cut_off_an_input_costs_more_than_rounding() -> None:
+    """A mean over time averages rounding errors out, and adds up what a slow wave loses at its crests."""
+    generator = torch.Generator().manual_seed(0)
+    time = torch.linspace(0, 6.28, 64)
+    x = torch.cat([(1 + 3 * s) * torch.sin(time)[None, None] for s in torch.rand(64, generator=generator) ** 4])
+    net = nn.Sequential(nn.Conv1d(1, 1, 15, bias=False)).eval()
+    net[0].weight.fill_(1 / 15)
+    error = {}
+    for clipping in (1.0, INPUT_CLIPPING):
+        seen = Observed(float(x.min()), float(x.max()))
+        seen.counts += torch.histc(x, 2048, seen.low, seen.high).numpy()
+        quantizer = ActivationQuantizer(8)
+        quantizer.set_range(*choose_range(seen, "mse", clipping=clipping))
+        error[clipping] = float((net(quantizer(x)) - net(x)).square().mean())
+    assert error[INPUT_CLIPPING] < error[1.0]
 
 
 @torch.no_grad()
@@ -216,6 +274,9 @@ def test_sensitivity_names_the_costliest_layer(x: torch.Tensor, quantized) -> No
     assert {"weights", "activations"} == {entry.kind for entry in results}
     assert "stem.0/conv2d" in {entry.key for entry in results}
     assert results[-1].error >= 0
+    points = {point.key for point in quantized.points.points}
+    assert all(entry.value in points for entry in results), "an exported file names the value so"
+    assert next(entry.value for entry in results if entry.key == "stem.0/conv2d") == "stem.2/relu"
     assert figure(results, "net").startswith("<svg")
     assert "stem.0/conv2d" in table(results)
 

@@ -233,3 +233,17 @@ def test_json_from_strangers(change: dict, message: str) -> None:
         GeneralizedMean.from_json({**GeneralizedMean.of_equals(2, 2).to_json(), **change})
     with pytest.raises(UsageError, match="must be a JSON object"):
         GeneralizedMean.from_json([])
+
+
+def test_the_papers_mode_does_not_run_away() -> None:
+    """Models so sure that the smallest exponent and any weight would do: both stay near their start."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (60,), generator=generator)
+    truth = functional.one_hot(labels, 4).double()
+    logits = torch.stack([12 * truth, 6 * truth, torch.randn(60, 4, generator=generator).double()])
+    free = fit_ensemble(logits, labels, "paper", ridge=0.0).ensemble
+    kept = fit_ensemble(logits, labels, "paper").ensemble
+    assert all(0.1 < p < 10 for p in kept.exponents)
+    assert all(1e-3 < weight < 1e3 for weight in kept.weights)
+    assert max(free.weights) > max(kept.weights), "without the ridge they leave"
+    assert kept.shares[0] > kept.shares[2]

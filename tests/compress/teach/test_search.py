@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,6 +144,76 @@ def test_a_database_holds_a_search_too_and_other_settings_are_refused(tmp_path):
         run_trials(Search("adam", 1, 1), SETTINGS, "nosuchdriver://x", bowl, lambda found: None)
 
 
+#: One process of several: it says the parameters of every trial that it trains.
+WORKER = """
+import json, sys, time
+from edgepress.compress.recipes.recipe import TrainSettings
+from edgepress.compress.teach import search
+search._POLL_S = 0.1
+def slow(settings, watch):
+    print(json.dumps([settings.learning_rate, settings.epsilon, *settings.betas]), flush=True)
+    time.sleep(0.3)
+    watch({"validation_loss": abs(settings.learning_rate - 1e-3), "validation_accuracy": 0.5})
+search.run_trials(search.Search("adam", int(sys.argv[2]), 1), TrainSettings(), sys.argv[1], slow, lambda found: None)
+"""
+
+
+def side_by_side(folder: Path, processes: int, trials: int) -> tuple[list[list[float]], list[dict]]:
+    """What processes trained that began at once on a fresh database, and the rows of the study."""
+    url = f"sqlite:///{folder / 'adam.db'}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WORKER, url, str(trials)]
+    started = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    trained = []
+    for process in started:
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        trained += [json.loads(line) for line in out.splitlines()]
+    return trained, rows_of(run_trials(Search("adam", trials, 1), SETTINGS, url, bowl, lambda found: None))
+
+
+@pytest.mark.parametrize(("processes", "trials"), [(2, 6), pytest.param(10, 20, marks=pytest.mark.slow)])
+def test_processes_share_a_fresh_database(tmp_path, processes, trials):
+    trained, rows = side_by_side(tmp_path, processes, trials)
+    assert len(trained) == trials, "as many as asked for are trained, and none is lost"
+    assert len({tuple(point) for point in trained}) == trials, "no point is drawn twice"
+    ended = [row for row in rows if row["state"] in ("complete", "pruned")]
+    assert sorted(row["learning_rate"] for row in ended) == sorted(point[0] for point in trained)
+
+
+def test_what_a_dead_process_left_is_taken_over(tmp_path, monkeypatch):
+    import optuna
+
+    from edgepress.compress.teach import search as module
+
+    monkeypatch.setattr(module, "_POLL_S", 0.01)
+    monkeypatch.setattr(module, "_HEARTBEAT_S", 1)
+    monkeypatch.setattr(module, "_GRACE_S", 1)
+    url, search = f"sqlite:///{tmp_path / 'adam.db'}", Search("adam", 3, 1)
+    study = run_trials(Search("adam", 1, 1), SETTINGS, url, bowl, lambda found: None)
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        lost = study.ask()  # begun by a process that is no more: its heart beat once
+    point = module._draw(lost, search)
+    storage: Any = study._storage
+    storage.record_heartbeat(lost._trial_id)
+    time.sleep(2.1)
+    rows = rows_of(run_trials(search, SETTINGS, url, bowl, lambda found: None))
+    ended = [row for row in rows if row["state"] in ("complete", "pruned")]
+    assert len(ended) == 3
+    assert point["learning_rate"] in [row["learning_rate"] for row in ended]
+    assert optuna.trial.TrialState.RUNNING not in {trial.state for trial in study.get_trials()}
+
+
+def test_a_study_of_another_network_is_refused(tmp_path):
+    url = f"sqlite:///{tmp_path / 'adam.db'}"
+    run_trials(Search("adam", 1, 1, subject="passt"), SETTINGS, url, bowl, lambda found: None)
+    with pytest.raises(UsageError, match="begun with other epochs or settings"):
+        run_trials(Search("adam", 2, 1, subject="cp_resnet"), SETTINGS, url, bowl, lambda found: None)
+
+
 @pytest.mark.slow
 def test_the_command_writes_trials_and_their_figure(tmp_path):
     from tests.compress.commands.test_cli import RECIPE, call
@@ -155,3 +226,27 @@ def test_the_command_writes_trials_and_their_figure(tmp_path):
     paths = [Path(line) for line in done.stdout.splitlines() if line.startswith("runs")]
     assert [path.suffix for path in paths] == [".json", ".svg"]
     assert (tmp_path / paths[1]).read_text().startswith("<svg")
+
+
+@pytest.mark.slow
+def test_the_teacher_is_searched_by_instances_on_ray(tmp_path):
+    pytest.importorskip("ray")
+    from tests.compress.commands.test_cli import call
+    from tests.compress.train_cases import RECIPE, write_task
+
+    write_task(tmp_path)
+    (tmp_path / "small.toml").write_text(
+        RECIPE.format(task="task.npz") + "[teacher]\ncount = 2\n[teacher.train]\nepochs = 9\nbatch_size = 16\n"
+        '[teacher.network]\nname = "ds_cnn"\narguments = { channels = 20, n_blocks = 1 }\n'
+    )
+    arguments = ("search", "small.toml", "--teacher", "--trials", 3, "--epochs", 1, "--instances", 2)
+    done = call(tmp_path, *arguments, "--accelerator", "cpu", "--run", "run")
+    assert done.returncode == 0, done.stderr
+    assert "2 instances share sqlite:///" in done.stderr
+    assert "Using an existing study" not in done.stderr
+    found = json.loads((tmp_path / "run" / "search" / "adam-teacher.json").read_text())
+    assert (found["teacher"], found["network"]["arguments"]["channels"]) == (True, 20)
+    assert len([row for row in found["trials"] if row["state"] in ("complete", "pruned")]) == 3
+    refused = call(tmp_path, "search", "default", "--teacher", "--run", "other")
+    assert refused.returncode == 2
+    assert "has no section [teacher]" in refused.stderr

@@ -13,7 +13,7 @@ import torch
 from edgepress.compress.pipeline.entries import key_of
 from edgepress.compress.pipeline.stages import prune_stage, quantize_stage
 from edgepress.compress.pipeline.teaching import ensemble_stage, student_stage, teacher_stage
-from edgepress.compress.recipes.recipe import (
+from edgepress.compress.recipes.sections import (
     Contrastive,
     Distill,
     NetworkSettings,
@@ -183,7 +183,7 @@ def test_every_trainer_follows_the_ensemble(made, logits):
     histories = [read_metrics(entry["path"])["history"] for entry in (alone, taught)]
     assert histories[0][0]["phase"] == histories[1][0]["phase"] == "shape"
     assert histories[0][0]["train_loss"] != histories[1][0]["train_loss"]  # the teacher guides ADMM's first step too
-    from edgepress.compress.recipes.recipe import QuantizeSettings
+    from edgepress.compress.recipes.sections import QuantizeSettings
 
     aware = quantize_stage(
         run,

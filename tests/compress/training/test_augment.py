@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from edgepress.compress.recipes.recipe import Augment
+from edgepress.compress.recipes.sections import Augment
 from edgepress.compress.training import augment
 from edgepress.models.errors import UsageError
 from edgepress.models.tasks.front_ends.log_mel import LogMel, log_mel
@@ -223,3 +223,36 @@ def test_what_a_task_cannot_do_is_refused():
     flat = SimpleNamespace(**{**vars(own_task()), "input_shape": (640,)})
     with pytest.raises(UsageError, match="roll_frames needs features of"):
         augment.make_augmentation(Augment(roll_frames=2), flat)
+
+
+def test_the_upper_edge_of_the_bands_is_drawn_for_every_batch():
+    """fmax + R / 2 - n with n from 0 to R - 1; the features are those of a front end with that edge."""
+    from dataclasses import replace
+
+    from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch
+
+    front_end = replace(FRONT_END, fmax_hz=3500.0)
+    chain = augment.Augmentation(
+        Augment(fmax_jitter_hz=1000), log_mel_torch(front_end), None, None, 0.0, generator=seeded(4)
+    )
+    waves = 0.1 * torch.randn(2, 4000, generator=seeded(5))
+    drawn = seeded(4)
+    edges = [3500 + 500 - int(torch.randint(1000, (), generator=drawn)) for _ in range(3)]
+    assert len(set(edges)) == 3
+    for edge in edges:
+        assert 3001 <= edge <= 4000
+        found, _, _ = chain(waves, torch.zeros(2))
+        wanted = log_mel(waves.numpy(), replace(front_end, fmax_hz=float(edge)))
+        np.testing.assert_allclose(found.numpy(), wanted, atol=1e-3)
+    assert Augment(fmax_jitter_hz=10).on_waveforms
+
+
+def test_an_upper_edge_beyond_half_the_rate_is_cut():
+    from edgepress.models.tasks.front_ends.log_mel_torch import log_mel_torch
+
+    chain = augment.Augmentation(
+        Augment(fmax_jitter_hz=1000), log_mel_torch(FRONT_END), None, None, 0.0, generator=seeded(0)
+    )
+    edges = [chain._upper_edge(torch.device("cpu"))["fmax_hz"] for _ in range(50)]
+    assert max(edges) == 4000
+    assert min(edges) < 3700

@@ -41,19 +41,20 @@ class Recorder:
 
 
 def test_a_training_keeps_the_average_and_does_not_train_on_it(tmp_path):
-    """Weights and batch statistics: the first step is copied, then a_t = 0.9 a_(t-1) + 0.1 w_t."""
+    """Weights and batch statistics: the first step is copied, then a_t = d a_(t-1) + (1 - d) w_t with a rising d."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     network, task = small_net(), small_task(tmp_path)
     settings = TrainSettings(epochs=2, batch_size=16, precision="32-true", select="last")
     plain, seen = train(network, task, settings), Recorder()
-    averaged = train(network, task, settings.model_copy(update={"average": 0.9}), penalty=seen)
+    averaged = train(network, task, settings.model_copy(update={"average": 0.6}), penalty=seen)
     assert [r["train_loss"] for r in averaged.history] == [r["train_loss"] for r in plain.history]
     assert averaged.history[-1]["validation_loss"] != pytest.approx(plain.history[-1]["validation_loss"])
     for name, kept in averaged.model.state_dict().items():
         if kept.is_floating_point():
             expected = seen.steps[0][name]
-            for step in seen.steps[1:]:
-                expected = 0.9 * expected + 0.1 * step[name]
+            for steps, step in enumerate(seen.steps[1:], 1):
+                decay = min(0.6, (1 + steps) / (10 + steps))
+                expected = decay * expected + (1 - decay) * step[name]
             torch.testing.assert_close(kept, expected)
             torch.testing.assert_close(plain.model.state_dict()[name], seen.steps[-1][name])

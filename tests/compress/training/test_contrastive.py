@@ -15,6 +15,7 @@ from edgepress.compress.training.batches import BatchOrder, Strata
 from edgepress.compress.training.contrastive import (
     InverseContrastive,
     inverse_contrastive,
+    inverse_contrastive_continuous,
     pairwise_distances,
     regularized,
     stratified_order,
@@ -111,7 +112,7 @@ def test_gradients_are_finite(mode: str, distance: str, case: str) -> None:
         c = torch.zeros(4, dtype=torch.long)
     elif case == "none known":
         c = torch.full((4,), -1)
-    result = inverse_contrastive(z, c, InverseContrastive(alpha=500.0, mode=mode, distance=distance))
+    result = inverse_contrastive(z, c, InverseContrastive(alpha=30.0, mode=mode, distance=distance))
     result.loss.backward()
     loss = float(result.loss.detach())
     assert math.isfinite(loss)
@@ -153,6 +154,7 @@ def test_equation_two() -> None:
     [
         ({"mode": "fair"}, "mode = 'fair' is unknown: allowed are plain, balanced"),
         ({"distance": "cosine"}, "distance = 'cosine' is unknown"),
+        ({"alpha": 31}, "alpha = 31 must be a number from -1000 to 30"),
         ({"weight": -1}, "weight = -1 must be a number from 0 to 1000"),
         ({"alpha": float("nan")}, "alpha = nan must be"),
         ({"beta": 0}, "beta = 0 must be"),
@@ -225,3 +227,48 @@ class TestStratifiedOrder:
     def test_wrong_arguments(self, devices: list, balance: float, message: str) -> None:
         with pytest.raises(UsageError, match=message):
             stratified_order(devices, balance=balance)
+
+
+def test_the_largest_alpha_still_has_a_gradient() -> None:
+    """Two clips of one device at distance 1: push = exp(alpha - d) / 2 over four pairs, so that its slope is finite."""
+    z = torch.tensor([[0.0], [1.0]], requires_grad=True)
+    inverse_contrastive(
+        z, torch.zeros(2, dtype=torch.long), InverseContrastive(30.0, distance="euclidean")
+    ).loss.backward()
+    assert z.grad is not None
+    assert z.grad[1].item() == pytest.approx(-math.exp(29.0) / 2, rel=1e-5)
+
+
+class TestContinuous:
+    """The form for numeric attributes; points on a line at 0, 1 and 3."""
+
+    POINTS = torch.tensor([[0.0], [1.0], [3.0]], dtype=torch.float64)
+    GAINS = torch.tensor([0.0, 0.5, 2.0])
+
+    def test_by_hand(self) -> None:
+        config = InverseContrastive(alpha=1.0, beta=2.0, distance="euclidean")
+        found = inverse_contrastive_continuous(self.POINTS, self.GAINS, 1.0, config)
+        # Neighbours are 0 and 1 (0.5 apart) and every clip with itself; 0 and 3, 1 and 3 are pulled.
+        push = (3 * math.exp(1.0) + 2 * math.exp(1.0 - 2.0)) / 9
+        pull = 2 * (3.0**2 + 2.0**2) / 9
+        assert found.terms["push"].item() == pytest.approx(push)
+        assert found.terms["pull"].item() == pytest.approx(pull)
+        assert found.loss.item() == pytest.approx(push + pull)
+
+    def test_of_device_numbers_it_is_the_plain_form(self) -> None:
+        z, c = torch.randn(8, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3
+        plain = inverse_contrastive(z, c).loss
+        assert inverse_contrastive_continuous(z, c, 0.5).loss.item() == pytest.approx(plain.item())
+        assert inverse_contrastive_continuous(z, c, 2).terms["pull"].item() == 0, "all are neighbours"
+
+    def test_unknown_attributes_are_left_out_and_bad_arguments_refused(self) -> None:
+        z = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+        values = torch.tensor([0.1, float("nan"), 2.0, float("inf")])
+        known = inverse_contrastive_continuous(z[[0, 2]], values[[0, 2]], 0.5).loss
+        assert inverse_contrastive_continuous(z, values, 0.5).loss.item() == pytest.approx(known.item())
+        with pytest.raises(UsageError, match="threshold = -1 must be a number of 0 or more"):
+            inverse_contrastive_continuous(z, values, -1)
+        with pytest.raises(UsageError, match="'balanced' balances devices"):
+            inverse_contrastive_continuous(z, values, 1, InverseContrastive(mode="balanced"))
+        with pytest.raises(UsageError, match=r"must be \[B, D\] and \[B\]"):
+            inverse_contrastive_continuous(z, values[:3], 1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgepress.compress.recipes.recipe import Augment, Distill, PruneSettings, TrainSettings
+from edgepress.compress.recipes.sections import Augment, Distill, PruneSettings, TrainSettings
 from edgepress.compress.training.batches import named, opened
 from edgepress.compress.training.machine import Machine
 from edgepress.compress.training.train import train

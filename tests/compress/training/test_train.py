@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgepress.compress.recipes.recipe import Augment, Distill, TrainSettings
+from edgepress.compress.recipes.sections import Augment, Distill, TrainSettings
 from edgepress.compress.training.batches import BatchOrder, batches
 from edgepress.compress.training.callbacks import SaveEveryEpoch
 from edgepress.compress.training.evaluate import evaluate_model, logits_of

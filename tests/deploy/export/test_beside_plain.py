@@ -106,6 +106,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         IMAGE,
     ),
+    "log_softmax": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 48, 3), nn.ReLU(), nn.Conv2d(48, 9, 3), nn.LogSoftmax(1)
+        ),
+        IMAGE,
+    ),
     "group_norm": (
         lambda: nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 8, 3)),
         IMAGE,

@@ -18,6 +18,7 @@ from edgepress.compress.quantize.settle import HIGHEST_RATIO, settle_scales
 from edgepress.deploy.artifact import write_manifest
 from edgepress.deploy.export.culprit import find_culprit
 from edgepress.deploy.export.export import export_model
+from edgepress.deploy.export.to_tflite import run_outside
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.tflite.objects import read_objects
 from edgepress.deploy.tflite.reader import read_tflite
@@ -85,6 +86,19 @@ def test_what_a_network_returns_keeps_its_names_and_order(tmp_path: Path) -> Non
     assert [v.name for v in graph.output] == names["outputs"]
 
 
+@pytest.mark.slow
+def test_tokens_go_into_a_file_that_counts_in_32_bits(tmp_path: Path) -> None:
+    """torch's tokens have 64 bits, LiteRT-Torch's 32: the values by which tensors are found are the same."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(9, 4), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3))
+    tokens = torch.arange(40).reshape(8, 5) % 9
+    made = export_model(quantize_model(net.eval(), tokens[:1], [tokens]), tokens[:1], tmp_path / "net.tflite")
+    assert {island.split()[0] for island in made.manifest["float_islands"]} <= {"EMBEDDING_LOOKUP", "RESHAPE"}
+    with open_session(made.path) as session, torch.no_grad():
+        assert session.input.dtype == "int32"
+        assert np.allclose(session.run(tokens.numpy()), net(tokens).numpy(), atol=0.05)
+
+
 def test_the_suffix_says_the_format(tmp_path: Path) -> None:
     net, x = nn.Linear(3, 2), torch.randn(1, 3)
     with pytest.raises(UsageError, match=r"format = 'tflite' does not go with path = '.*net\.onnx'.*\.tflite"):
@@ -144,6 +158,8 @@ def test_a_file_that_aborts_its_runtime_ends_no_process_of_ours(tmp_path: Path) 
     graph.tensors[int(graph.outputs[0])].quantization.scale = np.array([1.0], np.float32)
     path.write_bytes(pack(model))
     write_manifest(path, {"format": "tflite", "scheme": "w8a8"})  # that it looks like ours proves nothing
+    with pytest.raises(RuntimeFailure, match=r"float network does not run, .* crashed on this file"):
+        run_outside("litert-reference", path.read_bytes(), [x[:1].numpy().astype(np.int8)] * 2)
     for _ in range(2):
         with pytest.raises(RuntimeFailure, match="crashed on this file"), open_session(path, "litert") as session:
             session.run(x.numpy(), x.numpy())
@@ -189,3 +205,29 @@ def test_the_operator_that_a_converter_refuses_is_found_with_its_module() -> Non
     assert find_culprit(module, refuse("tanh")) == "tanh in module '2.1'"
     assert find_culprit(module, refuse("relu", "tanh")) == "relu in module '1'", "the first of several"
     assert find_culprit(module, refuse("nothing")) == ""
+
+
+class Tied(nn.Module):
+    """A table of tokens that is the last layer, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.dense = nn.Embedding(50, 16), nn.Linear(16, 16)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(torch.relu(self.dense(self.table(tokens))), self.table.weight)
+
+
+def test_an_embedding_is_rows_of_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, tokens = Tied().eval(), torch.randint(50, (8, 6))
+    quantized = quantize_model(net, tokens[:1], [tokens])
+    for name in ("net.tflite", "net.onnx"):
+        made = export_model(quantized, tokens[:1], tmp_path / name)
+        assert made.manifest["float_islands"] == []
+        for figures in made.manifest["parity"]["runtimes"].values():
+            assert figures.get("skipped") or figures["max_lsb"] <= 1
+    tensors = read_tflite(tmp_path / "net.tflite").subgraphs[0].tensors
+    assert not [tensor.name for tensor in tensors if tensor.dtype == "float32" and 50 in tensor.shape]
+    stored = onnx.load(tmp_path / "net.onnx").graph.initializer
+    assert not [entry.name for entry in stored if entry.data_type == onnx.TensorProto.FLOAT and len(entry.dims) > 1]

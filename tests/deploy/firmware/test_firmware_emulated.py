@@ -14,7 +14,7 @@ from edgepress.deploy.firmware.sources import firmware
 from edgepress.deploy.runtimes.registry import available_runtimes
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.models.errors import RuntimeFailure
-from tests.deploy.integer_networks import random_network
+from tests.deploy.integer_networks import Builder, random_network
 
 needs_tools = pytest.mark.skipif(missing_tools("cortex-m4") is not None, reason=str(missing_tools("cortex-m4")))
 needs_arm64 = pytest.mark.skipif(arm64.missing_tools() is not None, reason=str(arm64.missing_tools()))
@@ -63,6 +63,41 @@ def test_every_core_with_either_kernels(runtime, tmp_path):
             with EmulatedCore(made, runtime, kernels=kernels) as core:
                 given = core.run([x.reshape(4, *made.network.values[made.network.inputs[0]].shape)]).outputs[0]
             np.testing.assert_array_equal(given.reshape(expected.shape), expected)
+
+
+def _sums_and_products(seed: int) -> bytes:
+    """ADD, SUB and MUL of rows of 1 to 21 int8: of any order of scales, of equal ones, and with one value for a row."""
+    b = Builder(seed)
+    outputs = []
+    for length in (1, 3, 4, 5, 8, 21):
+        x = b.input((1, 3, length))
+        constant = b.rng.integers(-128, 128, (1, 3, length)).astype(np.int8)
+        scale = b.quantization[x][0] * float(np.exp(b.rng.uniform(-2, 2)))
+        others = [b.tensor((1, 3, length), scale, -7, data=constant), b.like((1, 3, length), x), b.broadcast_operand(x)]
+        b.operator("RELU", [x], [others[1]])
+        for name in ("ADD", "SUB", "MUL"):
+            outputs += [b.binary(name, x, other) for other in others] + [b.binary(name, others[0], x)]
+    return b.finished(outputs)
+
+
+@needs_tools
+@needs_tflm
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["cortex-m0plus", "cortex-m4", "cortex-m55"])
+def test_sums_and_products_of_rows_of_any_length(runtime, tmp_path):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(_sums_and_products(0))
+    made, rng = firmware(path), np.random.default_rng(0)
+    x = [rng.integers(-128, 128, (4, *made.network.values[i].shape), dtype=np.int8) for i in made.network.inputs]
+    for values in x:
+        values[0], values[1] = -128, 127
+    with open_session(path, "tflm") as session:
+        expected = [session.run_integer(*(values[i] for values in x)) for i in range(4)]
+    with EmulatedCore(made, runtime) as core:
+        given = core.run(x).outputs
+    for i, outputs in enumerate(expected):
+        for ours, theirs in zip(given, outputs, strict=True):
+            np.testing.assert_array_equal(ours[i].reshape(theirs.shape), theirs)
 
 
 @needs_tools

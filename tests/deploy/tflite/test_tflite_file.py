@@ -98,6 +98,7 @@ def test_everything_of_a_small_model():
         "weights_format": 0,
         "keep_num_dims": True,
         "asymmetric_quantize_inputs": False,
+        "quantized_bias_type": 0,
     }
     assert model.signatures[0].key == "serving_default"
     assert (dict(model.signatures[0].inputs), dict(model.signatures[0].outputs)) == ({"audio": 0}, {"logits": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,3 +96,35 @@ def test_a_transpose_whose_result_is_an_output_stays() -> None:
     data = convert_float(Turned(), (x,))[0]
     output = int(read_objects(data).subgraphs[0].outputs[0])
     np.testing.assert_array_equal(dict(run_all(data, [x.numpy()]))[output], Turned()(x).numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "transposes"),
+    [
+        ("square", lambda x, c: (y := x.permute(0, 2, 1), (y * y).mean(2))[1], 0),
+        ("chain", lambda x, c: (y := x.permute(0, 2, 1), (torch.relu(y * y + 2) - y).sum(1))[1], 0),
+        ("square of a chain", lambda x, c: (y := x.permute(0, 2, 1) + 1, (y * y).mean(2))[1], 0),
+        ("constant", lambda x, c: (x.permute(0, 2, 1) * c).amax(1), 0),
+        ("back again", lambda x, c: torch.tanh(x.permute(0, 2, 1) * 2 + c).permute(0, 2, 1) + x, 0),
+        # A vector belongs to the last axis of the layout, and what is read elsewhere is needed as it is.
+        ("vector", lambda x, c: (x.permute(0, 2, 1) * c[0, 0]).mean(1), 1),
+        ("two layouts", lambda x, c: (x[:, :, :3].permute(0, 2, 1) * x[:, :, :3]).mean(1), 1),
+        ("read twice", lambda x, c: (y := torch.tanh(x.permute(0, 2, 1)), (y.mean(1), y.reshape(1, 15)))[1], 1),
+    ],
+)
+def test_transposes_before_functions_of_elements(name: str, forward: Any, transposes: int) -> None:
+    from edgepress.deploy.export.to_tflite import convert_float, run_all
+
+    class Turned(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return forward(x, torch.arange(15.0).reshape(1, 5, 3) / 7)
+
+    x = torch.randn(1, 3, 5)
+    data = convert_float(Turned(), (x,))[0]
+    objects = read_objects(data)
+    kinds = Counter(operator_name(objects, operator) for operator in objects.subgraphs[0].operators)
+    assert kinds["TRANSPOSE"] == transposes
+    values, expected = dict(run_all(data, [x.numpy()])), Turned()(x)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for index, value in zip(objects.subgraphs[0].outputs, expected, strict=True):
+        np.testing.assert_allclose(values[int(index)], value.numpy(), rtol=1e-5, atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgepress.deploy.runtimes.tensor_details import TensorDetails
-from edgepress.deploy.verify.inputs import load_inputs
+from edgepress.deploy.verify.inputs import load_inputs, real_inputs
 from edgepress.models.errors import UsageError
 
 FLOAT = SimpleNamespace(inputs=(TensorDetails("x", (1, 1, 1, 2), "float32", None, None),), layouts={"inputs": ["NCHW"]})
@@ -60,3 +60,37 @@ def test_bombs_and_claims_are_refused_before_they_unpack(tmp_path):
     (tmp_path / "nested.npy").write_bytes(b"\x93NUMPY\x01\x00\x00\x20" + b"(" * 0x2000)
     with pytest.raises(UsageError, match=r"no readable \.npy"):
         load_inputs(tmp_path / "nested.npy", FLOAT)
+
+
+@pytest.mark.parametrize("form", ["images:{}", "{}/own.npz"])
+def test_the_task_that_a_manifest_names_gives_its_own_inputs(tmp_path, monkeypatch, form):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed (edgepress[images])")
+    monkeypatch.setenv("EDGEPRESS_CACHE", str(tmp_path / "cache"))
+    for number in range(20):
+        place = tmp_path / "set" / ("even", "odd")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(np.full((1, 2), 12 * number, np.uint8)).save(place)
+    front_end = {"kind": "images", "height": 1, "width": 2, "channels": 1, "mean": [0.0], "std": [1.0]}
+    np.savez(tmp_path / "set" / "own.npz", x=np.full((4, 1, 1, 2), 0.25, np.float32), y=[0, 1, 0, 1])
+    notes: list[str] = []
+    manifest = {"spec": {"task": form.format(tmp_path / "set"), "front_end": front_end}}
+    found = real_inputs(None, FLOAT, manifest, 3, False, 0, notes)
+    assert notes == []
+    assert found.samples == 3
+    assert found.source.startswith("set, test" if form.startswith("images") else str(tmp_path))
+    steps = found.arrays[0] * 255 / 12 if form.startswith("images") else found.arrays[0] * 4
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+
+
+def test_the_code_that_a_manifest_names_is_run_only_where_it_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "task_of_a_stranger.py").write_text(
+        "import numpy as np\nfrom edgepress.models.tasks import Split, Task\n"
+        "def load():\n"
+        "    split = Split(('a', 'b'), np.array([0, 1]))\n"
+        "    return Task('own', ('x', 'y'), (1, 1, 2), '0', {'test': split}, lambda name: np.ones((2, 1, 1, 2), 'f'))\n"
+    )
+    manifest, notes = {"spec": {"task": "task_of_a_stranger:load"}}, []
+    assert real_inputs(None, FLOAT, manifest, 2, False, 0, notes) is None
+    assert "give --data" in notes[0]
+    assert real_inputs(None, FLOAT, manifest, 2, True, 0, notes).source == "own, test"

@@ -12,13 +12,16 @@ from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.tables import layers_text, verify_text
 from edgepress.deploy.tflite.objects import operator_name
 from edgepress.deploy.tflite.writer import pack, unpack
+from edgepress.deploy.verify import parity
 from edgepress.deploy.verify.differences import compare, output_pairs
+from edgepress.deploy.verify.inputs import load_inputs
 from edgepress.deploy.verify.layers import departures_from_torch, layer_differences, layers_figure
 from edgepress.deploy.verify.parity import (
     Thresholds,
     behind_integers,
     in_steps_of,
     judged_pairs,
+    streamed,
     summary,
     verify,
     violations,
@@ -103,6 +106,20 @@ def test_foreign_file_passes_without_thresholds(tmp_path: Path) -> None:
         verify(path, runtimes=["onnxruntime"])
 
 
+def test_labels_of_noise_are_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the labels differ by a step: a fault of real inputs, and none of noise."""
+    path = tmp_path / "m.tflite"
+    path.write_bytes(chain([64, 32]))
+    figures = compare(np.tile([[0.0, 1.0]], (8, 1)), np.array([[0.0, 1.0], [1.0, 0.0]] * 4), 1.0)
+    pair = {"a": "litert-reference", "b": "tflm", **figures, "samples": 8}
+    monkeypatch.setattr(parity, "output_pairs", lambda made, scales, labels: [pair] if made else [])
+    assert pair["label_agreement"] == 0.5
+    assert verify(path, random_samples=8, thresholds=Thresholds(1, 1))["passed"] is True
+    np.savez(tmp_path / "x.npz", x=np.zeros((8, 64), np.float32))
+    real = verify(path, data=tmp_path / "x.npz", random_samples=0, thresholds=Thresholds(1, 1))
+    assert [found["metric"] for found in real["violations"]] == ["label_agreement"]
+
+
 def test_first_layer_that_departs_is_named(shared: Path) -> None:
     with np.load(shared / "data/kws01.npz", allow_pickle=False) as data:
         x = data["x"][:64]
@@ -143,7 +160,7 @@ def test_layers_are_judged_by_themselves(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_a_usage_error(tmp_path):
     path = tmp_path / "inputs.npz"
     np.savez(path, x=np.zeros(3, np.float32))
-    with pytest.raises(UsageError, match=r"inputs\.npz is neither a \.tflite nor an \.onnx file"):
+    with pytest.raises(UsageError, match=r"inputs\.npz is no file of \.tflite, \.onnx"):
         verify(path)
 
 
@@ -191,6 +208,36 @@ def test_a_stateful_file_starts_every_sample_anew_on_every_runtime(shared: Path)
     assert report["passed"] is True
     assert report["judged"] == [["litert-reference", "tflm"]]
     assert max(pair["max_lsb"] for pair in report["pairs"]) <= 3
+
+
+def test_samples_of_a_stream_keep_their_states_and_the_operator_that_departs_is_named(shared: Path) -> None:
+    path = shared / "data/outside_files/tflm_dtln.tflite"
+    report = verify(path, random_samples=16, streams=True)
+    assert report["inputs"]["streams"] is True
+    assert report["passed"] is False
+    assert any("tflm: UNIDIRECTIONAL_SEQUENCE_LSTM of int8" in note for note in report["notes"])
+    assert "(random, streams)" in verify_text(report)
+    same = next(pair for pair in report["pairs"] if {pair["a"], pair["b"]} == {"litert", "litert-reference"})
+    assert same["max_lsb"] == 0
+    assert not any("LSTM" in note for note in verify(path, random_samples=4)["notes"])
+
+
+def test_a_recording_is_a_stream_of_its_own(shared: Path, tmp_path: Path) -> None:
+    """Rows in their order: the same three twice, so that one stream goes on and two begin alike."""
+    path = shared / "data/outside_files/tflm_dtln.tflite"
+    x = np.random.default_rng(1).integers(-128, 128, (3, 1, 257)).astype(np.int8)
+    expected = []
+    with open_session(path, "litert") as session:
+        for rows in ([x[0], x[1], x[2], x[0], x[1]], [x[0], x[1]]):
+            session.reset()
+            expected.append(session.run_integer(np.array(rows), stream=True)[-2:])
+        for names, wanted in ((["a"] * 5, expected[0]), (["a"] * 3 + ["b"] * 2, expected[1])):
+            rows = np.concatenate([x, x])
+            np.savez(tmp_path / "rows.npz", x=rows, identifiers=[*names, "c"])
+            inputs = load_inputs(tmp_path / "rows.npz", session, samples=5, in_order=True)
+            made = streamed(session, inputs)[0]
+            assert np.array_equal(made[-2:], session.dequantize(wanted)[0])
+    assert not np.array_equal(expected[0], expected[1])
 
 
 def test_xnnpack_is_not_judged_by_noise_and_what_lies_beyond_is_said(shared: Path) -> None:

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.deploy.runtimes.sessions import open_session
-from edgepress.deploy.tflite.memory_plan import ALIGNMENT_BYTES, Block, encode, lower_bound_bytes, search
+from edgepress.deploy.tflite.memory_plan import encode
 from edgepress.deploy.tflite.reader import read_tflite
 from edgepress.deploy.tflite.writer import pack, unpack
 from edgepress.deploy.verify import shrink
 from edgepress.deploy.verify.shrink import shrink_file, shrink_model
 from edgepress.models.errors import UsageError
+from edgepress.models.footprint.placement import ALIGNMENT_BYTES, Block, lower_bound_bytes, search
 from tests.deploy.small_models import chain, unary
 
 KWS = "data/reference_models/kws_ref_model.tflite"
@@ -129,3 +130,13 @@ def _outputs(model: bytes, x: np.ndarray) -> np.ndarray:
     from edgepress.deploy.runtimes.registry import build_engine
 
     return build_engine("litert-reference", model).run([x])[0]
+
+
+def test_a_file_that_is_slow_on_a_runtime_is_proven_on_fewer_samples(shared, monkeypatch):
+    model = (shared / "data" / "reference_models" / "kws_ref_model.tflite").read_bytes()
+    report = shrink_model(model, samples=3, plan=False).report
+    assert set(report["proof"]["samples"].values()) == {3}
+    monkeypatch.setattr(shrink, "_PROOF_SECONDS", 0.0)
+    slow = shrink_model(model, samples=3, plan=False).report
+    assert set(slow["proof"]["samples"].values()) == {1}, "one at least"
+    assert slow["after"] == report["after"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepress.models.devices.classes import device_class, device_classes, read_budgets
+from edgepress.models.devices.classes import GateDefaults, device_class, device_classes, read_budgets
 from edgepress.models.devices.device import METRICS
 from edgepress.models.devices.schema import parse_hertz
 from edgepress.models.errors import ConfigError, UsageError
@@ -20,6 +20,7 @@ NAMED = [
     "dcase2024",
     "dcase2025",
     "cortex-m0plus",
+    "cortex-m3",
     "cortex-m4",
     "cortex-m7",
     "cortex-m33",
@@ -28,6 +29,7 @@ NAMED = [
     "cortex-m85",
     "esp32",
     "esp32-s3",
+    "esp32-c3",
     "risc-v",
     "raspberry-pi-3",
     "raspberry-pi-4",
@@ -77,7 +79,7 @@ def test_latency_limits_of_the_shipped_classes_only_warn():
 
 
 def test_systems_behind_the_latency_estimates_exist():
-    from edgepress.benchmarks.estimate.estimate import systems_table
+    from edgepress.models.footprint.latency import systems_table
 
     published = systems_table()["latency_us"]["systems"]
     for device in device_classes().values():
@@ -120,7 +122,7 @@ def test_budgets_override_one_entry_and_add_a_class(tmp_path):
         )
     )
     assert book.own == ("cortex-m4", "doorbell", "server")
-    assert book.gate == {"baseline": "git:main"}
+    assert book.gate == GateDefaults(baselines=("git:main",))
     m4 = book.devices["cortex-m4"]
     assert m4.rules["arena"].maximum == 96 * 1024
     assert m4.rules["latency"].level == "off"
@@ -133,6 +135,32 @@ def test_budgets_override_one_entry_and_add_a_class(tmp_path):
     assert device_class("cortex-m4").rules["arena"].maximum == 192 * 1024, "the shipped class is untouched"
     assert book.devices["server"].limits.rule == "core"
     assert book.devices["server"].rules["macs"].max_growth == 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('file = "a.tflite"\nresults = "r.jsonl"', GateDefaults(("a.tflite",), results="r.jsonl")),
+        (
+            'file = ["a.tflite", "b/*.onnx"]\nbaseline = ["old/a.tflite", "git:main"]',
+            GateDefaults(("a.tflite", "b/*.onnx"), ("old/a.tflite", "git:main")),
+        ),
+        (
+            'baseline = { "a.tflite" = "old.json", "b.tflite" = "git:v1" }',
+            GateDefaults(baseline_by_file={"a.tflite": "old.json", "b.tflite": "git:v1"}),
+        ),
+    ],
+)
+def test_the_gate_table_names_files_and_baselines_one_or_several(tmp_path, text, named):
+    assert read_budgets(budgets(tmp_path, f"[gate]\n{text}\n")).gate == named
+
+
+@pytest.mark.parametrize("value", ["3", "[1]", "[[]]", '""', '{ "a.tflite" = 3 }'])
+def test_a_baseline_that_is_no_text_is_a_mistake(tmp_path, value):
+    with pytest.raises(
+        ConfigError, match=r"gate\.baseline: .* is none of a text, a list of texts, a table FILE = BASELINE"
+    ):
+        read_budgets(budgets(tmp_path, f"[gate]\nbaseline = {value}\n"))
 
 
 def test_all_mistakes_are_reported_together(tmp_path):

@@ -98,3 +98,19 @@ def test_a_damaged_line_of_the_index_is_one_sentence(tmp_path, line):
     for ask in (lambda run: run.entries("checkpoint"), lambda run: run.add("checkpoint", "a", tmp_path / "a")):
         with pytest.raises(UsageError, match=r"index\.jsonl.* is damaged"):
             ask(RunDirectory(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["a.tflite", "a.onnx", "a.npz", "a.npy", "a.jsonl", "a.json", "a.toml", "a.wav"])
+def test_a_pointer_of_git_lfs_is_named_whatever_the_file_is(tmp_path, name):
+    from edgepress.benchmarks.measure.result_log import read
+    from edgepress.deploy.onnx_files.reader import read_onnx
+    from edgepress.deploy.tflite.reader import read_tflite
+    from edgepress.models.files.arrays import read_npy, read_npz
+    from edgepress.models.files.reading import open_regular, read_json, read_toml
+
+    readers = {".tflite": read_tflite, ".onnx": read_onnx, ".npz": read_npz, ".npy": read_npy}
+    readers |= {".jsonl": read, ".json": read_json, ".toml": read_toml, ".wav": open_regular}
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(UsageError, match=r"is a Git LFS pointer and not the file: `git lfs pull` fetches it"):
+        readers[path.suffix](path)

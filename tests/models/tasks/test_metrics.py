@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepress.models.errors import UsageError
-from edgepress.models.tasks.metrics import cluster_bootstrap, evaluate, paired_cluster_bootstrap, wilson
+from edgepress.models.tasks.kinds.classification import evaluate
+from edgepress.models.tasks.kinds.intervals import cluster_bootstrap, paired_cluster_bootstrap, wilson
 
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1]]))
 LABELS = np.array([0, 1, 0, 1])

@@ -69,6 +69,16 @@ def test_splits_devices_and_a_validation_cut_by_identifier(tmp_path):
     assert len(task.split("calibration")) == 28
 
 
+def test_numbers_of_samples_go_with_them(tmp_path):
+    split, number = np.array(["train"] * 32 + ["test"] * 8), np.arange(40) / 4
+    number[2] = np.nan
+    task = load_task(save(tmp_path, x=X, y=Y, split=split, attribute=number))
+    assert np.array_equal(task.split("test").attributes, number[32:])
+    assert task.fingerprint != load_task(save(tmp_path, x=X, y=Y, split=split)).fingerprint
+    with pytest.raises(UsageError, match=r"attribute must be 40 numbers, not <U1 of shape \(40,\)"):
+        load_task(save(tmp_path, x=X, y=Y, attribute=np.array(["a"] * 40)))
+
+
 def test_own_validation_is_kept(tmp_path):
     split = np.array(["train"] * 20 + ["validation"] * 10 + ["test"] * 10)
     task = load_task(save(tmp_path, x=X, y=Y, split=split))
@@ -91,9 +101,9 @@ class Evil:
 BAD = {
     "no y": ({"x": X}, "lacks the array 'y'"),
     "unknown": ({"x": X, "y": Y, "labls": Y}, "unknown array 'labls'"),
-    "lengths": ({"x": X, "y": Y[:5]}, r"y must be 40 integers, not int64 of shape \(5,\)"),
-    "float labels": ({"x": X, "y": Y / 2}, "y must be 40 integers"),
-    "negative": ({"x": X, "y": Y - 1}, "class numbers start at 0"),
+    "lengths": ({"x": X, "y": Y[:5]}, r"y must be 40 labels, not int64 of shape \(5,\)"),
+    "labels of three dimensions": ({"x": X, "y": np.zeros((40, 2, 2))}, "says no kind of task"),
+    "negative": ({"x": X, "y": Y - 1}, "start at 0"),
     "too few labels": ({"x": X, "y": Y, "labels": np.array(["p", "q"])}, "from 0 to 3, but there are 2 labels"),
     "one-dimensional": ({"x": Y * 1.0, "y": Y}, "x must be"),
     "type of x": ({"x": X.astype(np.int64), "y": Y}, "x must be floating, int8 or uint8"),
@@ -120,7 +130,7 @@ def test_damaged_files_are_refused(tmp_path):
         (tmp_path / "own.npz").write_bytes(content)
         with pytest.raises(UsageError, match=r"own\.npz"):
             load_task(tmp_path / "own.npz")
-    with pytest.raises(UsageError, match=r"is a file but no \.npz"):
+    with pytest.raises(UsageError, match=r"is a file of an unknown kind"):
         load_task(__file__)
     whole_again = save(tmp_path, x=X, y=Y)
     with pytest.raises(UsageError, match="no front end applies"):

@@ -270,7 +270,7 @@ def test_samples_that_are_not_finite_are_refused(folder):
         open_it(folder).features("train")
 
 
-@pytest.mark.parametrize("source", ["/no/such/folder", "nosuchtask", "synthetic:x", "os:path@x"])
+@pytest.mark.parametrize("source", ["/no/such/folder", "nosuchtask", "os:path@x"])
 def test_unknown_sources_say_what_is_known(source):
     with pytest.raises(UsageError, match="neither an existing file or folder nor a known task"):
         load_task(source)
@@ -286,11 +286,14 @@ def test_unknown_and_empty_splits_are_refused(folder):
 
 def test_a_factory_needs_trust_and_must_return_a_task(tmp_path, monkeypatch):
     (tmp_path / "own_task.py").write_text(
-        "import numpy as np\nfrom edgepress.models.tasks import Split, Task\n"
+        "from dataclasses import replace\nimport numpy as np\nfrom edgepress.models.tasks import Split, Task\n"
+        "from edgepress.models.tasks.front_ends.log_mel import LogMel\n"
         "def make(front_end=None):\n"
         "    split = Split(('p', 'q'), np.array([0, 1]))\n"
         "    return Task('own', ('x', 'y'), (3,), '00', {'test': split}, lambda name: np.zeros((2, 3), np.float32))\n"
         "def wrong():\n    return 3\n"
+        "def plain():\n    return make()\n"
+        "def heard():\n    task = make()\n    return replace(task, front_end=LogMel(n_mels=24))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UsageError, match="allow it with trust=True"):
@@ -302,7 +305,11 @@ def test_a_factory_needs_trust_and_must_return_a_task(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="returned int"):
         load_task("own_task:wrong", trust=True)
     with pytest.raises(UsageError, match="takes no front_end"):
-        load_task("own_task:wrong", trust=True, front_end=FRONT_END)
+        load_task("own_task:plain", trust=True, front_end=FRONT_END)
+    # A checkpoint asks for what it was trained with: the factory's own front end is no other one.
+    assert load_task("own_task:heard", trust=True, front_end=LogMel(n_mels=24)).front_end == LogMel(n_mels=24)
+    with pytest.raises(UsageError, match="takes no front_end"):
+        load_task("own_task:heard", trust=True, front_end=LogMel(n_mels=25))
     with pytest.raises(UsageError, match="has no 'missing'"):
         load_task("own_task:missing", trust=True)
 

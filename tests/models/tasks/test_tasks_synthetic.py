@@ -9,8 +9,14 @@ import pytest
 
 from edgepress.models.tasks import load_task
 from edgepress.models.tasks.sources import synthetic
-from edgepress.models.tasks.sources.microphones import _BANDS_HZ, MICROPHONES, UNSEEN, impulse_response, record
-from edgepress.models.tasks.sources.sounds import (
+from edgepress.models.tasks.sources.synthesis.microphones import (
+    _BANDS_HZ,
+    MICROPHONES,
+    UNSEEN,
+    impulse_response,
+    record,
+)
+from edgepress.models.tasks.sources.synthesis.sounds import (
     LEVEL_DBFS,
     SAMPLES,
     SCENES,

@@ -29,6 +29,16 @@ static inline int32_t ep_clamp(int32_t x, int32_t low, int32_t high) {
   return x < low ? low : x > high ? high : x;
 }
 
+/* (1 / (1 + x)) for x in [0, 1], 31 fractional bits each. */
+int32_t ep_reciprocal_of_one_plus(int32_t x);
+
+/* Work on one row of outputs; how many and how far apart the operands are is the innermost dimension of the structure. */
+typedef void ep_row(const ep_binary *p, const void *a, const void *b, void *out);
+
+/* Call a kernel for every row; an element of the first operand and of the output has `a_bytes`, of the second `b_bytes`. */
+void ep_for_each_row(const ep_binary *p, const void *a, int32_t a_bytes, const void *b, int32_t b_bytes, ep_row *row,
+                     void *out);
+
 /* How the sums of one output channel of a convolution become int8. */
 typedef struct {
   int32_t multiplier, shift;
@@ -141,6 +151,26 @@ static inline int8_t ep_staged(const ep_stage *s, int wide, int32_t sum) {
   const int32_t value = ep_rescale_right(sum, s->multiplier, s->right, s->half);
   return (int8_t)(wide ? ep_saturate(value) : ep_clamp(value, s->low, s->high));
 }
+
+/* The inputs of one output position, in the order of the weights, some of which may lie outside of the image: their row is
+ * `top`, their column `left`. `copy(to, from, n)` and `fill(to, value, n)` give where to go on; n counts units of channels.
+ * Without groups and dilation the columns of one row lie side by side. */
+#define EP_GATHER(p, in, top, left, to, unit, copy, fill)                                                             \
+  const int whole = (p)->group_c == (p)->in_c && (p)->dilation_w == 1 && left >= 0 && left + (p)->kernel_w <= (p)->in_w; \
+  const int32_t units = (p)->group_c / (unit);                                                                        \
+  for (int32_t ky = 0, row = top; ky < (p)->kernel_h; ++ky, row += (p)->dilation_h) {                                 \
+    const int8_t *start = in + row * (p)->in_w * (p)->in_c;                                                           \
+    if (row < 0 || row >= (p)->in_h) {                                                                                \
+      to = fill(to, (p)->in_zero, (p)->kernel_w * units);                                                             \
+    } else if (whole) {                                                                                               \
+      to = copy(to, start + left * (p)->in_c, (p)->kernel_w * units);                                                 \
+    } else {                                                                                                          \
+      for (int32_t kx = 0, column = left; kx < (p)->kernel_w; ++kx, column += (p)->dilation_w) {                      \
+        const int inside = column >= 0 && column < (p)->in_w;                                                         \
+        to = inside ? copy(to, start + column * (p)->in_c, units) : fill(to, (p)->in_zero, units);                    \
+      }                                                                                                               \
+    }                                                                                                                 \
+  }
 
 /* Where a band of output rows of a depthwise convolution has its image in a plane. */
 typedef struct {

@@ -91,7 +91,7 @@ EP_OUT_OF_LINE void dot_2x1(const int8_t *weights, const int8_t *line, int32_t r
 }
 
 /* Four values of a line at a time to their places in the tile; the next place. */
-EP_OUT_OF_LINE ep_four *spread(const int8_t *from, int32_t rounds, ep_four *to) {
+EP_OUT_OF_LINE ep_four *spread(ep_four *to, const int8_t *from, int32_t rounds) {
 #if EP_DSP
   for (; rounds >= 2; rounds -= 2, from += 8, to += 2 * LINES) {
     const int32_t word = ep_load4(from), next = ep_load4(from + 4);
@@ -111,9 +111,9 @@ EP_OUT_OF_LINE ep_four *spread(const int8_t *from, int32_t rounds, ep_four *to) 
 }
 
 /* Rounds of one value. */
-EP_OUT_OF_LINE ep_four *spread_value(int32_t value, int32_t rounds, ep_four *to) {
+EP_OUT_OF_LINE ep_four *spread_value(ep_four *to, int32_t value, int32_t rounds) {
   const int8_t four[4] = {(int8_t)value, (int8_t)value, (int8_t)value, (int8_t)value};
-  for (; rounds > 0; --rounds) to = spread(four, 1, to);
+  for (; rounds > 0; --rounds) to = spread(to, four, 1);
   return to;
 }
 
@@ -163,25 +163,7 @@ static void gather(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, int
     }
     return;
   }
-  /* Without groups and dilation the columns of one row lie side by side. */
-  const int whole = p->group_c == p->in_c && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
-  for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
-    if (row < 0 || row >= p->in_h) {
-      line = fill_bytes(line, p->in_zero, p->kernel_w * p->group_c);
-      continue;
-    }
-    const int8_t *start = in + row * p->in_w * p->in_c;
-    if (whole) {
-      line = copy_bytes(line, start + left * p->in_c, p->kernel_w * p->in_c);
-      continue;
-    }
-    for (int32_t kx = 0, column = left; kx < p->kernel_w; ++kx, column += p->dilation_w) {
-      if (column < 0 || column >= p->in_w)
-        line = fill_bytes(line, p->in_zero, p->group_c);
-      else
-        line = copy_bytes(line, start + column * p->in_c, p->group_c);
-    }
-  }
+  EP_GATHER(p, in, top, left, line, 1, copy_bytes, fill_bytes)
 }
 
 #if EP_IN_ASSEMBLER
@@ -330,23 +312,10 @@ static void gather_rounds(const ep_conv *p, const int8_t *in, int32_t y, int32_t
   if (is_inside(p, top, left)) {
     const int8_t *from = in + (top * p->in_w + left) * p->in_c;
     for (int32_t ky = p->kernel_h; ky > 0; --ky, from += p->dilation_h * p->in_w * p->in_c)
-      to = spread(from, p->kernel_w * rounds, to);
+      to = spread(to, from, p->kernel_w * rounds);
     return;
   }
-  const int whole = p->group_c == p->in_c && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
-  for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
-    const int8_t *start = in + row * p->in_w * p->in_c;
-    if (row < 0 || row >= p->in_h) {
-      to = spread_value(p->in_zero, p->kernel_w * rounds, to);
-    } else if (whole) {
-      to = spread(start + left * p->in_c, p->kernel_w * rounds, to);
-    } else {
-      for (int32_t kx = 0, column = left; kx < p->kernel_w; ++kx, column += p->dilation_w) {
-        const int inside = column >= 0 && column < p->in_w;
-        to = inside ? spread(start + column * p->in_c, rounds, to) : spread_value(p->in_zero, rounds, to);
-      }
-    }
-  }
+  EP_GATHER(p, in, top, left, to, 4, spread, spread_value)
 }
 
 static void one_image(const ep_conv *p, const int8_t *in, int8_t *out, void *scratch) {
@@ -367,7 +336,7 @@ static void one_image(const ep_conv *p, const int8_t *in, int8_t *out, void *scr
           gather_rounds(p, group_in, y, x, lines + j);
         } else {
           if (gathered) gather(p, group_in, y, x, gathered), line = gathered;
-          if (here > 1) spread(line, rounds, lines + j), line += products;
+          if (here > 1) spread(lines + j, line, rounds), line += products;
         }
         if (++x == p->out_w) x = 0, ++y;
       }

@@ -14,28 +14,16 @@
 /* The inputs of one output position, in the order of the weights. */
 EP_OUT_OF_LINE void gather(const ep_conv *p, const int8_t *in, int32_t y, int32_t x, int8_t *line) {
   const int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left;
-  const int whole = p->group_c == p->in_c && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
   const int32_t n = p->kernel_w * p->in_c;
-  if (whole && n <= 16 && p->dilation_h == 1 && top >= 0 && top + p->kernel_h <= p->in_h) { /* a row is one vector */
+  const int in_row = p->group_c == p->in_c && p->dilation_w == 1 && left >= 0 && left + p->kernel_w <= p->in_w;
+  if (in_row && n <= 16 && p->dilation_h == 1 && top >= 0 && top + p->kernel_h <= p->in_h) { /* a row is one vector */
     const mve_pred16_t some = vctp8q((uint32_t)n);
     const int8_t *from = in + (top * p->in_w + left) * p->in_c;
     const int32_t step = p->in_w * p->in_c;
     for (int32_t ky = p->kernel_h; ky > 0; --ky, line += n, from += step) vstrbq_p_s8(line, vldrbq_z_s8(from, some), some);
     return;
   }
-  for (int32_t ky = 0, row = top; ky < p->kernel_h; ++ky, row += p->dilation_h) {
-    const int8_t *start = in + row * p->in_w * p->in_c;
-    if (row < 0 || row >= p->in_h) {
-      line = ep_fill_vectors(line, p->in_zero, p->kernel_w * p->group_c);
-    } else if (whole) {
-      line = ep_copy_vectors(line, start + left * p->in_c, p->kernel_w * p->in_c);
-    } else {
-      for (int32_t kx = 0, column = left; kx < p->kernel_w; ++kx, column += p->dilation_w) {
-        const int inside = column >= 0 && column < p->in_w;
-        line = inside ? ep_copy_vectors(line, start + column * p->in_c, p->group_c) : ep_fill_vectors(line, p->in_zero, p->group_c);
-      }
-    }
-  }
+  EP_GATHER(p, in, top, left, line, 1, ep_copy_vectors, ep_fill_vectors)
 }
 
 /* sums[j][0..1] = bias + both channels of a pair times line j. */

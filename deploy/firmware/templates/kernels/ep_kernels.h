@@ -35,6 +35,11 @@
 #endif
 #endif
 
+/* 1 keeps a checksum of every layer's output, for the example to compare. */
+#ifndef EP_CHECK
+#define EP_CHECK 0
+#endif
+
 /* Rank of the kernels that walk over strides; the generator merges neighbouring dimensions where it can. */
 #define EP_DIMS 5
 
@@ -71,13 +76,13 @@ typedef struct {
   int8_t out_min, out_max;
 } ep_pool;
 
-/* ADD, SUB and MUL with broadcasting: the strides of a broadcast dimension are 0. */
+/* Operators of two operands with broadcasting: the strides of a broadcast dimension are 0. */
 typedef struct {
   int32_t size[EP_DIMS], a_stride[EP_DIMS], b_stride[EP_DIMS];
   int32_t a_multiplier, b_multiplier, out_multiplier; /* 31 fractional bits */
   int8_t a_shift, b_shift, out_shift;                 /* left if positive */
   int8_t a_zero, b_zero, out_zero;
-  int8_t out_min, out_max;
+  int16_t out_min, out_max;
 } ep_binary;
 
 /* MEAN: `size` walks over the outputs, `over` over the values of one mean. */
@@ -127,13 +132,14 @@ void ep_mean_over(const ep_mean *layer, const int8_t *in, int8_t *out);
 void ep_add(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *out);
 void ep_sub(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *out);
 void ep_mul(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *out);
-void ep_copy(const ep_move *layer, const int8_t *in, int8_t *out);
-void ep_fill(int8_t value, int32_t count, int8_t *out);
+void ep_copy(const ep_move *layer, const void *in, void *out);
+void ep_fill(int8_t value, int32_t count, void *out);
 void ep_resize_nearest(const ep_resize *layer, const int8_t *in, int8_t *out);
 /* Any function of one int8: out[i] = table[in[i] + 128]. */
 void ep_lookup(const int8_t table[256], int32_t count, const int8_t *in, int8_t *out);
 void ep_softmax(const ep_softmax_plan *layer, const int8_t *in, int8_t *out);
 void ep_quantize(float scale, int32_t zero, int32_t count, const float *in, int8_t *out);
+uint32_t ep_checksum(const void *data, int32_t bytes);
 void ep_dequantize(float scale, int32_t zero, int32_t count, const int8_t *in, float *out);
 
 #ifdef __cplusplus

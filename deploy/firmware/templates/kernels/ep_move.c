@@ -3,8 +3,11 @@
 #include <string.h>
 
 #include "ep_kernels.h"
+#include "ep_operators.h"
 
-void ep_copy(const ep_move *p, const int8_t *in, int8_t *out) {
+void ep_copy(const ep_move *p, const void *source, void *target) {
+  const int8_t *in = source;
+  int8_t *out = target;
   for (int32_t i = 0; i < p->size[0]; ++i)
     for (int32_t j = 0; j < p->size[1]; ++j)
       for (int32_t k = 0; k < p->size[2]; ++k)
@@ -19,11 +22,38 @@ void ep_copy(const ep_move *p, const int8_t *in, int8_t *out) {
         }
 }
 
-void ep_fill(int8_t value, int32_t count, int8_t *out) { memset(out, value, (size_t)count); }
+void ep_fill(int8_t value, int32_t count, void *out) { memset(out, value, (size_t)count); }
 
 void ep_resize_nearest(const ep_resize *p, const int8_t *in, int8_t *out) {
   for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->channels)
     for (int32_t y = 0; y < p->out_h; ++y)
       for (int32_t x = 0; x < p->out_w; ++x, out += p->channels)
         memcpy(out, in + (p->rows[y] * p->in_w + p->columns[x]) * p->channels, (size_t)p->channels);
+}
+
+void ep_fill_16(int16_t value, int32_t count, int16_t *out) {
+  for (int32_t i = 0; i < count; ++i) out[i] = value;
+}
+
+void ep_fill_32(int32_t bits, int32_t count, void *out) {
+  for (int32_t i = 0; i < count; ++i) memcpy((int8_t *)out + 4 * i, &bits, 4);
+}
+
+void ep_gather(const ep_gather_plan *p, const void *in, const int32_t *which, void *out) {
+  const int8_t *from = in;
+  int8_t *to = out;
+  for (int32_t batch = 0; batch < p->batches; ++batch, which += p->count)
+    for (int32_t outer = 0; outer < p->outer; ++outer, from += p->size * p->bytes)
+      for (int32_t i = 0; i < p->count; ++i, to += p->bytes) {
+        const int32_t row = which[i] < 0 ? 0 : which[i] >= p->size ? p->size - 1 : which[i]; /* nothing outside is read */
+        memcpy(to, from + row * p->bytes, (size_t)p->bytes);
+      }
+}
+
+/* FNV-1a. */
+uint32_t ep_checksum(const void *data, int32_t bytes) {
+  const int8_t *at = data;
+  uint32_t sum = 2166136261u;
+  for (int32_t i = 0; i < bytes; ++i) sum = (sum ^ (uint32_t)(uint8_t)at[i]) * 16777619u;
+  return sum;
 }

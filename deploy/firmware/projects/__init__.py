@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of generated C, as the build systems of microcontrollers open them."""
