@@ -61,7 +61,8 @@ def end_spawned_process_with_parent() -> None:
 
     torch asks for SIGINT instead. Python notices that between two instructions of its own, not while it waits for the
     other ranks in native code (for half an hour), and not at all where a shell without job control has it ignored; and
-    a parent that died while the process still imported torch sends nothing.
+    a parent that died while the process still imported torch sends nothing. To be called before the process waits for
+    the others: one that notices may leave those for good which do not.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -134,8 +134,12 @@ class TrainingLoop(lightning.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def setup(self, stage: str) -> None:
+    def configure_callbacks(self) -> list[Any]:
+        # The first hook of a rank, and the only one before it waits for the other ranks to join.
         end_spawned_process_with_parent()
+        return []
+
+    def setup(self, stage: str) -> None:
         ranks, batch = self.trainer.world_size, self._whole_batch
         if ranks > 1:
             from edgepress.compress.training.ranks import share_over_ranks

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from edgepress.benchmarks.experiments.hostile.endings import disk, kills, signals
 from edgepress.benchmarks.experiments.hostile.endings.kills import Series
+from edgepress.benchmarks.experiments.hostile.endings.processes import processes_of, said_in, start
 from edgepress.benchmarks.experiments.hostile.endings.project import TRAINED, command, write_task
 from edgepress.models.errors import UsageError
 from tests.compress.train_cases import RECIPE
@@ -78,6 +84,65 @@ def test_no_rank_survives_a_training_that_is_killed(tmp_path):
     found = kills.measure(60, tmp_path, print, (Series(train, (("train:", 2),)),))
     assert found["bad"] == []
     assert found["kills"] >= 1
+
+
+def test_a_rank_that_waits_for_another_one_dies_with_its_training(tmp_path):
+    """Whoever waits for the others to join does so in native code; the last one is stopped here before it can join."""
+    place = tmp_path / "place"
+    place.mkdir()
+    write_task(place / "task.npz")
+    (place / "own.toml").write_text(RECIPE.format(task="task.npz"))
+    started = start(command("compress train own.toml --devices 2", "new", *TRAINED).words, place, tmp_path)
+    try:
+        first, last = _ranks(place, started)
+        os.kill(last, signal.SIGSTOP)
+        _wait_until_idle(first)
+        started.kill()
+        started.wait()
+        assert _gone(first), said_in(place)
+        os.kill(last, signal.SIGCONT)
+        assert _gone(last), said_in(place)
+    finally:
+        for process in processes_of(place):
+            os.kill(process, signal.SIGKILL)
+        started.wait()
+
+
+def _ranks(place: Path, started: subprocess.Popen[bytes]) -> tuple[int, int]:
+    """The two spawned processes, the first one first."""
+    while started.poll() is None:
+        found = []
+        for process in processes_of(place):
+            with suppress(OSError):
+                if b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes():
+                    found.append(process)
+        if len(found) == 2:
+            return min(found), max(found)
+        time.sleep(0.01)
+    pytest.fail(f"no ranks: {said_in(place)}")
+
+
+def _wait_until_idle(process: int) -> None:
+    """It has imported what it needs and waits: two seconds go by in which it computes nothing to speak of."""
+    before, seconds = 0.0, 0.0
+    while seconds < 1.0 or seconds - before > 0.02:
+        before = seconds
+        time.sleep(2.0)
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _gone(process: int) -> bool:
+    """Within a minute."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def test_on_a_full_disk_results_and_report_are_whole_or_not_there(work):

@@ -17,7 +17,7 @@ from edgepress.benchmarks.experiments.hostile.endings.project import command_lin
 #: Of every process of a copy, by which its children and theirs are found, wherever they went.
 _MARK = "EDGEPRESS_HOSTILE"
 #: How long children may take to be gone behind their command, in s: ranks of a training first import torch.
-_GRACE_S = 10.0
+_GRACE_S = 30.0
 
 
 @contextmanager
