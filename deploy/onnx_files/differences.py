@@ -51,7 +51,7 @@ def differences_as_sums(
             continue
         elif negative not in integers:
             minus_one = constant("minus_one", np.asarray(-1, np.float32))
-            nodes.insert(-1, helper.make_node("Mul", [taken, minus_one], [negative], f"{negative}_node"))
+            nodes.insert(-1, helper.make_node("Mul", [taken, minus_one], [negative]))
             integers[negative] = replace(given, zero_point=-1 - given.zero_point)
         node.op_type = "Add"
         node.input[1] = negative

@@ -129,6 +129,7 @@ class _Writer:
                 self.readers.setdefault(name, []).append(node)
         self.nodes: list[Any] = []
         self.stored: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self.real: dict[tuple[tuple[str, str, str], int | None], str] = {}
         self.made: dict[tuple[str, Integers], str] = {}
         self.quantized_as: dict[tuple[str, Integers], str] = {}
         self.ranges: dict[str, dict[str, float]] = {}
@@ -146,6 +147,9 @@ class _Writer:
                 self._pair(value.name, value.name, self.integers[value.name])
         for node in old:
             self._node(node)
+        for node in self.nodes:
+            if node.name == f"node_{node.output[0]}":  # torch's; it says no more than the output's and costs as much
+                node.name = ""
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         used = {name for node in self.graph.node for name in node.input}
@@ -298,10 +302,10 @@ class _Writer:
         index = f"{result}_index"
         self.nodes.append(helper.make_node("Cast", [self.quantized_as[source, given]], [index], to=TensorProto.INT32))
         integers = f"{result}_looked_up"
-        self.nodes.append(helper.make_node("Gather", [table, index], [integers], f"{result}_node", axis=0))
+        self.nodes.append(helper.make_node("Gather", [table, index], [integers], axis=0))
         scale = self._store(f"{result}_scale", np.asarray(own.scale, np.float32))
-        zero = self._store(f"{result}_zero_point", self._zero_point(own))
-        self.nodes.append(helper.make_node("DequantizeLinear", [integers, scale, zero], [result], f"{result}_real"))
+        zero = self._zero(self._zero_point(own))
+        self.nodes.append(helper.make_node("DequantizeLinear", [integers, scale, zero], [result]))
         self.made[result, own] = result
         self.ranges[integers] = {"scale": float(own.scale), "zero_point": int(self._zero_point(own))}
 
@@ -375,12 +379,12 @@ class _Writer:
         if not first:
             source = next(name for (made, _), name in self.made.items() if made == value)
         suffix = "" if first else f"_{integers.bits}_{len(self.made)}"
-        result = value if source != value and first else f"{value}_dequantized{suffix}"
+        result = value if source != value and first else f"{value}_dq{suffix}"
         scale = self._store(f"{value}_scale{suffix}", np.asarray(integers.scale, np.float32))
-        zero = self._store(f"{value}_zero_point{suffix}", self._zero_point(integers))
-        quantized = f"{value}_quantized{suffix}"
-        self.nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [quantized], f"{quantized}_node"))
-        self.nodes.append(helper.make_node("DequantizeLinear", [quantized, scale, zero], [result], f"{result}_node"))
+        zero = self._zero(self._zero_point(integers))
+        quantized = f"{value}_q{suffix}"
+        self.nodes.append(helper.make_node("QuantizeLinear", [source, scale, zero], [quantized]))
+        self.nodes.append(helper.make_node("DequantizeLinear", [quantized, scale, zero], [result]))
         self.made[value, integers], self.quantized_as[value, integers] = result, quantized
         self.ranges[quantized] = {"scale": float(integers.scale), "zero_point": int(self._zero_point(integers))}
         return result
@@ -395,16 +399,20 @@ class _Writer:
     def _constant(self, name: str, integers: np.ndarray, scale: np.ndarray, zero_point: Any, axis: int | None) -> str:
         from onnx import helper
 
-        stored = self._store(f"{name}_quantized", integers)
+        stored = self._store(f"{name}_q", integers)
         scale_name = self._store(f"{name}_scale", np.asarray(scale, np.float32))
-        zero = self._store(f"{name}_zero_point", np.full(np.shape(scale), zero_point, integers.dtype))
+        zero = self._zero(np.full(np.shape(scale), zero_point, integers.dtype))
         attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
-        self.nodes.append(
-            helper.make_node(
-                "DequantizeLinear", [stored, scale_name, zero], [f"{name}_dequantized"], f"{name}_node", **attributes
-            )
-        )
-        return f"{name}_dequantized"
+        read = stored, scale_name, zero
+        if (read, axis) not in self.real:  # a recurrent layer has one for all of its steps
+            self.real[read, axis] = f"{name}_dq"
+            self.nodes.append(helper.make_node("DequantizeLinear", read, [f"{name}_dq"], **attributes))
+        return self.real[read, axis]
+
+    def _zero(self, values: np.ndarray) -> str:
+        """Zero points, all equal, by a short name: unrolled networks read them thousands of times."""
+        name = "/".join(["zero", str(values.flat[0]), *map(str, values.shape)])
+        return self._store(name if values.dtype == self.type else f"{name}/{values.dtype}", values)
 
     def _store(self, name: str, values: np.ndarray) -> str:
         """An initializer; equal ones are stored once."""
