@@ -15,8 +15,10 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,9 +32,10 @@ from edgepress.benchmarks.experiments.peers.summary import overall, summarize_ce
 from edgepress.benchmarks.experiments.peers.trial import Trial, open_data, run_trial
 from edgepress.models.children import end_with_parent
 from edgepress.models.command_line import run_command
-from edgepress.models.errors import UsageError
+from edgepress.models.errors import RuntimeFailure, UsageError
 
 SCHEMA = 2
+_TRIES = 3
 
 app: typer.Typer = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -128,29 +131,52 @@ def _claim(run: Path, chosen: Sequence[Experiment]) -> None:
 
 
 def run_all(run: Path, plan: Plan, log: Log, jobs: int, accelerator: str, until: float | None) -> None:
-    """Run what is left, several at once, and add every result to the log as soon as it is there."""
+    """Run what is left, several at once, and add every result to the log as soon as it is there.
+
+    A process that dies (for want of memory, of a fault in native code) takes those beside it along: all are run again.
+
+    Raises:
+        RuntimeFailure: a training whose process died `_TRIES` times.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
+    died: Counter[str] = Counter()
+    while lost := _run_until_a_process_dies(run, plan, log, jobs, accelerator, until):
+        died.update(lost)
+        name, times = died.most_common(1)[0]
+        if times >= _TRIES:
+            raise RuntimeFailure(f"the process of {name} died {times} times; what is finished is kept in {run}")
+        print(f"a process died, of these: {', '.join(lost)}; they are run again", file=sys.stderr, flush=True)
+
+
+def _run_until_a_process_dies(
+    run: Path, plan: Plan, log: Log, jobs: int, accelerator: str, until: float | None
+) -> list[str]:
+    """The names of the trainings that ran when one died; none where all came to their end."""
     total = plan.total()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         running: dict[Future[dict[str, Any]], Trial] = {}
         while True:
             busy = {trial.name for trial in running.values()}
-            for trial in plan.ready(log):
-                if len(running) >= jobs or (until is not None and time.monotonic() > until):
-                    break
-                if trial.name not in busy:
-                    running[pool.submit(run_trial, run, trial, accelerator)] = trial
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                trial, result = running.pop(future), future.result()
-                log.add(result)
-                print(
-                    f"[{len(log.found)}/{total}] {trial.name}: test {100 * result['test_accuracy']:.1f} %, "
-                    f"{result['macs']:,} MACs, {result['seconds']} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            try:
+                for trial in plan.ready(log):
+                    if len(running) >= jobs or (until is not None and time.monotonic() > until):
+                        break
+                    if trial.name not in busy:
+                        running[pool.submit(run_trial, run, trial, accelerator)] = trial
+                if not running:
+                    return []
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    result = future.result()
+                    trial = running.pop(future)
+                    log.add(result)
+                    print(
+                        f"[{len(log.found)}/{total}] {trial.name}: test {100 * result['test_accuracy']:.1f} %, "
+                        f"{result['macs']:,} MACs, {result['seconds']} s",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+            except BrokenProcessPool:
+                return [trial.name for trial in running.values()]
 
 
 def _one_thread() -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import signal
 import sys
 import zipfile
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from edgepress.benchmarks.experiments.peers import accuracy
 from edgepress.benchmarks.experiments.peers.accuracy import app
 from edgepress.benchmarks.experiments.peers.accuracy_page import _said, accuracy_lines
 from edgepress.benchmarks.experiments.peers.data import _idx, experiments, write_digits, write_images
@@ -23,7 +27,7 @@ from edgepress.benchmarks.experiments.peers.summary import bootstrap, overall, s
 from edgepress.benchmarks.experiments.peers.torch_pruning import Progress, Ranking
 from edgepress.benchmarks.experiments.peers.trial import Trial
 from edgepress.compress.recipes.recipe import PruneSettings
-from edgepress.models.errors import UsageError
+from edgepress.models.errors import RuntimeFailure, UsageError
 
 
 def test_the_page_is_what_the_results_say() -> None:
@@ -318,6 +322,51 @@ def test_torch_pruning_is_driven_to_its_target_and_may_learn_in_between() -> Non
     filled = Progress(model, x, Ranking("l2", "local", filled=True))
     filled.until(0.3 * filled.dense)
     assert progress.macs <= filled.macs <= 0.3 * filled.dense
+
+
+def _dies(run, trial, accelerator) -> dict:
+    """A training whose process is killed as often as `trial` says, as for want of memory."""
+    marks = run / trial.name
+    marks.mkdir(exist_ok=True)
+    count = len(list(marks.iterdir()))
+    if count < trial.deaths:
+        (marks / str(count)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"name": trial.name, "test_accuracy": 0.5, "macs": 1, "seconds": 1.0}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    name: str
+    deaths: int
+
+
+class _Trials:
+    """What `run_all` asks of a plan and of a log."""
+
+    def __init__(self, *trials: _Trial):
+        self.trials, self.found = trials, {}
+
+    def ready(self, log) -> list[_Trial]:
+        return [trial for trial in self.trials if trial.name not in self.found]
+
+    def total(self) -> int:
+        return len(self.trials)
+
+    def add(self, result) -> None:
+        self.found[result["name"]] = result
+
+
+@pytest.mark.slow
+def test_a_training_whose_process_died_is_run_again_and_not_for_ever(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.setattr(accuracy, "run_trial", _dies)
+    once = _Trials(_Trial("whole", 0), _Trial("dies once", 1))
+    accuracy.run_all(tmp_path, once, once, 1, "cpu", None)
+    assert set(once.found) == {"whole", "dies once"}
+    assert "a process died, of these: dies once; they are run again" in capfd.readouterr().err
+    always = _Trials(_Trial("dies", 9))
+    with pytest.raises(RuntimeFailure, match=r"the process of dies died 3 times; what is finished is kept in"):
+        accuracy.run_all(tmp_path, always, always, 1, "cpu", None)
 
 
 @pytest.mark.slow
