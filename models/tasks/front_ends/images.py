@@ -139,11 +139,13 @@ def image_size(path: Path | IO[bytes]) -> tuple[int, int]:
     """(height, width) by the file's header.
 
     Raises:
-        UsageError: no PNG or JPEG.
+        UsageError: no PNG or JPEG, or a damaged one.
     """
     with open_image(path, decode=False) as image:
         sizes = image.height, image.width
-        return sizes[::-1] if image.getexif().get(_ORIENTATION) in _LYING else sizes
+        with _refused(path):  # a PNG may have its EXIF behind the pixels
+            lying = image.getexif().get(_ORIENTATION) in _LYING
+        return sizes[::-1] if lying else sizes
 
 
 @contextmanager
@@ -154,20 +156,34 @@ def open_image(path: Path | IO[bytes], decode: bool = True) -> Iterator[Any]:
         UsageError: Pillow is missing, the file is damaged or of another kind, or it has too many pixels.
     """
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ModuleNotFoundError:
         raise UsageError("images need Pillow: install edgepress[images]") from None
     with open_regular(path) if isinstance(path, Path) else nullcontext(path) as file:
-        name = path if isinstance(path, Path) else path.name
-        try:
+        with _refused(path):
             image = Image.open(file, formats=("PNG", "JPEG"))
             if decode and image.width * image.height <= LARGEST_PIXELS:
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
-        except UnidentifiedImageError as error:
-            raise UsageError(f"{name} is no PNG or JPEG image, whatever its name says: take it out") from error
-        except Exception as error:  # Pillow raises many kinds for a damaged file
-            raise UsageError(f"{name} is no PNG or JPEG image that can be read: {error}") from error
         if image.width * image.height > LARGEST_PIXELS:
-            raise UsageError(f"{name} has {image.width} x {image.height} pixels; at most {LARGEST_PIXELS} are read")
+            raise UsageError(
+                f"{_name(path)} has {image.width} x {image.height} pixels; at most {LARGEST_PIXELS} are read"
+            )
         yield image
+
+
+@contextmanager
+def _refused(path: Path | IO[bytes]) -> Iterator[None]:
+    """What Pillow says of a file within the block, as a sentence."""
+    from PIL import UnidentifiedImageError
+
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise UsageError(f"{_name(path)} is no PNG or JPEG image, whatever its name says: take it out") from error
+    except Exception as error:  # Pillow raises many kinds for a damaged file
+        raise UsageError(f"{_name(path)} is no PNG or JPEG image that can be read: {error}") from error
+
+
+def _name(path: Path | IO[bytes]) -> str:
+    return str(path if isinstance(path, Path) else path.name)

@@ -221,3 +221,25 @@ def test_pictures_stand_as_the_camera_was_held(tmp_path, orientation, corner):
     pixels = Images(*upright, channels=1).pixels(tmp_path / "a.jpg")[..., 0]
     assert pixels[corner] > 240
     assert sorted(int(pixels[y, x] > 128) for y in (0, -1) for x in (0, -1)) == [0, 0, 0, 1]
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's own, of corrupt EXIF data
+@pytest.mark.parametrize(("suffix", "turned"), [(".png", False), (".png", True), (".jpg", False), (".jpg", True)])
+def test_a_damaged_picture_ends_in_a_sentence_wherever_it_is_damaged(tmp_path, suffix, turned):
+    rng = np.random.default_rng(2)
+    path, described = tmp_path / f"a{suffix}", Image.Exif()
+    if turned:
+        described[0x0112] = 6
+    Image.fromarray(rng.integers(0, 256, (9, 7), dtype=np.uint8)).save(path, exif=described)
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(spoilt)
+        for read in (image_size, Images(9, 7, 1).read):
+            try:
+                read(path)
+            except UsageError as error:
+                assert str(path) in str(error)
+                refused += 1
+    assert refused > 10
