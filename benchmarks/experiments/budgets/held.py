@@ -208,10 +208,10 @@ def twin_of(rows: Sequence[dict[str, Any]], case: tuple[str, str, tuple[str, ...
 
 
 def written(output: Path) -> str:
-    """The page, from the results in the folder of `output`; accuracies may be missing."""
-    results = {"budgets_accuracy": {"rows": []}}
-    for name in ("budgets_accuracy", "instructions", "firmware_flash"):
-        if (path := output.with_name(f"{name}.json")).is_file() or name != "budgets_accuracy":
+    """The page, from the results in the folder of `output`; those of trainings may be missing."""
+    results = {"budgets_accuracy": {"rows": []}, "budgets_against_macs": {"pairs": []}}
+    for name in (*results, "instructions", "firmware_flash"):
+        if (path := output.with_name(f"{name}.json")).is_file() or name not in results:
             results[name] = read_json(path, dict[str, Any])
     return page({**results, "budgets": read_json(output, dict[str, Any])}, SHARES, TRIES)
 

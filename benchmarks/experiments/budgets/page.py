@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/budgets.md from results: budgets.json, budgets_accuracy.json, instructions.json and firmware_flash.json."""
+"""docs/budgets.md from results: budgets.json and, beside it, those of accuracy, instructions and flash."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgepress.models.units import format_quantity
 _HEAD = """# Budgets of devices
 
 Written by `python -m edgepress.benchmarks.experiments.budgets.held` from `budgets.json`, `budgets_accuracy.json`,
-`instructions.json` and `firmware_flash.json` in `benchmarks/results`; not edited by hand.
+`budgets_against_macs.json`, `instructions.json` and `firmware_flash.json` in `benchmarks/results`; not edited by hand.
 
 Each network, with random weights, is pruned (projection `threshold`, importance `l2`) to each budget alone and to all
 together. A target is a share of the dense network's figure: {shares}. Reached is what pruning holds, over the target.
@@ -34,7 +34,8 @@ def page(results: Mapping[str, Mapping[str, Any]], shares: Mapping[str, float], 
     """The page.
 
     Args:
-        results: "budgets", "budgets_accuracy", "instructions" and "firmware_flash", as in benchmarks/results.
+        results: "budgets", "budgets_accuracy", "budgets_against_macs", "instructions" and "firmware_flash", as in
+            benchmarks/results; the second and third may have no rows.
         shares: metric -> share of the dense figure that was asked.
         tries: calls of which the quickest counts.
     """
@@ -67,7 +68,8 @@ def page(results: Mapping[str, Mapping[str, Any]], shares: Mapping[str, float], 
             "budgets of our firmware's memory; the command makes them again.",
         ]
     lines += ["", *summary(rows), *_below(rows), "", f"`{result['command']}`, {result['environment']['cpu']}.", ""]
-    lines += [*_instructions(results["instructions"]), "", *_flash(results["firmware_flash"]), ""]
+    lines += [*against_macs(results["budgets_against_macs"]), *_instructions(results["instructions"]), ""]
+    lines += [*_flash(results["firmware_flash"]), ""]
     return "\n".join(lines)
 
 
@@ -144,6 +146,51 @@ def _slower(row: Mapping[str, Any]) -> float:
 
 def _named(row: Mapping[str, Any]) -> str:
     return f"{row['network']}, {row['device']}, {' and '.join(row['budgets'])}"
+
+
+def against_macs(result: Mapping[str, Any]) -> list[str]:
+    """What it brings to ask for instructions in place of MACs, at as many instructions."""
+    pairs = result["pairs"]
+    if not pairs:
+        return []
+    seeds = len({pair["seed"] for pair in pairs})
+    lines = [
+        "## Pruned by instructions against pruned by MACs",
+        "",
+        "Networks trained on the digits are pruned to a share of their MACs, and again to the instructions on",
+        f"{result['device']} that this left (importance `fisher`), and trained on for {result['epochs']} epochs.",
+        f"Accuracy: mean and sample deviation of {seeds} seeds. Gain: of the budget of instructions, in points, mean",
+        "of the paired differences and their 95 % interval (Student's t). The last column: MACs by instructions over",
+        "those by MACs.",
+        "",
+        "| network | share of MACs | instructions, M | by MACs | by instructions | gain | MACs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, share in dict.fromkeys((pair["network"], pair["share"]) for pair in pairs):
+        own = [pair for pair in pairs if (pair["network"], pair["share"]) == (name, share)]
+        by = {way: [pair[way]["accuracy"] for pair in own] for way in ("macs", "instructions")}
+        gains = [100 * (b - a) for a, b in zip(by["macs"], by["instructions"], strict=True)]
+        counts = fmean(pair["instructions"]["instructions"] for pair in own) / 1e6
+        ratio = fmean(pair["instructions"]["macs"] / pair["macs"]["macs"] for pair in own)
+        cells = (
+            name,
+            f"{share:.0%}",
+            f"{counts:.2f}",
+            _spread(by["macs"]),
+            _spread(by["instructions"]),
+            _interval(gains),
+            f"{ratio:.3f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", f"`{result['command']}`", ""]
+
+
+def _interval(values: Sequence[float]) -> str:
+    """Mean and 95 % interval of it by Student's t."""
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{fmean(values):+.1f} [{fmean(values) - half:+.1f}, {fmean(values) + half:+.1f}]"
 
 
 def _instructions(counts: Mapping[str, Any]) -> list[str]:

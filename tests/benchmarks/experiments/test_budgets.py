@@ -9,7 +9,7 @@ import pytest
 
 from edgepress.benchmarks.experiments.budgets.held import DEVICES, NETWORKS, is_replaced, measured, twin_of, written
 from edgepress.benchmarks.experiments.budgets.instructions import fitted, predicted
-from edgepress.benchmarks.experiments.budgets.page import summary
+from edgepress.benchmarks.experiments.budgets.page import against_macs, summary
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "benchmarks/results"
@@ -43,6 +43,24 @@ def test_a_row_below_99_percent_is_maximal_only_where_the_call_said_so():
     row = {**ROW, "targets": {"macs": 100}, "reached": {"macs": 98}}
     said = {**row, "notes": ["macs is at 98.00 % of its limit and maximal: no group can have its next width; ..."]}
     assert summary([row, said])[0].endswith("2 with their tightest budget below 99 %, 1 of these maximal.")
+
+
+def test_the_gain_of_instructions_is_that_of_pairs():
+    pair = {"network": "a", "share": 0.5}
+    taken = {"instructions": 2_000_000, "macs": 100}
+    pairs = [
+        {
+            **pair,
+            "seed": seed,
+            "macs": {**taken, "accuracy": one},
+            "instructions": {**taken, "macs": 90, "accuracy": two},
+        }
+        for seed, one, two in ((0, 0.90, 0.91), (1, 0.80, 0.83))
+    ]
+    lines = against_macs({"pairs": pairs, "device": "cortex-m4", "epochs": 5, "command": "measure"})
+    # Differences of 1 and 3 points: mean 2, deviation sqrt(2), of the mean 1; t(0.975; 1) = 12.706.
+    assert "| a | 50% | 2.00 | 85.0 ± 7.1 % | 87.0 ± 5.7 % | +2.0 [-10.7, +14.7] | 0.900 |" in lines
+    assert against_macs({"pairs": []}) == []
 
 
 def test_the_slowest_call_is_named():
