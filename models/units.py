@@ -89,5 +89,10 @@ def format_against(value: float, limit: float, unit: str) -> tuple[str, str]:
     rounded = format_quantity(value, unit), format_quantity(limit, unit)
     if value != limit and rounded[0] == rounded[1]:
         suffix = {"bytes": " B", "ms": " ms", "uJ": " uJ"}.get(unit, "")
-        return f"{value:,}{suffix}", f"{limit:,}{suffix}"
+        if float(value).is_integer() and float(limit).is_integer():
+            return f"{value:,.0f}{suffix}", f"{limit:,.0f}{suffix}"
+        # As few digits as tell them apart; 17 tell any two apart.
+        texts = ((f"{value:,.{digits}g}", f"{limit:,.{digits}g}") for digits in range(5, 18))
+        reached, wanted = next((pair for pair in texts if pair[0] != pair[1]), (str(value), str(limit)))
+        return f"{reached}{suffix}", f"{wanted}{suffix}"
     return rounded

@@ -14,6 +14,7 @@ from edgepress.compress.prune.budget.importance import importance as score
 from edgepress.compress.prune.budget.nearest import nearest
 from edgepress.compress.prune.budget.project import Projection, projection
 from edgepress.compress.prune.coupling.channels import ChannelGraph, Frozen, Selection, find_groups
+from edgepress.compress.prune.coupling.figures import Figures
 from edgepress.compress.prune.coupling.propagate import RULES
 from edgepress.compress.prune.removal.merging import merged_branches
 from edgepress.compress.prune.removal.proof import Proof, remove_with_proof
@@ -25,7 +26,7 @@ from edgepress.models.cost.networks import plain_network
 from edgepress.models.errors import InfeasibleBudget, ProofError, UsageError, VerdictError
 from edgepress.models.footprint.table import figures_of, held_limits
 from edgepress.models.limits import DEVICE_METRICS, METRIC_UNITS, Limits
-from edgepress.models.units import parse_quantity
+from edgepress.models.units import format_against, parse_quantity
 
 if TYPE_CHECKING:
     import torch
@@ -161,7 +162,8 @@ def prune_model(
         try:
             given = importance if failed is None else _scores_of(graph, importance)
             chosen = _chosen(model, graph, given, (limits, projection, divisor, min_channels, floor), batches, loss)
-            pruned = take_out(model, example_inputs, graph, chosen.selection, limits, notes + chosen.notes)
+            said = notes + chosen.notes + _bound_by_class(graph.cost(chosen.selection), limits, budgets, device)
+            pruned = take_out(model, example_inputs, graph, chosen.selection, limits, said)
             break
         except ProofError as error:
             failed = failed or error
@@ -182,6 +184,17 @@ def prune_model(
         said = "; ".join(f"{entry.name}: {entry.reason}" for entry in held.values())
         pruned = replace(pruned, frozen=(*held.values(), *others), notes=(*pruned.notes, f"kept whole: {said}"))
     return pruned
+
+
+def _bound_by_class(figures: Figures, limits: Limits, asked: Mapping[str, Any], device: str | None) -> tuple[str, ...]:
+    """A limit of the device class that keeps the network below what was asked for: why it is not larger."""
+    shares = {metric: figures.get(metric) / limit for metric, limit in limits.budgets().items() if limit}
+    nearest = max((share for metric, share in shares.items() if metric in asked), default=1.0)
+    tightest = max(shares, key=shares.__getitem__, default=None)
+    if tightest is None or tightest in asked or nearest >= 0.99:
+        return ()
+    reached, wanted = format_against(figures.get(tightest), limits.budgets()[tightest], METRIC_UNITS[tightest])
+    return (f"{tightest} of {device} binds, {reached} of {wanted}: of what was asked {100 * nearest:.2f} % is reached",)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

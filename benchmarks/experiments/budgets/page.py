@@ -101,6 +101,11 @@ def is_maximal(row: Mapping[str, Any]) -> bool:
     return any("and maximal" in note or "as wide as it may be" in note for note in row["notes"])
 
 
+def is_bound_by_class(row: Mapping[str, Any]) -> bool:
+    """Whether another limit of the device class, which was not asked for, is what binds."""
+    return any(" binds, " in note for note in row["notes"])
+
+
 def _tightest(row: Mapping[str, Any]) -> float:
     return max(row["reached"][metric] / row["targets"][metric] for metric in row["budgets"])
 
@@ -113,7 +118,7 @@ def _below(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["", "## Below 99 %", "", "| network | device class | budgets | tightest | what the call said |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for row in short:
-        said = "; ".join(note for note in row["notes"] if "of its limit" in note) or "-"
+        said = "; ".join(note for note in row["notes"] if "of its limit" in note or " binds, " in note) or "-"
         cells = (row["network"], row["device"], ", ".join(row["budgets"]), f"{_tightest(row):.4f}", said)
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -123,10 +128,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What holds over all rows, a list of Markdown."""
     over = [row for row in rows if any(row["reached"][m] > row["targets"][m] for m in row["budgets"])]
     short = [row for row in rows if _tightest(row) < 0.99]
-    maximal = sum(map(is_maximal, short))
+    maximal, bound = sum(map(is_maximal, short)), sum(map(is_bound_by_class, short))
     said = [
         f"- {len(rows)} calls: {len(over)} above a target, {len(short)} with their tightest budget below 99 %, "
-        f"{maximal} of these maximal."
+        f"{maximal} of these maximal, {bound} bound by another limit of the class."
     ]
     timed = [(_slower(row), _named(row)) for row in rows if not {"like", "before"} & set(row)]
     slowest = max(timed, default=(0.0, ""))

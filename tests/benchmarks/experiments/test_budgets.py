@@ -42,7 +42,10 @@ def test_a_row_above_its_target_is_counted():
 def test_a_row_below_99_percent_is_maximal_only_where_the_call_said_so():
     row = {**ROW, "targets": {"macs": 100}, "reached": {"macs": 98}}
     said = {**row, "notes": ["macs is at 98.00 % of its limit and maximal: no group can have its next width; ..."]}
-    assert summary([row, said])[0].endswith("2 with their tightest budget below 99 %, 1 of these maximal.")
+    bound = {**row, "notes": ["latency_ms of m0 binds, 9.99 ms of 10 ms: of what was asked 98.00 % is reached"]}
+    assert summary([row, said, bound])[0].endswith(
+        "3 with their tightest budget below 99 %, 1 of these maximal, 1 bound by another limit of the class."
+    )
 
 
 def test_the_gain_of_instructions_is_that_of_pairs():

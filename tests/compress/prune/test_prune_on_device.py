@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from edgepress.compress.prune import prune_model
+from edgepress.models.devices.classes import device_class
 from edgepress.models.errors import InfeasibleBudget, UsageError
 from edgepress.models.footprint.table import footprint
 
@@ -44,6 +45,21 @@ def test_each_budget_alone_is_held_and_used(metric, share, projection):
     # One channel of this small network is more than a hundredth of an arena; such a result is maximal and says so.
     assert pruned.on_device[metric] >= 0.99 * limit or any("and maximal" in note for note in pruned.notes)
     assert pruned.proof.max_abs_diff < 1e-4
+
+
+def test_a_limit_of_the_class_that_binds_is_said():
+    """Asked for nearly all of its file, and of a class whose latency is far less than the network takes."""
+    model, example = network(), torch.zeros(1, 3, 48, 48)
+    dense = footprint(model, example, "cortex-m0plus")
+    limit = device_class("cortex-m0plus").limits.latency_ms
+    assert limit is not None
+    assert dense["latency_ms"] > limit
+    pruned = prune_model(model, example, device="cortex-m0plus", file_bytes="98%")
+    said = [note for note in pruned.notes if "latency_ms of cortex-m0plus binds, " in note]
+    reached = pruned.on_device["file_bytes"] / (0.98 * dense["file_bytes"])
+    assert [note.endswith(f"of what was asked {100 * reached:.2f} % is reached") for note in said] == [True]
+    alone = prune_model(model, example, device="cortex-m0plus", latency_ms="30%")
+    assert not [note for note in alone.notes if " binds, " in note]
 
 
 def test_several_hold_together_with_those_of_the_network():
