@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgepress.compress.quantize.fold import Folded, fetch
+from edgepress.compress.quantize.fold import Folded
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import (
     LAYERS,
     TRANSPOSED,

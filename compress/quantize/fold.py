@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edgepress.compress.quantize.graph.constants import fetch, fold_constants, fold_what_follows_the_batch, store
 from edgepress.compress.quantize.graph.layers import LAYERS, TRANSPOSED, channel_axis, groups_of, weight_and_bias
 from edgepress.compress.quantize.graph.trace import quiet, trace
 from edgepress.compress.quantize.operators.build import rewrite_operators
@@ -35,9 +36,6 @@ _IDENTITIES = {
     aten.dropout.default,
     aten.lift_fresh_copy.default,
 }
-#: Operators which make a tensor from numbers alone.
-_MAKING = {aten.zeros, aten.ones, aten.full, aten.arange, aten.eye, aten.linspace, aten.scalar_tensor}
-_MAKING_LIKE = {aten.new_zeros, aten.new_ones, aten.new_full}
 _BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
 
 
@@ -102,7 +100,8 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
             graph.erase_node(node)
         elif node.target is aten._assert_tensor_metadata.default:
             graph.erase_node(node)
-    _fold_constants(traced)
+    fold_constants(traced)
+    fold_what_follows_the_batch(traced)
     origins = {node.name: _origin(node) for node in graph.nodes if node.target in LAYERS}
     _separate_shared(traced, origins)
     for node in list(graph.nodes):
@@ -137,65 +136,6 @@ def _origins_after(graph: fx.Graph, origins: dict[str, Origin], moved: dict[str,
         elif not made:
             found[node.name] = _origin(node)
     return found
-
-
-def fetch(module: nn.Module, target: str) -> torch.Tensor:
-    """A tensor by its dotted path."""
-    path, _, name = target.rpartition(".")
-    return getattr(module.get_submodule(path), name)
-
-
-def store(module: nn.Module, target: str, value: torch.Tensor, parameter: bool = True) -> None:
-    """Put a tensor at a dotted path, making the modules on the way."""
-    *path, name = target.split(".")
-    for part in path:
-        if not hasattr(module, part):
-            module.add_module(part, nn.Module())
-        module = getattr(module, part)
-    if name in module._buffers:
-        del module._buffers[name]
-    if parameter and value.is_floating_point():
-        module.register_parameter(name, nn.Parameter(value.detach().clone()))
-    else:
-        module.register_buffer(name, value.detach().clone())
-
-
-def _fold_constants(module: fx.GraphModule) -> None:
-    """Evaluate what depends on parameters alone, such as a weight that a parametrization computes, or a mask."""
-    constants: dict[fx.Node, torch.Tensor] = {}
-    for node in list(module.graph.nodes):
-        if node.op == "get_attr":
-            value = fetch(module, str(node.target))
-            if isinstance(value, torch.Tensor):
-                constants[node] = value
-        elif (
-            node.op == "call_function"
-            and all(n in constants for n in node.all_input_nodes)
-            and (node.all_input_nodes or getattr(node.target, "overloadpacket", None) in _MAKING)
-        ) or _is_made_like_another(node):
-            given = {n: constants[n] if n in constants else _like(n) for n in node.all_input_nodes}
-            with torch.no_grad():
-                value = node.target(*fx.map_arg(node.args, given.get), **fx.map_arg(node.kwargs, given.get))
-            if not isinstance(value, torch.Tensor):
-                continue
-            name = f"folded_{node.name}"
-            store(module, name, value)
-            with module.graph.inserting_before(node):
-                constant = module.graph.get_attr(name)
-            constant.meta["val"] = constants[constant] = value
-            node.replace_all_uses_with(constant)
-            module.graph.erase_node(node)
-
-
-def _is_made_like_another(node: fx.Node) -> bool:
-    """x.new_zeros((4, 4)): made of x's type, not of its values."""
-    packet = getattr(node.target, "overloadpacket", None)
-    return packet in _MAKING_LIKE and node.all_input_nodes == [node.args[0]]
-
-
-def _like(node: fx.Node) -> torch.Tensor:
-    value = node.meta["val"]
-    return torch.empty(0, dtype=value.dtype, device=value.device)
 
 
 def _origin(node: fx.Node) -> Origin:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgepress.compress.quantize.fake import AVERAGED, FROZEN, LEARNED, ActivationQuantizer
-from edgepress.compress.quantize.fold import fetch
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.trace import quiet
 from edgepress.compress.quantize.model import Quantized
 from edgepress.models.errors import UsageError

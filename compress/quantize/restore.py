@@ -15,7 +15,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from edgepress.compress.quantize.fold import Origin, fetch, fold
+from edgepress.compress.quantize.fold import Origin, fold
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import weight_and_bias
 from edgepress.compress.quantize.model import Quantized, assemble
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES, holds_values, written_range

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from torch import fx, nn
 
 from edgepress.compress.quantize.fake import ActivationQuantizer, WeightQuantizer
-from edgepress.compress.quantize.fold import fetch
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import LAYERS, weight_and_bias
 from edgepress.compress.quantize.points import RELUS, Point, Points
 from edgepress.compress.quantize.scheme import FLOAT

@@ -325,7 +325,7 @@ def _study(search: Search, storage: str | Path) -> optuna.Study:
         else:
             opened = optuna.storages.RDBStorage(
                 storage,
-                engine_kwargs={"connect_args": {"timeout": _BUSY_S}} if storage.startswith("sqlite") else None,
+                engine_kwargs=_engine_options(storage),
                 heartbeat_interval=_HEARTBEAT_S,
                 grace_period=_GRACE_S,
                 heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=2),
@@ -337,6 +337,16 @@ def _study(search: Search, storage: str | Path) -> optuna.Study:
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, search.epochs // 4)),
         )
+
+
+def _engine_options(storage: str) -> dict[str, Any] | None:
+    """SQLAlchemy's, for a SQLite file: a connection waits for those of others and is closed when it is not used."""
+    if not storage.startswith("sqlite"):
+        return None
+    from sqlalchemy.pool import NullPool
+
+    waits: dict[str, Any] = {"connect_args": {"timeout": _BUSY_S}}
+    return waits if storage.endswith((":memory:", "://")) else {**waits, "poolclass": NullPool}
 
 
 @contextmanager

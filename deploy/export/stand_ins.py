@@ -80,7 +80,7 @@ def with_tables(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, Stan
     """
     from torch import fx
 
-    from edgepress.compress.quantize.fold import fetch
+    from edgepress.compress.quantize.graph.constants import fetch
     from edgepress.compress.quantize.graph.layers import aten
 
     changed = copy.deepcopy(module)
@@ -130,7 +130,7 @@ def _absorb(module: fx.GraphModule, integers: Mapping[str, Any]) -> None:
     """Put a number that is added to a layer's result into its bias, where the value between them is in no file."""
     import torch
 
-    from edgepress.compress.quantize.fold import fetch
+    from edgepress.compress.quantize.graph.constants import fetch
     from edgepress.compress.quantize.graph.layers import LAYERS, aten, weight_and_bias
 
     for node in list(module.graph.nodes):
@@ -195,7 +195,7 @@ def described(
         ours: node -> value of the `marked` network, in torch's layout.
         theirs: slope -> value of the stand-in in the converted file.
     """
-    from edgepress.compress.quantize.fold import fetch
+    from edgepress.compress.quantize.graph.constants import fetch
     from edgepress.compress.quantize.operators.functions import values_of
 
     found: dict[float, Carried] = {}

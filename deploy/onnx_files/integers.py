@@ -306,7 +306,7 @@ class _Writer:
         scale = self._store(f"{result}_scale", np.asarray(own.scale, np.float32))
         zero = self._zero(self._zero_point(own))
         self.nodes.append(helper.make_node("DequantizeLinear", [integers, scale, zero], [result]))
-        self.made[result, own] = result
+        self.made[result, own], self.quantized_as[result, own] = result, integers
         self.ranges[integers] = {"scale": float(own.scale), "zero_point": int(self._zero_point(own))}
 
     def _own(self, node: Any) -> Integers | None:

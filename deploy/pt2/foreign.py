@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from edgepress.compress.quantize.fold import Folded, fetch, fold
+from edgepress.compress.quantize.fold import Folded, fold
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.trace import quiet
 from edgepress.compress.quantize.model import assemble
 from edgepress.compress.quantize.points import FLOAT, Point, find_points, node_keys

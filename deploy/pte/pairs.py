@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from edgepress.compress.quantize.fake import inverse_root
-from edgepress.compress.quantize.fold import fetch
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import aten
 from edgepress.compress.quantize.graph.outputs import flat
 from edgepress.compress.quantize.graph.trace import quiet

@@ -263,6 +263,8 @@ class _Rewriter:
         weight = constant(self.old, self.graph.tensors[indices[at_weight]])
         bias_index = indices[at_bias] if len(indices) > at_bias else -1
         bias = constant(self.old, self.graph.tensors[bias_index]) if bias_index >= 0 else None
+        # One number for each channel, whatever shape the converter has left it in ([1, 1, 1, C] where a factor melted).
+        bias = None if bias is None else bias.reshape(-1)
         channels: int | None = axis
         if kind == "FULLY_CONNECTED" and self.quantized.per_tensor_dense:
             channels = None

@@ -98,8 +98,10 @@ def match_values(
         flat = np.asarray(value, np.float32).ravel()
         equal = []
         for position, name, unique, largest in forms.get(flat.size, []):
-            error = min(float(np.abs(flat - form).max(initial=0)) for form in unique)
-            if error <= TOLERANCE * largest + 1e-12:
+            with np.errstate(over="ignore", invalid="ignore"):
+                error = min(float(np.abs(flat - form).max(initial=0)) for form in unique)
+            # What overflowed is equal to nothing: an infinity would be as near to any other.
+            if np.isfinite(error) and error <= TOLERANCE * largest + 1e-12:
                 equal.append((name in used, abs(position - reached), position, name, error / (largest + 1e-12)))
         if equal:
             nearest = min(error for *_, error in equal)

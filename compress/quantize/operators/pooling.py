@@ -128,9 +128,11 @@ def resized(build: Builder, node: fx.Node) -> fx.Node | None:
     return _along_each(build, node, node.args[0], rank)
 
 
-def cumulative_sum(build: Builder, node: fx.Node) -> fx.Node:
-    """A triangle of ones along the axis: LiteRT has no cumulative sum of integers."""
+def cumulative_sum(build: Builder, node: fx.Node) -> fx.Node | None:
+    """A triangle of ones along the axis: LiteRT has no cumulative sum of integers. One over the samples is left."""
     x, dim = node.args[0], int(argument(node, "dim"))
+    if dim % len(shape_of(x)) == 0 or not x.meta["val"].is_floating_point():
+        return None
     size = shape_of(x)[dim]
     return along(build, x, torch.ones(size, size).tril(), dim, "ones")
 

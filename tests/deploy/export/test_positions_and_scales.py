@@ -1,0 +1,94 @@
+"""What EdgeNeXt, EfficientViT and their like bring: positions counted in a mask, scales of layers, tables of tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgepress.compress.quantize import quantize_model
+from edgepress.compress.quantize.fold import fold
+from edgepress.deploy.export.export import export_model
+from edgepress.deploy.runtimes.sessions import open_session
+from edgepress.deploy.verify.match import match_values
+
+aten = torch.ops.aten
+X = torch.randn(8, 3, 6, 4, generator=torch.Generator().manual_seed(1))
+
+
+class Positions(nn.Module):
+    """Sines of the place of every pixel, counted for each sample of the batch, as in EdgeNeXt and DETR."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.project = nn.Conv2d(3, 4, 1), nn.Conv2d(2, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        here = ~torch.zeros((len(x), *x.shape[2:]), device=x.device).bool()
+        places = [here.cumsum(axis, dtype=torch.float32) for axis in (1, 2)]
+        return torch.relu(self.conv(x)) + self.project(torch.stack([torch.sin(one / 3) for one in places], 1))
+
+
+class ScaledLayers(nn.Module):
+    """A dense layer over [N, H, W, C] with a scale of its own for every channel behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dense, self.scale = nn.Linear(3, 5), nn.Parameter(torch.rand(5) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.scale * self.dense(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class TwoTables(nn.Module):
+    """A function of one variable of another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(nn.functional.gelu(self.conv(x)))
+
+
+def test_what_depends_on_the_size_of_the_batch_alone_is_a_constant():
+    net = Positions().eval()
+    folded = fold(net, X[:1])
+    made = {node.target for node in folded.module.graph.nodes if node.op == "call_function"}
+    assert not {aten.linear.default, aten.sin.default, aten.bitwise_not.default, aten.zeros.default} & made
+    for batch in (X[:1], X[:3], X):
+        assert torch.allclose(folded.module(batch), net(batch), atol=1e-6)
+
+
+def test_what_differs_from_sample_to_sample_is_none():
+    class Counted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.ones(len(x), 1, 1, 1).cumsum(0)
+
+    folded = fold(Counted(), X[:1])
+    assert torch.equal(folded.module(X), Counted()(X))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+@pytest.mark.parametrize("kind", [Positions, ScaledLayers, TwoTables])
+def test_files_hold_what_the_network_computes(kind: type[nn.Module], suffix: str, tmp_path: Path):
+    pytest.importorskip("litert_torch")
+    net = kind().eval()
+    made = export_model(quantize_model(net, X[:1], [X]), X[:1], tmp_path / f"net.{suffix}", samples=X)
+    assert made.manifest["float_islands"] == []
+    with open_session(made.path) as session, torch.no_grad():
+        expected = net(X).numpy()
+        assert np.abs(session.run(X.numpy()) - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_what_overflowed_matches_nothing():
+    ours = {"big": np.array([np.inf, 1.0], np.float32), "plain": np.array([2.0, 3.0], np.float32)}
+    theirs = [("a", np.array([np.inf, 1.0], np.float32)), ("b", np.array([2.0, 3.0], np.float32))]
+    assert match_values(ours, theirs) == {"b": ["plain"]}
