@@ -59,6 +59,7 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[b
         try:
             import litert_torch
 
+            _put_in_rows(module)
             wrapped = (
                 litert_torch.to_channel_last_io(module, args=inputs_last, outputs=outputs_last)
                 if inputs_last or outputs_last
@@ -79,6 +80,22 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[b
         "outputs": ["NHWC" if i in outputs_last else None for i in range(len(outputs))],
     }
     return _tidied(data), layouts
+
+
+def _put_in_rows(module: nn.Module) -> None:
+    """Let the values of every tensor lie one behind the other, in place; none of them changes.
+
+    LiteRT-Torch (0.10) knows constants by their address. Of a tensor that lies otherwise (channels last, permuted) it
+    makes a copy, and copies of one size may have one address after the other: it takes the first one for all of them.
+    """
+    import torch
+
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.contiguous()
+    for part in module.modules():
+        for name, value in list(vars(part).items()):
+            if isinstance(value, torch.Tensor):  # a constant that is registered nowhere
+                setattr(part, name, value.contiguous())
 
 
 def _tidied(data: bytes) -> bytes:

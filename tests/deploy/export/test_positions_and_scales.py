@@ -88,6 +88,35 @@ def test_files_hold_what_the_network_computes(kind: type[nn.Module], suffix: str
         assert np.abs(session.run(X.numpy()) - expected).max() < 0.03 * np.abs(expected).max()
 
 
+class Scattered(nn.Module):
+    """Tensors whose values do not lie one behind the other, all of one size: maps of positions and convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.ParameterList(torch.randn(12, 12, 8).permute(2, 0, 1)[None] for _ in range(6))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(8, 8, 3, padding=1).to(memory_format=torch.channels_last) for _ in range(6)
+        )
+        self.first, self.second = (torch.randn(12, 12, 8).permute(2, 0, 1)[None] for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for place, conv in zip(self.maps, self.convs, strict=True):
+            x = torch.tanh(conv(torch.relu(x) + place))
+        return torch.relu(x + self.first) * self.second
+
+
+@pytest.mark.slow
+def test_scattered_tensors_are_told_apart(tmp_path: Path):
+    """LiteRT-Torch takes two constants for one where the second is copied to the address that the first copy had."""
+    pytest.importorskip("litert_torch")
+    net, x = Scattered().eval(), torch.randn(2, 8, 12, 12, generator=torch.Generator().manual_seed(1))
+    made = export_model(net, x[:1], tmp_path / "net.tflite", samples=x)
+    with open_session(made.path) as session, torch.no_grad():
+        assert np.abs(session.run(x.numpy()) - net(x).numpy()).max() < 1e-5
+    assert net.convs[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr]
+
+
 def test_what_overflowed_matches_nothing():
     ours = {"big": np.array([np.inf, 1.0], np.float32), "plain": np.array([2.0, 3.0], np.float32)}
     theirs = [("a", np.array([np.inf, 1.0], np.float32)), ("b", np.array([2.0, 3.0], np.float32))]
