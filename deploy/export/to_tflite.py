@@ -100,6 +100,7 @@ def _put_in_rows(module: nn.Module) -> None:
 
 def _tidied(data: bytes) -> bytes:
     from edgepress.deploy.tflite.objects import read_objects
+    from edgepress.deploy.tflite.ranks import lower_ranks
     from edgepress.deploy.tflite.strip import strip_unused
     from edgepress.deploy.tflite.tidy import tidy
     from edgepress.deploy.tflite.writer import pack
@@ -107,6 +108,7 @@ def _tidied(data: bytes) -> bytes:
     model = read_objects(data)
     model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
     tidy(model)
+    lower_ranks(model)
     strip_unused(model)
     return pack(model)
 

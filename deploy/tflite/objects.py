@@ -43,6 +43,37 @@ def constant(model: Any, tensor: Any) -> np.ndarray | None:
     return np.frombuffer(np.asarray(data, np.uint8).tobytes(), dtype).reshape(_shape(tensor))
 
 
+def operator_code(model: Any, kind: str) -> int:
+    """Index of an operator's kind among the codes of a model, which it is added to where it is new."""
+    number = {name: code for code, name in operator_names().items()}[kind]
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
+            return index
+    code = schema().OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def add_constant(model: Any, values: np.ndarray) -> int:
+    """Index of a new constant tensor of the first subgraph: real numbers as float32, others as int32."""
+    buffer, tensor, types, tensors = (
+        schema().BufferT(),
+        schema().TensorT(),
+        schema().TensorType,
+        model.subgraphs[0].tensors,
+    )
+    real = np.issubdtype(values.dtype, np.floating)
+    values = np.ascontiguousarray(values, np.float32 if real else np.int32)
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    tensor.shape, tensor.type = np.array(values.shape, np.int32), types.FLOAT32 if real else types.INT32
+    tensor.hasRank = True
+    tensor.buffer, tensor.name = len(model.buffers) - 1, f"constant_{len(tensors)}".encode()
+    tensors.append(tensor)
+    return len(tensors) - 1
+
+
 def _shape(tensor: Any) -> list[int]:
     return [] if tensor.shape is None else [int(size) for size in tensor.shape]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.tflite.objects import constant, operator_name, operator_names
+from edgepress.deploy.tflite.objects import add_constant, constant, operator_code, operator_name
 from edgepress.deploy.tflite.writer import schema
 from edgepress.models.cost.activations import same_amounts
 
@@ -81,14 +81,14 @@ class _Tidy:
         joined, source = inner[1][order], int(inner[0].inputs[0])
         if not (joined == np.arange(len(joined))).all():
             if padding is None:
-                operator.inputs = np.array([source, self._new_constant(joined)], np.int32)
+                operator.inputs = np.array([source, add_constant(self.model, joined)], np.int32)
             return
         result = int(operator.outputs[0])
         if padding is not None:
             # The padding is done in the layout that the second transpose led to, where this operator was.
             like, amounts = padding
             self._become(operator, like.opcodeIndex, like.builtinOptions, like.builtinOptionsType)
-            operator.inputs = np.array([source, self._new_constant(amounts[order])], np.int32)
+            operator.inputs = np.array([source, add_constant(self.model, amounts[order])], np.int32)
         elif result not in self.outputs:
             self._read_instead(result, source)
 
@@ -122,7 +122,7 @@ class _Tidy:
             return
         if (np.diff(np.delete(order, axes)) > 0).all():
             source = self._move_behind(int(operator.inputs[0]), order)
-            operator.inputs = np.array([source, self._new_constant(np.sort(order[axes]))], np.int32)
+            operator.inputs = np.array([source, add_constant(self.model, np.sort(order[axes]))], np.int32)
 
     def _order_behind(self, index: int, depth: int = 0) -> np.ndarray | None:
         """The order of axes in which transposes give a value, directly or by way of operators on elements.
@@ -152,7 +152,7 @@ class _Tidy:
         if operator is None:
             values = constant(self.model, tensor)
             assert values is not None  # see `_order_behind`
-            return self._new_constant(np.transpose(values, back))
+            return add_constant(self.model, np.transpose(values, back))
         if operator_name(self.model, operator) == "TRANSPOSE":
             return int(operator.inputs[0])
         moved = {i: self._move_behind(i, order) for i in dict.fromkeys(self._spread(operator))}
@@ -182,7 +182,9 @@ class _Tidy:
             return
         options = schema().LeakyReluOptionsT()
         options.alpha = float(slope.reshape(-1)[0])
-        self._become(operator, self._code("LEAKY_RELU"), options, schema().BuiltinOptions.LeakyReluOptions)
+        self._become(
+            operator, operator_code(self.model, "LEAKY_RELU"), options, schema().BuiltinOptions.LeakyReluOptions
+        )
         operator.inputs = np.array([x], np.int32)
 
     def _shape(self, operator: Any) -> Any:
@@ -190,16 +192,6 @@ class _Tidy:
 
     def _become(self, operator: Any, code: int, options: Any, kind: Any) -> None:
         operator.opcodeIndex, operator.builtinOptions, operator.builtinOptionsType = code, options, kind
-
-    def _code(self, kind: str) -> int:
-        number = {name: code for code, name in operator_names().items()}[kind]
-        for index, code in enumerate(self.model.operatorCodes):
-            if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
-                return index
-        code = schema().OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode, code.version = number, min(number, 127), 1
-        self.model.operatorCodes.append(code)
-        return len(self.model.operatorCodes) - 1
 
     def _before(self, operator: Any, kind: str) -> tuple[Any, np.ndarray] | None:
         """The operator of that kind that writes the first input, with the constant that is its own second input."""
@@ -211,18 +203,6 @@ class _Tidy:
 
     def _constant(self, operator: Any, position: int) -> np.ndarray | None:
         return constant(self.model, self.graph.tensors[int(operator.inputs[position])])
-
-    def _new_constant(self, values: np.ndarray) -> int:
-        buffer, tensor, types = schema().BufferT(), schema().TensorT(), schema().TensorType
-        real = np.issubdtype(values.dtype, np.floating)
-        values = np.ascontiguousarray(values, np.float32 if real else np.int32)
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-        self.model.buffers.append(buffer)
-        tensor.shape, tensor.type = np.array(values.shape, np.int32), types.FLOAT32 if real else types.INT32
-        tensor.hasRank = True
-        tensor.buffer, tensor.name = len(self.model.buffers) - 1, f"constant_{len(self.graph.tensors)}".encode()
-        self.graph.tensors.append(tensor)
-        return len(self.graph.tensors) - 1
 
     def _read_instead(self, old: int, new: int) -> None:
         for operator in self.graph.operators:
