@@ -99,8 +99,8 @@ def _put_in_rows(module: nn.Module) -> None:
 
 
 def _tidied(data: bytes) -> bytes:
+    from edgepress.deploy.tflite.micro_limits import lower_ranks
     from edgepress.deploy.tflite.objects import read_objects
-    from edgepress.deploy.tflite.ranks import lower_ranks
     from edgepress.deploy.tflite.strip import strip_unused
     from edgepress.deploy.tflite.tidy import tidy
     from edgepress.deploy.tflite.writer import pack
@@ -115,8 +115,10 @@ def _tidied(data: bytes) -> bytes:
 
 def float_tflite(module: nn.Module, example_inputs: tuple[Any, ...]) -> ConvertedFile:
     """A float network as an fp32 TFLite file."""
+    from edgepress.deploy.tflite.micro_limits import split_concatenations
+
     data, layouts = convert_float(flat(module)[0], example_inputs)
-    return ConvertedFile(data, {}, [], layouts)
+    return ConvertedFile(split_concatenations(data), {}, [], layouts)
 
 
 def integer_tflite(quantized: Quantized, example_inputs: tuple[Any, ...], float_io: bool = False) -> ConvertedFile:
@@ -131,6 +133,7 @@ def integer_tflite(quantized: Quantized, example_inputs: tuple[Any, ...], float_
         UsageError: LiteRT-Torch cannot convert it.
     """
     from edgepress.deploy.tflite.integers import rewrite
+    from edgepress.deploy.tflite.micro_limits import split_concatenations
 
     module, _ = flat(quantized.float_module().cpu())
     stand_in, carried = with_stand_ins(module, quantized)
@@ -140,7 +143,7 @@ def integer_tflite(quantized: Quantized, example_inputs: tuple[Any, ...], float_
     theirs = run_all(marked_tflite(data, carried), [x.numpy() for x in probe])
     operators = described(carried, module, ours, slopes_in(data, dict(theirs)))
     rewritten = rewrite(data, match_values(ours, theirs), quantized, float_io, operators)
-    return ConvertedFile(rewritten.data, rewritten.ranges, rewritten.islands, layouts)
+    return ConvertedFile(split_concatenations(rewritten.data), rewritten.ranges, rewritten.islands, layouts)
 
 
 def run_all(data: bytes, inputs: list[np.ndarray]) -> list[tuple[int, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Transposes of many axes as transposes of few: the same elements at the same places."""
+"""What TFLite Micro's kernels take at most: transposes of many axes, concatenations of many tensors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from edgepress.deploy.tflite.ranks import HIGHEST_RANK, merged
+from edgepress.deploy.tflite.micro_limits import HIGHEST_RANK, MOST_JOINED, merged
 
 
 @st.composite
@@ -91,3 +91,41 @@ def test_windows_run_on_tflite_micro(plain: bool, tmp_path: Path):
     for runtime in ("tflm", "litert"):
         with open_session(made.path, runtime=runtime) as session:
             assert np.abs(session.run(x.numpy()) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+class Joined(nn.Module):
+    """So many factors of one image behind each other."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.count = nn.Conv2d(3, 4, 1), count
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.conv(x))
+        return torch.cat([y * (1 + number / 100) for number in range(self.count)], 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("integers", [True, False])
+@pytest.mark.parametrize("count", [11, 101])
+def test_many_tensors_are_joined_in_parts(count: int, integers: bool, tmp_path: Path):
+    pytest.importorskip("litert_torch")
+    pytest.importorskip("tflite_micro")
+    from edgepress.compress.quantize import quantize_model
+    from edgepress.deploy.export.export import export_model
+    from edgepress.deploy.runtimes.sessions import open_session
+    from edgepress.deploy.tflite.objects import operator_name, read_objects
+
+    net, x = Joined(count).eval(), torch.randn(8, 3, 2, 3, generator=torch.Generator().manual_seed(1))
+    network = quantize_model(net, x[:1], [x]) if integers else net
+    made = export_model(network, x[:1], tmp_path / "net.tflite", samples=x)
+    model = read_objects(made.path.read_bytes())
+    joins = [one for one in model.subgraphs[0].operators if operator_name(model, one) == "CONCATENATION"]
+    assert max(len(one.inputs) for one in joins) <= MOST_JOINED
+    # 11 are 10 and one, joined; 101 are ten tens and one, then the ten tens and the one, and these two.
+    assert len(joins) == {11: 2, 101: 12}[count]
+    for runtime in ("tflm", "litert"):
+        with open_session(made.path, runtime=runtime) as session, torch.no_grad():
+            wanted = net(x).numpy()
+            assert np.abs(session.run(x.numpy()) - wanted).max() < (0.02 if integers else 1e-5) * np.abs(wanted).max()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transposes of many axes as transposes of few: TFLite Micro has five at most, and windows of images (Swin) take six.
+"""What TFLite Micro's kernels take at most: five axes of a transpose, ten tensors of a concatenation.
 
-Axes of one element, and axes that stay side by side, are no axes of their own: [1, 4, 7, 4, 7, 32] in the order
-(0, 1, 3, 2, 4, 5) is [4, 7, 4, 224] in the order (0, 2, 1, 3). Most such transposes stand between two reshapes, whose
-sizes then change; elsewhere reshapes are put around them.
+Axes of one element, and axes that stay side by side, are no axes of their own: windows of an image (Swin), [1, 4, 7, 4,
+7, 32] in the order (0, 1, 3, 2, 4, 5), are [4, 7, 4, 224] in the order (0, 2, 1, 3). Most such transposes stand between
+two reshapes, whose sizes then change; elsewhere reshapes are put around them. All steps of a recurrent layer, and
+DenseNet's blocks, are concatenations of concatenations.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.deploy.tflite.objects import add_constant, constant, operator_code, operator_name
-from edgepress.deploy.tflite.writer import schema
+from edgepress.deploy.tflite.objects import add_constant, constant, operator_code, operator_name, read_objects
+from edgepress.deploy.tflite.writer import pack, schema
 
 #: Of TFLite Micro's TRANSPOSE.
 HIGHEST_RANK = 5
+#: Of its CONCATENATION.
+MOST_JOINED = 10
 
 
 def merged(shape: Sequence[int], order: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -52,6 +55,55 @@ def lower_ranks(model: Any) -> None:
             _Lowered(model, operator).write(shape, few)
 
 
+def split_concatenations(data: bytes) -> bytes:
+    """A file whose concatenations have at most `MOST_JOINED` inputs; the same values come out.
+
+    Args:
+        data: a file of one subgraph; the inputs of a concatenation of integers have the scale of its output.
+    """
+    model = read_objects(data)
+    graph, activations = model.subgraphs[0], schema().ActivationFunctionType
+    long = [
+        operator
+        for operator in graph.operators
+        if operator_name(model, operator) == "CONCATENATION"
+        and len(operator.inputs) > MOST_JOINED
+        and operator.builtinOptions.fusedActivationFunction == activations.NONE
+    ]
+    if not long:
+        return data
+    for operator in long:
+        parts = [int(index) for index in operator.inputs]
+        while len(parts) > MOST_JOINED:
+            cut = [parts[at : at + MOST_JOINED] for at in range(0, len(parts), MOST_JOINED)]
+            parts = [part[0] if len(part) == 1 else _joined(graph, operator, part) for part in cut]
+        operator.inputs = np.array(parts, np.int32)
+    return pack(model)
+
+
+def _joined(graph: Any, whole: Any, parts: Sequence[int]) -> int:
+    """A concatenation of some of another one's inputs, before it; the index of what it writes."""
+    axis, shapes = int(whole.builtinOptions.axis), [np.array(graph.tensors[index].shape) for index in parts]
+    shape = shapes[0].copy()
+    shape[axis] = sum(one[axis] for one in shapes)
+    operator = schema().OperatorT()
+    operator.opcodeIndex, operator.builtinOptionsType = whole.opcodeIndex, whole.builtinOptionsType
+    operator.builtinOptions = whole.builtinOptions
+    made = add_tensor_like(graph, int(whole.outputs[0]), shape)
+    operator.inputs, operator.outputs = np.array(parts, np.int32), np.array([made], np.int32)
+    graph.operators.insert(graph.operators.index(whole), operator)
+    return made
+
+
+def add_tensor_like(graph: Any, index: int, shape: Sequence[int]) -> int:
+    """A new tensor of another one's type and scale."""
+    tensor, old = schema().TensorT(), graph.tensors[index]
+    tensor.type, tensor.quantization, tensor.hasRank, tensor.buffer = old.type, old.quantization, True, 0
+    tensor.shape, tensor.name = np.array(shape, np.int32), f"part_{len(graph.tensors)}".encode()
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
 class _Lowered:
     """One transpose on its way to fewer axes."""
 
@@ -72,7 +124,7 @@ class _Lowered:
         if result not in self.ends and all(map(self._is_reshape, self._readers(result))):
             self._resize(result, turned)
             return
-        self.operator.outputs = np.array([self._like(result, turned)], np.int32)
+        self.operator.outputs = np.array([add_tensor_like(self.graph, result, turned)], np.int32)
         place = self.graph.operators.index(self.operator) + 1
         self._reshaped(int(self.operator.outputs[0]), list(map(int, self.graph.tensors[result].shape)), place, result)
 
@@ -99,15 +151,7 @@ class _Lowered:
         reshape = schema().OperatorT()
         reshape.opcodeIndex, reshape.inputs = operator_code(self.model, "RESHAPE"), np.array([source], np.int32)
         self._aim(reshape, shape)
-        made = self._like(source, shape) if result is None else result
+        made = add_tensor_like(self.graph, source, shape) if result is None else result
         reshape.outputs = np.array([made], np.int32)
         self.graph.operators.insert(place, reshape)
         return made
-
-    def _like(self, index: int, shape: list[int]) -> int:
-        """A new tensor of another one's type."""
-        tensor, old = schema().TensorT(), self.graph.tensors[index]
-        tensor.type, tensor.quantization, tensor.hasRank, tensor.buffer = old.type, old.quantization, True, 0
-        tensor.shape, tensor.name = np.array(shape, np.int32), f"turned_{len(self.graph.tensors)}".encode()
-        self.graph.tensors.append(tensor)
-        return len(self.graph.tensors) - 1
