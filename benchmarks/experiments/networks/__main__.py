@@ -95,7 +95,7 @@ def _portable(row: dict[str, Any]) -> dict[str, Any]:
     """Without what the list says already, and without the folders of this machine."""
     found = {key: value for key, value in row.items() if key not in ("network", "part")}
     if "error" in found:
-        found["error"] = re.sub(r"(/[\w.+-]+){2,}/", "", found["error"])
+        found["error"] = re.sub(r"[\w.+-]*(/[\w.+-]+){2,}/", "", found["error"])
     return found
 
 
