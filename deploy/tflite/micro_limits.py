@@ -89,7 +89,7 @@ def _joined(graph: Any, whole: Any, parts: Sequence[int]) -> int:
     operator = schema().OperatorT()
     operator.opcodeIndex, operator.builtinOptionsType = whole.opcodeIndex, whole.builtinOptionsType
     operator.builtinOptions = whole.builtinOptions
-    made = add_tensor_like(graph, int(whole.outputs[0]), shape)
+    made = add_tensor_like(graph, int(whole.outputs[0]), shape.tolist())
     operator.inputs, operator.outputs = np.array(parts, np.int32), np.array([made], np.int32)
     graph.operators.insert(graph.operators.index(whole), operator)
     return made

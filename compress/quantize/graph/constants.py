@@ -2,7 +2,7 @@
 """What is the same for every input: tensors of the module, what is computed from them alone, or from numbers alone."""
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
 
 from typing import Any

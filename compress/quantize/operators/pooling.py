@@ -131,7 +131,7 @@ def resized(build: Builder, node: fx.Node) -> fx.Node | None:
 def cumulative_sum(build: Builder, node: fx.Node) -> fx.Node | None:
     """A triangle of ones along the axis: LiteRT has no cumulative sum of integers. One over the samples is left."""
     x, dim = node.args[0], int(argument(node, "dim"))
-    if dim % len(shape_of(x)) == 0 or not x.meta["val"].is_floating_point():
+    if dim % len(shape_of(x)) == 0 or not isinstance(x, fx.Node) or not x.meta["val"].is_floating_point():
         return None
     size = shape_of(x)[dim]
     return along(build, x, torch.ones(size, size).tril(), dim, "ones")

@@ -327,14 +327,15 @@ def _cut(whole: Mapping[str, Split], by_class: bool, notes: list[str]) -> dict[s
 
 def _dense(column: Any, what: str) -> np.ndarray:
     """float32 [N, ...] of lists that all have one shape."""
-    from pyarrow import StructArray, compute, types
+    from pyarrow import StructArray, types
+    from pyarrow.compute import call_function
 
     array, shape = column.combine_chunks(), [len(column)]
     while True:
         array = getattr(array, "storage", array)
         if not hasattr(array, "flatten") or isinstance(array, StructArray) or not types.is_nested(array.type):
             break
-        lengths = compute.unique(compute.list_value_length(array)).to_pylist()
+        lengths = call_function("unique", [call_function("list_value_length", [array])]).to_pylist()
         if array.null_count or len(lengths) != 1:
             raise UsageError(f"{what} holds lists of different lengths: cut or fill them up before saving")
         shape.append(lengths[0])
