@@ -57,7 +57,7 @@ def end_with_parent(parent: int | None = None) -> None:
 
 
 def end_spawned_process_with_parent() -> None:
-    """In a process that torch has spawned for a training: it is killed when its parent dies, or has died before.
+    """In a spawned process, such as a rank of a training: it is killed when its parent dies, or has died before.
 
     torch asks for SIGINT instead. Python notices that between two instructions of its own, not while it waits for the
     other ranks in native code (for half an hour), and not at all where a shell without job control has it ignored; and

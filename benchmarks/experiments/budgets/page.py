@@ -174,32 +174,33 @@ def against_macs(result: Mapping[str, Any]) -> list[str]:
     for name, share in dict.fromkeys((pair["network"], pair["share"]) for pair in pairs):
         own = [pair for pair in pairs if (pair["network"], pair["share"]) == (name, share)]
         by = {way: [pair[way]["accuracy"] for pair in own] for way in ("macs", "instructions")}
-        gains = [100 * (b - a) for a, b in zip(by["macs"], by["instructions"], strict=True)]
         counts = fmean(pair["instructions"]["instructions"] for pair in own) / 1e6
-        ratio = fmean(pair["instructions"]["macs"] / pair["macs"]["macs"] for pair in own)
         cells = (
             name,
             f"{share:.0%}",
             f"{counts:.2f}",
             _spread(by["macs"]),
             _spread(by["instructions"]),
-            _interval(gains),
-            f"{ratio:.3f}",
+            _gain(own),
+            f"{_ratio_of_macs(own):.3f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
-    every = [100 * (pair["instructions"]["accuracy"] - pair["macs"]["accuracy"]) for pair in pairs]
-    more = fmean(pair["instructions"]["macs"] / pair["macs"]["macs"] for pair in pairs)
     said = (
-        f"Over all {len(pairs)} pairs: {100 * (more - 1):.1f} % more MACs at the same instructions, gain "
-        f"{_interval(every)} points."
+        f"Over all {len(pairs)} pairs: {100 * (_ratio_of_macs(pairs) - 1):.1f} % more MACs at the same instructions, "
+        f"gain {_gain(pairs)} points."
     )
     return [*lines, "", said, "", f"`{result['command']}`", ""]
 
 
-def _interval(values: Sequence[float]) -> str:
-    """Mean and 95 % interval of it by Student's t."""
+def _ratio_of_macs(pairs: Sequence[Mapping[str, Any]]) -> float:
+    return fmean(pair["instructions"]["macs"] / pair["macs"]["macs"] for pair in pairs)
+
+
+def _gain(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Mean of the paired differences of accuracy in points, and its 95 % interval by Student's t."""
     from scipy.stats import t
 
+    values = [100 * (pair["instructions"]["accuracy"] - pair["macs"]["accuracy"]) for pair in pairs]
     half = t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
     return f"{fmean(values):+.1f} [{fmean(values) - half:+.1f}, {fmean(values) + half:+.1f}]"
 

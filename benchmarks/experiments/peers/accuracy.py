@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from edgepress.benchmarks.experiments.peers.methods import METHODS, OURS
 from edgepress.benchmarks.experiments.peers.plan import Log, Plan
 from edgepress.benchmarks.experiments.peers.summary import overall, summarize_cell
 from edgepress.benchmarks.experiments.peers.trial import Trial, open_data, run_trial
-from edgepress.models.children import end_with_parent
+from edgepress.models.children import end_spawned_process_with_parent
 from edgepress.models.command_line import run_command
 from edgepress.models.errors import RuntimeFailure, UsageError
 
@@ -182,9 +182,7 @@ def _run_until_a_process_dies(
 def _one_thread() -> None:
     import torch
 
-    parent = parent_process()
-    if parent is not None:
-        end_with_parent(parent.pid)
+    end_spawned_process_with_parent()
     torch.set_num_threads(1)
 
 

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edgepress.models.children import end_with_parent
+from edgepress.models.children import end_spawned_process_with_parent
 from edgepress.models.command_line import run_command
 from edgepress.models.errors import EdgepressError, UsageError
 
@@ -132,9 +132,7 @@ def alone(measurement: Callable[..., list[dict[str, Any]]], *arguments: Any) -> 
 def _one_thread() -> None:
     import torch
 
-    parent = parent_process()
-    if parent is not None:
-        end_with_parent(parent.pid)
+    end_spawned_process_with_parent()
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
