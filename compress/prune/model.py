@@ -101,11 +101,11 @@ def prune_model(
         example_inputs: one tensor per input; a bare tensor for one input.
         macs, params, weight_bytes, peak_activation_bytes: upper limits for one inference; a number, or text such as
             "20M", "64 kB", "50%" (of the given network).
-        latency_ms, energy_uj, instructions, arena_bytes, firmware_arena_bytes, file_bytes, flash_bytes,
-            firmware_flash_bytes: upper limits on `device`, of the int8 network: as published systems take, by our
-            firmware's kernels, of TFLite Micro's arena and our firmware's, of the file that is exported, alone and with
-            TFLite Micro, and of our firmware as it is linked (`edgepress.models.footprint`); a number, or text such as
-            "100 ms", "64 KiB", "50%".
+        latency_ms, energy_uj, instructions: upper limits on `device`, of the int8 network: as published systems take,
+            and by our firmware's kernels; a number, or text such as "100 ms", "50%".
+        arena_bytes, firmware_arena_bytes: likewise, of TFLite Micro's arena and our firmware's; or "64 KiB".
+        file_bytes, flash_bytes, firmware_flash_bytes: likewise, of the file that is exported, alone and with TFLite
+            Micro, and of our firmware as it is linked (`edgepress.models.footprint`).
         device: name of a device class; its own limits hold beside the given ones, as far as pruning can hold them.
         scheme: what bytes mean; "w8a8" is int8 weights and activations with int32 biases.
         importance: a kind of `edgepress.compress.prune.budget.importance.KINDS`, or scores, one array per group.

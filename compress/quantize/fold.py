@@ -9,17 +9,18 @@ Both exporters and fake quantization start from this graph, so that what is trai
 # pyright: reportArgumentType=false
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from edgepress.compress.quantize.graph.absorb import Origin, absorb
 from edgepress.compress.quantize.graph.constants import fetch, fold_constants, fold_what_follows_the_batch, store
-from edgepress.compress.quantize.graph.layers import LAYERS, TRANSPOSED, channel_axis, groups_of, weight_and_bias
+from edgepress.compress.quantize.graph.layers import LAYERS, weight_and_bias
 from edgepress.compress.quantize.graph.trace import quiet, trace
 from edgepress.compress.quantize.operators.build import rewrite_operators
+from edgepress.compress.quantize.operators.masks import rewrite_masks
 from edgepress.compress.quantize.operators.response_norm import pool_instead_of_mean, rewrite_response_norm
 from edgepress.compress.quantize.operators.table import FOR_CONVERTERS, FOR_INTEGERS
 from edgepress.models.checkpoints.copying import copied
@@ -36,25 +37,6 @@ _IDENTITIES = {
     aten.dropout.default,
     aten.lift_fresh_copy.default,
 }
-_BATCH_NORMS = {aten._native_batch_norm_legit_no_training.default, aten.batch_norm.default}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the tensors of a layer came from in the original module.
-
-    Attributes:
-        weight, bias: state-dict keys; bias is None where the layer had none.
-        batch_norm: path of the batch norm folded into it, or None.
-        writable: whether folded tensors can be written back to these keys: they belong to this layer alone.
-        affine: the layer is a batch norm that had nothing to be folded into (a depthwise 1x1 convolution now).
-    """
-
-    weight: str
-    bias: str | None = None
-    batch_norm: str | None = None
-    writable: bool = True
-    affine: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,10 +86,10 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
     fold_what_follows_the_batch(traced)
     origins = {node.name: _origin(node) for node in graph.nodes if node.target in LAYERS}
     _separate_shared(traced, origins)
-    for node in list(graph.nodes):
-        if node.target in _BATCH_NORMS:
-            _fold_batch_norm(traced, node, origins)
+    absorb(traced, origins, constants=for_integers)
     rewrite_response_norm(traced)
+    if for_integers:
+        rewrite_masks(traced)
     moved = rewrite_operators(traced, {**FOR_CONVERTERS, **FOR_INTEGERS} if for_integers else FOR_CONVERTERS)
     origins = _origins_after(graph, origins, moved)
     pool_instead_of_mean(traced)
@@ -168,120 +150,3 @@ def _separate_shared(module: fx.GraphModule, origins: dict[str, Origin]) -> None
                 seen[target] = node.name
         if shared:
             origins[node.name] = Origin(origins[node.name].weight, origins[node.name].bias, writable=False)
-
-
-def _fold_batch_norm(module: fx.GraphModule, node: fx.Node, origins: dict[str, Origin]) -> None:
-    """Replace y = (x - mean) / sqrt(var + eps) * gamma + beta by a changed layer before it, or by a depthwise 1x1."""
-    source, gamma_node, beta_node, mean_node, var_node = node.args[:5]
-    eps = float(node.args[6] if node.target is aten._native_batch_norm_legit_no_training.default else node.args[7])
-    mean, var = fetch(module, mean_node.target).detach(), fetch(module, var_node.target).detach()
-    gamma = fetch(module, gamma_node.target).detach() if gamma_node is not None else torch.ones_like(mean)
-    beta = fetch(module, beta_node.target).detach() if beta_node is not None else torch.zeros_like(mean)
-    path = str(mean_node.target).rpartition(".")[0]
-    # A division, not rsqrt: with gamma = sqrt(1 + eps), var = 1 the factor is exactly 1, so that a folded network
-    # which was written back into these tensors folds to itself.
-    factor = gamma / torch.sqrt(var + eps)
-    outputs = [user for user in node.users if user.target is operator.getitem] or [node]
-    foldable = (
-        isinstance(source, fx.Node)
-        and source.name in origins
-        and len(source.users) == 1
-        and channel_axis(source) + (_dimensions(source) or 0) == 1  # a batch norm's channels are axis 1
-        and not (source.target in TRANSPOSED and groups_of(source) != 1)
-    )
-    with module.graph.inserting_before(node):
-        if foldable:
-            _scale_layer(module, source, factor, beta - mean * factor, origins, path, gamma_node is not None)
-            result = source
-        else:
-            own = gamma_node is not None and not _exists(module, f"{path}.affine_weight")
-            result = _affine(module, node, source, factor, beta - mean * factor, origins, path, own)
-    for output in outputs:
-        output.replace_all_uses_with(result)
-        if output is not node:
-            module.graph.erase_node(output)
-    module.graph.erase_node(node)
-
-
-def _scale_layer(
-    module: fx.GraphModule,
-    layer: fx.Node,
-    factor: torch.Tensor,
-    shift: torch.Tensor,
-    origins: dict[str, Origin],
-    path: str,
-    affine: bool,
-) -> None:
-    weight_node, bias_node = weight_and_bias(layer)
-    weight = fetch(module, str(weight_node.target)).detach()
-    shape = [1] * weight.ndim
-    shape[LAYERS[layer.target].weight_axis] = -1
-    store(module, str(weight_node.target), weight * factor.reshape(shape))
-    if bias_node is not None:
-        store(module, str(bias_node.target), fetch(module, str(bias_node.target)).detach() * factor + shift)
-    else:
-        name = str(weight_node.target).removesuffix("weight").rstrip(".") + ".bias"
-        if name.startswith("folded_") or _exists(module, name):
-            name = f"folded_bias_{layer.name}"
-        store(module, name, shift)
-        bias = module.graph.get_attr(name)
-        layer.prepend(bias)
-        arguments = list(layer.args) + [None] * (3 - len(layer.args))
-        arguments[2] = bias
-        layer.args = tuple(arguments)
-    origin = origins[layer.name]
-    origins[layer.name] = Origin(
-        origin.weight, origin.bias, path, writable=origin.writable and origin.batch_norm is None and affine
-    )
-
-
-def _affine(
-    module: fx.GraphModule,
-    node: fx.Node,
-    source: Any,
-    factor: torch.Tensor,
-    shift: torch.Tensor,
-    origins: dict[str, Origin],
-    path: str,
-    gamma_is_own: bool,
-) -> fx.Node:
-    rank, channels = _dimensions(source), factor.numel()
-    weight_name, bias_name = f"{path}.affine_weight", f"{path}.affine_bias"
-    if _exists(module, weight_name):
-        weight_name, bias_name = f"affine_weight_{node.name}", f"affine_bias_{node.name}"
-    if rank == 4:
-        store(module, weight_name, factor.reshape(-1, 1, 1, 1))
-        store(module, bias_name, shift)
-        weight, bias = module.graph.get_attr(weight_name), module.graph.get_attr(bias_name)
-        made = module.graph.call_function(aten.conv2d.default, (source, weight, bias, [1, 1], [0, 0], [1, 1], channels))
-        origins[made.name] = Origin(weight_name, bias_name, path, gamma_is_own, affine=True)
-    else:
-        shape = [1, -1, *([1] * ((rank or 2) - 2))]
-        store(module, weight_name, factor.reshape(shape))
-        store(module, bias_name, shift.reshape(shape))
-        scaled = module.graph.call_function(aten.mul.Tensor, (source, module.graph.get_attr(weight_name)))
-        made = module.graph.call_function(aten.add.Tensor, (scaled, module.graph.get_attr(bias_name)))
-        scaled.meta.update(_inherited(node))
-    made.meta.update(_inherited(node))
-    return made
-
-
-def _inherited(node: fx.Node) -> dict[str, Any]:
-    meta = {key: node.meta[key] for key in ("nn_module_stack",) if key in node.meta}
-    value = node.meta.get("val")
-    if value is not None:
-        meta["val"] = value[0] if isinstance(value, (tuple, list)) else value
-    return meta
-
-
-def _dimensions(node: Any) -> int | None:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value.dim() if isinstance(value, torch.Tensor) else None
-
-
-def _exists(module: nn.Module, target: str) -> bool:
-    try:
-        fetch(module, target)
-    except AttributeError:
-        return False
-    return True

@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from edgepress.compress.quantize.equalize import correct_biases, equalize_layers
 from edgepress.compress.quantize.fake import ActivationQuantizer, ConstantQuantizer, WeightQuantizer, inverse_root
-from edgepress.compress.quantize.fold import Folded, Origin, fold, in_single_precision
+from edgepress.compress.quantize.fold import Folded, fold, in_single_precision
+from edgepress.compress.quantize.graph.absorb import Origin
 from edgepress.compress.quantize.graph.layers import LAYERS, aten, weight_and_bias
 from edgepress.compress.quantize.graph.outputs import named_nodes
 from edgepress.compress.quantize.graph.trace import pieces, quiet

@@ -2,7 +2,9 @@
 """Quantized networks as checkpoints: folded tensors under the original key names, beside quantization.json.
 
 `unfold` writes folded tensors back so that folding again gives exactly them: a batch norm becomes the identity with
-the folded bias (mean 0, variance 1, gamma sqrt(1 + eps), beta = bias), so its factor is exactly 1.
+the folded bias (mean 0, variance 1, gamma sqrt(1 + eps), beta = bias), so its factor is exactly 1. Layers whose tensors
+have no such place (a module that is called twice, weights that are computed, a layer with a scale behind it) leave the
+original's as they are; theirs are kept beside the ranges.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from edgepress.compress.quantize.fold import Origin, fold
+from edgepress.compress.quantize.fold import Folded, fold
+from edgepress.compress.quantize.graph.absorb import Origin
 from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import weight_and_bias
 from edgepress.compress.quantize.model import Quantized, assemble
@@ -26,8 +29,19 @@ SCHEMA = 1
 
 
 def quantization_json(quantized: Quantized) -> dict[str, Any]:
-    """What `restore_quantized` needs beside the tensors: scheme, ranges by value and options; JSON-able."""
+    """What `restore_quantized` needs beside the tensors of `unfold`: scheme, ranges by value and options; JSON-able.
+
+    Where layers have tensors that `unfold` can't write back, these are in it, too, under "tensors": "LAYER.weight" and
+    "LAYER.bias" -> a tensor; `save_checkpoint` writes them into a file of their own.
+    """
+    kept = {
+        f"{layer}.{part}": tensor.cpu().contiguous()
+        for layer, tensors in _tensors_by_layer(quantized)
+        if not _has_place(quantized.origins[layer], tensors)
+        for part, tensor in tensors.items()
+    }
     return {
+        **({"tensors": kept} if kept else {}),
         "schema": SCHEMA,
         "scheme": quantized.scheme,
         "method": quantized.method,
@@ -35,6 +49,22 @@ def quantization_json(quantized: Quantized) -> dict[str, Any]:
         "exceptions": dict(quantized.exceptions),
         "per_tensor_dense": quantized.per_tensor_dense,
     }
+
+
+def _tensors_by_layer(quantized: Quantized) -> list[tuple[str, dict[str, torch.Tensor]]]:
+    """Layer -> its "weight" and, where it has one, its "bias", copied."""
+    layers, found = {node.name: node for node in quantized.float_module().graph.nodes}, []
+    for name in quantized.origins:
+        parts = zip(("weight", "bias"), weight_and_bias(layers[name]), strict=True)
+        tensors = {part: fetch(quantized.model, str(node.target)) for part, node in parts if node is not None}
+        found.append((name, {part: tensor.detach().clone() for part, tensor in tensors.items()}))
+    return found
+
+
+def _has_place(origin: Origin, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether folding gives these tensors again, once they are written to where the layer's came from."""
+    somewhere = origin.affine or origin.batch_norm is not None or origin.bias is not None or "bias" not in tensors
+    return origin.writable and somewhere
 
 
 def _written_ranges(quantized: Quantized) -> dict[str, dict[str, float]]:
@@ -53,7 +83,7 @@ def restore_quantized(
     Args:
         model: the network with the tensors that `unfold` gave; untouched.
         example_inputs: a tensor or a tuple of tensors.
-        quantization: the content of quantization.json; it is checked, since it may come from a stranger.
+        quantization: what `quantization_json` gave; it is checked, since it may come from a stranger.
 
     Returns:
         Quantized with the same outputs, to the bit, as the one that was saved; ranges frozen.
@@ -63,6 +93,7 @@ def restore_quantized(
     """
     _check(quantization)
     folded = fold(model, example_inputs)
+    _put(folded, quantization.get("tensors", {}))
     quantized = assemble(
         folded,
         quantization["scheme"],
@@ -90,27 +121,16 @@ def unfold(quantized: Quantized, model: nn.Module) -> nn.Module:
         model: the network it was made from; untouched.
 
     Returns:
-        A copy of `model`; folded and quantized again it gives the same outputs to the bit.
-
-    Raises:
-        UsageError: a layer's tensors have no place in the original: it is used twice, or its weights are computed.
+        A copy of `model`; restored with what `quantization_json` says it gives the same outputs to the bit.
     """
     result = copy.deepcopy(model)
     state = dict(result.state_dict(keep_vars=False))
-    layers = {node.name: node for node in quantized.float_module().graph.nodes}
     changed = _constants(quantized)
     with torch.no_grad():
-        for name, origin in quantized.origins.items():
-            weight_node, bias_node = weight_and_bias(layers[name])
-            weight = fetch(quantized.model, str(weight_node.target)).detach()
-            bias = fetch(quantized.model, str(bias_node.target)).detach() if bias_node is not None else None
-            if not origin.writable:
-                raise UsageError(
-                    f"layer {name!r} cannot be written back to {origin.weight!r}: its tensors are shared "
-                    "with another layer or computed from others; such a network has no int8 checkpoint, "
-                    "but it exports directly"
-                )
-            _write(result, state, origin, weight, bias)
+        for name, tensors in _tensors_by_layer(quantized):
+            origin = quantized.origins[name]
+            if _has_place(origin, tensors):
+                _write(result, state, origin, tensors["weight"], tensors.get("bias"))
             changed |= {origin.weight, origin.bias or ""}
         for key, value in quantized.model.named_parameters():
             if key in state and key not in changed and state[key].shape == value.shape:
@@ -133,8 +153,6 @@ def _write(
             state[origin.bias].zero_()
     elif origin.bias is not None:
         state[origin.bias].copy_(cast("torch.Tensor", bias))  # a layer whose bias has an origin has one
-    elif bias is not None:
-        raise UsageError(f"layer {origin.weight!r} had no bias and got one; there is no place for it in the original")
 
 
 def _identity_norm(norm: Any, bias: Any, unit_root: bool = False) -> None:
@@ -156,6 +174,22 @@ def _identity_norm(norm: Any, bias: Any, unit_root: bool = False) -> None:
     norm.bias.copy_(bias)
 
 
+def _put(folded: Folded, tensors: Mapping[str, Any]) -> None:
+    """Give layers the tensors that were kept for them, in place."""
+    layers = {node.name: node for node in folded.module.graph.nodes if node.name in folded.origins}
+    for name, tensor in tensors.items():
+        layer, _, part = name.rpartition(".")
+        nodes = weight_and_bias(layers[layer]) if layer in layers else (None, None)
+        node = nodes[0] if part == "weight" else nodes[1] if part == "bias" else None
+        target = fetch(folded.module, str(node.target)) if node is not None else None
+        if target is None or target.shape != tensor.shape or target.dtype != tensor.dtype:
+            raise UsageError(
+                f"the quantization was made for another network: it holds {name!r:.100} with the shape "
+                f"{list(tensor.shape)}, which has no counterpart; quantize this network anew"
+            )
+        target.data.copy_(tensor)
+
+
 def _constants(quantized: Quantized) -> set[str]:
     return {
         key for key, _ in quantized.model.named_parameters() if key.startswith(("activation_quantizers.", "folded_"))
@@ -172,6 +206,8 @@ def _check(quantization: Any) -> None:
         problem = "it lacks scheme or ranges"
     elif not isinstance(quantization.get("exceptions", {}), Mapping):
         problem = "its exceptions are no object"
+    elif not _are_tensors(quantization.get("tensors", {})):
+        problem = "its tensors are none"
     else:
         for key, entry in quantization["ranges"].items():
             ends: list[Any] = [entry.get("min"), entry.get("max")] if isinstance(entry, Mapping) else [None]
@@ -183,3 +219,7 @@ def _check(quantization: Any) -> None:
                 break
     if problem:
         raise UsageError(f"quantization.json is damaged: {problem}; quantize the network anew")
+
+
+def _are_tensors(tensors: Any) -> bool:
+    return isinstance(tensors, Mapping) and all(isinstance(tensor, torch.Tensor) for tensor in tensors.values())

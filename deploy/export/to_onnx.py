@@ -18,7 +18,7 @@ from edgepress.deploy.export.marks import marked, marked_onnx
 from edgepress.deploy.export.stand_ins import described, with_tables
 from edgepress.deploy.export.to_tflite import run_outside, silenced
 from edgepress.deploy.onnx_files.integers import write_integers
-from edgepress.deploy.onnx_files.tidy import pool_globally, tidy
+from edgepress.deploy.onnx_files.tidy import give_constants, pool_globally, tidy
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
 from edgepress.models.terminal.installation import how_to_install
@@ -98,6 +98,7 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_ba
                 f"torch cannot export {type(module).__name__} to ONNX: {type(error).__name__}: {reason[0][:300]}"
             ) from error
     tidy(model)
+    give_constants(model)
     pool_globally(model)
     return model
 

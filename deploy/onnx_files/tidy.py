@@ -24,6 +24,20 @@ def tidy(model: onnx.ModelProto) -> None:
     model.producer_name = "edgepress"
 
 
+def give_constants(model: onnx.ModelProto) -> None:
+    """Let an output that is a constant, such as the anchors of a detector, leave by an operator, as ONNX asks."""
+    from onnx import helper
+
+    made = {name for node in model.graph.node for name in node.output}
+    for output in model.graph.output:
+        for entry in model.graph.initializer:
+            if entry.name == output.name and entry.name not in made:
+                entry.name = f"{output.name}_constant"
+                for node in model.graph.node:
+                    node.input[:] = [entry.name if name == output.name else name for name in node.input]
+                model.graph.node.append(helper.make_node("Identity", [entry.name], [output.name], entry.name))
+
+
 def pool_globally(model: onnx.ModelProto) -> None:
     """ReduceMean over height and width as GlobalAveragePool, for which ONNX Runtime has an integer kernel."""
     from onnx import helper, numpy_helper, shape_inference

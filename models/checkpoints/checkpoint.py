@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: a directory with `model.json`, `weights.safetensors`, `metrics.json` and perhaps `quantization.json`.
+"""Checkpoints: a directory with `model.json`, `weights.safetensors`, `metrics.json` and perhaps `quantization.json`,
+and beside this `folded.safetensors`, for layers whose quantized tensors have no place in the network's own.
 
 Nothing in it is executed and nothing in it is pickled; the file names are fixed, so that a file cannot point elsewhere.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 KIND = "edgepress checkpoint"
 MODEL, WEIGHTS, METRICS, QUANTIZATION = "model.json", "weights.safetensors", "metrics.json", "quantization.json"
+FOLDED = "folded.safetensors"
 #: Plans and metrics are kilobytes; a description beyond this is damaged or hostile.
 MAX_JSON_BYTES = 64 * 10**6
 #: The largest network of the zoo has 85 M; a description that asks for more would only fill the memory.
@@ -48,7 +50,7 @@ def save_checkpoint(
         model: the network; its state dict is saved, from whatever device it is on.
         spec: what rebuilds it. For a network of the zoo it is checked that it really does, names and shapes.
         metrics: what was measured, on which data, by which command; JSON-able.
-        quantization: scheme and activation ranges of an int8 network; JSON-able.
+        quantization: scheme and activation ranges of an int8 network; JSON-able but for its "tensors".
         overwrite: replace an existing checkpoint.
 
     Returns:
@@ -62,18 +64,24 @@ def save_checkpoint(
     if ":" not in spec.factory:
         _check_state(state, _rebuild(spec), f"spec does not describe this model ({spec.factory})", MODEL)
     with new_directory(path, overwrite=overwrite) as folder:
-        from safetensors.torch import save
-
-        data = save(state)
-        write_bytes(folder / WEIGHTS, data)
-        weights = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "tensors": len(state)}
-        write_bytes(
-            folder / MODEL, _dump({"schema": SCHEMA, "kind": KIND, "weights": weights, "spec": spec.to_json()}, MODEL)
-        )
-        write_bytes(folder / METRICS, _dump({"schema": SCHEMA, "metrics": metrics or {}}, "metrics"))
+        description = {"schema": SCHEMA, "kind": KIND, "weights": _write_tensors(folder / WEIGHTS, state)}
         if quantization is not None:
-            write_bytes(folder / QUANTIZATION, _dump({"schema": SCHEMA, "quantization": quantization}, "quantization"))
+            numbers = {name: value for name, value in quantization.items() if name != "tensors"}
+            write_bytes(folder / QUANTIZATION, _dump({"schema": SCHEMA, "quantization": numbers}, "quantization"))
+            if folded := quantization.get("tensors"):
+                description["folded"] = _write_tensors(folder / FOLDED, folded)
+        write_bytes(folder / MODEL, _dump({**description, "spec": spec.to_json()}, MODEL))
+        write_bytes(folder / METRICS, _dump({"schema": SCHEMA, "metrics": metrics or {}}, "metrics"))
     return path
+
+
+def _write_tensors(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Write a safetensors file; its digest and size, for model.json."""
+    from safetensors.torch import save
+
+    data = save(tensors)
+    write_bytes(file, data)
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "tensors": len(tensors)}
 
 
 def load_checkpoint(path: str | Path, *, trust: bool = False) -> tuple[nn.Module, ModelSpec]:
@@ -93,7 +101,7 @@ def load_checkpoint(path: str | Path, *, trust: bool = False) -> tuple[nn.Module
         raise UsageError(
             f"{path} needs code outside edgepress, {spec.factory}: read that code, then allow it (trust=True, --trust)"
         )
-    state = _read_weights(path, description["weights"])
+    state = _read_tensors(path / WEIGHTS, description["weights"])
     try:
         model = _rebuild(spec)
     except UsageError as error:
@@ -138,12 +146,15 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
 
 
 def read_quantization(path: str | Path) -> dict[str, Any] | None:
-    """Scheme and activation ranges of an int8 checkpoint, None for a float one.
+    """Scheme and activation ranges of an int8 checkpoint, and its "tensors" where it has some; None for a float one.
 
     Raises:
-        UsageError: no checkpoint there, or a damaged `quantization.json`.
+        UsageError: no checkpoint there, or a damaged `quantization.json` or `folded.safetensors`.
     """
-    return _read_section(Path(path), QUANTIZATION, "quantization")
+    found = _read_section(Path(path), QUANTIZATION, "quantization")
+    if found is None or (folded := _read_model_json(Path(path))[0].get("folded")) is None:
+        return found
+    return {**found, "tensors": _read_tensors(Path(path) / FOLDED, folded)}
 
 
 def export_state_dict(path: str | Path, out: str | Path, *, overwrite: bool = False) -> Path:
@@ -158,7 +169,7 @@ def export_state_dict(path: str | Path, out: str | Path, *, overwrite: bool = Fa
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists already; choose another name or allow overwriting")
     description, _ = _read_model_json(path)
-    state = _read_weights(path, description["weights"])
+    state = _read_tensors(path / WEIGHTS, description["weights"])
     if out.suffix == ".safetensors":
         return write_bytes(out, bytes(open_bytes(path / WEIGHTS, LARGEST_BYTES)))
     import torch
@@ -221,9 +232,9 @@ def _read_model_json(path: Path) -> tuple[dict[str, Any], ModelSpec]:
             f"{file} is no checkpoint of edgepress: its kind is {description.get('kind')!r:.100}, not {KIND!r}"
         )
     _check_schema(file, description)
-    weights = description.get("weights")
-    if not isinstance(weights, dict) or not isinstance(weights.get("sha256"), str):
-        raise UsageError(f"{file} is damaged: it does not give the sha256 of {WEIGHTS}")
+    for name, tensors in ((WEIGHTS, description.get("weights")), (FOLDED, description.get("folded", {"sha256": ""}))):
+        if not isinstance(tensors, dict) or not isinstance(tensors.get("sha256"), str):
+            raise UsageError(f"{file} is damaged: it does not give the sha256 of {name}")
     try:
         return description, ModelSpec.from_json(description.get("spec"))
     except ConfigError as error:
@@ -263,10 +274,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _read_weights(path: Path, expected: dict[str, Any]) -> dict[str, torch.Tensor]:
-    file = path / WEIGHTS
+def _read_tensors(file: Path, expected: dict[str, Any]) -> dict[str, torch.Tensor]:
     if not file.is_file():
-        raise UsageError(f"{path} is incomplete: it has no {WEIGHTS}")
+        raise UsageError(f"{file.parent} is incomplete: it has no {file.name}")
     if file_sha256(file) != expected["sha256"]:
         size, wanted = file.stat().st_size, expected.get("bytes")
         detail = "altered" if size == wanted else f"{size:,} bytes instead of {wanted!r:.20}"

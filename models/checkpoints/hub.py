@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgepress.models.atomic import new_directory
 from edgepress.models.checkpoints.checkpoint import (
+    FOLDED,
     METRICS,
     MODEL,
     QUANTIZATION,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 CARD = "README.md"
-_FILES = (MODEL, WEIGHTS, METRICS, QUANTIZATION)
+_FILES = (MODEL, WEIGHTS, METRICS, QUANTIZATION, FOLDED)
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 #: The folders above a file, of this machine: what is published keeps the last name alone.
 _ABOVE = re.compile(r"(?<![\w./])/(?!/)(?:[^/\s'\":,]+/)+(?=[^/\s'\":,])")

@@ -105,7 +105,7 @@ def run_in_pieces(module: nn.Module, batch: tuple[torch.Tensor, ...], fixed_batc
         UsageError: see `pieces`.
     """
     with torch.no_grad():
-        made = [tensors(module(*piece)) for piece in pieces(batch, fixed_batch)]
+        made = [[y.detach() for y in tensors(module(*piece))] for piece in pieces(batch, fixed_batch)]
     return [torch.cat(parts) if len(made) > 1 else parts[0] for parts in zip(*made, strict=True)]
 
 

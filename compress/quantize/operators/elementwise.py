@@ -39,6 +39,31 @@ def power(build: Builder, node: fx.Node) -> fx.Node | None:
     return build(aten.mul.Tensor, squared, x if exponent == 3 else squared)
 
 
+def gated(build: Builder, node: fx.Node) -> fx.Node:
+    """glu: the first half times the sigmoid of the second (Dauphin et al. 2017, arXiv 1612.08083)."""
+    x, dim = node.args[0], int(argument(node, "dim"))
+    half = shape_of(node)[dim]
+    first, second = (build(aten.slice.Tensor, x, dim, i * half, (i + 1) * half) for i in (0, 1))
+    return build(aten.mul.Tensor, first, build(aten.sigmoid.default, second))
+
+
+def between_real_ends(build: Builder, node: fx.Node) -> fx.Node | None:
+    """clamp of real numbers between real ends: of one written as 1 and one as 0.5, torch's ONNX exporter makes none."""
+    ends = node.args[1:3]
+    if not node.meta["val"].is_floating_point() or not any(type(end) is int for end in ends):
+        return None
+    return build(node.target, node.args[0], *(float(end) if type(end) is int else end for end in ends))
+
+
+def mean_slope(build: Builder, node: fx.Node) -> fx.Node | None:
+    """rrelu, whose slope is the middle of its ends in evaluation."""
+    if argument(node, "training"):
+        return None
+    return build(
+        aten.leaky_relu.default, node.args[0], (float(argument(node, "lower")) + float(argument(node, "upper"))) / 2
+    )
+
+
 def square(build: Builder, node: fx.Node) -> fx.Node:
     """x * x."""
     return build(aten.mul.Tensor, node.args[0], node.args[0])
@@ -219,8 +244,14 @@ def _log_of_sum(build: Builder, centred: fx.Node, dim: int) -> fx.Node:
     return build(log_from_root, root, int(count), wide=True)
 
 
+#: What converters cannot take otherwise, in float either.
+ALWAYS: dict[Any, Any] = {
+    aten.clamp.default: between_real_ends,
+    aten.rrelu.default: mean_slope,
+}
 REWRITES: dict[Any, Any] = {
     aten.silu.default: silu,
+    aten.glu.default: gated,
     aten.hardsigmoid.default: hardsigmoid,
     aten.pow.Tensor_Scalar: power,
     aten.square.default: square,

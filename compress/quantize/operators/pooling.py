@@ -70,6 +70,44 @@ def max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
     return build(aten.squeeze.dim, pooled, -2)
 
 
+def dilated_max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
+    """max_pool2d whose window has gaps, which no kernel of TFLite has: the largest of shifted pieces, axis by axis."""
+    x = node.args[0]
+    names = ("kernel_size", "stride", "padding", "dilation")
+    kernel, stride, padding, dilation = (_all(argument(node, name) or 0, 2) for name in names)
+    if max(dilation) == 1 or any(padding) or argument(node, "ceil_mode"):
+        return None
+    for axis, size, step, gap, n in zip(
+        (-2, -1), kernel, stride if any(stride) else kernel, dilation, shape_of(node)[-2:], strict=True
+    ):
+        pieces = [build(aten.slice.Tensor, x, axis, i * gap, i * gap + (n - 1) * step + 1, step) for i in range(size)]
+        x = pieces[0]
+        for piece in pieces[1:]:
+            x = build(aten.maximum.default, x, piece)
+    return x
+
+
+def pool_of_volumes(build: Builder, node: fx.Node) -> fx.Node | None:
+    """max_pool3d and avg_pool3d: over height and width, then over depth."""
+    x, largest = node.args[0], node.target is aten.max_pool3d.default
+    if len(shape_of(x)) != 5 or argument(node, "ceil_mode"):
+        return None
+    names = ("kernel_size", "stride", "padding") + (("dilation",) if largest else ())
+    values = {name: _all(argument(node, name) or 0, 3) for name in names}
+    values["stride"] = values["stride"] if any(values["stride"]) else values["kernel_size"]
+    if not largest and (argument(node, "divisor_override") or not argument(node, "count_include_pad")):
+        return None
+    kind = aten.max_pool2d.default if largest else aten.avg_pool2d.default
+    _, channels, depth, height, width = shape_of(x)
+    image = build(aten.reshape.default, x, [-1, channels * depth, height, width])
+    pooled = build(kind, image, *[list(values[name][1:]) for name in names])
+    height, width = shape_of(pooled)[2:]
+    rows = build(aten.reshape.default, pooled, [-1, channels, depth, height * width])
+    beside = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+    pooled = build(kind, rows, *[[values[name][0], beside[name]] for name in names])
+    return build(aten.reshape.default, pooled, [-1, channels, shape_of(pooled)[2], height, width])
+
+
 def adaptive_max_pool(build: Builder, node: fx.Node) -> Any:
     """Windows of one size as plain pooling, others piece by piece, unless it is asked where the largest ones stood."""
     x, rank = node.args[0], 1 if node.target is aten.adaptive_max_pool1d.default else 2
@@ -197,6 +235,9 @@ REWRITES: dict[Any, Any] = {
     aten.avg_pool1d.default: average_pool,
     aten.avg_pool2d.default: average_pool,
     aten.max_pool1d.default: max_pool,
+    aten.max_pool2d.default: dilated_max_pool,
+    aten.max_pool3d.default: pool_of_volumes,
+    aten.avg_pool3d.default: pool_of_volumes,
     aten.adaptive_max_pool1d.default: adaptive_max_pool,
     aten.adaptive_max_pool2d.default: adaptive_max_pool,
     aten.adaptive_avg_pool1d.default: adaptive_average_pool,

@@ -13,9 +13,7 @@ from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
 from edgepress.compress.quantize.operators.build import Builder, shape_of
-
-#: Stands for minus infinity in masks.
-_LEAST = -64.0
+from edgepress.compress.quantize.operators.masks import LEAST
 
 
 def product(build: Builder, node: fx.Node) -> fx.Node | None:
@@ -64,13 +62,25 @@ def _hidden(build: Builder, mask: Any, rows: int, columns: int) -> torch.Tensor 
     exp of the least is 0 in any float beside exp of a score; minus infinity would leave a range no steps.
     """
     if mask is None:
-        return torch.full((rows, columns), _LEAST).triu(1)
+        return torch.full((rows, columns), LEAST).triu(1)
     if mask.op != "get_attr":
         return None
     values = build.tensor_of(mask).detach()
     if values.dtype == torch.bool:
-        return torch.zeros(values.shape).masked_fill(~values, _LEAST)
-    return values.clamp(min=_LEAST) if bool((values < _LEAST).any()) else None
+        return torch.zeros(values.shape).masked_fill(~values, LEAST)
+    return values.clamp(min=LEAST) if bool((values < LEAST).any()) else None
+
+
+def bilinear(build: Builder, node: fx.Node) -> fx.Node:
+    """y_o = x^T W_o z + b_o: one fully connected layer of z for every x and o, and a product with x."""
+    x, z, weight = node.args[:3]
+    bias = argument(node, "bias")
+    outputs, left, right = shape_of_any(build, weight)
+    rows = build.constant("weight", build.tensor_of(weight).detach().reshape(outputs * left, right))
+    shape = [-1, *shape_of(z)[1:-1], outputs, left]
+    turned = build(aten.reshape.default, build(aten.linear.default, z, rows), shape)
+    made = build(aten.sum.dim_IntList, build(aten.mul.Tensor, turned, build(aten.unsqueeze.default, x, -2)), [-1])
+    return made if bias is None else build(aten.add.Tensor, made, bias)
 
 
 def einsum(build: Builder, node: fx.Node) -> fx.Node | None:
@@ -127,5 +137,6 @@ REWRITES: dict[Any, Any] = {
     aten.addmm.default: product_and_sum,
     aten.baddbmm.default: product_and_sum,
     aten.einsum.default: einsum,
+    aten.bilinear.default: bilinear,
     aten.scaled_dot_product_attention.default: attention,
 }

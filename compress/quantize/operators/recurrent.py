@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers step by step, in fully connected layers, sums, products and activations.
+"""Recurrent layers and cells step by step, in fully connected layers, sums, products and activations.
 
 All steps share their weights and biases, in the file as in training.
 """
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportReturnType=false
+# pyright: reportOptionalIterable=false
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -94,23 +95,44 @@ def recurrent(step: Step, gates: int, states: int) -> Callable[[Builder, fx.Node
         into, weight = own[:2]
         bias = own[3] if biased else None
         projected = build(aten.linear.default, x, into, own[2] if biased else None)
-        size = shape_of(projected)[-1] // gates
         rows = []
         order = range(shape_of(x)[time])
         for index in reversed(order) if backwards else order:
             given = build(aten.select.int, projected, time, index)
-            hidden = state[0]
-            from_hidden = bias if hidden is _ZERO else build(aten.linear.default, hidden, weight, bias)
-            state = step(
-                build,
-                [_part(build, given, i, size, gates) for i in range(gates)],
-                [None if from_hidden is None else _part(build, from_hidden, i, size, gates) for i in range(gates)],
-                state,
-            )
+            state = _advanced(build, step, gates, given, state, weight, bias)
             rows.append(build(aten.unsqueeze.default, state[0], time))
         return rows[::-1] if backwards else rows, state
 
     return write
+
+
+def cell(step: Step, gates: int, states: int) -> Callable[[Builder, fx.Node], Any]:
+    """How one step is written that a network calls by itself; arguments as for `recurrent`."""
+
+    def write(build: Builder, node: fx.Node) -> Any:
+        x, initial, into, weight = node.args[:4]
+        if len(shape_of(x)) != 2:
+            return None  # without a batch
+        state = tuple(_ZERO if _is_zero(build, entry) else entry for entry in (initial if states == 2 else (initial,)))
+        given = build(aten.linear.default, x, into, argument(node, "b_ih"))
+        made = _advanced(build, step, gates, given, state, weight, argument(node, "b_hh"))
+        return tuple(made) if states == 2 else made[0]
+
+    return write
+
+
+def _advanced(
+    build: Builder, step: Step, gates: int, given: fx.Node, state: State, weight: fx.Node, bias: fx.Node | None
+) -> tuple[fx.Node, ...]:
+    """The next state, from what the input gives to all gates."""
+    hidden, size = state[0], shape_of(given)[-1] // gates
+    from_hidden = bias if hidden is _ZERO else build(aten.linear.default, hidden, weight, bias)
+    return step(
+        build,
+        [_part(build, given, i, size, gates) for i in range(gates)],
+        [None if from_hidden is None else _part(build, from_hidden, i, size, gates) for i in range(gates)],
+        state,
+    )
 
 
 def _part(build: Builder, value: fx.Node, number: int, size: int, parts: int) -> fx.Node:
@@ -118,9 +140,13 @@ def _part(build: Builder, value: fx.Node, number: int, size: int, parts: int) ->
 
 
 def _start(build: Builder, initial: fx.Node, number: int) -> fx.Node | None:
-    if initial.target in _ZEROS or (initial.op == "get_attr" and not bool(build.tensor_of(initial).any())):
-        return _ZERO
-    return build(aten.select.int, initial, 0, number)
+    return _ZERO if _is_zero(build, initial) else build(aten.select.int, initial, 0, number)
+
+
+def _is_zero(build: Builder, state: Any) -> bool:
+    while state.target is aten.expand.default:
+        state = state.args[0]
+    return state.target in _ZEROS or (state.op == "get_attr" and not bool(build.tensor_of(state).any()))
 
 
 _ZEROS = {aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default}
@@ -129,4 +155,8 @@ REWRITES: dict[Any, Any] = {
     aten.lstm.input: recurrent(_lstm, gates=4, states=2),
     aten.rnn_tanh.input: recurrent(_plain(aten.tanh.default), gates=1, states=1),
     aten.rnn_relu.input: recurrent(_plain(aten.relu.default), gates=1, states=1),
+    aten.gru_cell.default: cell(_gru, gates=3, states=1),
+    aten.lstm_cell.default: cell(_lstm, gates=4, states=2),
+    aten.rnn_tanh_cell.default: cell(_plain(aten.tanh.default), gates=1, states=1),
+    aten.rnn_relu_cell.default: cell(_plain(aten.relu.default), gates=1, states=1),
 }

@@ -16,6 +16,16 @@ from edgepress.compress.quantize.operators.build import Builder, shape_of
 
 #: TFLite Micro joins at most ten values at once.
 _MOST_JOINED = 10
+_MOST_COPIES = 64
+_BROADCASTING = {
+    getattr(getattr(aten, name), overload)
+    for name, overload in (
+        *((name, "Tensor") for name in ("add", "sub", "mul", "div", "gt", "ge", "lt", "le", "eq", "ne")),
+        ("maximum", "default"),
+        ("minimum", "default"),
+        ("where", "self"),
+    )
+}
 
 
 def joined(build: Builder, node: fx.Node) -> fx.Node | None:
@@ -132,25 +142,82 @@ def transposed_convolution(build: Builder, node: fx.Node) -> fx.Node | None:
 
 
 def nearest(build: Builder, node: fx.Node) -> fx.Node | None:
-    """Enlarging by a factor that is not whole: pixels picked by their numbers, floor(i / factor) as torch has it.
+    """Enlarging by a factor that is not whole: pixels picked by their numbers, floor(i / factor) as torch has it, or
+    floor((i + 1/2) / factor) where it is "nearest-exact".
 
     LiteRT-Torch's resize looks from the middles of pixels, which is the same for whole factors only.
     """
     x, before, after = node.args[0], shape_of(node.args[0]), shape_of(node)
+    exact = node.target in _FROM_MIDDLES
     if all(new % old == 0 for old, new in zip(before[2:], after[2:], strict=True)):
-        return None
+        # From whole factors, pixels and their middles pick the same.
+        return build(_FROM_MIDDLES[node.target], *node.args, **node.kwargs) if exact else None
     for axis, factor in enumerate(_factors(node, len(after) - 2), 2):
         if after[axis] != before[axis]:
             step = before[axis] / after[axis] if factor is None else 1 / factor
-            picked = (torch.arange(after[axis], dtype=torch.float32) * torch.tensor(step)).floor()
+            picked = ((torch.arange(after[axis], dtype=torch.float32) + 0.5 * exact) * torch.tensor(step)).floor()
             index = build.constant(f"pixels_{axis}", picked.clamp(max=before[axis] - 1).to(torch.int32))
             x = build(aten.index_select.default, x, axis, index)
     return x
 
 
+def expanded(build: Builder, node: fx.Node) -> fx.Node | None:
+    """expand of images: left out where operators broadcast by themselves, else copies side by side.
+
+    LiteRT-Torch turns images channels last and lets the sizes of an expand stand as they were.
+    """
+    x = node.args[0]
+    if x.op == "get_attr" or len(shape_of(x)) != 4 or len(shape_of(node)) != 4:
+        return None
+    if all(_broadcasts(user, node) for user in node.users):
+        return x
+    return _side_by_side(build, x, [n // m for n, m in zip(shape_of(node), shape_of(x), strict=True)])
+
+
+def _broadcasts(user: fx.Node, node: fx.Node) -> bool:
+    others = [x for x in user.all_input_nodes if x is not node]
+    return user.target in _BROADCASTING and any(shape_of(x) == shape_of(user) for x in others if "val" in x.meta)
+
+
+def repeated(build: Builder, node: fx.Node) -> fx.Node | None:
+    """repeat and tile of images as copies side by side: LiteRT-Torch repeats along axes as they were before it."""
+    x, times = node.args[0], list(node.args[1])
+    if len(shape_of(x)) != 4 or len(times) > 4 or not all(isinstance(n, int) for n in times):
+        return None
+    return _side_by_side(build, x, [1] * (4 - len(times)) + times)
+
+
+def _side_by_side(build: Builder, x: fx.Node, times: list[int]) -> fx.Node | None:
+    if times[0] != 1 or max(times) > _MOST_COPIES or min(times) < 1:
+        return None
+    for axis, n in enumerate(times):
+        x = build(aten.cat.default, [x] * n, axis) if n > 1 else x
+    return x
+
+
+def picked_by_numbers(build: Builder, node: fx.Node) -> fx.Node | None:
+    """x[:, [2, 0, 1]] and repeat_interleave: rows of one axis, whose numbers are constant."""
+    x = node.args[0]
+    if node.target is aten.repeat_interleave.self_int:
+        times, dim = node.args[1], argument(node, "dim")
+        if dim is None or not isinstance(times, int):
+            return None
+        rows = torch.arange(shape_of(x)[dim]).repeat_interleave(times)
+    else:
+        given = [(axis, index) for axis, index in enumerate(node.args[1]) if index is not None]
+        if len(given) != 1 or given[0][1].op != "get_attr":
+            return None
+        dim, rows = given[0][0], build.tensor_of(given[0][1])
+        if rows.dim() != 1 or rows.dtype == torch.bool:
+            return None
+    size = shape_of(x)[dim]
+    rows = torch.where(rows < 0, rows + size, rows)
+    return build(aten.index_select.default, x, dim, build.constant("rows", rows.to(torch.int32)))
+
+
 def _factors(node: fx.Node, rank: int) -> list[float | None]:
     """By how much each axis is enlarged, where it was said; else it follows from the sizes."""
-    if node.target in (aten.upsample_nearest2d.vec, aten.upsample_nearest1d.vec):
+    if str(node.target).endswith(".vec"):
         given = argument(node, "scale_factors")
     else:
         given = [argument(node, name) for name in (("scales_h", "scales_w") if rank == 2 else ("scales",))]
@@ -185,6 +252,13 @@ def _all(value: Any, rank: int) -> tuple[int, ...]:
     return values * rank if len(values) == 1 else values
 
 
+#: "nearest-exact" -> "nearest".
+_FROM_MIDDLES: dict[Any, Any] = {
+    aten._upsample_nearest_exact2d.vec: aten.upsample_nearest2d.vec,
+    aten._upsample_nearest_exact2d.default: aten.upsample_nearest2d.default,
+    aten._upsample_nearest_exact1d.vec: aten.upsample_nearest1d.vec,
+    aten._upsample_nearest_exact1d.default: aten.upsample_nearest1d.default,
+}
 #: What LiteRT-Torch cannot convert otherwise, in float either.
 ALWAYS: dict[Any, Any] = {
     aten.conv_transpose1d.default: transposed_convolution,
@@ -193,11 +267,17 @@ ALWAYS: dict[Any, Any] = {
     aten.upsample_nearest2d.default: nearest,
     aten.upsample_nearest1d.vec: nearest,
     aten.upsample_nearest1d.default: nearest,
+    **dict.fromkeys(_FROM_MIDDLES, nearest),
+    aten.expand.default: expanded,
+    aten.repeat.default: repeated,
+    aten.tile.default: repeated,
 }
 REWRITES: dict[Any, Any] = {
     aten.cat.default: joined,
     aten.stack.default: stacked,
     aten.select.int: taken_from_joined,
     aten.roll.default: rolled,
+    aten.index.Tensor: picked_by_numbers,
+    aten.repeat_interleave.self_int: picked_by_numbers,
     aten.pad.default: padded,
 }

@@ -7,7 +7,7 @@ from edgepress.compress.quantize.operators import elementwise, norms, pooling, p
 from edgepress.compress.quantize.operators.build import Rewrite
 
 #: For converters that know them in no form, whatever the numbers.
-FOR_CONVERTERS: dict[object, Rewrite] = shapes.ALWAYS
+FOR_CONVERTERS: dict[object, Rewrite] = {**elementwise.ALWAYS, **shapes.ALWAYS}
 #: For integers.
 FOR_INTEGERS: dict[object, Rewrite] = {
     **elementwise.REWRITES,

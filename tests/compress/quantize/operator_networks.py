@@ -123,6 +123,8 @@ ACTIVATIONS: dict[str, Case] = {
     }.items()
 }
 FUNCTIONS: dict[str, Case] = {
+    "clamp_between_numbers_of_two_kinds": case(lambda s, y: y.clamp(-0.5, 1)),
+    "rrelu": case(lambda s, y: F.rrelu(y)),
     "abs": _one(torch.abs),
     "clamp": _one(lambda y: y.clamp(-0.3, 0.5)),
     "clamp_01": _one(lambda y: y.clamp(0, 1)),
@@ -170,6 +172,28 @@ REDUCTIONS: dict[str, Case] = {
     "adaptive_avg_pool_5": _one(lambda y: F.adaptive_avg_pool2d(y, 5)),
 }
 SHAPES: dict[str, Case] = {
+    "expanded_channel": case(lambda s, y: y * y[:, :1].expand(-1, 8, -1, -1)),
+    "expanded_row": case(lambda s, y: torch.maximum(y, y[:, :, :1].expand_as(y))),
+    "expanded_as_gate": case(lambda s, y: y * y.mean((2, 3), keepdim=True).expand_as(y)),
+    "expanded_beside": case(
+        lambda s, y: torch.cat([y[:, :4], y.mean((2, 3), keepdim=True)[:, :4].expand(-1, -1, 12, 12)], 1)
+    ),
+    "repeated_channels": case(lambda s, y: y[:, :4].repeat(1, 2, 1, 1)),
+    "repeated_in_space": case(lambda s, y: y.repeat(1, 1, 2, 3)),
+    "tiled_channels": case(lambda s, y: torch.tile(y[:, :3], (1, 2, 1, 1))),
+    "picked_channels": case(lambda s, y: y[:, [7, 0, 3, -2]]),
+    "picked_rows": case(lambda s, y: y[:, :, [-1, 0, 5]]),
+    "interleaved_channels": case(lambda s, y: y[:, :4].repeat_interleave(2, 1)),
+    "interleaved_columns": case(lambda s, y: y.repeat_interleave(2, 3)),
+    "nearest_exact_whole": case(lambda s, y: F.interpolate(y, scale_factor=2, mode="nearest-exact")),
+    "nearest_exact": case(lambda s, y: F.interpolate(y, scale_factor=1.5, mode="nearest-exact")),
+    "nearest_exact_size": case(lambda s, y: F.interpolate(y, size=(17, 7), mode="nearest-exact")),
+    "max_pool_dilated": case(lambda s, y: F.max_pool2d(y, 2, 1, dilation=3)),
+    "max_pool_dilated_strides": case(lambda s, y: F.max_pool2d(y, (3, 2), (2, 3), dilation=(2, 1))),
+    "max_pool_of_volumes": case(lambda s, y: F.max_pool3d(y.unflatten(1, (2, 4)), (2, 3, 2), padding=1).flatten(1, 2)),
+    "avg_pool_of_volumes": case(lambda s, y: F.avg_pool3d(y.unflatten(1, (2, 4)), 2, 1).flatten(1, 2)),
+    "gated_halves": case(lambda s, y: F.glu(y, 1)),
+    "gated_columns": case(lambda s, y: F.glu(y)),
     "pad_reflect": _one(lambda y: F.pad(y, (1, 2, 2, 1), mode="reflect")),
     "pad_replicate": _one(lambda y: F.pad(y, (1, 2, 2, 1), mode="replicate")),
     "pad_circular": _one(lambda y: F.pad(y, (1, 2, 2, 1), mode="circular")),
@@ -194,6 +218,21 @@ NORMS: dict[str, Case] = {
     "deviation": case(lambda s, y: y + y.std((2, 3), keepdim=True)),
 }
 PRODUCTS: dict[str, Case] = {
+    "bilinear": case(lambda s, y: s.form(y[..., :4], y[..., 4:9]), form=lambda: nn.Bilinear(4, 5, 3)),
+    "bilinear_without_bias": case(
+        lambda s, y: s.form(y[..., :4], y[..., 4:9]), form=lambda: nn.Bilinear(4, 5, 3, bias=False)
+    ),
+    **{
+        f"masked_{name}": case(lambda s, y, hide=hide: (hide(y @ y.transpose(1, 2) / 16)).softmax(-1) @ y)
+        for name, hide in {
+            "by_infinity": lambda y: y.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf),
+            "by_a_number": lambda y: y.masked_fill(torch.tril(torch.ones(6, 6)) == 0, -1e9),
+            "by_the_least": lambda y: torch.where(torch.tril(torch.ones(6, 6)).bool(), y, torch.finfo(y.dtype).min),
+            "turned": lambda y: torch.where(torch.ones(6, 6).triu(1).bool(), -1e4, y),
+            "by_a_sum": lambda y: torch.full((6, 6), -torch.inf).triu(1) + y,
+            "behind_heads": lambda y: (y.unflatten(0, (-1, 1)) - 100 * torch.ones(6, 6).triu(1)).flatten(0, 1),
+        }.items()
+    },
     "attention": case(_heads, qkv=lambda: nn.Linear(16, 48)),
     "masked_attention": case(_masked, qkv=lambda: nn.Linear(16, 48)),
     "scaled_attention": case(_scaled, qkv=lambda: nn.Linear(16, 48)),
@@ -239,7 +278,28 @@ ROWS: dict[str, Case] = {
     ),
     "normalized": case(lambda s, y: F.normalize(y, dim=-1)),
 }
+
+
+def _cells(s: Any, y: torch.Tensor) -> torch.Tensor:
+    state = y.new_zeros(len(y), 8)
+    for step in y.unbind(1):
+        state = s.cell(step, state)
+    return state
+
+
+def _lstm_cells(s: Any, y: torch.Tensor) -> torch.Tensor:
+    state = (s.start.expand(len(y), -1), y.new_zeros(len(y), 8))
+    for step in y.unbind(1):
+        state = s.cell(step, state)
+    return torch.cat(state, 1)
+
+
 RECURRENT: dict[str, Case] = {
+    "gru_cell": case(_cells, cell=lambda: nn.GRUCell(16, 8)),
+    "gru_cell_without_bias": case(_cells, cell=lambda: nn.GRUCell(16, 8, bias=False)),
+    "rnn_cell": case(_cells, cell=lambda: nn.RNNCell(16, 8)),
+    "rnn_cell_relu": case(_cells, cell=lambda: nn.RNNCell(16, 8, nonlinearity="relu")),
+    "lstm_cell": case(_lstm_cells, cell=lambda: nn.LSTMCell(16, 8), start=lambda: nn.Parameter(torch.randn(1, 8))),
     "gru_last": case(lambda s, y: s.rnn(y)[0][:, -1], rnn=lambda: nn.GRU(16, 8, batch_first=True)),
     "gru_all": case(lambda s, y: s.rnn(y)[0], rnn=lambda: nn.GRU(16, 8, 2, batch_first=True)),
     "gru_both_ways": case(

@@ -279,21 +279,3 @@ def test_sensitivity_names_the_costliest_layer(x: torch.Tensor, quantized) -> No
     assert next(entry.value for entry in results if entry.key == "stem.0/conv2d") == "stem.2/relu"
     assert figure(results, "net").startswith("<svg")
     assert "stem.0/conv2d" in table(results)
-
-
-def test_a_module_that_is_used_twice_is_quantized_but_has_no_checkpoint() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(4, 4, 3, padding=1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.conv(torch.relu(self.conv(x)))
-
-    torch.manual_seed(0)
-    net, x = Twice().eval(), torch.randn(4, 4, 8, 8)
-    made = quantize_model(net, x[:1], [x])
-    with torch.no_grad():
-        assert float((made.model(x) - net(x)).abs().max()) < 0.05
-    with pytest.raises(UsageError, match="shared with"):
-        unfold(made, net)
