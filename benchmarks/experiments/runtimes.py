@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgepress.benchmarks.experiments.integers.networks import Candidate, candidates, portable
+from edgepress.benchmarks.experiments.rounding_spread import rounding_spread
 from edgepress.benchmarks.experiments.runtimes_page import PAGE, page, runtime_tables, violations
 from edgepress.deploy.verify.parity import MAX_LSB, MEAN_LSB
 from edgepress.models.atomic import write_json, write_text
@@ -54,13 +55,15 @@ def measure(one: Candidate, task: Any, folder: Path, *, rounds: int, runs: int) 
     Returns:
         {"network", "task", "macs", "rule", "params", "samples", "torch_accuracy", "rows": [{"row", "format",
         "runtime", "file_bytes", "correct", "total", "accuracy", "max_lsb", "mean_lsb", "equal", "label_agreement"
-        against fake quantization, "p50_ms", "min_ms", "runs"}]}.
+        against fake quantization, "p50_ms", "min_ms", "runs"}], "spread": of
+        `rounding_spread` where a row is beyond `MAX_LSB`, else null}.
 
     Raises:
         RuntimeFailure: a runtime is missing or failed.
     """
     from edgepress.deploy.runtimes.registry import available_runtimes
     from edgepress.deploy.runtimes.sessions import open_session
+    from edgepress.deploy.runtimes.torch_engine import TorchEngine
     from edgepress.deploy.verify.differences import compare
     from edgepress.models.checkpoints.checkpoint import read_metrics
 
@@ -96,6 +99,13 @@ def measure(one: Candidate, task: Any, folder: Path, *, rounds: int, runs: int) 
             }
         )
         say(f"  {row}: {right} of {len(labels)} right, at most {compared['max_lsb']} LSB, {size:,} bytes")
+    spread = None
+    if max(found["max_lsb"] for found in rows) > MAX_LSB:  # only then is there something to explain
+        quantized = TorchEngine(checkpoint).quantized
+        if quantized is None:
+            raise RuntimeFailure(f"{checkpoint} holds no integers")
+        spread = rounding_spread(quantized, _batches(task, len(labels)))
+        say(f"  roundings that may go either way: at most {spread['max_lsb']:g} LSB")
     taken: dict[str, list[float]] = {row: [] for row, *_ in ROWS}
     for _ in range(rounds):
         for row, form, name in ROWS:
@@ -113,6 +123,7 @@ def measure(one: Candidate, task: Any, folder: Path, *, rounds: int, runs: int) 
         "samples": len(labels),
         "torch_accuracy": float((expected.argmax(1) == labels).mean()),
         "rows": rows,
+        "spread": spread,
     }
 
 
@@ -138,11 +149,13 @@ def _files(one: Candidate, task: Any, folder: Path) -> tuple[Path, dict[str, Pat
     return source.path, files
 
 
-def _outputs(session: Any, task: Any, count: int) -> np.ndarray:
+def _batches(task: Any, count: int) -> list[np.ndarray]:
     features = task.features("test")
-    return np.concatenate(
-        [session.run(np.asarray(features[at : at + _BATCH], np.float32)) for at in range(0, count, _BATCH)]
-    )
+    return [np.asarray(features[at : at + _BATCH], np.float32) for at in range(0, count, _BATCH)]
+
+
+def _outputs(session: Any, task: Any, count: int) -> np.ndarray:
+    return np.concatenate([session.run(batch) for batch in _batches(task, count)])
 
 
 def _turn(path: Path, runtime: str, runs: int) -> list[float]:

@@ -18,6 +18,7 @@ from edgepress.deploy.export.marks import marked, marked_onnx
 from edgepress.deploy.export.stand_ins import described, with_tables
 from edgepress.deploy.export.to_tflite import run_outside, silenced
 from edgepress.deploy.onnx_files.integers import write_integers
+from edgepress.deploy.onnx_files.limits import write_limits
 from edgepress.deploy.onnx_files.tidy import give_constants, pool_globally, tidy
 from edgepress.deploy.verify.match import match_values, probe_around, record_values
 from edgepress.models.errors import UsageError
@@ -61,6 +62,7 @@ def integer_onnx(quantized: Quantized, example_inputs: tuple[Any, ...], types: s
     ours = record_values(marked(stand_in, carried), probe)
     names = match_values(ours, _run_all(marked_onnx(model, carried), [x.numpy() for x in probe]))
     written = write_integers(model, names, quantized, described(carried, module), types)
+    write_limits(model)
     return ConvertedFile(_checked(model), written.ranges, written.islands, _layouts(model))
 
 

@@ -106,10 +106,27 @@ class _Writer:
             self.paired.module = fx.GraphModule(self.module, self.graph, class_name="Integers").eval()
 
     def _activation(self, node: fx.Node) -> None:
-        """16 bits, which the parts of norms and attention have, stay in float: XNNPACK's kernels have 8."""
+        """A pair; 16 bits, which the parts of norms and attention have, stay in float: XNNPACK's kernels have 8.
+
+        Their limits stay: of a channel that is nearly 0, 1 / sqrt is thousands of times what the integers can say.
+        """
         quantizer: Any = self.module.get_submodule(str(node.target))
         integers = quantizer.integers(node.kwargs.get("bits"))
-        self._replace(node, self._pair(node, node.args[0], integers) if integers.bits == 8 else node.args[0])  # type: ignore[arg-type]
+        if integers.bits == 8:
+            self._replace(node, self._pair(node, node.args[0], integers))
+            return
+        source: Any = node.args[0]
+        low, high = (float(integers.dequantize(end)) for end in (integers.lowest, integers.highest))
+        given = self.integers.get(source)
+        slack = float(integers.scale) / 2  # what rounds to the last integer is within
+        if (
+            given is None
+            or float(given.dequantize(given.lowest)) < low - slack
+            or float(given.dequantize(given.highest)) > high + slack
+        ):
+            with self.graph.inserting_after(node):
+                source = self.graph.call_function(aten.clamp.default, (source, low, high))
+        self._replace(node, source)
 
     def _follower(self, node: fx.Node) -> None:
         """Kernels of integers have a pair on both sides of what only moves values, too."""

@@ -60,6 +60,8 @@ def defects_in(path: Path, runtime: str) -> list[str]:
     """Known defects of a runtime which a file meets on this processor, as sentences with a link."""
     if runtime == "onnxruntime" and path.suffix.lower() == ".onnx":
         return _saturated(path)
+    if runtime == "openvino" and path.suffix.lower() == ".onnx":
+        return _unlimited(path)
     return _met(path, runtime, DEFECTS)
 
 
@@ -71,6 +73,19 @@ def _saturated(path: Path) -> list[str]:
     return [
         f"onnxruntime: on this processor, an x86 without VNNI, sums of {len(layers)} layers with int8 weights saturate "
         "at 16 bits; export with --onnx-integers u8u8 (https://github.com/microsoft/onnxruntime/issues/6004)"
+    ]
+
+
+def _unlimited(path: Path) -> list[str]:
+    from edgepress.deploy.onnx_files.limits import unlimited
+    from edgepress.deploy.onnx_files.reader import read_onnx
+
+    if not (found := unlimited(read_onnx(path).model.graph)):
+        return []
+    return [
+        f"openvino: {len(found)} values with 16 bits stay in float32 without their limits, where QuantizeLinear "
+        "saturates; a Clip before each, which our export writes, keeps them "
+        "(https://github.com/openvinotoolkit/openvino/pull/35902)"
     ]
 
 

@@ -153,6 +153,8 @@ class _Reader:
                         self.activation_bytes[place] = min(before, self.bytes_of(name))
                 if node.op_type in PASSING and node.op_type not in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
                     continue
+                if self._is_limit(node):
+                    continue
             layer = self._layer(index, node, folded)
             if index not in folded and (why := why_unknown(node, layer.op, self.file)):
                 self.unknown[len(found)] = why
@@ -161,12 +163,17 @@ class _Reader:
 
     def _renames(self, index: int, node: Any) -> bool:
         data = node.input[0] if node.input else ""
-        if node.op_type in PASSING and node.op_type not in ("Transpose", "Cast"):
+        if self._is_limit(node) or (node.op_type in PASSING and node.op_type not in ("Transpose", "Cast")):
             return True
         if node.op_type in _FUSED_ACTIVATIONS and data in self.writer and self._only_reader(data, index):
             writer = self.nodes[self.writer[data]]
             return writer.op_type in _PRODUCTS or writer.op_type == "BatchNormalization"
         return False
+
+    def _is_limit(self, node: Any) -> bool:
+        """Whether a Clip is the saturation of a QuantizeLinear to 16 bits (`deploy.onnx_files.limits`)."""
+        readers = [self.nodes[at] for at in self.users.get(node.output[0], ())] if node.op_type == "Clip" else []
+        return [(r.op_type, self.element_bytes.get(r.output[0])) for r in readers] == [("QuantizeLinear", 2)]
 
     def _only_reader(self, name: str, index: int) -> bool:
         return self.users.get(name) == [index] and name not in self.returned

@@ -122,3 +122,27 @@ def test_borders_come_back_as_they_were_told() -> None:
     assert border_of("output", 0, list(told), told.__getitem__) == (0.25, 7)
     with pytest.raises(KeyError):
         border_of("output", 0, list(told), {}.__getitem__)
+
+
+def test_sixteen_bits_keep_their_limits_in_float() -> None:
+    """Rows twenty times as even as those of the calibration: 1 / deviation is beyond its integers."""
+    x = torch.randn(20, 6, generator=torch.Generator().manual_seed(1))
+    net = trained_like(lambda: nn.Sequential(nn.Linear(6, 8, bias=False), nn.LayerNorm(8)))
+    quantized = quantize_model(net, x[:1], [x], bias_correction=False)
+    with torch.no_grad():
+        paired = with_pairs(quantized)
+        even = x / 20
+        difference = (paired.module(even) - quantized.model(even)).abs().max()
+        assert paired.outputs[0] is not None
+        assert float(difference) <= 1.001 * float(paired.outputs[0].scale)
+    root = next(node for node in paired.module.graph.nodes if node.target is torch.ops.aten.rsqrt.default)
+    (limit,) = root.users
+    assert limit.target is torch.ops.aten.clamp.default
+    integers = next(i for name, i in quantized.integers().items() if name == root.name)
+    assert limit.args[1:] == pytest.approx((-32768 * float(integers.scale), 32767 * float(integers.scale)), rel=1e-6)
+    # Without the limits the same rows are far away.
+    for node in [n for n in paired.module.graph.nodes if n.target is torch.ops.aten.clamp.default]:
+        node.replace_all_uses_with(node.args[0])
+    paired.module.recompile()
+    with torch.no_grad():
+        assert float((paired.module(even) - quantized.model(even)).abs().max()) > 20 * float(paired.outputs[0].scale)

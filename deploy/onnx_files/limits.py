@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits before 16-bit pairs: the saturation of QuantizeLinear, written out for runtimes that leave the pair out.
+
+OpenVINO computes what has 16 bits in float32 and drops the pairs (`FQStrippingTransformation` of its low precision
+transformations), and with them their limits, for which 1 / sqrt has them in the first place: of a channel that is
+nearly 0 it is thousands of times what the integers can say. ONNX Runtime melts a Clip that allows what the pair behind
+it allows with that pair, so that it costs nothing there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Operators that only move values or choose among them: they have the integers of their inputs, which are within.
+_MOVING = {
+    *("MaxPool", "AveragePool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Slice"),
+    *("Split", "Gather", "Resize", "Expand", "DepthToSpace", "SpaceToDepth", "Max", "Min", "ReduceMax", "ReduceMin"),
+    "Where",
+}
+_WIDE = (np.dtype(np.int16), np.dtype(np.uint16))
+
+
+def limits_of(scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.float32, np.float32]:
+    """The least and the greatest real value of integers with one scale."""
+    ends = np.iinfo(zero_point.dtype)
+    low, high = (np.float32(end - int(zero_point)) * np.float32(scale) for end in (ends.min, ends.max))
+    return low, high
+
+
+def unlimited(graph: onnx.GraphProto) -> list[Any]:
+    """QuantizeLinear nodes to 16 bits whose saturation is theirs alone: no Clip and no integers before them.
+
+    The network's inputs are left out: who feeds the file knows their integers, and `runtimes` rounds to them before.
+    """
+    from onnx import numpy_helper
+
+    constants = {entry.name: entry for entry in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+
+    def parameters(node: Any) -> tuple[np.ndarray, np.ndarray] | None:
+        if len(node.input) < 3 or not all(name in constants for name in node.input[1:3]):
+            return None
+        scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+        return (scale, zero_point) if scale.size == 1 else None
+
+    found = []
+    for node in graph.node:
+        own = parameters(node) if node.op_type == "QuantizeLinear" else None
+        before = made_by.get(node.input[0]) if own is not None else None
+        if own is None or before is None or own[1].dtype not in _WIDE or before.op_type in (*_MOVING, "Clip"):
+            continue
+        given = parameters(before) if before.op_type == "DequantizeLinear" else None
+        if given is not None:
+            (low, high), (least, greatest) = limits_of(*own), limits_of(*given)
+            slack = np.float32(own[0]) / 2  # what rounds to the last integer is within
+            if least >= low - slack and greatest <= high + slack:
+                continue
+        found.append(node)
+    return found
+
+
+def write_limits(model: onnx.ModelProto) -> None:
+    """Put a Clip before each 16-bit pair that may saturate, in place."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
+    wanted = {node.output[0] for node in unlimited(graph)}
+    stored: dict[float, str] = {}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.output[0] in wanted:
+            names = []
+            for limit in limits_of(constants[node.input[1]], constants[node.input[2]]):
+                if float(limit) not in stored:
+                    stored[float(limit)] = f"limit/{limit:.9g}"
+                    graph.initializer.append(numpy_helper.from_array(np.asarray(limit), stored[float(limit)]))
+                names.append(stored[float(limit)])
+            within = f"{node.output[0]}_within"
+            nodes.append(helper.make_node("Clip", [node.input[0], *names], [within]))
+            node.input[0] = within
+        nodes.append(node)
+    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
