@@ -265,6 +265,7 @@ def _spliced(
     new = fx.Graph()
     value_of: dict[fx.Node, Any] = {}
     inside: dict[fx.Node, Any] = {}
+    sizes: dict[tuple[fx.Node, int], fx.Node] = {}
 
     def known(node: fx.Node) -> Any:
         return value_of[roots.get(node, node)]
@@ -277,12 +278,32 @@ def _spliced(
             value_of[roots.get(node, node)] = _kept(new, node, known, names)
             continue
         for piece in pieces.get(node, []):
+            size = _size_of_input(graph, piece)
+            if size is not None:  # not of a value inside, which would have one more reader
+                if size not in sizes:
+                    sizes[size] = new.call_function(aten.sym_size.int, (value_of[size[0]], size[1]))
+                    sizes[size].meta = {key: value for key, value in piece.meta.items() if key != _OF}
+                inside[piece] = sizes[size]
+                continue
             made = inside[inner.get(piece, piece)] = _copied(new, piece, within, names)
             del made.meta[_OF]
         value_of[roots.get(node, node)] = fx.map_arg(results[node], within)
     new.eliminate_dead_code()
     new.lint()
     return new
+
+
+def _size_of_input(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node, int] | None:
+    """The input and the axis whose size at run time a node gives; None for another number."""
+    value = node.meta.get("val")
+    if node.target is not aten.sym_size.int or not isinstance(value, torch.SymInt):
+        return None
+    for source in graph.nodes:
+        given = source.meta.get("val") if source.op == "placeholder" else None
+        for axis, size in enumerate(given.shape if isinstance(given, torch.Tensor) else ()):
+            if str(size) == str(value):
+                return source, axis
+    return None
 
 
 def _kept(graph: fx.Graph, node: fx.Node, known: Callable[[fx.Node], Any], names: Mapping[Any, str]) -> Any:
@@ -298,7 +319,8 @@ def _copied(graph: fx.Graph, node: fx.Node, known: Callable[[fx.Node], Any], nam
     """A copy of a node, with the name that a new trace would give it."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), known)
     if node.op == "placeholder":
-        made = graph.create_node("placeholder", node.target, args, kwargs, name=node.name, type_expr=node.type)
+        made = graph.create_node("placeholder", node.target, args, kwargs, type_expr=node.type)
+        made.name = node.name  # a graph would not call it "input", as a program does
     elif node.op == "output":
         made = graph.output(args[0])
     else:

@@ -179,3 +179,24 @@ def test_the_method_of_torch_is_back_afterwards():
     with pytest.raises(ValueError, match="from inside"):
         fails()
     assert ExportedProgram.run_decompositions is _TORCHS
+
+
+def test_an_input_may_be_called_as_a_builtin_is(monkeypatch):
+    monkeypatch.setattr(decompose, "_whole", lambda program, table: pytest.fail("left to torch"))
+    network = nn.Sequential(conv(), nn.BatchNorm2d(8), nn.ReLU(inplace=True)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        made = decomposed(torch.export.export(network, (x,)), {})
+        assert torch.allclose(made.module()(x), network(x), atol=1e-5)
+    assert "input" in [node.name for node in made.graph.nodes]
+
+
+def test_sizes_at_run_time_are_read_from_the_input_not_from_values_inside():
+    """A value inside would have one more reader, and a converter melts only what has one."""
+    network = Net(lambda s, x: s.b(torch.relu(s.a(x)).flatten(2)).reshape(x.shape[0], -1), a=conv(), b=nn.Linear(64, 4))
+    shapes = {"x": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(network.eval(), (torch.randn(2, 3, 8, 8),), dynamic_shapes=shapes)
+    made = decomposed(program, {})
+    read = [node.args[0] for node in made.graph.nodes if node.target is aten.sym_size.int]
+    assert read
+    assert {node.name for node in read} == {"x"}
