@@ -131,7 +131,7 @@ class Quantized:
         """The same network with scales that every runtime takes: a copy where training has left that, else itself."""
         with quiet():
             model = copy.deepcopy(self.model)
-        return replace(self, model=model) if settle_scales(model, strip(model).graph, self.points) else self
+        return replace(self, model=model) if settle_scales(model, _stripped(model).graph, self.points) else self
 
     def float_module(self) -> fx.GraphModule:
         """The same network without rounding: current folded weights, a copy."""
@@ -294,8 +294,15 @@ def _narrow_outputs(graph: fx.Graph, points: Points) -> None:
 def strip(model: fx.GraphModule) -> fx.GraphModule:
     """A copy of a fake-quantized graph without its rounding."""
     with quiet():
-        module = copy.deepcopy(model)
-    graph = module.graph
+        return copy.deepcopy(_stripped(model))
+
+
+def _stripped(model: fx.GraphModule) -> fx.GraphModule:
+    """A fake-quantized graph without its rounding, on the same tensors."""
+    graph, copied = fx.Graph(), {}
+    graph.graph_copy(model.graph, copied)
+    output = model.graph.output_node()
+    graph.output(fx.map_arg(output.args[0], copied.__getitem__)).meta.update(output.meta)
     for node in list(graph.nodes):
         if node.target is inverse_root:
             node.target = aten.rsqrt.default
@@ -312,7 +319,7 @@ def strip(model: fx.GraphModule) -> fx.GraphModule:
             continue
         graph.erase_node(node)
     graph.lint()
-    return fx.GraphModule(module, graph, class_name="Folded").eval()
+    return fx.GraphModule(model, graph, class_name="Folded").eval()
 
 
 def _round_layer(module: fx.GraphModule, node: fx.Node, quantizer: WeightQuantizer) -> None:

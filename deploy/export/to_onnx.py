@@ -70,13 +70,15 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_ba
     """A float graph as an ONNX ModelProto of `OPSET`."""
     import torch
 
+    from edgepress.compress.quantize.graph.decompose import decomposing_in_place
+
     batch = torch.export.Dim.DYNAMIC
     if dynamic_batch and all(x.ndim for x in example_inputs):
         example_inputs = tuple(torch.cat([x, x])[:2] for x in example_inputs)  # a batch of 1 would become a constant
         shapes = tuple({0: batch} for _ in example_inputs)
     else:
         shapes = None
-    with silenced() as said:
+    with silenced() as said, decomposing_in_place(kept={torch.ops.aten.reshape.default: "view"}):
         try:
             program = torch.onnx.export(
                 module,

@@ -50,12 +50,14 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[b
     """
     import torch
 
+    from edgepress.compress.quantize.graph.decompose import decomposing_in_place
+
     outputs = module(*example_inputs)
     outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     inputs_last = [i for i, x in enumerate(example_inputs) if x.ndim == 4]
     outputs_last = [i for i, y in enumerate(outputs) if isinstance(y, torch.Tensor) and y.ndim == 4]
     examples = tuple(x.permute(0, 2, 3, 1).contiguous() if x.ndim == 4 else x for x in example_inputs)
-    with tempfile.TemporaryDirectory() as folder, silenced() as said:
+    with tempfile.TemporaryDirectory() as folder, silenced() as said, decomposing_in_place():
         try:
             import litert_torch
 

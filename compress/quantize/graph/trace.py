@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edgepress.compress.quantize.graph.decompose import decomposed
 from edgepress.compress.quantize.graph.outputs import named_leaves, plain_structure, tensors
 from edgepress.models.cost.networks import refusal
 from edgepress.models.errors import UsageError
@@ -128,7 +129,7 @@ def _export(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModul
     with quiet(), torch.no_grad():
         try:
             program = torch.export.export(model, inputs)
-            module = program.run_decompositions({}).module()
+            module = decomposed(program, {}).module()
         except Exception as error:  # torch.export raises whatever the forward and its own passes raise
             raise refusal(model, inputs, error) from error
     module = fx.GraphModule(module, module.graph)
