@@ -101,7 +101,7 @@ def _decomposed(
 
 def _instead(node: fx.Node, wanted: set[Any], implicit: Mapping[Any, Any]) -> Callable[..., Any] | None:
     """What to call in place of a node that has to change; None where it stays."""
-    target = node.target
+    target: Any = node.target
     if node.op in ("placeholder", "output"):
         return None
     if node.op != "call_function" or isinstance(target, torch._ops.HigherOrderOperator):
@@ -146,8 +146,10 @@ def _roots(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
         memory[node] = shared = {node}
         if node.op == "placeholder" or _is_fresh(node.target):
             continue
-        in_place = _is_operator(node.target) and node.target._schema.is_mutable
-        if in_place or node.target is aten.alias.default:
+        target: Any = node.target
+        in_place = _is_operator(target) and target._schema.is_mutable
+        root: Any = None
+        if in_place or target is aten.alias.default:
             roots[node] = root = roots.get(node.args[0], node.args[0])
         if in_place:
             others = [one for one in memory[root] if roots.get(one, one) is not root]
@@ -195,7 +197,8 @@ def _traced(
         # Whoever changed a layout may have changed the axes of what comes after it, and left its old forms there.
         after: set[fx.Node] = set()
         results = []
-        nodes = get_proxy_mode().tracer.graph.nodes
+        proxies: Any = get_proxy_mode()
+        nodes = proxies.tracer.graph.nodes
         for node in graph.nodes:
             read = [roots.get(source, source) for source in node.all_input_nodes]
             behind = not after.isdisjoint(read)
@@ -309,7 +312,8 @@ def _size_of_input(graph: fx.Graph, node: fx.Node) -> tuple[fx.Node, int] | None
 def _kept(graph: fx.Graph, node: fx.Node, known: Callable[[fx.Node], Any], names: Mapping[Any, str]) -> Any:
     """A copy of a node that stays; of one result of several, those may be values by themselves now."""
     if node.target is operator.getitem:
-        several, index = fx.map_arg(node.args, known)
+        read: Any = fx.map_arg(node.args, known)
+        several, index = read
         if isinstance(several, (tuple, list)):
             return several[index]
     return _copied(graph, node, known, names)
@@ -324,7 +328,8 @@ def _copied(graph: fx.Graph, node: fx.Node, known: Callable[[fx.Node], Any], nam
     elif node.op == "output":
         made = graph.output(args[0])
     else:
-        target, name = node.target, None
+        target: Any = node.target
+        name = None
         if _is_operator(target):
             target = _functional(target) if target._schema.is_mutable else target
             name = names.get(target) or target.overloadpacket.__name__
