@@ -353,6 +353,9 @@ def _producing_axes(graph: Graph) -> set[tuple[str, int]]:
         elif node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
             for ref in node.arguments["params"]:
                 producing.update((source, 0) for source in graph.origins(ref.name))
+        elif node.op in ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
+            for name in ("w_ih", "w_hh"):
+                producing.update((source, 0) for source in graph.origins(node.arguments[name].name))
         elif node.op == "embedding" and weight is not None:
             producing.update((source, 1) for source in graph.origins(weight.name))
     return producing

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from edgepress.compress.prune.coupling.labels import Labelled, at_axis
@@ -44,34 +47,12 @@ def _recurrent(state: Propagation, node: Node) -> Result:
     cause = state.cause(node, "every gate must keep the same units")
     hx = node.arguments["hx"]
     states = [state.value(ref.name) for ref in (hx if isinstance(hx, tuple) else (hx,))]
-    rank = len(x.shape)
     for layer in range(layers):
         outputs = []
         for direction in range(directions):
             start = (layer * directions + direction) * per_cell
             cell = params[start : start + per_cell]
-            hidden_size = cell[1].shape[1]
-            hidden = at_axis(_column(cell[1]), rank, rank - 1)
-            for value in cell:
-                rows = at_axis(_column(value, 0), rank, rank - 1)
-                tiled = Labelled(
-                    (*rows.shape[:-1], gates, hidden_size),
-                    tuple(p.reshape(*p.shape[:-1], gates, hidden_size) for p in rows.planes),
-                )
-                state.space.merge(
-                    [
-                        tiled,
-                        Labelled(
-                            (*hidden.shape[:-1], 1, hidden_size), tuple(np.expand_dims(p, -2) for p in hidden.planes)
-                        ),
-                    ],
-                    cause,
-                )
-            inputs = at_axis(_column(cell[0]), rank, rank - 1)
-            state.space.merge([x, Labelled(inputs.shape, inputs.planes)], cause)
-            for initial in states:
-                at_end = at_axis(_column(cell[1]), len(initial.shape), len(initial.shape) - 1)
-                state.space.merge([initial, at_end], cause)
+            hidden = _coupled_units(state, cell, gates, x, states, cause)
             outputs.append(hidden)
         width = sum(value.shape[-1] for value in outputs)
         joined = np.concatenate([p for value in outputs for p in (value.planes or (np.zeros(value.shape, int),))], -1)
@@ -87,6 +68,48 @@ def _recurrent(state: Propagation, node: Node) -> Result:
         finals.append(Labelled(shape, hidden.planes))
     output = next(shape for shape in node.shapes if shape is not None)
     return (Labelled(output, x.planes), *finals)
+
+
+@RULES.rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+def _recurrent_cell(state: Propagation, node: Node) -> Result:
+    weights = [required(state, node, name) for name in ("w_ih", "w_hh")]
+    biases = [value for name in ("b_ih", "b_hh") if (value := optional(state, node, name)) is not None]
+    hx = node.arguments["hx"]
+    states = [state.value(ref.name) for ref in (hx if isinstance(hx, tuple) else (hx,))]
+    gates = {"lstm_cell": 4, "gru_cell": 3}.get(node.op, 1)
+    cause = state.cause(node, "every gate must keep the same units")
+    hidden = _coupled_units(state, [*weights, *biases], gates, required(state, node, "input"), states, cause)
+    if node.shape is not None:
+        return Labelled(node.shape, hidden.planes)
+    return tuple(Labelled(shape, hidden.planes) for shape in node.shapes if shape is not None)
+
+
+def _coupled_units(
+    state: Propagation, cell: Sequence[Labelled], gates: int, x: Labelled, states: Sequence[Labelled], cause: Any
+) -> Labelled:
+    """Couple what belongs to a unit of a recurrent cell: its row in each gate, its column, its entry in the states.
+
+    Args:
+        cell: weight of the input, weight of the hidden state, biases.
+        x: what the cell reads, channels last.
+        states: that it begins with.
+
+    Returns:
+        Its units, at the last axis of values of the rank of `x`.
+    """
+    rank, hidden_size = len(x.shape), cell[1].shape[1]
+    hidden = at_axis(_column(cell[1]), rank, rank - 1)
+    once = Labelled((*hidden.shape[:-1], 1, hidden_size), tuple(np.expand_dims(p, -2) for p in hidden.planes))
+    for value in cell:
+        rows = at_axis(_column(value, 0), rank, rank - 1)
+        planes = tuple(p.reshape(*p.shape[:-1], gates, hidden_size) for p in rows.planes)
+        state.space.merge([Labelled((*rows.shape[:-1], gates, hidden_size), planes), once], cause)
+    inputs = at_axis(_column(cell[0]), rank, rank - 1)
+    state.space.merge([x, Labelled(inputs.shape, inputs.planes)], cause)
+    for initial in states:
+        at_end = at_axis(_column(cell[1]), len(initial.shape), len(initial.shape) - 1)
+        state.space.merge([initial, at_end], cause)
+    return hidden
 
 
 def _column(value: Labelled, axis: int = -1) -> Labelled:

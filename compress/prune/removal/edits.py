@@ -277,8 +277,9 @@ class Removal:
             slope = self.value(node, "weight")
             assert slope is not None
             sizes = {"num_parameters": (slope.shape[0], self.shape(slope)[0])} if slope.shape else {}
-        elif node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-            recurrent = self.state.values[node.arguments["params"][1].name]
+        elif node.op.removesuffix("_cell") in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+            cell = node.arguments.get("params") or (None, node.arguments["w_hh"])
+            recurrent = self.state.values[cell[1].name]
             assert isinstance(recurrent, Labelled)
             sizes = {"input_size": (old[-1], new[-1]), "hidden_size": (recurrent.shape[1], self.shape(recurrent)[1])}
         elif node.op == "embedding" and isinstance(result, Labelled):

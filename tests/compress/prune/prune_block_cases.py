@@ -196,6 +196,20 @@ def _() -> nn.Module:
     )
 
 
+def _cells(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    state = None
+    for step in x.unbind(1):
+        state = m.c(F.relu(m.a(step)), state)
+    return m.fc(state if isinstance(state, torch.Tensor) else torch.cat(state, 1))
+
+
+for _name, _cell, _read in (("GRU", nn.GRUCell, 12), ("LSTM", nn.LSTMCell, 24), ("RNN", nn.RNNCell, 12)):
+
+    @case(f"steps of a {_name} cell", inputs=((4, 10),), widths=("a.weight", "c.weight_ih", "c.weight_hh", "c.bias_hh"))
+    def _(cell: type[nn.Module] = _cell, read: int = _read) -> nn.Module:
+        return Lambda(_cells, a=nn.Linear(10, 16), c=cell(16, 12), fc=nn.Linear(read, 5))
+
+
 @case("MultiheadAttention", inputs=((6, 10),), widths=("a.weight", "m.in_proj_weight"), kind="modules")
 def _() -> nn.Module:
     def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
