@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -51,6 +52,22 @@ def test_links_that_leave_the_pages_lead_to_the_repository():
 
     text = SITE["on_page_markdown"]("[a](../../SECURITY.md#x) [b](../ci.md) [c](https://x.org/y)", Page, Config, None)
     assert text == "[a](https://example.org/e/blob/main/SECURITY.md#x) [b](../ci.md) [c](https://x.org/y)"
+
+
+_BEGINS_A_LIST = re.compile(r"(- |\* |1\. )\S")
+_MAY_STAND_ABOVE = re.compile(r"\s*$|#|- |\* |\d+\. |  ")
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/**/*.md")), ids=lambda path: path.stem)
+def test_lists_begin_behind_an_empty_line(page: Path):
+    """GitHub shows a list without one, MkDocs goes on with the paragraph."""
+    fenced, above = False, ""
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif not fenced and _BEGINS_A_LIST.match(line):
+            assert _MAY_STAND_ABOVE.match(above), f"{page.name}:{number}: {line}"
+        above = line
 
 
 def test_a_recording_keeps_what_stays_on_the_screen_and_shows_it_in_turn():

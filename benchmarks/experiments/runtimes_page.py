@@ -35,6 +35,7 @@ deploy verify model.pte --with model.tflite    # every runtime on the same input
 deploy run model.pte --input clips.npz
 benchmarks run model.pte --data test.npz && benchmarks gate model.pte --budget "accuracy>=0.9"
 ```
+
 - **ExecuTorch**: the integers stand as quantize and dequantize pairs in torch.export's graph. XNNPACK takes
   convolutions, fully connected layers, sums, products, means, pooling and concatenation as integer kernels, and some
   functions of one variable in float between the pairs; ExecuTorch's portable kernels do the rest. Activations have 8

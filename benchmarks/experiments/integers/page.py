@@ -105,7 +105,7 @@ def page(accuracy: dict[str, Any] | None, peers: dict[str, Any] | None) -> str:
             tables(result),
         ]
         parts.append(
-            "\nMissed:\n" + "".join(f"- {line}\n" for line in lines)
+            "\nMissed:\n\n" + "".join(f"- {line}\n" for line in lines)
             if lines
             else "\nEvery figure is within its mark.\n"
         )
