@@ -287,7 +287,9 @@ def _export_c(model: Any, inputs: tuple[Any, ...], path: Path, overwrite: bool, 
 
 
 def _noise(example: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Inputs around the example, of its own spread."""
+    """Inputs around the example, of its own spread; of whole numbers (tokens) its own in another order, the first as it
+    is: others may have no meaning to the network.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(1)
@@ -295,7 +297,8 @@ def _noise(example: tuple[Any, ...]) -> tuple[Any, ...]:
     for x in example:
         x = x.detach().cpu()
         if not x.is_floating_point():
-            batch.append(x.expand(_SAMPLES, *x.shape[1:]).clone())
+            drawn = torch.randint(0, max(1, x.numel()), (_SAMPLES, *x.shape[1:]), generator=generator)
+            batch.append(torch.cat([x[:1], x.flatten()[drawn[1:]]]) if x.numel() else x.expand(_SAMPLES, *x.shape[1:]))
             continue
         spread = float(x.std(correction=0)) or 1.0
         noise = torch.randn((_SAMPLES, *x.shape[1:]), generator=generator)

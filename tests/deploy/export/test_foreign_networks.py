@@ -17,7 +17,7 @@ from edgepress.compress.quantize.fold import fold
 from edgepress.compress.quantize.settle import HIGHEST_RATIO, settle_scales
 from edgepress.deploy.artifact import write_manifest
 from edgepress.deploy.export.culprit import find_culprit
-from edgepress.deploy.export.export import export_model
+from edgepress.deploy.export.export import _noise, export_model
 from edgepress.deploy.export.to_tflite import run_outside
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.tflite.objects import read_objects
@@ -87,6 +87,17 @@ def test_what_a_network_returns_keeps_its_names_and_order(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_files_of_tokens_are_compared_on_other_sentences_of_the_same_words() -> None:
+    """One sentence says little of 16 bits' roundings, and words that the example lacks may be none."""
+    tokens = torch.tensor([[7, 3, 9, 3, 40, 8]])
+    (drawn,) = _noise((tokens,))
+    assert drawn.shape == (16, 6)
+    assert drawn.dtype == tokens.dtype
+    assert torch.equal(drawn[:1], tokens)
+    assert set(drawn.flatten().tolist()) == {3, 7, 8, 9, 40}
+    assert len({tuple(row) for row in drawn.tolist()}) > 10
+
+
 def test_tokens_go_into_a_file_that_counts_in_32_bits(tmp_path: Path) -> None:
     """torch's tokens have 64 bits, LiteRT-Torch's 32: the values by which tensors are found are the same."""
     torch.manual_seed(0)
