@@ -81,7 +81,25 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[b
         "inputs": ["NHWC" if i in inputs_last else None for i in range(len(example_inputs))],
         "outputs": ["NHWC" if i in outputs_last else None for i in range(len(outputs))],
     }
-    return _tidied(data), layouts
+    data = _tidied(data)
+    if missing := _without_kernels(data):
+        raise ConversionError(f"LiteRT has no kernel for what LiteRT-Torch makes of it, {', '.join(missing)}")
+    return data, layouts
+
+
+#: Of StableHLO's operators, which LiteRT-Torch leaves in a file where TFLite has none, those that LiteRT runs.
+_RUN_AS_THEY_ARE = {"STABLEHLO_COMPOSITE", "STABLEHLO_GATHER", "STABLEHLO_PAD", "STABLEHLO_REDUCE_WINDOW"} | {
+    f"STABLEHLO_{name}" for name in ("ADD", "MULTIPLY", "MINIMUM", "MAXIMUM", "SCATTER", "RNG_BIT_GENERATOR")
+}
+
+
+def _without_kernels(data: bytes) -> list[str]:
+    """Operators of a converted file that no LiteRT has, though its format knows them."""
+    from edgepress.deploy.tflite.objects import operator_name, read_objects
+
+    model = read_objects(data)
+    used = {operator_name(model, operator) for operator in model.subgraphs[0].operators}
+    return sorted(name for name in used if name.startswith("STABLEHLO_") and name not in _RUN_AS_THEY_ARE)
 
 
 def _put_in_rows(module: nn.Module) -> None:

@@ -124,7 +124,9 @@ def _without_composites(program: torch.export.ExportedProgram, inputs: tuple[tor
 
 
 def place_of(node: fx.Node) -> str:
-    """An operator and the module that it came from, for sentences."""
+    """An operator and the module that it came from, for sentences; of one result of several, who gives it."""
+    if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
     kind = str(getattr(node.target, "__name__", node.target)).split(".")[0]
     path = module_path(node)
     if node.op == "output":

@@ -71,16 +71,26 @@ def max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
 
 
 def dilated_max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
-    """max_pool2d whose window has gaps, which no kernel of TFLite has: the largest of shifted pieces, axis by axis."""
+    """max_pool2d whose window has gaps, which no integer kernel has: the largest of shifted rows, axis by axis."""
     x = node.args[0]
     names = ("kernel_size", "stride", "padding", "dilation")
     kernel, stride, padding, dilation = (_all(argument(node, name) or 0, 2) for name in names)
-    if max(dilation) == 1 or any(padding) or argument(node, "ceil_mode"):
+    if max(dilation) == 1:
         return None
-    for axis, size, step, gap, n in zip(
-        (-2, -1), kernel, stride if any(stride) else kernel, dilation, shape_of(node)[-2:], strict=True
-    ):
-        pieces = [build(aten.slice.Tensor, x, axis, i * gap, i * gap + (n - 1) * step + 1, step) for i in range(size)]
+    stride = stride if any(stride) else kernel
+    for axis, size, step, pad, gap in zip((-2, -1), kernel, stride, padding, dilation, strict=True):
+        rows, length = torch.arange(shape_of(node)[axis]) * step - pad, shape_of(x)[axis]
+        taps = [rows + i * gap for i in range(size)]
+        inside = [(tap >= 0) & (tap < length) for tap in taps]
+        # A row beyond the edge is nothing to a maximum: another one of the window stands for it.
+        other = torch.stack(taps).masked_fill(~torch.stack(inside), -1).amax(0)
+        pieces = []
+        for i, (tap, valid) in enumerate(zip(taps, inside, strict=True)):
+            if bool(valid.all()):
+                pieces.append(build(aten.slice.Tensor, x, axis, int(tap[0]), int(tap[-1]) + 1, step))
+            else:
+                picked = torch.where(valid, tap, other).to(torch.int32)
+                pieces.append(build(aten.index_select.default, x, axis, build.constant(f"rows_{axis + 2}_{i}", picked)))
         x = pieces[0]
         for piece in pieces[1:]:
             x = build(aten.maximum.default, x, piece)

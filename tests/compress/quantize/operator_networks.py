@@ -190,6 +190,8 @@ SHAPES: dict[str, Case] = {
     "nearest_exact_size": case(lambda s, y: F.interpolate(y, size=(17, 7), mode="nearest-exact")),
     "max_pool_dilated": case(lambda s, y: F.max_pool2d(y, 2, 1, dilation=3)),
     "max_pool_dilated_strides": case(lambda s, y: F.max_pool2d(y, (3, 2), (2, 3), dilation=(2, 1))),
+    "max_pool_dilated_borders": case(lambda s, y: F.max_pool2d(y, 3, 2, 1, dilation=(2, 3))),
+    "max_pool_dilated_overhang": case(lambda s, y: F.max_pool2d(y, (2, 4), 2, (1, 2), 3, ceil_mode=True)),
     "max_pool_of_volumes": case(lambda s, y: F.max_pool3d(y.unflatten(1, (2, 4)), (2, 3, 2), padding=1).flatten(1, 2)),
     "avg_pool_of_volumes": case(lambda s, y: F.avg_pool3d(y.unflatten(1, (2, 4)), 2, 1).flatten(1, 2)),
     "gated_halves": case(lambda s, y: F.glu(y, 1)),

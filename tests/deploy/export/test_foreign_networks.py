@@ -218,6 +218,18 @@ def test_the_operator_that_a_converter_refuses_is_found_with_its_module() -> Non
     assert find_culprit(module, refuse("nothing")) == ""
 
 
+def test_what_no_litert_has_a_kernel_for_is_named_and_not_written(tmp_path: Path) -> None:
+    """LiteRT-Torch makes a sort of StableHLO of topk, which its format knows and no interpreter runs."""
+    net = nn.Sequential(nn.Flatten(), Net(lambda s, x: s.layer(x).topk(2)[0], layer=nn.Linear(12, 5))).eval()
+    x = torch.randn(4, 3, 2, 2)
+    for made_of in (net, quantize_model(net, x[:1], [x])):
+        with pytest.raises(UsageError, match=r"no kernel for .* STABLEHLO_SORT; it is topk in module '1' that"):
+            export_model(made_of, x[:1], tmp_path / "net.tflite")
+    assert not list(tmp_path.iterdir())
+    quantized = export_model(quantize_model(net, x[:1], [x]), x[:1], tmp_path / "net.onnx")
+    assert quantized.manifest["parity"]["runtimes"]["onnxruntime"]["max_lsb"] <= 1
+
+
 class Tied(nn.Module):
     """A table of tokens that is the last layer, too."""
 
