@@ -244,8 +244,8 @@ def _granularity(choice: Choice, counts: np.ndarray, budgets: dict[str, float]) 
 
 
 def _excess(over: float, unit: str) -> str:
-    """A small difference, to the byte."""
-    return f"{over:,.0f} {'bytes' if unit == 'bytes' else unit}" if unit not in ("ms", "uJ") else f"{over:.3g} {unit}"
+    """A small difference, to the byte; counts have no unit beside their name."""
+    return f"{over:.3g} {unit}" if unit in ("ms", "uJ") else f"{over:,.0f} bytes" if unit == "bytes" else f"{over:,.0f}"
 
 
 def relaxed(limits: Limits, share: float) -> Limits:

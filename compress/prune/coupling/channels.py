@@ -146,13 +146,23 @@ class ChannelGraph:
         return result
 
     def parameter_masks(self, selection: Selection) -> dict[str, torch.Tensor]:
-        """Parameter name -> float tensor that broadcasts to it, 1 kept, 0 removed; untouched ones are left out."""
+        """Parameter name -> float tensor that broadcasts to it, 1 kept, 0 removed; untouched ones are left out.
+
+        The size of a filter under weight norm is its g alone: a direction of zeros would be divided by its length.
+        """
         import torch
 
         masks: dict[str, torch.Tensor] = {}
         trained = {node.source for phase in self.phases for node in phase.graph.nodes if node.kind == "parameter"}
-        for name, axes in self.kept_tensors(selection).items():
-            if name not in trained:
+        directions = {
+            phase.graph.by_name[node.arguments["v"].name].source: int(node.arguments.get("dim", 0))
+            for phase in self.phases
+            for node in phase.graph.nodes
+            if node.op in ("_weight_norm", "_weight_norm_interface")
+        }
+        for name, kept_of in self.kept_tensors(selection).items():
+            axes = {axis: kept for axis, kept in kept_of.items() if axis != directions.get(name)}
+            if name not in trained or not axes:
                 continue
             mask = torch.ones(())
             shape = self.shapes[name]

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from edgepress.compress.prune.coupling.channels import find_groups
 from edgepress.compress.prune.schedules.gradual import Gradual
@@ -98,6 +99,27 @@ def test_what_is_left_is_what_training_has_lived_with(network):
     gradual.after_step()
     weight = network.body[0].weight.detach()
     assert torch.equal(weight != 0, masks["body.0.weight"].expand_as(weight) != 0)
+
+
+def test_filters_under_weight_norm_go_without_a_division_by_nothing():
+    """What is removed has no magnitude; its direction of zeros would have no length to be divided by."""
+    weight_norm = nn.utils.parametrizations.weight_norm
+    network = nn.Sequential(weight_norm(nn.Conv2d(1, 8, 3)), nn.ReLU(), weight_norm(nn.Conv2d(8, 8, 3)), nn.ReLU())
+    network.append(nn.Conv2d(8, 2, 1))
+    graph = find_groups(network, EXAMPLE)
+    gradual = Gradual(graph, Limits(macs=cost_of(network, EXAMPLE).macs // 3), updates=1)
+    gradual.start(network, 2)
+    gradual.after_step()
+    removed = ~gradual.selection()[0]
+    assert removed.any()
+    masks = graph.parameter_masks(gradual.selection())
+    assert "0.parametrizations.weight.original0" in masks
+    assert "0.parametrizations.weight.original1" not in masks, "its only other axis, the input, is whole"
+    assert masks["2.parametrizations.weight.original1"].shape == (1, 8, 1, 1), "inputs go, filters have their g"
+    weight = network[0].weight.detach()
+    assert torch.equal(weight.abs().sum((1, 2, 3)) == 0, torch.from_numpy(removed))
+    network(torch.randn(2, 1, 12, 8)).sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
 
 def test_gradual_pruning_removes_the_masks_of_its_training(network, tmp_path, monkeypatch):
