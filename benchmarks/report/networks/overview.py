@@ -28,6 +28,7 @@ _COLUMNS = (
     "unseen, fp32",
     "unseen, int8",
 )
+_OF_SOME_TASKS = ("log loss, fp32", "log loss, int8", "unseen, fp32", "unseen, int8")
 
 
 def overview_block(networks: Sequence[Network]) -> Block | None:
@@ -40,12 +41,23 @@ def overview_block(networks: Sequence[Network]) -> Block | None:
         name = cell(network.name, below="the dense network") if network.name in dense else cell(network.name)
         rows.append([name, *(column(network, before) for column in _FIGURES)])
     marked = [number for number, network in enumerate(networks) if network.name in dense]
+    # What this kind of task or data has nothing of; what was not measured keeps its column.
+    shown = [
+        index
+        for index, title in enumerate(_COLUMNS)
+        if title not in _OF_SOME_TASKS or any(row[index]["text"] != "-" for row in rows)
+    ]
+    devices = ", and on recording devices unseen in training" if "unseen, fp32" in (_COLUMNS[i] for i in shown) else ""
     return table_block(
         "All networks",
-        table(_COLUMNS, rows, range(1, len(_COLUMNS)), marked=marked),
-        f"{capital(metric_of(networks))} on the test split, and on recording devices unseen in training; the epoch "
-        "was chosen on the validation split. Below each figure is its difference from that of the dense network, which "
-        "is marked. A column's head sorts.",
+        table(
+            [_COLUMNS[index] for index in shown],
+            [[row[index] for index in shown] for row in rows],
+            range(1, len(shown)),
+            marked=marked,
+        ),
+        f"{capital(metric_of(networks))} on the test split{devices}; the epoch was chosen on the validation split. "
+        "Below each figure is its difference from that of the dense network, which is marked. A column's head sorts.",
     )
 
 

@@ -114,6 +114,19 @@ def test_the_page_answers_first_and_marks_the_dense_network(made):
     assert not re.search(r"<td[^>]*>(?:<span>)?cortex-m0plus", page)
 
 
+def test_columns_that_a_task_has_nothing_for_are_left_out(made):
+    with_devices = made("dense", 0.9, 100)
+    test = {name: value for name, value in with_devices.metrics["test"].items() if "devices" not in name}
+    without = replace(with_devices, metrics={**with_devices.metrics, "test": test})
+    for one, there in ((with_devices, True), (without, False)):
+        block = overview_block([one])
+        assert block is not None
+        assert ("unseen, fp32" in block["table"]["columns"]) is there
+        assert ("unseen in training" in block["text"]) is there
+        assert "TFLM arena" in block["table"]["columns"]
+        assert all(len(row) == len(block["table"]["columns"]) for row in block["table"]["rows"])
+
+
 def test_contents_lead_somewhere_and_heads_are_buttons(made):
     page = render(findings([made("dense", 0.9, 100)], "r", {"cortex-m4": M4}, True))
     targets = re.findall(r'<a href="#([^"]+)">', page)
