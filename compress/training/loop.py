@@ -19,6 +19,7 @@ from edgepress.compress.recipes.sections import Distill, TrainSettings
 from edgepress.compress.training.batches import seed_of
 from edgepress.compress.training.contrastive import ContrastiveTerm
 from edgepress.compress.training.distill import distillation_loss, mixed_outputs
+from edgepress.compress.training.machine import layout_of
 from edgepress.compress.training.shaping import Shaping
 from edgepress.compress.training.state import STATE
 from edgepress.models.children import end_spawned_process_with_parent
@@ -94,7 +95,7 @@ class TrainingLoop(lightning.LightningModule):
         own_loss: Callable[..., Tensor] | None = None,
     ):
         super().__init__()
-        self.network = network
+        self.network, self._layout = network, layout_of(network)
         self._settings, self._loaders, self._augment, self._seed = settings, loaders, augment, seed
         self._steps, self._distill, self._shaping = steps, distill if teacher is not None else None, shaping
         # In a tuple, so that the teacher is no submodule: it is neither trained nor saved with the student.
@@ -195,7 +196,7 @@ class TrainingLoop(lightning.LightningModule):
             scale = ranks * len(inputs[rank::ranks]) / len(inputs)
             inputs, labels, indices = inputs[rank::ranks], labels[rank::ranks], indices[rank::ranks]
         if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = inputs.contiguous(memory_format=self._layout)
         if self._contrastive is None:
             logits, latent = _single_precision(self.network(inputs)), None
         else:
@@ -258,7 +259,7 @@ class TrainingLoop(lightning.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         inputs, labels, _ = batch
         if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = inputs.contiguous(memory_format=self._layout)
         outputs = _single_precision(self._kept(inputs))
         loss = float(self._losses(outputs, labels, inputs, 0.0).mean()) * len(labels)
         made = [part.cpu().numpy() for part in outputs] if isinstance(outputs, tuple) else outputs.cpu().numpy()

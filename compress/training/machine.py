@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.models.run_directory import launched
@@ -43,10 +45,46 @@ def inference_device(machine: Machine) -> str:
     return "cuda" if machine.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
 
+def layout_of(model: nn.Module) -> torch.memory_format:
+    """Channels last, in which CPU and GPU kernels of 2-d convolutions are fastest; values do not change.
+
+    Channels first where oneDNN's kernel for AVX2 (of torch 2.13) writes beyond its memory, which ends the process or
+    changes what lies there: the backward pass of a 1 x 1 convolution with strides and fewer than eight input channels.
+    """
+    endangered = torch.backends.cpu.get_cpu_capability() == "AVX2" and any(
+        tuple(kernel) == (1, 1) and max(stride) > 1 and channels < _LANES
+        for channels, kernel, stride in _convolutions(model)
+    )
+    return torch.contiguous_format if endangered else torch.channels_last
+
+
+#: Numbers of 32 bits in a register of AVX2.
+_LANES = 8
+
+
+def _convolutions(model: nn.Module) -> Iterator[tuple[int, Sequence[int], Sequence[int]]]:
+    """(input channels of a filter, kernel, stride) of every 2-d convolution, as a module or in a graph."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            yield module.in_channels // module.groups, module.kernel_size, module.stride
+        if not isinstance(module, fx.GraphModule):
+            continue
+        for node in module.graph.nodes:
+            if node.target not in (torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding):
+                continue
+            weight: Any = node.args[1]
+            while weight.op != "get_attr" and weight.all_input_nodes:  # behind its rounding
+                weight = weight.all_input_nodes[0]
+            path, _, name = str(weight.target).rpartition(".")
+            shape = getattr(module.get_submodule(path), name).shape
+            stride: Any = node.args[3] if len(node.args) > 3 else (1, 1)
+            yield int(shape[1]), shape[2:], (stride,) if isinstance(stride, int) else stride
+
+
 def channels_last(model: nn.Module) -> None:
-    """The layout in which CPU and GPU kernels of 2-d convolutions are fastest; values do not change."""
+    """Give a model with 2-d convolutions the layout of `layout_of`, in place."""
     if any(isinstance(module, nn.Conv2d) for module in model.modules()):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=layout_of(model))  # type: ignore[call-overload]
 
 
 def precision_for(settings: TrainSettings, machine: Machine) -> str:
