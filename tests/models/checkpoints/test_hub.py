@@ -111,7 +111,8 @@ def test_a_name_goes_through_the_hub(checkpoint, tmp_path, monkeypatch):
     home = tmp_path / "hub"
 
     def snapshot(name: str, *, revision: str | None, token: str | None, allow_patterns: list[str]) -> str:
-        assert set(allow_patterns) == {"model.json", "weights.safetensors", "metrics.json", "quantization.json"}
+        tensors = {"weights.safetensors", "folded.safetensors"}
+        assert set(allow_patterns) == {"model.json", "metrics.json", "quantization.json"} | tensors
         if revision not in (None, "main"):
             raise ValueError(f"404: no revision {revision}\nmore")
         return str(home / name)
