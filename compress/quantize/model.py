@@ -131,7 +131,7 @@ class Quantized:
         """The same network with scales that every runtime takes: a copy where training has left that, else itself."""
         with quiet():
             model = copy.deepcopy(self.model)
-        return replace(self, model=model) if settle_scales(model, _stripped(model).graph, self.points) else self
+        return replace(self, model=model) if settle_scales(model, without_rounding(model).graph, self.points) else self
 
     def float_module(self) -> fx.GraphModule:
         """The same network without rounding: current folded weights, a copy."""
@@ -294,10 +294,10 @@ def _narrow_outputs(graph: fx.Graph, points: Points) -> None:
 def strip(model: fx.GraphModule) -> fx.GraphModule:
     """A copy of a fake-quantized graph without its rounding."""
     with quiet():
-        return copy.deepcopy(_stripped(model))
+        return copy.deepcopy(without_rounding(model))
 
 
-def _stripped(model: fx.GraphModule) -> fx.GraphModule:
+def without_rounding(model: fx.GraphModule) -> fx.GraphModule:
     """A fake-quantized graph without its rounding, on the same tensors."""
     graph, copied = fx.Graph(), {}
     graph.graph_copy(model.graph, copied)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import LAYERS, argument, aten
 from edgepress.compress.quantize.graph.outputs import named_nodes
 from edgepress.compress.quantize.graph.trace import module_path
-from edgepress.compress.quantize.operators.build import WANTED_SCHEME, attribute
+from edgepress.compress.quantize.operators.build import WANTED_SCHEME
 from edgepress.compress.quantize.operators.functions import RELUS, clipping_of, is_function
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES
 
@@ -343,7 +344,7 @@ def _takes_in_constants(node: fx.Node) -> bool:
     while module is not None and constants:
         source = constants.pop()
         if source.op == "get_attr":
-            largest = float(attribute(module, str(source.target)).detach().abs().max())
+            largest = float(fetch(module, str(source.target)).detach().abs().max())
             if 0 < largest < _FAR:
                 return True
         constants += [inner for inner in source.all_input_nodes if holds_floats(inner)]

@@ -21,7 +21,7 @@ from edgepress.compress.quantize.fold import Folded, fold
 from edgepress.compress.quantize.graph.absorb import Origin
 from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import weight_and_bias
-from edgepress.compress.quantize.model import Quantized, assemble
+from edgepress.compress.quantize.model import Quantized, assemble, without_rounding
 from edgepress.compress.quantize.scheme import FLOAT, SCHEMES, holds_values, written_range
 from edgepress.models.errors import UsageError
 
@@ -35,7 +35,7 @@ def quantization_json(quantized: Quantized) -> dict[str, Any]:
     "LAYER.bias" -> a tensor; `save_checkpoint` writes them into a file of their own.
     """
     kept = {
-        f"{layer}.{part}": tensor.cpu().contiguous()
+        f"{layer}.{part}": tensor.cpu().clone(memory_format=torch.contiguous_format)
         for layer, tensors in _tensors_by_layer(quantized)
         if not _has_place(quantized.origins[layer], tensors)
         for part, tensor in tensors.items()
@@ -52,12 +52,12 @@ def quantization_json(quantized: Quantized) -> dict[str, Any]:
 
 
 def _tensors_by_layer(quantized: Quantized) -> list[tuple[str, dict[str, torch.Tensor]]]:
-    """Layer -> its "weight" and, where it has one, its "bias", copied."""
-    layers, found = {node.name: node for node in quantized.float_module().graph.nodes}, []
+    """Layer -> its "weight" and, where it has one, its "bias"; the network's own tensors."""
+    layers, found = {node.name: node for node in without_rounding(quantized.model).graph.nodes}, []
     for name in quantized.origins:
         parts = zip(("weight", "bias"), weight_and_bias(layers[name]), strict=True)
         tensors = {part: fetch(quantized.model, str(node.target)) for part, node in parts if node is not None}
-        found.append((name, {part: tensor.detach().clone() for part, tensor in tensors.items()}))
+        found.append((name, {part: tensor.detach() for part, tensor in tensors.items()}))
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.recipes.recipe import TrainSettings
 from edgepress.models.run_directory import launched
 
@@ -75,8 +76,7 @@ def _convolutions(model: nn.Module) -> Iterator[tuple[int, Sequence[int], Sequen
             weight: Any = node.args[1]
             while weight.op != "get_attr" and weight.all_input_nodes:  # behind its rounding
                 weight = weight.all_input_nodes[0]
-            path, _, name = str(weight.target).rpartition(".")
-            shape = getattr(module.get_submodule(path), name).shape
+            shape = fetch(module, str(weight.target)).shape
             stride: Any = node.args[3] if len(node.args) > 3 else (1, 1)
             yield int(shape[1]), shape[2:], (stride,) if isinstance(stride, int) else stride
 

@@ -81,10 +81,7 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[b
         "inputs": ["NHWC" if i in inputs_last else None for i in range(len(example_inputs))],
         "outputs": ["NHWC" if i in outputs_last else None for i in range(len(outputs))],
     }
-    data = _tidied(data)
-    if missing := _without_kernels(data):
-        raise ConversionError(f"LiteRT has no kernel for what LiteRT-Torch makes of it, {', '.join(missing)}")
-    return data, layouts
+    return _tidied(data), layouts
 
 
 #: Of StableHLO's operators, which LiteRT-Torch leaves in a file where TFLite has none, those that LiteRT runs.
@@ -93,11 +90,10 @@ _RUN_AS_THEY_ARE = {"STABLEHLO_COMPOSITE", "STABLEHLO_GATHER", "STABLEHLO_PAD", 
 }
 
 
-def _without_kernels(data: bytes) -> list[str]:
-    """Operators of a converted file that no LiteRT has, though its format knows them."""
-    from edgepress.deploy.tflite.objects import operator_name, read_objects
+def _without_kernels(model: Any) -> list[str]:
+    """Operators of a converted ModelT that no LiteRT has, though its format knows them."""
+    from edgepress.deploy.tflite.objects import operator_name
 
-    model = read_objects(data)
     used = {operator_name(model, operator) for operator in model.subgraphs[0].operators}
     return sorted(name for name in used if name.startswith("STABLEHLO_") and name not in _RUN_AS_THEY_ARE)
 
@@ -126,6 +122,8 @@ def _tidied(data: bytes) -> bytes:
     from edgepress.deploy.tflite.writer import pack
 
     model = read_objects(data)
+    if missing := _without_kernels(model):
+        raise ConversionError(f"LiteRT has no kernel for what LiteRT-Torch makes of it, {', '.join(missing)}")
     model.metadata = [entry for entry in model.metadata or [] if entry.name == b"min_runtime_version"]
     tidy(model)
     lower_ranks(model)

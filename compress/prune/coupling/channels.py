@@ -15,6 +15,7 @@ from edgepress.compress.prune.coupling.fixed import fixed_names
 from edgepress.compress.prune.coupling.labels import axes_of
 from edgepress.compress.prune.coupling.propagate import propagate
 from edgepress.compress.prune.coupling.propagation import Propagation
+from edgepress.models.cost.aten_names import RECURRENT, RECURRENT_CELLS
 from edgepress.models.cost.graph import Graph, trace, trace_one_sample
 from edgepress.models.cost.op_costs import check_rule, check_scheme
 from edgepress.models.errors import UsageError
@@ -360,10 +361,10 @@ def _producing_axes(graph: Graph) -> set[tuple[str, int]]:
                 origin = made.arguments["g"].name if made.op == "_weight_norm" else weight.name
                 for source in graph.origins(origin):
                     producing.add((source, 0 if depthwise_like or not transposed else 1))
-        elif node.op in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        elif node.op in RECURRENT:
             for ref in node.arguments["params"]:
                 producing.update((source, 0) for source in graph.origins(ref.name))
-        elif node.op in ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"):
+        elif node.op in RECURRENT_CELLS:
             for name in ("w_ih", "w_hh"):
                 producing.update((source, 0) for source in graph.origins(node.arguments[name].name))
         elif node.op == "embedding" and weight is not None:

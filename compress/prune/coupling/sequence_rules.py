@@ -11,9 +11,12 @@ import numpy as np
 from edgepress.compress.prune.coupling.labels import Labelled, at_axis
 from edgepress.compress.prune.coupling.product_rules import contract
 from edgepress.compress.prune.coupling.propagation import Propagation, Result, RuleTable, optional, required
+from edgepress.models.cost.aten_names import RECURRENT, RECURRENT_CELLS
 from edgepress.models.cost.graph import Node
 
 RULES = RuleTable()
+#: Parts of the weights; the plain ones have one.
+_GATES = {"lstm": 4, "lstm_cell": 4, "gru": 3, "gru_cell": 3}
 
 
 @RULES.rule("scaled_dot_product_attention")
@@ -34,10 +37,10 @@ def _attention(state: Propagation, node: Node) -> Result:
     )
 
 
-@RULES.rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+@RULES.rule(*RECURRENT)
 def _recurrent(state: Propagation, node: Node) -> Result:
     params = [state.value(ref.name) for ref in node.arguments["params"]]
-    gates = {"lstm": 4, "gru": 3}.get(node.op, 1)
+    gates = _GATES.get(node.op, 1)
     biases = bool(node.arguments.get("has_biases", True))
     directions = 2 if node.arguments.get("bidirectional") else 1
     layers, per_cell = node.arguments["num_layers"], 4 if biases else 2
@@ -45,8 +48,7 @@ def _recurrent(state: Propagation, node: Node) -> Result:
         return state.unknown(node, "projected recurrent layers are not analysed")
     x = required(state, node, "input")
     cause = state.cause(node, "every gate must keep the same units")
-    hx = node.arguments["hx"]
-    states = [state.value(ref.name) for ref in (hx if isinstance(hx, tuple) else (hx,))]
+    states = _states(state, node)
     for layer in range(layers):
         outputs = []
         for direction in range(directions):
@@ -70,18 +72,23 @@ def _recurrent(state: Propagation, node: Node) -> Result:
     return (Labelled(output, x.planes), *finals)
 
 
-@RULES.rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+@RULES.rule(*RECURRENT_CELLS)
 def _recurrent_cell(state: Propagation, node: Node) -> Result:
     weights = [required(state, node, name) for name in ("w_ih", "w_hh")]
     biases = [value for name in ("b_ih", "b_hh") if (value := optional(state, node, name)) is not None]
-    hx = node.arguments["hx"]
-    states = [state.value(ref.name) for ref in (hx if isinstance(hx, tuple) else (hx,))]
-    gates = {"lstm_cell": 4, "gru_cell": 3}.get(node.op, 1)
+    states = _states(state, node)
+    gates = _GATES.get(node.op, 1)
     cause = state.cause(node, "every gate must keep the same units")
     hidden = _coupled_units(state, [*weights, *biases], gates, required(state, node, "input"), states, cause)
     if node.shape is not None:
         return Labelled(node.shape, hidden.planes)
     return tuple(Labelled(shape, hidden.planes) for shape in node.shapes if shape is not None)
+
+
+def _states(state: Propagation, node: Node) -> list[Labelled]:
+    """What a recurrent operator begins with."""
+    hx = node.arguments["hx"]
+    return [state.value(ref.name) for ref in (hx if isinstance(hx, tuple) else (hx,))]
 
 
 def _coupled_units(

@@ -14,6 +14,7 @@ from edgepress.compress.prune.coupling.labels import Labelled, axes_of
 from edgepress.compress.prune.coupling.layout_rules import slice_bounds
 from edgepress.compress.prune.coupling.propagate import propagate
 from edgepress.compress.prune.coupling.propagation import Propagation
+from edgepress.models.cost.aten_names import RECURRENT, RECURRENT_CELLS
 from edgepress.models.cost.graph import Graph, Node, Ref
 from edgepress.models.errors import UsageError
 
@@ -277,9 +278,9 @@ class Removal:
             slope = self.value(node, "weight")
             assert slope is not None
             sizes = {"num_parameters": (slope.shape[0], self.shape(slope)[0])} if slope.shape else {}
-        elif node.op.removesuffix("_cell") in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-            cell = node.arguments.get("params") or (None, node.arguments["w_hh"])
-            recurrent = self.state.values[cell[1].name]
+        elif node.op in RECURRENT | RECURRENT_CELLS:
+            hidden = node.arguments["w_hh"] if node.op in RECURRENT_CELLS else node.arguments["params"][1]
+            recurrent = self.state.values[hidden.name]
             assert isinstance(recurrent, Labelled)
             sizes = {"input_size": (old[-1], new[-1]), "hidden_size": (recurrent.shape[1], self.shape(recurrent)[1])}
         elif node.op == "embedding" and isinstance(result, Labelled):

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 from torch.fx.node import map_aggregate
 
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import argument
 
 #: node.meta key: the scheme that a node wants whatever the network's is.
@@ -77,7 +78,7 @@ class Builder:
 
     def tensor_of(self, node: fx.Node) -> torch.Tensor:
         """The tensor of a get_attr node."""
-        return attribute(self.module, str(node.target))
+        return fetch(self.module, str(node.target))
 
     def _value(self, node: fx.Node) -> Any:
         value = node.meta.get("val")
@@ -94,12 +95,6 @@ def _shape_alone(value: Any) -> Any:
 
 #: How one operator is written: (builder at the place of the node, node) -> what replaces it, or None to leave it.
 Rewrite = Callable[[Builder, fx.Node], "fx.Node | tuple[fx.Node, ...] | None"]
-
-
-def attribute(module: torch.nn.Module, target: str) -> torch.Tensor:
-    """A tensor by its dotted path."""
-    path, _, name = target.rpartition(".")
-    return getattr(module.get_submodule(path), name)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from edgepress.compress.quantize.graph.constants import fetch
 from edgepress.compress.quantize.graph.layers import aten
-from edgepress.compress.quantize.operators.build import WANTED_SCHEME, Builder, attribute
+from edgepress.compress.quantize.operators.build import WANTED_SCHEME, Builder
 
 #: Stands for minus infinity.
 LEAST = -64.0
@@ -80,7 +81,7 @@ def _added(module: fx.GraphModule, first: Any, second: Any) -> tuple[fx.Node, to
 def _constant(module: fx.GraphModule, node: Any) -> torch.Tensor | None:
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    return attribute(module, str(node.target)).detach()
+    return fetch(module, str(node.target)).detach()
 
 
 def _number(module: fx.GraphModule, value: Any) -> float | None:
