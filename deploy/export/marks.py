@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stand-ins told apart where a converted file and its network are matched by their values.
+"""Converted files changed for being matched with their network by values: stand-ins told apart, and values given.
 
 A leaky ReLU (see `stand_ins`) leaves what is positive as it is, so that its value could not be told from its input, nor
 two from each other; and behind it may stand 1 / sqrt, which makes no number of what is negative. Network and file run
@@ -98,6 +98,25 @@ def marked_tflite(data: bytes, carried: Mapping[float, Any]) -> bytes:
     return pack(model)
 
 
+def given_tflite(data: bytes, values: Mapping[int, np.ndarray]) -> bytes:
+    """A float TFLite file whose operators read `values` (tensor -> value, in its layout) in place of what is made."""
+    from edgepress.deploy.tflite.objects import read_objects
+    from edgepress.deploy.tflite.writer import pack, schema
+
+    model, kinds = read_objects(data), schema()
+    graph = model.subgraphs[0]
+    for index, value in values.items():
+        buffer, tensor = kinds.BufferT(), copy.copy(graph.tensors[index])
+        buffer.data = np.frombuffer(np.ascontiguousarray(value, np.float32).tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        tensor.buffer, tensor.name = len(model.buffers) - 1, b"given"
+        graph.tensors.append(tensor)
+        for reader in graph.operators:
+            read = np.asarray(reader.inputs)
+            reader.inputs = np.where(read == index, len(graph.tensors) - 1, read).astype(np.int32)
+    return pack(model)
+
+
 def slopes_in(data: bytes, values: Mapping[int, np.ndarray]) -> dict[float, np.ndarray]:
     """Slope of each LEAKY_RELU of a TFLite file -> the value that it gives."""
     from edgepress.deploy.tflite.objects import operator_name, read_objects
@@ -136,4 +155,18 @@ def marked_onnx(model: onnx.ModelProto, carried: Mapping[float, Any]) -> onnx.Mo
     nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del changed.graph.node[:]
     changed.graph.node.extend(nodes)
+    return changed
+
+
+def given_onnx(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """A float ONNX model whose nodes read `values` (name -> value) in place of what is made; a copy."""
+    from onnx import numpy_helper
+
+    changed = type(model).FromString(model.SerializeToString())
+    for name, value in values.items():
+        changed.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), f"{name}_given"))
+    for node in changed.graph.node:
+        for position, name in enumerate(node.input):
+            if name in values:
+                node.input[position] = f"{name}_given"
     return changed

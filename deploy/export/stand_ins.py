@@ -72,8 +72,8 @@ def with_stand_ins(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, S
 def with_tables(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, Stands]:
     """The same for ONNX, whose exporter keeps all but tables: only those that 8 bits are looked up in are carried.
 
-    A function of 16 bits stays as it is, between its pairs. tanh is a table, too: ONNX Runtime computes it in float.
-    Layer norms are whole.
+    A function of 16 bits stays as it is, between its pairs. tanh, hardswish and abs are tables, too: ONNX Runtime
+    computes them in float. Layer norms are whole.
 
     Fully connected layers on more than two axes become layers on rows: for others ONNX has a product without a bias,
     and the bias in 32 bits belongs to it.
@@ -83,6 +83,7 @@ def with_tables(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, Stan
     from edgepress.compress.quantize.graph.constants import fetch
     from edgepress.compress.quantize.graph.layers import aten
 
+    in_float = {aten.tanh.default, aten.hardswish.default, aten.abs.default}
     changed = copy.deepcopy(module)
     originals = {node.name: node for node in module.graph.nodes}
     carried: Stands = {}
@@ -92,7 +93,7 @@ def with_tables(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, Stan
     for node in list(changed.graph.nodes):
         rank = node.meta["val"].dim() if node.target is aten.linear.default else 0
         table = node.name in integers and _is_coarse(node, integers, quantized.points.looked_up)
-        table = table or (node.target is aten.tanh.default and _has_8_bits(node, integers))
+        table = table or (node.target in in_float and _has_8_bits(node, integers))
         if table and node.name not in quantized.points.islands:
             slope = _slope(len(carried))
             carried[slope] = "table", originals[node.name]
@@ -158,7 +159,8 @@ def _slope(number: int) -> float:
 
 
 def _would_merge(node: Any) -> bool:
-    """Whether converters work a layer's bias, or a product with a constant, into the weights of the layer behind it.
+    """Whether converters work a layer's bias, or a product with a constant, into the weights of the layer behind it, or
+    a layer's bias into a map that is added to its result.
 
     The value between the two would be in no file, and nothing would say which integers it has.
     """
@@ -170,7 +172,8 @@ def _would_merge(node: Any) -> bool:
     pending = list(node.users)
     while pending:
         user = pending.pop()
-        if user.target in LAYERS:
+        added = user.target is aten.add.Tensor and len(_computed(user)) == 1
+        if user.target in LAYERS or (added and node.target in LAYERS):
             return True
         if user.target in (aten.reshape.default, aten.permute.default, aten.transpose.int, aten.unsqueeze.default):
             pending += user.users

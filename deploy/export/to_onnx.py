@@ -14,13 +14,13 @@ import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
 from edgepress.deploy.converted import ConversionError, ConvertedFile
-from edgepress.deploy.export.marks import marked, marked_onnx
+from edgepress.deploy.export.marks import given_onnx, marked, marked_onnx
 from edgepress.deploy.export.stand_ins import described, with_tables
 from edgepress.deploy.export.to_tflite import run_outside, silenced
 from edgepress.deploy.onnx_files.integers import write_integers
 from edgepress.deploy.onnx_files.limits import write_limits
 from edgepress.deploy.onnx_files.tidy import give_constants, pool_globally, tidy
-from edgepress.deploy.verify.match import match_values, probe_around, record_values
+from edgepress.deploy.verify.match import match_file, probe_around, record_values
 from edgepress.models.errors import UsageError
 from edgepress.models.terminal.installation import how_to_install
 
@@ -60,7 +60,13 @@ def integer_onnx(quantized: Quantized, example_inputs: tuple[Any, ...], types: s
     model = convert_float(stand_in, example_inputs, quantized.dynamic_batch)
     probe = probe_around(example_inputs)
     ours = record_values(marked(stand_in, carried), probe)
-    names = match_values(ours, _run_all(marked_onnx(model, carried), [x.numpy() for x in probe]))
+    told_apart = marked_onnx(model, carried)
+
+    def run(given: dict[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+        made = _run_all(given_onnx(told_apart, given), [x.numpy() for x in probe])
+        return [(name, given.get(name, value)) for name, value in made]
+
+    names, _ = match_file(ours, run)
     written = write_integers(model, names, quantized, described(carried, module), types)
     write_limits(model)
     return ConvertedFile(_checked(model), written.ranges, written.islands, _layouts(model))
@@ -97,7 +103,7 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_ba
                 f"ONNX export needs onnx and onnxscript ({error}): {how_to_install('onnxscript')}"
             ) from error
         except Exception as error:
-            reason = str(error).strip().splitlines() or said() or ["no reason given"]
+            reason = str(_first_cause(error)).strip().splitlines() or said() or ["no reason given"]
             raise ConversionError(
                 f"torch cannot export {type(module).__name__} to ONNX: {type(error).__name__}: {reason[0][:300]}"
             ) from error
@@ -105,6 +111,13 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_ba
     give_constants(model)
     pool_globally(model)
     return model
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What the exporter met first: what it says around that are its steps and how to report them."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _run_all(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[tuple[str, np.ndarray]]:

@@ -22,9 +22,9 @@ import numpy as np
 
 from edgepress.compress.quantize.graph.outputs import flat
 from edgepress.deploy.converted import ConversionError, ConvertedFile
-from edgepress.deploy.export.marks import marked, marked_tflite, slopes_in
+from edgepress.deploy.export.marks import given_tflite, marked, marked_tflite, slopes_in
 from edgepress.deploy.export.stand_ins import described, with_stand_ins
-from edgepress.deploy.verify.match import match_values, probe_around, record_values
+from edgepress.deploy.verify.match import match_file, probe_around, record_values
 from edgepress.models.errors import EdgepressError, RuntimeFailure, UsageError
 from edgepress.models.terminal.chatter import without_chatter
 from edgepress.models.terminal.installation import how_to_install
@@ -158,9 +158,15 @@ def integer_tflite(quantized: Quantized, example_inputs: tuple[Any, ...], float_
     data, layouts = convert_float(stand_in, example_inputs)
     probe = probe_around(example_inputs)
     ours = record_values(marked(stand_in, carried), probe)
-    theirs = run_all(marked_tflite(data, carried), [x.numpy() for x in probe])
-    operators = described(carried, module, ours, slopes_in(data, dict(theirs)))
-    rewritten = rewrite(data, match_values(ours, theirs), quantized, float_io, operators)
+    told_apart = marked_tflite(data, carried)
+
+    def run(given: dict[int, np.ndarray]) -> list[tuple[int, np.ndarray]]:
+        made = run_all(given_tflite(told_apart, given) if given else told_apart, [x.numpy() for x in probe])
+        return [(index, given.get(index, value)) for index, value in made]
+
+    names, theirs = match_file(ours, run)
+    operators = described(carried, module, ours, slopes_in(data, theirs))
+    rewritten = rewrite(data, names, quantized, float_io, operators)
     return ConvertedFile(split_concatenations(rewritten.data), rewritten.ranges, rewritten.islands, layouts)
 
 

@@ -94,6 +94,11 @@ def write_integers(
     return Written(writer.ranges, writer.islands)
 
 
+def _like_inputs(node: Any) -> list[str]:
+    """Outputs that hold values of the inputs; the second one of a pooling holds where they were."""
+    return list(node.output)[:1] if node.op_type == "MaxPool" else list(node.output)
+
+
 class _Writer:
     def __init__(
         self,
@@ -199,7 +204,7 @@ class _Writer:
                 if node.op_type in _SAME:
                     read = list(node.input)[_READ.get(node.op_type, slice(1))]
                     sources = [name for name in read if name and name not in self.constants]
-                    for a, b in [(a, b) for a in sources for b in node.output]:
+                    for a, b in [(a, b) for a in sources for b in _like_inputs(node)]:
                         for given, target in ((a, b), (b, a)):
                             if (
                                 given in self.integers

@@ -7,7 +7,7 @@ converter's names and is checked by itself: what matches nothing is reported, ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,9 @@ TOLERANCE = 1e-3
 #: The same of two converted forms of one value. What is farther from a tensor than another value by more than this, is
 #: not its value: adding a small constant leaves a sum within the tolerance of what it was added to.
 _NOISE = 1e-5
+#: From here on a value is given to the file as it is in the network: every operator makes of a difference a larger one
+#: in a network that amplifies, until nothing is within the tolerance any more.
+_DRIFT = 1e-4
 #: Axis orders in which a converter may keep a tensor of so many dimensions.
 _ORDERS = {3: [(0, 1, 2), (0, 2, 1)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)]}
 
@@ -70,6 +73,52 @@ def layouts(value: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
     forms = [value.transpose(order) for order in _ORDERS.get(value.ndim, [tuple(range(value.ndim))])]
     fitting = [form for form in forms if form.shape == shape]
     return fitting or ([value.reshape(shape)] if value.size == np.prod(shape) else [])
+
+
+def match_file(
+    ours: Mapping[str, np.ndarray], run: Callable[[dict[Identity, np.ndarray]], list[tuple[Identity, np.ndarray]]]
+) -> tuple[dict[Identity, list[str]], dict[Identity, np.ndarray]]:
+    """Find our values in a file, however far its roundings grow.
+
+    Args:
+        ours: see `match_values`.
+        run: runs the file and returns its values in their order; what it is given (identity -> value in the file's
+            layout) is read in place of what the file makes.
+
+    Returns:
+        What `match_values` does, and the values of the file by their identity.
+    """
+    given: dict[Identity, np.ndarray] = {}
+    values = run(given)
+    found = match_values(ours, values)
+    while len(found) < len(values):
+        drifted = _drifted(ours, values, found)
+        if not drifted:
+            break
+        given |= drifted
+        values = run(given)
+        more = {key: names for key, names in match_values(ours, values).items() if key not in found}
+        if not more:
+            break
+        found |= more
+    return found, dict(values)
+
+
+def _drifted(
+    ours: Mapping[str, np.ndarray], values: Iterable[tuple[Identity, np.ndarray]], found: Mapping[Identity, list[str]]
+) -> dict[Identity, np.ndarray]:
+    """Our values in the form of the file's, where those differ by more than noise."""
+    drifted = {}
+    for identity, value in values:
+        if identity not in found:
+            continue
+        own = ours[found[identity][0]]
+        orders = _ORDERS.get(own.ndim, [tuple(range(own.ndim))])
+        forms = [np.ascontiguousarray(own.transpose(order)).reshape(value.shape) for order in orders]
+        form = min(forms, key=lambda form: float(np.abs(form - value).max(initial=0)))
+        if np.abs(form - value).max(initial=0) > _DRIFT * np.abs(own).max(initial=0):
+            drifted[identity] = form.astype(value.dtype)
+    return drifted
 
 
 def match_values(

@@ -170,14 +170,19 @@ def _split(state: Propagation, node: Node) -> Result:
     parts, start = [], 0
     for shape in node.shapes:
         assert shape is not None
-        parts.append(_sliced(state, value, shape, dim, start, start + shape[dim]))
+        parts.append(_sliced(state, node, value, shape, dim, start))
         start += shape[dim]
     return tuple(parts)
 
 
-def _sliced(state: Propagation, value: Labelled, shape: Sequence[int], dim: int, start: int, end: int) -> Labelled:
+def _sliced(state: Propagation, node: Node, value: Labelled, shape: Sequence[int], dim: int, start: int) -> Labelled:
+    """A part as long as `shape` says. Of one channel it is read by everything that it is broadcast to: it stays."""
     index = [slice(None)] * len(value.shape)
-    index[dim] = slice(start, end)
+    index[dim] = slice(start, start + shape[dim])
+    if shape[dim] == 1:
+        for plane in value.planes:
+            if axes_of(plane) == (dim,):
+                state.space.fix(plane[tuple(index)], state.cause(node, "picks this one channel by its number"))
     return _mapped(state, value, shape, lambda plane: plane[tuple(index)] if plane.shape[dim] > 1 else plane)
 
 
@@ -214,7 +219,7 @@ def _slice(state: Propagation, node: Node) -> Result:
     if node.arguments.get("step", 1) != 1:
         value = state.space.collapse(value, [dim], state.cause(node, "takes every n-th channel"))
     start, _ = slice_bounds(node, value.shape[dim])
-    return _sliced(state, value, shape, dim, start, start + shape[dim])
+    return _sliced(state, node, value, shape, dim, start)
 
 
 @RULES.rule("slice_scatter")
@@ -231,7 +236,7 @@ def _slice_scatter(state: Propagation, node: Node) -> Result:
 
     def between(first: int, last: int) -> Labelled:
         sizes = [last - first if axis == dim else size for axis, size in enumerate(base.shape)]
-        return _sliced(state, base, sizes, dim, first, last)
+        return _sliced(state, node, base, sizes, dim, first)
 
     pieces = [between(0, start), state.space.merge([between(start, end), part], cause), between(end, base.shape[dim])]
     return concatenated(state, node, [piece for piece in pieces if piece.shape[dim]], dim)

@@ -14,6 +14,13 @@ from edgepress.compress.quantize.graph.layers import argument, aten
 from edgepress.compress.quantize.operators.build import Builder, shape_of
 from edgepress.compress.quantize.operators.functions import is_whole_power, log_from_root
 
+_PRODUCTS = {aten.matmul.default, aten.bmm.default, aten.mm.default, aten.baddbmm.default}
+#: What scores of attention may go through before their softmax: scale, mask and bias.
+_SCORED = {
+    *(aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar, aten.add.Tensor, aten.sub.Tensor),
+    *(aten.masked_fill.Scalar, aten.clone.default, aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dims),
+}
+
 
 def silu(build: Builder, node: fx.Node) -> fx.Node:
     """x * sigmoid(x)."""
@@ -195,17 +202,31 @@ def over_last_axis(build: Builder, node: fx.Node) -> fx.Node | None:
     """Over another axis than the last: kernels have the last one only. Over one value softmax is 1.
 
     Converters write that last one out in a subtraction, exp and a division, which have no integer kernels; a table of
-    x ** 0 has.
+    x ** 0 has. They do the same with the last axis of an image, which is not the last of a file with channels there:
+    softmax is over the rows of a matrix.
     """
     x, rank = node.args[0], len(shape_of(node))
     dim = int(argument(node, "dim")) % rank
     if shape_of(node)[dim] == 1 and node.target is aten.softmax.int:
         return build(aten.pow.Tensor_Scalar, x, 0)
     if dim == rank - 1:
-        return None
+        if rank != 4 or node.target is not aten.softmax.int or _between_products(node):
+            return None
+        _, *sizes = shape_of(node)
+        rows = build(aten.reshape.default, x, [-1, sizes[0] * sizes[1], sizes[2]])
+        return build(aten.reshape.default, build(node.target, rows, -1), [-1, *sizes])
     order = [*(axis for axis in range(rank) if axis != dim), dim]
     made = build(node.target, build(aten.permute.default, x, order), rank - 1)
     return build(aten.permute.default, made, [order.index(axis) for axis in range(rank)])
+
+
+def _between_products(softmax: fx.Node) -> bool:
+    """Whether scores of attention go in and weights of it come out: no layer gives that an order of its axes."""
+    source: Any = softmax.args[0]
+    while isinstance(source, fx.Node) and source.target in _SCORED:
+        source = source.args[0]
+    given = isinstance(source, fx.Node) and source.target in _PRODUCTS
+    return given and all(user.target in _PRODUCTS for user in softmax.users)
 
 
 def log_softmax(build: Builder, node: fx.Node) -> fx.Node:

@@ -119,17 +119,25 @@ def variance(build: Builder, node: fx.Node) -> fx.Node:
 
 
 def vector_norm(build: Builder, node: fx.Node) -> fx.Node | None:
-    """The L2 norm over axes: sqrt(sum of squares), with the count under the root so that it fits 16 bits."""
-    x, rank = node.args[0], len(shape_of(node.args[0]))
-    if argument(node, "ord") != 2:
-        return None
+    """Norms over axes: L1 and the largest magnitude; L2 as sqrt(sum of squares), with the count under the root so that
+    it fits 16 bits.
+    """
+    x, rank, order = node.args[0], len(shape_of(node.args[0])), argument(node, "ord")
     axes = argument(node, "dim")
     axes = list(range(rank)) if axes is None else list(axes)
     count = 1
     for axis in axes:
         count *= shape_of(x)[axis]
+    kept = bool(argument(node, "keepdim"))
+    if order == 1:
+        mean = build(aten.mean.dim, build(aten.abs.default, x), axes, kept, wide=True)
+        return build(aten.mul.Tensor, mean, float(count), wide=True)
+    if order == float("inf"):
+        return build(aten.amax.default, build(aten.abs.default, x), axes, kept)
+    if order != 2:
+        return None
     squared = build(aten.mul.Tensor, x, x, wide=True)
-    power = build(aten.mean.dim, squared, axes, bool(argument(node, "keepdim")), wide=True)
+    power = build(aten.mean.dim, squared, axes, kept, wide=True)
     return build(aten.mul.Tensor, _root(build, power), count**0.5, wide=True)
 
 

@@ -84,10 +84,15 @@ def test_functions_of_16_bits(names: tuple[str, ...], tmp_path: Path):
         ("rows", ("log_softmax_rows", "logsumexp", "class_token", "constant_padding", "attention_of_one")),
         ("shapes", ("upsample_nearest_part", "upsample_nearest_size", "conv_transpose_relu6")),
         ("reductions", ("adaptive_max_pool_3", "adaptive_max_pool_5")),
+        ("reductions", ("softmax_columns", "softmin_columns", "norm_l1", "norm_inf")),
         ("signals", ("pad_reflect1d", "adaptive_max_pool1d")),
         ("products", ("masked_attention", "one_head")),
         pytest.param("products", ("bmm", "multihead"), marks=pytest.mark.slow),
-        pytest.param("functions", ("divided", "where", "slice_in_place", "squeeze_excite"), marks=pytest.mark.slow),
+        pytest.param(
+            "functions",
+            ("divided", "where", "slice_in_place", "squeeze_excite", "remainder", "fmod"),
+            marks=pytest.mark.slow,
+        ),
         *(pytest.param(group, (), marks=pytest.mark.slow) for group in ("activations", "shapes", "norms", "signals")),
     ],
 )

@@ -121,3 +121,57 @@ def test_what_overflowed_matches_nothing():
     ours = {"big": np.array([np.inf, 1.0], np.float32), "plain": np.array([2.0, 3.0], np.float32)}
     theirs = [("a", np.array([np.inf, 1.0], np.float32)), ("b", np.array([2.0, 3.0], np.float32))]
     assert match_values(ours, theirs) == {"b": ["plain"]}
+
+
+class MapsBehind(nn.Module):
+    """Maps added to what a convolution and a dense layer with biases give, with nothing between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.dense, self.last = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 8), nn.Conv2d(8, 4, 1)
+        self.map, self.rows = nn.Parameter(torch.randn(1, 8, 4, 4)), nn.Parameter(torch.randn(1, 16, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = (self.first(x) + self.map).flatten(2).transpose(1, 2)
+        return self.last((self.dense(rows) + self.rows).transpose(1, 2).unflatten(2, (4, 4)))
+
+
+@pytest.mark.slow
+def test_a_map_behind_a_layer_leaves_the_layer_in_integers(tmp_path: Path):
+    """The converter melts the bias of the layer into the map, and the value between them is in no file."""
+    pytest.importorskip("litert_torch")
+    torch.manual_seed(0)
+    net, x = MapsBehind().eval(), torch.randn(8, 3, 8, 8)
+    made = export_model(quantize_model(net, x[:1], [x]), x[:1], tmp_path / "net.tflite")
+    assert made.manifest["float_islands"] == []
+    assert all(figures["max_lsb"] <= 1 for figures in made.manifest["parity"]["runtimes"].values())
+
+
+class Amplifying(nn.Module):
+    """Steps y -> 4 y (1 - y), each of which doubles a difference: 24 of them make everything of a rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.sigmoid(self.first(x))
+        for _ in range(24):
+            y = 4 * y * (1 - y)
+        return self.last(y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_a_network_that_amplifies_roundings_stays_in_integers(form: str):
+    """Its values in a converter's file are soon none of ours any more, which left everything behind in float."""
+    from edgepress.deploy.export.to_onnx import integer_onnx
+    from edgepress.deploy.export.to_tflite import integer_tflite
+
+    if form == "tflite":
+        pytest.importorskip("litert_torch")
+    torch.manual_seed(0)
+    net, x = Amplifying().eval(), torch.randn(4, 3, 8, 8)
+    made = {"tflite": integer_tflite, "onnx": integer_onnx}[form](quantize_model(net, x[:1], [x]), (x[:1],))
+    assert made.islands == []
+    assert len(made.ranges) >= 24 * 3 + 3
