@@ -17,8 +17,8 @@ from torch import fx, nn
 
 from edgepress.compress.quantize.graph.absorb import Origin, absorb
 from edgepress.compress.quantize.graph.constants import fetch, fold_constants, fold_what_follows_the_batch, store
-from edgepress.compress.quantize.graph.layers import LAYERS, weight_and_bias
-from edgepress.compress.quantize.graph.trace import quiet, trace
+from edgepress.compress.quantize.graph.layers import LAYERS, argument, weight_and_bias
+from edgepress.compress.quantize.graph.trace import place_of, quiet, trace
 from edgepress.compress.quantize.operators.build import rewrite_operators
 from edgepress.compress.quantize.operators.masks import rewrite_masks
 from edgepress.compress.quantize.operators.response_norm import pool_instead_of_mean, rewrite_response_norm
@@ -26,6 +26,7 @@ from edgepress.compress.quantize.operators.table import FOR_CONVERTERS, FOR_INTE
 from edgepress.models.checkpoints.copying import copied
 from edgepress.models.cost.graph import as_inputs
 from edgepress.models.cost.networks import plain_network
+from edgepress.models.errors import UsageError
 
 aten = torch.ops.aten
 #: Operators which do nothing in inference.
@@ -37,6 +38,10 @@ _IDENTITIES = {
     aten.dropout.default,
     aten.lift_fresh_copy.default,
 }
+#: Batch norms without statistics of their own.
+_OF_BATCHES = {aten._native_batch_norm_legit.default, aten._native_batch_norm_legit.no_stats}
+#: Operators which only refuse values: no file has a place for them.
+_CHECKS = {aten._assert_tensor_metadata.default, aten._assert_async.default, aten._assert_async.msg}
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,10 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
         if node.op == "call_function" and node.target in _IDENTITIES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-        elif node.target is aten._assert_tensor_metadata.default:
+        elif node.target in _CHECKS:
             graph.erase_node(node)
     fold_constants(traced)
+    _refuse_statistics_of_batches(graph)
     fold_what_follows_the_batch(traced)
     origins = {node.name: _origin(node) for node in graph.nodes if node.target in LAYERS}
     _separate_shared(traced, origins)
@@ -97,6 +103,17 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
     graph.lint()
     module = fx.GraphModule(traced, graph, class_name="Folded").eval()
     return Folded(module, origins, found.fixed_batch, found.reason)
+
+
+def _refuse_statistics_of_batches(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        own = node.target in _OF_BATCHES or (node.target is aten.batch_norm.default and argument(node, "training"))
+        if own:
+            raise UsageError(
+                f"{place_of(node)} takes its mean and variance from the batch, in evaluation too "
+                f"(track_running_stats=False), and a device runs one sample at a time: train it with running "
+                f"statistics, or take GroupNorm or InstanceNorm"
+            )
 
 
 def in_single_precision(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -186,15 +186,15 @@ class LabelSpace:
             while grown:
                 grown = False
                 for index in range(len(pending) - 1, -1, -1):
-                    own = set(axes_of(pending[index][0]))
-                    if axes & own:
+                    touched = set(axes_of(pending[index][0]))
+                    if axes & touched:
                         component.append(pending.pop(index))
-                        axes |= own
+                        axes |= touched
                         grown = True
-            if len(component) == 1:
-                plane, side = component[0]
-                real = [axis for axis in axes if sides[1 - side].shape[axis] > 1]
-                planes += self.collapse(Labelled(shape, (plane,)), real, cause).planes if real else [plane]
+            if len({side for _, side in component}) == 1:  # several where axes were made one: channels and kernels
+                own = tuple(plane for plane, _ in component)
+                real = [axis for axis in axes if sides[1 - component[0][1]].shape[axis] > 1]
+                planes += self.collapse(Labelled(shape, own), real, cause).planes if real else own
             elif len(component) == 2 and component[0][1] != component[1][1]:
                 (a, _), (b, _) = component
                 self.unify(a, b, cause)

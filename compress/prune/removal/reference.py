@@ -100,9 +100,14 @@ def _call(
         args = map_arg(node.args, lambda read: raw.get(read, values[read]))
         return masked(removal, known.name, node.target(*args, **lookup(node.kwargs)))
     source = removal.state.values[known.inputs[0]] if known.inputs else None
-    if known.op in _STATISTICS and isinstance(source, Labelled) and removal.kept(source):
+    if _takes_statistic(known) and isinstance(source, Labelled) and removal.kept(source):
         return _statistic(removal, known, node, values, lookup)
     return masked(removal, known.name, node.target(*lookup(node.args), **lookup(node.kwargs)))
+
+
+def _takes_statistic(known: Any) -> bool:
+    """A batch norm of a training takes its own: of a batch, or of a weight that it standardizes."""
+    return known.op in _STATISTICS or (known.op == "batch_norm" and bool(known.arguments.get("training")))
 
 
 def masked(removal: Removal, name: str, value: Any) -> Any:

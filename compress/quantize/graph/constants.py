@@ -39,7 +39,7 @@ def store(module: nn.Module, target: str, value: torch.Tensor, parameter: bool =
 
 def fold_constants(module: fx.GraphModule) -> None:
     """Evaluate what depends on parameters alone, such as a weight that a parametrization computes, or a mask."""
-    constants: dict[fx.Node, torch.Tensor] = {}
+    constants: dict[fx.Node, Any] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
             value = fetch(module, str(node.target))
@@ -54,6 +54,8 @@ def fold_constants(module: fx.GraphModule) -> None:
                 value = _evaluated(
                     node, {n: constants[n] if n in constants else _like(n) for n in node.all_input_nodes}
                 )
+            if isinstance(value, (tuple, list)):
+                constants[node] = value  # each is a constant where it is taken out
             if not isinstance(value, torch.Tensor):
                 continue
             name = f"folded_{node.name}"
@@ -63,6 +65,8 @@ def fold_constants(module: fx.GraphModule) -> None:
             constant.meta["val"] = constants[constant] = value
             node.replace_all_uses_with(constant)
             module.graph.erase_node(node)
+    for node in reversed([node for node in constants if node.op == "call_function" and not node.users]):
+        module.graph.erase_node(node)
 
 
 def fold_what_follows_the_batch(module: fx.GraphModule) -> None:

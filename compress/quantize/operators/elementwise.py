@@ -220,6 +220,15 @@ def over_last_axis(build: Builder, node: fx.Node) -> fx.Node | None:
     return build(aten.permute.default, made, [order.index(axis) for axis in range(rank)])
 
 
+def one_hot(build: Builder, node: fx.Node) -> fx.Node | None:
+    """Where a number is that of a class; torch's own also asserts that it is any, for which no file has a place."""
+    x, classes = node.args[0], int(argument(node, "num_classes"))
+    if classes < 1:
+        return None
+    numbers = build.constant("classes", torch.arange(classes))
+    return build(aten.to.dtype, build(aten.eq.Tensor, build(aten.unsqueeze.default, x, -1), numbers), torch.int64)
+
+
 def _between_products(softmax: fx.Node) -> bool:
     """Whether scores of attention go in and weights of it come out: no layer gives that an order of its axes."""
     source: Any = softmax.args[0]
@@ -291,6 +300,7 @@ REWRITES: dict[Any, Any] = {
     aten.clamp.Tensor: clamp_to_ends,
     aten.clamp_max.default: clamp_above,
     aten.copy.default: copied,
+    aten.one_hot.default: one_hot,
     aten.softmax.int: over_last_axis,
     aten.log_softmax.int: log_softmax,
     aten.logsumexp.default: log_of_sum,

@@ -9,6 +9,7 @@ whole row at once. LiteRT and TFLite Micro have 16-bit kernels for all of it.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -119,26 +120,43 @@ def variance(build: Builder, node: fx.Node) -> fx.Node:
 
 
 def vector_norm(build: Builder, node: fx.Node) -> fx.Node | None:
-    """Norms over axes: L1 and the largest magnitude; L2 as sqrt(sum of squares), with the count under the root so that
-    it fits 16 bits.
-    """
-    x, rank, order = node.args[0], len(shape_of(node.args[0])), argument(node, "ord")
-    axes = argument(node, "dim")
-    axes = list(range(rank)) if axes is None else list(axes)
-    count = 1
-    for axis in axes:
-        count *= shape_of(x)[axis]
+    """Norms over axes: L1, L2 and the largest magnitude."""
+    x, order, axes = node.args[0], argument(node, "ord"), argument(node, "dim")
+    axes = list(range(len(shape_of(x)))) if axes is None else list(axes)
     kept = bool(argument(node, "keepdim"))
     if order == 1:
         mean = build(aten.mean.dim, build(aten.abs.default, x), axes, kept, wide=True)
-        return build(aten.mul.Tensor, mean, float(count), wide=True)
+        return build(aten.mul.Tensor, mean, float(_count(x, axes)), wide=True)
     if order == float("inf"):
         return build(aten.amax.default, build(aten.abs.default, x), axes, kept)
-    if order != 2:
+    return _length(build, x, axes, kept) if order == 2 else None
+
+
+def cosine_similarity(build: Builder, node: fx.Node) -> fx.Node | None:
+    """The sum of products of two values over one axis, each divided by its length."""
+    x, y = node.args[:2]
+    if len(shape_of(x)) != len(shape_of(y)):
         return None
+    axis, least = int(argument(node, "dim")), float(argument(node, "eps"))
+
+    def unit(value: Any) -> fx.Node:
+        length = build(aten.clamp_min.default, _length(build, value, [axis], True), least, wide=True)
+        return build(aten.mul.Tensor, value, build(aten.reciprocal.default, length))
+
+    product = build(aten.mul.Tensor, unit(x), unit(y))
+    mean = build(aten.mean.dim, product, [axis], False, wide=True)
+    return build(aten.mul.Tensor, mean, float(_count(product, [axis])))
+
+
+def _length(build: Builder, x: Any, axes: list[int], kept: bool) -> fx.Node:
+    """sqrt(sum of squares), with the count under the root so that it fits 16 bits."""
     squared = build(aten.mul.Tensor, x, x, wide=True)
     power = build(aten.mean.dim, squared, axes, kept, wide=True)
-    return build(aten.mul.Tensor, _root(build, power), count**0.5, wide=True)
+    return build(aten.mul.Tensor, _root(build, power), _count(x, axes) ** 0.5, wide=True)
+
+
+def _count(x: Any, axes: list[int]) -> int:
+    return math.prod(shape_of(x)[axis] for axis in axes)
 
 
 def _root(build: Builder, x: fx.Node) -> fx.Node:
@@ -157,4 +175,5 @@ REWRITES: dict[Any, Any] = {
     aten.std.correction: variance,
     aten.std.dim: variance,
     aten.linalg_vector_norm.default: vector_norm,
+    aten.cosine_similarity.default: cosine_similarity,
 }

@@ -161,6 +161,8 @@ REDUCTIONS: dict[str, Case] = {
     "log_softmax": _one(lambda y: F.log_softmax(y, 1)),
     "mean_channels": _one(lambda y: y * y.mean(1, keepdim=True)),
     "softmax_positions": _one(lambda y: F.softmax(y.flatten(2), -1).reshape(y.shape)),
+    "cosine": _one(lambda y: y * F.cosine_similarity(y, y.flip(3), 1).unsqueeze(1)),
+    "one_hot": _one(lambda y: y + F.one_hot(y.argmax(1), 8).permute(0, 3, 1, 2)),
     "norm_inf": _one(lambda y: y / (0.1 + torch.linalg.vector_norm(y, float("inf"), 1, keepdim=True))),
     "norm_l1": _one(lambda y: F.normalize(y, p=1.0, dim=1)),
     "softmax_columns": _one(lambda y: y * F.softmax(y, 3)),
