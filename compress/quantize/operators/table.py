@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from edgepress.compress.quantize.operators import elementwise, norms, pooling, products, recurrent, shapes
+from edgepress.compress.quantize.operators import elementwise, norms, pooling, products, recurrent, shapes, windows
 from edgepress.compress.quantize.operators.build import Rewrite
 
 #: For converters that know them in no form, whatever the numbers.
-FOR_CONVERTERS: dict[object, Rewrite] = {**elementwise.ALWAYS, **shapes.ALWAYS}
+FOR_CONVERTERS: dict[object, Rewrite] = {**elementwise.ALWAYS, **shapes.ALWAYS, **windows.ALWAYS}
 #: For integers.
 FOR_INTEGERS: dict[object, Rewrite] = {
     **elementwise.REWRITES,

@@ -180,6 +180,9 @@ REDUCTIONS: dict[str, Case] = {
     "adaptive_avg_pool_5": _one(lambda y: F.adaptive_avg_pool2d(y, 5)),
 }
 SHAPES: dict[str, Case] = {
+    "patches": _one(lambda y: y.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 1, 4, 5, 2, 3).flatten(1, 3)),
+    "neighbours": _one(lambda y: F.unfold(F.pad(y, (1, 1, 1, 1)), 3).unflatten(2, (12, 12))[:, ::5]),
+    "unfold_and_fold": _one(lambda y: F.fold(0.5 * F.unfold(y, 3, stride=3), (12, 12), 3, stride=3)),
     "expanded_channel": case(lambda s, y: y * y[:, :1].expand(-1, 8, -1, -1)),
     "expanded_row": case(lambda s, y: torch.maximum(y, y[:, :, :1].expand_as(y))),
     "expanded_as_gate": case(lambda s, y: y * y.mean((2, 3), keepdim=True).expand_as(y)),

@@ -83,6 +83,7 @@ def test_functions_of_16_bits(names: tuple[str, ...], tmp_path: Path):
         ("activations", ("gelu", "elu", "prelu_per_channel", "hardsigmoid", "hardtanh")),
         ("rows", ("log_softmax_rows", "logsumexp", "class_token", "constant_padding", "attention_of_one")),
         ("shapes", ("upsample_nearest_part", "upsample_nearest_size", "conv_transpose_relu6")),
+        ("shapes", ("patches", "neighbours", "unfold_and_fold")),
         ("reductions", ("adaptive_max_pool_3", "adaptive_max_pool_5")),
         ("reductions", ("softmax_columns", "softmin_columns", "norm_l1", "norm_inf", "cosine")),
         ("signals", ("pad_reflect1d", "adaptive_max_pool1d")),
