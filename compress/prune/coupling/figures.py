@@ -221,7 +221,7 @@ def cost_formula(
 def _symbolic_groups(state: Propagation, node: Node, symbolic: Any) -> Any:
     """The arguments, with the number of groups as a symbol where whole groups are removed."""
     groups = node.arguments.get("groups")
-    if state.mode.get(node.name) != "group" or groups is None:
+    if state.mode.get(node.name) != "group" or groups is None or "weight" not in node.arguments:
         return node.arguments
     source, weight = (state.value(node.arguments[name].name) for name in ("input", "weight"))
     axis = len(source.shape) - len(weight.shape) + 1

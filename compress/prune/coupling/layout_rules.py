@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.compress.prune.coupling.grids import in_groups
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of, drop_axes, lift, reshaped
-from edgepress.compress.prune.coupling.propagation import Propagation, Result, RuleTable
+from edgepress.compress.prune.coupling.propagation import Propagation, Result, RuleTable, required
 from edgepress.models.cost.graph import Node, Ref
 
 RULES = RuleTable()
@@ -340,10 +341,25 @@ def _pixel_shuffle(state: Propagation, node: Node) -> Result:
         )
     groups = node.arguments["groups"]
     split = (*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
-    grid = reshaped(state.space, value, split)
-    state.grid(node, grid, (axis, axis + 1))
+    # Equal counts in every group, or whole groups: whichever leaves more to choose from.
+    state.mode[node.name] = mode = "index" if split[axis + 1] >= groups else "group"
+    grid = reshaped(state.space, in_groups(state, value, axis, groups, mode, node), split)
     swapped = (*shape[:axis], split[axis + 1], groups, *shape[axis + 1 :])
     return reshaped(state.space, _mapped(state, grid, swapped, lambda p: p.swapaxes(axis, axis + 1)), shape)
+
+
+@RULES.rule("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def _grid_sampler(state: Propagation, node: Node) -> Result:
+    """Positions of each channel are read anew, where the other input says."""
+    value, shape = required(state, node, "input"), _shape(node)
+    cause = state.cause(node, "the positions that are read")
+    state.space.fix_value(required(state, node, "grid"), cause)
+    return Labelled(shape, state.space.collapse(value, range(2, len(shape)), cause).planes)
+
+
+@RULES.rule("tril", "triu")
+def _triangle(state: Propagation, node: Node) -> Result:
+    return state.space.collapse(_first(state, node), [-2, -1], state.cause(node, "labels in a triangle"))
 
 
 @RULES.rule("flip", "roll", "rot90")

@@ -96,6 +96,14 @@ def _statistic(state: Propagation, node: Node) -> Result:
     return (result,) * len(node.shapes) if node.shapes else result
 
 
+@RULES.rule("cosine_similarity")
+def _cosine(state: Propagation, node: Node) -> Result:
+    """Masked channels add nothing to the product, nor to the lengths."""
+    cause = state.cause(node, "must keep the same channels")
+    merged = state.space.merge([required(state, node, name) for name in ("x1", "x2")], cause)
+    return state.space.reduce(merged, [node.arguments.get("dim", 1)], cause, keep=False)
+
+
 @RULES.rule("max", "min")
 def _extreme(state: Propagation, node: Node) -> Result:
     if "other" in node.arguments:

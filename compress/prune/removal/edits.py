@@ -38,6 +38,7 @@ _RESULT_SIZE = {
     "broadcast_to": "size",
 }
 _SPLITS = ("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
+_SHUFFLES = ("channel_shuffle", "native_channel_shuffle")
 
 
 class Removal:
@@ -139,7 +140,7 @@ class Removal:
         elif node.op in ("layer_norm", "native_layer_norm", "rms_norm") and source is not None:
             count = len(node.arguments["normalized_shape"])
             edits = {"normalized_shape": list(self.shape(source)[-count:])}
-        elif node.op in ("group_norm", "convolution") or node.op.startswith("conv"):
+        elif node.op in ("group_norm", "convolution", *_SHUFFLES) or node.op.startswith("conv"):
             edits = self._groups(node)
         elif (
             node.op == "scaled_dot_product_attention"
@@ -197,7 +198,7 @@ class Removal:
 
     def _groups(self, node: Node) -> dict[str, Any]:
         name = "num_groups" if node.op == "group_norm" else "groups"
-        source = self.value(node, "input")
+        source = self.value(node, "self" if node.op in _SHUFFLES else "input")
         if self.state.mode.get(node.name) != "group" or source is None:
             return {}
         weight = self.value(node, "weight")
@@ -274,6 +275,8 @@ class Removal:
                 "num_channels": (old[1], new[1]),
                 "num_groups": (groups, self._groups(node).get("num_groups", groups)),
             }
+        elif node.op in _SHUFFLES:
+            sizes = {"groups": (node.arguments["groups"], self._groups(node).get("groups", node.arguments["groups"]))}
         elif node.op == "prelu":
             slope = self.value(node, "weight")
             assert slope is not None

@@ -53,6 +53,7 @@ def run_reference(
     constants = {
         **program.constants,
         **{name: program.constants[source] for name, source in signature.inputs_to_lifted_tensor_constants.items()},
+        **{name: program.constants[source] for name, source in signature.inputs_to_lifted_custom_objs.items()},
     }
     by_name = removal.graph.by_name
     alias = {node.source: node.name for node in removal.graph.nodes if node.kind in ("parameter", "buffer")}
