@@ -36,7 +36,7 @@ def separated(state: Propagation, value: Labelled, summed: Sequence[int], node: 
         inside = [axis for axis in summed if plane.shape[axis] > 1]
         outside = [axis for axis in range(plane.ndim) if plane.shape[axis] > 1 and axis not in summed]
         if inside and outside:
-            finer_inside = np.prod([plane.shape[a] for a in inside]) > np.prod([plane.shape[a] for a in outside])
+            finer_inside = state.space.different(plane, inside) > state.space.different(plane, outside)
             planes += state.space.collapse(
                 Labelled(value.shape, (plane,)), outside if finer_inside else inside, cause
             ).planes

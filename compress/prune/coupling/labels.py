@@ -140,6 +140,13 @@ class LabelSpace:
         kept = (self.compact(plane) for plane in planes)
         return tuple(plane for plane in kept if plane is not None and axes_of(plane))
 
+    def different(self, plane: Plane, axes: Sequence[int]) -> int:
+        """How many labels there are along these axes; samples that were made one with heads repeat them."""
+        for axis in axes_of(plane):
+            if axis not in axes:
+                plane = plane.take([0], axis)
+        return int(np.unique(self.find(plane)).size)
+
     def fix_value(self, value: Labelled, cause: Cause) -> None:
         for plane in value.planes:
             self.fix(plane, cause)
@@ -212,8 +219,7 @@ class LabelSpace:
             inside = [axis for axis in axes_of(plane) if axis in wanted]
             outside = [axis for axis in axes_of(plane) if axis not in wanted]
             if inside and outside:
-                sizes = [int(np.prod([plane.shape[axis] for axis in part])) for part in (inside, outside)]
-                away = outside if sizes[0] > sizes[1] else inside
+                away = outside if self.different(plane, inside) > self.different(plane, outside) else inside
                 planes += [
                     p for p in self.collapse(Labelled(value.shape, (plane,)), away, cause).planes if away is inside
                 ]

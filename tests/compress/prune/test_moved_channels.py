@@ -66,3 +66,28 @@ def test_what_a_shuffle_keeps_apart_by_hand() -> None:
     dense = [tuple(row.flatten().tolist()) for row in model.first.weight]
     for pair in range(4):
         assert (dense[2 * pair] in rows) == (dense[2 * pair + 1] in rows)
+
+
+class Attends(nn.Module):
+    """Heads of 6 channels, 4 of them: more of either, as there are one or two samples. The LSTM asks for a rebuilt
+    network, which is traced with two.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.first, self.lstm = nn.Linear(5, width), nn.LSTM(width, width, batch_first=True)
+        self.attention, self.head = nn.MultiheadAttention(width, heads, batch_first=True), nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.lstm(self.first(x))
+        z, _ = self.attention(y, y, y)
+        return self.head((y + z).mean(1))
+
+
+@pytest.mark.parametrize(("width", "heads"), [(24, 4), (12, 4), (32, 8)])
+def test_heads_are_told_from_samples(width: int, heads: int) -> None:
+    torch.manual_seed(0)
+    pruned = prune_model(Attends(width, heads).eval(), torch.randn(1, 7, 5), macs="50%")
+    assert 0.48 < pruned.after.macs / pruned.before.macs <= 0.5
+    assert pruned.proof.max_abs_diff <= 1e-5
+    assert pruned.frozen == ()
