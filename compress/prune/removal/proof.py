@@ -15,7 +15,7 @@ from edgepress.compress.prune.coupling.propagation import Propagation
 from edgepress.compress.prune.removal.edits import Removal
 from edgepress.compress.prune.removal.surgery import WAYS, cut, make_plan
 from edgepress.models.cost.graph import as_inputs
-from edgepress.models.errors import ProofError
+from edgepress.models.errors import ProofError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -67,7 +67,13 @@ def remove_with_proof(
     reasons: dict[str, str] = {}
     tried: list[dict[str, Any]] = []
     for way in WAYS:
-        plan = make_plan(model, graph, selection, way, prover.traces)
+        try:
+            plan = make_plan(model, graph, selection, way, prover.traces)
+        except UsageError as error:  # another trace of the network couples more than the one that was chosen from
+            if way != "graph":
+                raise
+            reasons["graph"] = str(error)
+            continue
         if plan in tried:
             continue
         tried.append(plan)
