@@ -135,9 +135,9 @@ def vector_norm(build: Builder, node: fx.Node) -> fx.Node | None:
 def cosine_similarity(build: Builder, node: fx.Node) -> fx.Node | None:
     """The sum of products of two values over one axis, each divided by its length."""
     x, y = node.args[:2]
-    if len(shape_of(x)) != len(shape_of(y)):
-        return None
     axis, least = int(argument(node, "dim")), float(argument(node, "eps"))
+    if len(shape_of(x)) != len(shape_of(y)) or shape_of(x)[axis] != shape_of(y)[axis]:
+        return None
 
     def unit(value: Any) -> fx.Node:
         length = build(aten.clamp_min.default, _length(build, value, [axis], True), least, wide=True)

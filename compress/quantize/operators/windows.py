@@ -15,6 +15,7 @@ from edgepress.compress.quantize.operators.build import Builder, shape_of
 
 #: Larger windows that overlap are left as they are: each place in them is a slice of its own.
 _MOST_SLICES = 64
+_OF_WINDOWS = ("kernel_size", "dilation", "padding", "stride")
 
 
 def windows(build: Builder, node: fx.Node) -> fx.Node | None:
@@ -74,9 +75,6 @@ def image_of(build: Builder, node: fx.Node) -> fx.Node | None:
     made = build(aten.reshape.default, x, [-1, *kernel, *counts])
     made = build(aten.permute.default, made, [0, 3, 1, 4, 2])
     return build(aten.reshape.default, made, [-1, shape_of(x)[1] // math.prod(kernel), *sizes])
-
-
-_OF_WINDOWS = ("kernel_size", "dilation", "padding", "stride")
 
 
 def _pair(value: Any) -> list[int]:
