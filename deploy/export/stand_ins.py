@@ -172,7 +172,7 @@ def _would_merge(node: Any) -> bool:
     pending = list(node.users)
     while pending:
         user = pending.pop()
-        added = user.target is aten.add.Tensor and len(_computed(user)) == 1
+        added = user.target is aten.add.Tensor and any(source.op == "get_attr" for source in user.all_input_nodes)
         if user.target in LAYERS or (added and node.target in LAYERS):
             return True
         if user.target in (aten.reshape.default, aten.permute.default, aten.transpose.int, aten.unsqueeze.default):

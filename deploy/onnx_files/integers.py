@@ -29,27 +29,9 @@ if TYPE_CHECKING:
 #: Operator with weights -> axis of the output channels of its weight ("Gemm" with transB=1).
 _LAYERS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 0, "MatMul": 1}
 _SAME = {
-    "MaxPool",
-    "AveragePool",
-    "Concat",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Pad",
-    "Slice",
-    "Split",
-    "Gather",
-    "Resize",
-    "Expand",
-    "DepthToSpace",
-    "SpaceToDepth",
-    "Max",
-    "Min",
-    "ReduceMax",
-    "ReduceMin",
-    "Where",
+    *("MaxPool", "AveragePool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Slice"),
+    *("Split", "Gather", "Resize", "Expand", "DepthToSpace", "SpaceToDepth"),
+    *("Max", "Min", "ReduceMax", "ReduceMin", "Where"),
 }
 #: Which of their inputs hold values of the result; of the others, the first.
 _READ = {"Where": slice(1, 3), "Max": slice(None), "Min": slice(None), "Concat": slice(None)}
@@ -92,11 +74,6 @@ def write_integers(
     writer = _Writer(model, names, quantized, carried, types)
     writer.write()
     return Written(writer.ranges, writer.islands)
-
-
-def _like_inputs(node: Any) -> list[str]:
-    """Outputs that hold values of the inputs; the second one of a pooling holds where they were."""
-    return list(node.output)[:1] if node.op_type == "MaxPool" else list(node.output)
 
 
 class _Writer:
@@ -204,7 +181,9 @@ class _Writer:
                 if node.op_type in _SAME:
                     read = list(node.input)[_READ.get(node.op_type, slice(1))]
                     sources = [name for name in read if name and name not in self.constants]
-                    for a, b in [(a, b) for a in sources for b in _like_inputs(node)]:
+                    # The second result of a pooling says where the values of the first one were.
+                    made = node.output[:1] if node.op_type == "MaxPool" else node.output
+                    for a, b in [(a, b) for a in sources for b in made]:
                         for given, target in ((a, b), (b, a)):
                             if (
                                 given in self.integers
