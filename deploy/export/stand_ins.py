@@ -59,7 +59,7 @@ def with_stand_ins(module: fx.GraphModule, quantized: Quantized) -> tuple[Any, S
             carried[slope] = "table" if table else "slopes", originals[node.name]
             node.target, node.args, node.kwargs = aten.leaky_relu.default, (node.args[0], slope), {}
     for node in list(changed.graph.nodes):
-        if node.name in integers and node.name not in quantized.points.islands and _would_merge(node):
+        if node.name in integers and node.name not in quantized.points.islands and _would_merge(changed, node):
             slope = _slope(len(carried))
             with changed.graph.inserting_after(node):
                 wall = changed.graph.call_function(aten.leaky_relu.default, (node, slope))
@@ -158,26 +158,35 @@ def _slope(number: int) -> float:
     return 0.25 + (number * 40503 + 1) % _STEPS * _STEP
 
 
-def _would_merge(node: Any) -> bool:
+def _would_merge(module: fx.GraphModule, node: Any) -> bool:
     """Whether converters work a layer's bias, or a product with a constant, into the weights of the layer behind it, or
     a layer's bias into a map that is added to its result.
 
     The value between the two would be in no file, and nothing would say which integers it has.
     """
     from edgepress.compress.quantize.graph.layers import LAYERS, aten
+    from edgepress.compress.quantize.operators.functions import RELUS
 
     scaling = node.target in (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor) and len(_computed(node)) == 1
     if node.target not in LAYERS and not scaling:
         return False
+    # What is cut off between limits takes its integers from the layer, not from a wall behind it.
+    clipped = any(user.target in RELUS for user in node.users)
     pending = list(node.users)
     while pending:
         user = pending.pop()
-        added = user.target is aten.add.Tensor and any(source.op == "get_attr" for source in user.all_input_nodes)
-        if user.target in LAYERS or (added and node.target in LAYERS):
+        added = user.target is aten.add.Tensor and any(_is_map(module, source) for source in user.all_input_nodes)
+        if user.target in LAYERS or (added and node.target in LAYERS and not clipped):
             return True
         if user.target in (aten.reshape.default, aten.permute.default, aten.transpose.int, aten.unsqueeze.default):
             pending += user.users
     return False
+
+
+def _is_map(module: fx.GraphModule, node: Any) -> bool:
+    from edgepress.compress.quantize.graph.constants import fetch
+
+    return node.op == "get_attr" and fetch(module, str(node.target)).numel() > 1
 
 
 def _computed(node: Any) -> set[Any]:
