@@ -20,9 +20,9 @@ _OF_WINDOWS = ("kernel_size", "dilation", "padding", "stride")
 
 def windows(build: Builder, node: fx.Node) -> fx.Node | None:
     """x.unfold(axis, size, step): every window of an axis, its places along a new last axis."""
-    x, axis, size, step = node.args
+    x, (axis, size, step) = node.args[0], (int(number) for number in node.args[1:])
     shape = shape_of(x)
-    axis = int(axis) % len(shape)
+    axis %= len(shape)
     if axis == 0 or (step != size and size > _MOST_SLICES):
         return None
     before, after, count = shape[1:axis], shape[axis + 1 :], (shape[axis] - size) // step + 1
