@@ -107,8 +107,7 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
 
 def _refuse_statistics_of_batches(graph: fx.Graph) -> None:
     for node in graph.nodes:
-        own = node.target in _OF_BATCHES or (node.target is aten.batch_norm.default and argument(node, "training"))
-        if own:
+        if node.target in _OF_BATCHES or (node.target is aten.batch_norm.default and argument(node, "training")):
             raise UsageError(
                 f"{place_of(node)} takes its mean and variance from the batch, in evaluation too "
                 f"(track_running_stats=False), and a device runs one sample at a time: train it with running "

@@ -100,6 +100,8 @@ def marked_tflite(data: bytes, carried: Mapping[float, Any]) -> bytes:
 
 def given_tflite(data: bytes, values: Mapping[int, np.ndarray]) -> bytes:
     """A float TFLite file whose operators read `values` (tensor -> value, in its layout) in place of what is made."""
+    if not values:
+        return data
     from edgepress.deploy.tflite.objects import read_objects
     from edgepress.deploy.tflite.writer import pack, schema
 
@@ -159,7 +161,11 @@ def marked_onnx(model: onnx.ModelProto, carried: Mapping[float, Any]) -> onnx.Mo
 
 
 def given_onnx(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """A float ONNX model whose nodes read `values` (name -> value) in place of what is made; a copy."""
+    """A float ONNX model whose nodes read `values` (name -> value) in place of what is made; a copy, where there
+    are any.
+    """
+    if not values:
+        return model
     from onnx import numpy_helper
 
     changed = type(model).FromString(model.SerializeToString())

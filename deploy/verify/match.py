@@ -82,21 +82,25 @@ def match_file(
 
     Args:
         ours: see `match_values`.
-        run: runs the file and returns its values in their order; what it is given (identity -> value in the file's
-            layout) is read in place of what the file makes.
+        run: runs the file and returns what it makes in its order; what it is given (identity -> value in the file's
+            layout) is read in place of that.
 
     Returns:
         What `match_values` does, and the values of the file by their identity.
     """
     given: dict[Identity, np.ndarray] = {}
-    values = run(given)
+
+    def values_of_file() -> list[tuple[Identity, np.ndarray]]:
+        return [(identity, given.get(identity, value)) for identity, value in run(given)]
+
+    values = values_of_file()
     found = match_values(ours, values)
     while len(found) < len(values):
         drifted = _drifted(ours, values, found)
         if not drifted:
             break
         given |= drifted
-        values = run(given)
+        values = values_of_file()
         more = {key: names for key, names in match_values(ours, values).items() if key not in found}
         if not more:
             break

@@ -29,6 +29,12 @@ def in_groups(state: Propagation, value: Labelled, axis: int, groups: int, mode:
     return reshaped(state.space, Labelled(split, state.space.compacted(planes) + rest), value.shape)
 
 
+def in_finer_groups(state: Propagation, value: Labelled, axis: int, groups: int, node: Node) -> Labelled:
+    """Equal counts in every group, or whole groups: whichever leaves more to choose from."""
+    state.mode[node.name] = mode = "index" if value.shape[axis] // groups >= groups else "group"
+    return in_groups(state, value, axis, groups, mode, node)
+
+
 def separated(state: Propagation, value: Labelled, summed: Sequence[int], node: Node) -> Labelled:
     cause = state.cause(node, "unequal counts per head or group")
     planes = []

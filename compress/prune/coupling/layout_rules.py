@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepress.compress.prune.coupling.grids import in_groups
+from edgepress.compress.prune.coupling.grids import in_finer_groups
 from edgepress.compress.prune.coupling.labels import Labelled, axes_of, drop_axes, lift, reshaped
 from edgepress.compress.prune.coupling.propagation import Propagation, Result, RuleTable, required
 from edgepress.models.cost.graph import Node, Ref
@@ -202,15 +202,8 @@ def _select(state: Propagation, node: Node) -> Result:
 
 
 def _picked(state: Propagation, node: Node, value: Labelled, dim: int, index: int) -> Labelled:
-    planes = []
-    for plane in value.planes:
-        chosen = plane.take([index if plane.shape[dim] > 1 else 0], dim)
-        if axes_of(chosen):
-            planes.append(chosen)
-        else:
-            state.space.fix(chosen, state.cause(node, "picks this one channel by its number"))
     shape = tuple(1 if axis == dim else size for axis, size in enumerate(value.shape))
-    return drop_axes(Labelled(shape, state.space.compacted(planes)), [dim])
+    return drop_axes(_sliced(state, node, value, shape, dim, index), [dim])
 
 
 @RULES.rule("slice", "narrow")
@@ -341,9 +334,7 @@ def _pixel_shuffle(state: Propagation, node: Node) -> Result:
         )
     groups = node.arguments["groups"]
     split = (*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
-    # Equal counts in every group, or whole groups: whichever leaves more to choose from.
-    state.mode[node.name] = mode = "index" if split[axis + 1] >= groups else "group"
-    grid = reshaped(state.space, in_groups(state, value, axis, groups, mode, node), split)
+    grid = reshaped(state.space, in_finer_groups(state, value, axis, groups, node), split)
     swapped = (*shape[:axis], split[axis + 1], groups, *shape[axis + 1 :])
     return reshaped(state.space, _mapped(state, grid, swapped, lambda p: p.swapaxes(axis, axis + 1)), shape)
 

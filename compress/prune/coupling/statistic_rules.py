@@ -7,7 +7,7 @@ They couple nothing: the reference of the proof leaves removed channels out of t
 from __future__ import annotations
 
 from edgepress.compress.prune.coupling.elementwise_rules import elementwise
-from edgepress.compress.prune.coupling.grids import in_groups, separated
+from edgepress.compress.prune.coupling.grids import in_finer_groups, separated
 from edgepress.compress.prune.coupling.labels import at_axis
 from edgepress.compress.prune.coupling.propagation import Propagation, Result, RuleTable, optional, required
 from edgepress.models.cost.graph import Node
@@ -71,12 +71,8 @@ def _group_norm(state: Propagation, node: Node) -> Result:
     merged = state.space.merge(values, cause)
     merged = state.space.collapse(merged, range(2, len(x.shape)), cause)
     groups = node.arguments.get("num_groups", node.arguments.get("group"))
-    width = x.shape[1] // groups
     if merged.planes and groups > 1:
-        # Equal counts in every group, or whole groups: whichever leaves more to choose from.
-        mode = "index" if width >= groups else "group"
-        state.mode[node.name] = mode
-        merged = in_groups(state, merged, 1, groups, mode, node)
+        merged = in_finer_groups(state, merged, 1, groups, node)
     return (merged, None, None) if node.shapes else merged
 
 

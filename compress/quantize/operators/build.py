@@ -138,6 +138,12 @@ def rewrite_operators(module: fx.GraphModule, table: dict[Any, Rewrite]) -> dict
     return moved
 
 
+def for_axes(value: Any, rank: int) -> tuple[int, ...]:
+    """A number for every axis, of one for all or one for each."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * rank if len(values) == 1 else values
+
+
 def _options(node: fx.Node) -> dict[str, Any]:
     """The arguments of an operator that are no tensors."""
     schema = getattr(node.target, "_schema", None)

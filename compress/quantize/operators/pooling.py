@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
-from edgepress.compress.quantize.operators.build import Builder, shape_of
+from edgepress.compress.quantize.operators.build import Builder, for_axes, shape_of
 
 
 def average_pool(build: Builder, node: fx.Node) -> fx.Node | None:
@@ -23,9 +23,9 @@ def average_pool(build: Builder, node: fx.Node) -> fx.Node | None:
     """
     x, rank = node.args[0], 1 if node.target is aten.avg_pool1d.default else 2
     sizes = shape_of(x)[-rank:]
-    kernel = _all(argument(node, "kernel_size"), rank)
-    stride = _all(argument(node, "stride") or kernel, rank)
-    padding = _all(argument(node, "padding"), rank)
+    kernel = for_axes(argument(node, "kernel_size"), rank)
+    stride = for_axes(argument(node, "stride") or kernel, rank)
+    padding = for_axes(argument(node, "padding"), rank)
     counted, ceil = bool(argument(node, "count_include_pad")), bool(argument(node, "ceil_mode"))
     divisor = argument(node, "divisor_override") if rank == 2 else None
     outputs = shape_of(node)[-rank:]
@@ -55,7 +55,7 @@ def average_pool(build: Builder, node: fx.Node) -> fx.Node | None:
 def max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
     """max_pool1d as max_pool2d of height 1."""
     x = node.args[0]
-    values = [(int(_all(argument(node, name), 1)[0]) if argument(node, name) else None) for name in _GEOMETRY]
+    values = [(int(for_axes(argument(node, name), 1)[0]) if argument(node, name) else None) for name in _GEOMETRY]
     kernel, stride, padding, dilation = values
     image = build(aten.unsqueeze.default, x, -2)
     pooled = build(
@@ -74,7 +74,7 @@ def dilated_max_pool(build: Builder, node: fx.Node) -> fx.Node | None:
     """max_pool2d whose window has gaps, which no integer kernel has: the largest of shifted rows, axis by axis."""
     x = node.args[0]
     names = ("kernel_size", "stride", "padding", "dilation")
-    kernel, stride, padding, dilation = (_all(argument(node, name) or 0, 2) for name in names)
+    kernel, stride, padding, dilation = (for_axes(argument(node, name) or 0, 2) for name in names)
     if max(dilation) == 1:
         return None
     stride = stride if any(stride) else kernel
@@ -103,7 +103,7 @@ def pool_of_volumes(build: Builder, node: fx.Node) -> fx.Node | None:
     if len(shape_of(x)) != 5 or argument(node, "ceil_mode"):
         return None
     names = ("kernel_size", "stride", "padding") + (("dilation",) if largest else ())
-    values = {name: _all(argument(node, name) or 0, 3) for name in names}
+    values = {name: for_axes(argument(node, name) or 0, 3) for name in names}
     values["stride"] = values["stride"] if any(values["stride"]) else values["kernel_size"]
     if not largest and (argument(node, "divisor_override") or not argument(node, "count_include_pad")):
         return None
@@ -125,7 +125,7 @@ def adaptive_max_pool(build: Builder, node: fx.Node) -> Any:
     if several and any(user.args[1] != 0 for user in node.users):
         return None
     sizes = shape_of(x)[-rank:]
-    outputs = [int(n) for n in _all(argument(node, "output_size"), rank)]
+    outputs = [int(n) for n in for_axes(argument(node, "output_size"), rank)]
     if all(size % n == 0 for size, n in zip(sizes, outputs, strict=True)):
         kernel = [size // n for size, n in zip(sizes, outputs, strict=True)]
         made = build(aten.max_pool1d.default if rank == 1 else aten.max_pool2d.default, x, kernel, kernel)
@@ -232,11 +232,6 @@ def _is_same(sizes: Any, kernel: Any, stride: Any, padding: Any) -> bool:
         if (total // 2, total - total // 2) != (p, p) or (size + 2 * p - k) // s + 1 != -(-size // s):
             return False
     return True
-
-
-def _all(value: Any, rank: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * rank if len(values) == 1 else values
 
 
 _GEOMETRY = ("kernel_size", "stride", "padding", "dilation")

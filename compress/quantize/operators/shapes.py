@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
-from edgepress.compress.quantize.operators.build import Builder, shape_of
+from edgepress.compress.quantize.operators.build import Builder, for_axes, shape_of
 
 #: TFLite Micro joins at most ten values at once.
 _MOST_JOINED = 10
@@ -111,7 +111,7 @@ def transposed_convolution(build: Builder, node: fx.Node) -> fx.Node | None:
     x, weight, bias = node.args[0], argument(node, "weight"), argument(node, "bias")
     rank = len(shape_of(node)) - 2
     stride, padding, extra, dilation = (
-        _all(argument(node, name), rank) for name in ("stride", "padding", "output_padding", "dilation")
+        for_axes(argument(node, name), rank) for name in ("stride", "padding", "output_padding", "dilation")
     )
     groups = int(argument(node, "groups"))
     plain = not any(padding) and not any(extra) and all(d == 1 for d in dilation)
@@ -245,11 +245,6 @@ def _in_groups(
             )
         parts.append(build(aten.conv_transpose2d.input, picked, own, offset, list(stride)))
     return build(aten.cat.default, parts, 1)
-
-
-def _all(value: Any, rank: int) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * rank if len(values) == 1 else values
 
 
 #: "nearest-exact" -> "nearest".

@@ -11,7 +11,7 @@ from typing import Any
 from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
-from edgepress.compress.quantize.operators.build import Builder, shape_of
+from edgepress.compress.quantize.operators.build import Builder, for_axes, shape_of
 
 #: Larger windows that overlap are left as they are: each place in them is a slice of its own.
 _MOST_SLICES = 64
@@ -39,14 +39,14 @@ def windows(build: Builder, node: fx.Node) -> fx.Node | None:
 def columns(build: Builder, node: fx.Node) -> fx.Node | None:
     """im2col (nn.Unfold): [N, C, H, W] -> [N, C * kernel, windows]."""
     x, shape = node.args[0], shape_of(node.args[0])
-    kernel, dilation, padding, stride = (_pair(argument(node, name)) for name in _OF_WINDOWS)
+    kernel, dilation, padding, stride = (for_axes(argument(node, name), 2) for name in _OF_WINDOWS)
     if len(shape) != 4:
         return None
     if any(padding):
         x = build(aten.pad.default, x, [padding[1], padding[1], padding[0], padding[0]])
     channels, *sizes = shape_of(x)[1:]
     counts = [(size - d * (k - 1) - 1) // s + 1 for size, k, d, s in zip(sizes, kernel, dilation, stride, strict=True)]
-    if kernel == stride and dilation == [1, 1]:
+    if kernel == stride and dilation == (1, 1):
         for axis in (0, 1):
             x = _first(build, x, 2 + axis, counts[axis] * kernel[axis])
         made = build(aten.reshape.default, x, [-1, counts[0], kernel[0], counts[1], kernel[1]])
@@ -66,20 +66,15 @@ def columns(build: Builder, node: fx.Node) -> fx.Node | None:
 
 def image_of(build: Builder, node: fx.Node) -> fx.Node | None:
     """col2im (nn.Fold) of windows that lie side by side: [N, C * kernel, windows] -> [N, C, H, W]."""
-    x, sizes = node.args[0], _pair(argument(node, "output_size"))
-    kernel, dilation, padding, stride = (_pair(argument(node, name)) for name in _OF_WINDOWS)
-    side_by_side = kernel == stride and dilation == [1, 1] and padding == [0, 0]
+    x, sizes = node.args[0], for_axes(argument(node, "output_size"), 2)
+    kernel, dilation, padding, stride = (for_axes(argument(node, name), 2) for name in _OF_WINDOWS)
+    side_by_side = kernel == stride and dilation == (1, 1) and padding == (0, 0)
     if not side_by_side or len(shape_of(x)) != 3 or any(size % k for size, k in zip(sizes, kernel, strict=True)):
         return None
     counts = [size // k for size, k in zip(sizes, kernel, strict=True)]
     made = build(aten.reshape.default, x, [-1, *kernel, *counts])
     made = build(aten.permute.default, made, [0, 3, 1, 4, 2])
     return build(aten.reshape.default, made, [-1, shape_of(x)[1] // math.prod(kernel), *sizes])
-
-
-def _pair(value: Any) -> list[int]:
-    numbers = [int(number) for number in ([value] if isinstance(value, int) else value)]
-    return numbers * 2 if len(numbers) == 1 else numbers
 
 
 def _first(build: Builder, x: Any, axis: int, count: int) -> Any:
