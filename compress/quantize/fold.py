@@ -23,6 +23,7 @@ from edgepress.compress.quantize.operators.build import rewrite_operators
 from edgepress.compress.quantize.operators.masks import rewrite_masks
 from edgepress.compress.quantize.operators.response_norm import pool_instead_of_mean, rewrite_response_norm
 from edgepress.compress.quantize.operators.table import FOR_CONVERTERS, FOR_INTEGERS
+from edgepress.compress.quantize.operators.written_norms import rewrite_written_norms
 from edgepress.models.checkpoints.copying import copied
 from edgepress.models.cost.graph import as_inputs
 from edgepress.models.cost.networks import plain_network
@@ -96,6 +97,7 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
     rewrite_response_norm(traced)
     if for_integers:
         rewrite_masks(traced)
+        rewrite_written_norms(traced)
     moved = rewrite_operators(traced, {**FOR_CONVERTERS, **FOR_INTEGERS} if for_integers else FOR_CONVERTERS)
     origins = _origins_after(graph, origins, moved)
     pool_instead_of_mean(traced)

@@ -12,7 +12,7 @@ import numpy as np
 from edgepress.deploy.runtimes.registry import RUNTIMES, available_runtimes
 from edgepress.deploy.verify.differences import compare
 from edgepress.deploy.verify.known_defects import defects_in
-from edgepress.deploy.verify.parity import LABEL_AGREEMENT, Thresholds, violations
+from edgepress.deploy.verify.parity import LABEL_AGREEMENT, MEAN_LSB, Thresholds, violations
 from edgepress.models.errors import EdgepressError, ParityError, RuntimeFailure, UsageError
 from edgepress.models.tasks.kinds.intervals import wilson
 
@@ -21,6 +21,8 @@ _THRESHOLDS = Thresholds(label_agreement=None)
 _INDICES = Thresholds(None, None, LABEL_AGREEMENT, None)
 #: How much farther from the float network (root mean square) a file may be than fake quantization: 1 dB.
 _AS_NEAR = 10 ** (1 / 20)
+#: Steps that a kernel may round by another way than fake quantization, in any one layer.
+_LAYER_LSB = 1.0
 #: Kind of file -> the runtime that stands for phones, boards and servers: a file that it cannot run is not written.
 MUST_RUN = {"tflite": ("litert",), "onnx": ("onnxruntime",), "executorch": ("executorch",)}
 
@@ -35,6 +37,7 @@ def compare_with_torch(
     scales: Sequence[float | None] = (),
     required: Sequence[str] = (),
     fixed_batch: int | None = None,
+    quantized: Any = None,
 ) -> dict[str, Any]:
     """Run a file and its network on the same inputs.
 
@@ -45,7 +48,9 @@ def compare_with_torch(
     what quantization itself does to the outputs: then it is rounding. A wrong scale or operator is far larger. The
     same holds where the file is as near to the float network as fake quantization is, from 6 dB nearer to 1 dB
     farther: transformers
-    carry every rounding on in their sums, and two ways of rounding one network end in two equally good ones.
+    carry every rounding on in their sums, and two ways of rounding one network end in two equally good ones. And it
+    holds where every layer of a TFLite file by itself, given what the runtime computed before it, is within a step and
+    within the usual mean: networks without normalization (NFNets) carry a rounding that has a direction through.
 
     Args:
         path: the file, with its manifest.
@@ -56,6 +61,7 @@ def compare_with_torch(
         scales: real value of one step of each output; without them differences are absolute.
         required: runtimes which must run the file. Another may be missing, or refuse it: that is noted.
         fixed_batch: the only size of batch that `reference` takes; None means any.
+        quantized: what a TFLite file was made of, for its layers; None judges the file as a whole only.
 
     Returns:
         {"samples", "runtimes": {name: figures of `parity.compare` or {"skipped": reason}}}.
@@ -100,6 +106,8 @@ def compare_with_torch(
             figures[runtime]["amplified"] = True
         elif missed and (defects := defects_in(path, runtime)):
             figures[runtime]["known_defects"] = defects
+        elif missed and quantized is not None and _rounds(path, runtime, quantized, batch, fixed_batch):
+            figures[runtime]["amplified"] = True
         else:
             departed += missed
     if departed:
@@ -138,6 +146,12 @@ def must_run(format: str, runtimes: Sequence[str] | None, device: str | None) ->
         return (wanted,)
     missing = available_runtimes(format)
     return tuple(name for name in MUST_RUN[format] if not missing[name])
+
+
+def _rounds(path: Path, runtime: str, quantized: Any, batch: tuple[Any, ...], fixed_batch: int | None) -> bool:
+    from edgepress.deploy.verify.layers import only_rounds
+
+    return only_rounds(path, runtime, quantized, [x[:fixed_batch].cpu().numpy() for x in batch], _LAYER_LSB, MEAN_LSB)
 
 
 def _missed(runtime: str, pair: dict[str, Any]) -> list[dict[str, Any]]:

@@ -123,6 +123,7 @@ def export_model(
                 scales=network.steps,
                 required=must_run(format, runtimes, device),
                 fixed_batch=network.reference_batch,
+                quantized=network.quantized if format == "tflite" and not _is_program(model) else None,
             )
     if path.exists():
         manifest_path(path).unlink(missing_ok=True)

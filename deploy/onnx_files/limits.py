@@ -5,6 +5,9 @@ OpenVINO computes what has 16 bits in float32 and drops the pairs (`FQStrippingT
 transformations), and with them their limits, for which 1 / sqrt has them in the first place: of a channel that is
 nearly 0 it is thousands of times what the integers can say. ONNX Runtime melts a Clip that allows what the pair behind
 it allows with that pair, so that it costs nothing there.
+
+The other way round, a Clip whose limits 8-bit integers have anyway is left out: ONNX Runtime takes it into a layer in
+float, and the layer's integers are lost.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ _MOVING = {
     *("Split", "Gather", "Resize", "Expand", "DepthToSpace", "SpaceToDepth", "Max", "Min", "ReduceMax", "ReduceMin"),
     "Where",
 }
+#: Steps by which the ends of integers may lie beyond a limit: 255 steps from -1 to 1 have their zero half a step aside.
+_NEAR = 0.51
 _WIDE = (np.dtype(np.int16), np.dtype(np.uint16))
 
 
@@ -88,3 +93,38 @@ def write_limits(model: onnx.ModelProto) -> None:
     nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def drop_what_saturates(model: onnx.ModelProto) -> None:
+    """Leave out each Clip between a layer and 8-bit integers that saturate at its limits or before them, in place."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {entry.name: entry for entry in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        clip = made_by.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if clip is None or clip.op_type != "Clip" or _readers(graph, clip.output[0]) != 1:
+            continue
+        before = made_by.get(clip.input[0])
+        if before is None or before.op_type == "DequantizeLinear":
+            continue
+        given = [*node.input[1:3], *(name for name in clip.input[1:3] if name)]
+        if len(node.input) < 3 or not all(name in constants for name in given):
+            continue
+        scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+        if scale.size != 1 or zero_point.dtype in _WIDE:
+            continue
+        ends = np.iinfo(zero_point.dtype)
+        low, high = (
+            float(numpy_helper.to_array(constants[clip.input[i]])) if len(clip.input) > i and clip.input[i] else end
+            for i, end in ((1, -np.inf), (2, np.inf))
+        )
+        least, greatest = (limit / float(scale) + int(zero_point) for limit in (low, high))
+        if least <= ends.min + _NEAR and greatest >= ends.max - _NEAR:
+            node.input[0] = clip.input[0]
+            graph.node.remove(clip)
+
+
+def _readers(graph: onnx.GraphProto, name: str) -> int:
+    return sum(name in node.input for node in graph.node) + sum(value.name == name for value in graph.output)

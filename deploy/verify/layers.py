@@ -173,9 +173,9 @@ def departures_from_torch(
         names: tensor names by index, for a file whose names were stripped.
 
     Returns:
-        As `layer_differences`, with "torch" as reference and in each RUNTIME's figures "own_equal": the share of equal
-        values where fake quantization gets what the runtime computed before this layer, so that rounding errors of
-        earlier layers do not count. Activations that fake quantization doesn't round are left out.
+        As `layer_differences`, with "torch" as reference and in each RUNTIME's figures "own_max_lsb", "own_mean_lsb"
+        and "own_equal": the same where fake quantization gets what the runtime computed before this layer, so that
+        rounding errors of earlier layers do not count. Activations that fake quantization doesn't round are left out.
 
     Raises:
         UsageError: the file is damaged.
@@ -190,10 +190,45 @@ def departures_from_torch(
     everywhere = set.intersection(*(free.keys() & fed.keys() for free, fed in found.values())) if found else set()
     table = [
         {key: layers[index][key] for key in _PLACE}
-        | {runtime: free[index] | {"own_equal": fed[index]["equal"]} for runtime, (free, fed) in found.items()}
+        | {
+            runtime: free[index] | {f"own_{figure}": value for figure, value in fed[index].items()}
+            for runtime, (free, fed) in found.items()
+        }
         for index in sorted(everywhere)
     ]
     return _report("torch", len(inputs[0]), table, list(found), not_run)
+
+
+def only_rounds(
+    path: str | Path, runtime: str, quantized: Quantized, samples: Sequence[np.ndarray], max_lsb: float, mean_lsb: float
+) -> bool:
+    """Whether a runtime computes every layer right, up to so many 8-bit steps: what it departs by at the end is then
+    rounding that the layers in between have amplified.
+
+    Args:
+        path: a .tflite file.
+        runtime: which.
+        quantized: what the file was made from.
+        samples: float inputs in torch's layout.
+        max_lsb, mean_lsb: of any layer that gets what the runtime itself computed before it.
+
+    Returns:
+        False, too, where an output of the file cannot be compared.
+    """
+    graph = unpack(Path(path).read_bytes()).subgraphs[0]
+    before = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if len(op.inputs) == 1}
+    with open_session(path, runtime) as session:
+        raw = session.quantize(*samples)
+    report = departures_from_torch(path, raw, quantized, samples, runtimes=(runtime,))
+    right = {
+        row["tensor"]
+        for row in report["layers"]
+        if row[runtime]["own_max_lsb"] <= max_lsb * 2 ** (row["bits"] - 8)
+        and row[runtime]["own_mean_lsb"] <= mean_lsb * 2 ** (row["bits"] - 8)
+    }
+    # What is given in float is an integer value by way of one more operator.
+    ends = {tensor if tensor in right else before.get(tensor) for tensor in map(int, graph.outputs)}
+    return len(right) == len(report["layers"]) and ends <= right
 
 
 def _report(

@@ -11,9 +11,11 @@ from torch import nn
 
 from edgepress.compress.quantize import quantize_model
 from edgepress.compress.quantize.fold import fold
+from edgepress.deploy.export.comparison import compare_with_torch
 from edgepress.deploy.export.export import export_model
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.verify.match import match_values
+from edgepress.models.errors import ParityError
 
 aten = torch.ops.aten
 X = torch.randn(8, 3, 6, 4, generator=torch.Generator().manual_seed(1))
@@ -175,3 +177,19 @@ def test_a_network_that_amplifies_roundings_stays_in_integers(form: str):
     made = {"tflite": integer_tflite, "onnx": integer_onnx}[form](quantize_model(net, x[:1], [x]), (x[:1],))
     assert made.islands == []
     assert len(made.ranges) >= 24 * 3 + 3
+
+
+@pytest.mark.slow
+def test_what_only_rounds_in_every_layer_is_written(tmp_path: Path):
+    """Farther from fake quantization than quantization is from float; yet no layer by itself is off by two steps."""
+    pytest.importorskip("litert_torch")
+    torch.manual_seed(0)
+    net, x = Amplifying().eval(), torch.randn(4, 3, 8, 8)
+    quantized = quantize_model(net, x[:1], [x])
+    path = export_model(quantized, x[:1], tmp_path / "net.tflite", verify=False).path
+    scales = [float(quantized.output_integers()[0].scale)]
+    judged = {"reference": quantized.settled().model.eval(), "batch": (x,), "runtimes": ["litert-reference"]}
+    with pytest.raises(ParityError, match="litert-reference by max_lsb"):
+        compare_with_torch(path, **judged, scales=scales)
+    found = compare_with_torch(path, **judged, scales=scales, quantized=quantized)
+    assert found["runtimes"]["litert-reference"]["amplified"]

@@ -245,6 +245,45 @@ def test_layer_norms_are_one_operator(tmp_path: Path) -> None:
     assert float(error) < 1.3 * float((quantized.model(x) - net(x)).square().mean())
 
 
+class Around(torch.nn.Module):
+    """A function between two convolutions."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.function, self.last = torch.nn.Conv2d(3, 8, 3, padding=1), function, torch.nn.Conv2d(8, 4, 1)
+        for tensor in getattr(function, "parameters", tuple)():
+            torch.nn.init.uniform_(tensor, 0.5, 1.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (torch.nn.GroupNorm(2, 8), {"InstanceNormalization": 1, "Mul": 1, "Add": 1}),
+        (torch.nn.GroupNorm(1, 8, affine=False), {"InstanceNormalization": 1}),
+        (torch.nn.InstanceNorm2d(8, affine=True), {"InstanceNormalization": 1}),
+        (lambda y: torch.nn.functional.normalize(y, dim=1), {"ReduceL2": 1}),
+        (lambda y: y.log_softmax(1), {"LogSoftmax": 1}),
+        (lambda y: y + y.logsumexp(1, keepdim=True), {"ReduceLogSumExp": 1}),
+        (torch.nn.Hardtanh(), {}),
+        (lambda y: y.clamp(-0.3, 0.7), {}),
+    ],
+)
+@torch.no_grad()
+def test_no_more_float_operators_than_a_plain_export_leaves(function, expected, tmp_path: Path) -> None:
+    """One operator for each norm that ONNX has one for; a limit that integers have anyway keeps no layer in float."""
+    net, x = Around(function).eval(), torch.randn(16, 3, 6, 10, generator=torch.Generator().manual_seed(1))
+    quantized = quantize_model(net, x[:1], [x])
+    made = export_model(quantized, x[:1], tmp_path / "net.onnx", samples=x)
+    assert float_operators_of_onnx(made.path) == expected
+    with open_session(made.path, "onnxruntime") as session:
+        error = (torch.from_numpy(session.run(x.numpy())) - net(x)).square().mean()
+    assert float(error) < 1.3 * float((quantized.model(x) - net(x)).square().mean())
+
+
 class Differences(torch.nn.Module):
     """Differences of two values, from a number and of constants, one value taken away twice; tanh."""
 

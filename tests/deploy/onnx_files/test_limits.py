@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepress.benchmarks.measure.profiling import profile_of
-from edgepress.deploy.onnx_files.limits import limits_of, unlimited, write_limits
+from edgepress.deploy.onnx_files.limits import drop_what_saturates, limits_of, unlimited, write_limits
 from edgepress.deploy.runtimes.sessions import open_session
 from edgepress.deploy.verify.known_defects import defects_in
 
@@ -124,3 +124,41 @@ def test_the_profile_counts_nothing_for_it(tmp_path: Path) -> None:
     for key in ("macs", "params", "peak_activation_bytes", "uncounted"):
         assert profiles[0][key] == profiles[1][key]
     assert len(profiles[0]["layers"]) == len(profiles[1]["layers"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "step", "zero", "stays"),
+    [
+        ((-1.0, 1.0), 2 / 255, 127, False),  # integers from -0.996 to 1.004
+        ((-1.0, 1.0), 0.9 / 128, 128, False),  # none reaches a limit
+        ((-1.0, 1.0), 2.2 / 255, 128, True),  # 1.09 is an integer
+        ((-1.0, 1.0), 2 / 255, 100, True),
+        ((0.0, 6.0), 6 / 255, 0, False),
+        ((0.0, None), 6 / 255, 0, False),
+        ((0.0, None), 6 / 255, 3, True),
+    ],
+)
+def test_a_clip_that_integers_make_anyway_is_left_out(limits, step: float, zero: int, stays: bool) -> None:
+    numbers = {"w": np.ones((4, 3), np.float32), "step": np.float32(step), "zero": np.uint8(zero)}
+    names = ["", ""]
+    for index, limit in enumerate(limits):
+        if limit is not None:
+            names[index] = f"limit_{index}"
+            numbers[names[index]] = np.float32(limit)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Clip", ["y", *names], ["within"]),
+        helper.make_node("QuantizeLinear", ["within", "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "clip",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in numbers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    drop_what_saturates(model)
+    assert [node.op_type for node in model.graph.node].count("Clip") == stays
+    onnx.checker.check_model(model, full_check=True)

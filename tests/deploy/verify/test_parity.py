@@ -15,7 +15,7 @@ from edgepress.deploy.tflite.writer import pack, unpack
 from edgepress.deploy.verify import parity
 from edgepress.deploy.verify.differences import compare, output_pairs
 from edgepress.deploy.verify.inputs import load_inputs
-from edgepress.deploy.verify.layers import departures_from_torch, layer_differences, layers_figure
+from edgepress.deploy.verify.layers import departures_from_torch, layer_differences, layers_figure, only_rounds
 from edgepress.deploy.verify.parity import (
     Thresholds,
     behind_integers,
@@ -154,6 +154,8 @@ def test_layers_are_judged_by_themselves(tmp_path: Path) -> None:
     wrong = [row["tensor"] for row in found["layers"] if row["litert"]["own_equal"] < 0.9]
     assert wrong == [layers[1].outputs[0]]
     assert found["layers"][-1]["litert"]["equal"] < 0.9
+    assert only_rounds(path, "litert", quantized, [x[16:].numpy()], 1, 0.5)
+    assert not only_rounds(broken, "litert", quantized, [x[16:].numpy()], 1, 0.5)
     assert "by itself" in layers_text(found)
 
 
