@@ -18,7 +18,7 @@ from edgepress.deploy.export.marks import given_onnx, marked, marked_onnx
 from edgepress.deploy.export.stand_ins import described, with_tables
 from edgepress.deploy.export.to_tflite import run_outside, silenced
 from edgepress.deploy.onnx_files.integers import write_integers
-from edgepress.deploy.onnx_files.limits import drop_what_saturates, write_limits
+from edgepress.deploy.onnx_files.limits import drop_what_saturates, keep_in_float, write_limits
 from edgepress.deploy.onnx_files.tidy import give_constants, pool_globally, tidy
 from edgepress.deploy.verify.match import match_file, probe_around, record_values
 from edgepress.models.errors import UsageError
@@ -69,6 +69,7 @@ def integer_onnx(quantized: Quantized, example_inputs: tuple[Any, ...], types: s
     written = write_integers(model, names, quantized, described(carried, module), types)
     write_limits(model)
     drop_what_saturates(model)
+    keep_in_float(model)
     return ConvertedFile(_checked(model), written.ranges, written.islands, _layouts(model))
 
 

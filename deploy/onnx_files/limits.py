@@ -7,7 +7,8 @@ nearly 0 it is thousands of times what the integers can say. ONNX Runtime melts 
 it allows with that pair, so that it costs nothing there.
 
 The other way round, a Clip whose limits 8-bit integers have anyway is left out: ONNX Runtime takes it into a layer in
-float, and the layer's integers are lost.
+float, and the layer's integers are lost. And a layer that is meant to stay in float gets one that changes nothing: ONNX
+Runtime takes float weights between two pairs for int8 weights that somebody forgot to round, and rounds them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _MOVING = {
 }
 #: Steps by which the ends of integers may lie beyond a limit: 255 steps from -1 to 1 have their zero half a step aside.
 _NEAR = 0.51
+#: Layers whose float weights ONNX Runtime rounds between pairs (its transformer WeightBiasQuantization).
+_ROUNDED = ("Conv", "ConvTranspose", "Gemm")
 _WIDE = (np.dtype(np.int16), np.dtype(np.uint16))
 
 
@@ -71,21 +74,45 @@ def unlimited(graph: onnx.GraphProto) -> list[Any]:
 
 def write_limits(model: onnx.ModelProto) -> None:
     """Put a Clip before each 16-bit pair that may saturate, in place."""
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
     graph = model.graph
     constants = {entry.name: numpy_helper.to_array(entry) for entry in graph.initializer}
-    wanted = {node.output[0] for node in unlimited(graph)}
-    stored: dict[float, str] = {}
+    wanted = {node.output[0]: limits_of(*(constants[name] for name in node.input[1:3])) for node in unlimited(graph)}
+    _put_clips(graph, wanted)
+
+
+def keep_in_float(model: onnx.ModelProto) -> None:
+    """Put a Clip that changes nothing between integers and each layer with float weights, in place."""
+    from onnx import numpy_helper
+
+    graph = model.graph
+    constants = {entry.name: entry for entry in graph.initializer}
+    made_by = {name: node for node in graph.node for name in node.output}
+    wanted = {}
+    for node in graph.node:
+        pair = made_by.get(node.input[0]) if node.op_type in _ROUNDED and node.input[1] in constants else None
+        if pair is not None and pair.op_type == "DequantizeLinear" and len(pair.input) > 2:
+            parameters = [numpy_helper.to_array(constants[name]) for name in pair.input[1:3] if name in constants]
+            if len(parameters) == 2 and parameters[0].size == 1:
+                wanted[node.output[0]] = limits_of(*parameters)
+    _put_clips(graph, wanted)
+
+
+def _put_clips(graph: onnx.GraphProto, wanted: dict[str, tuple[np.float32, np.float32]]) -> None:
+    """Before the first input of the nodes with these outputs."""
+    from onnx import helper, numpy_helper
+
+    stored = {entry.name for entry in graph.initializer}
     nodes = []
     for node in graph.node:
-        if node.op_type == "QuantizeLinear" and node.output[0] in wanted:
+        if node.output and node.output[0] in wanted:
             names = []
-            for limit in limits_of(constants[node.input[1]], constants[node.input[2]]):
-                if float(limit) not in stored:
-                    stored[float(limit)] = f"limit/{limit:.9g}"
-                    graph.initializer.append(numpy_helper.from_array(np.asarray(limit), stored[float(limit)]))
-                names.append(stored[float(limit)])
+            for limit in wanted[node.output[0]]:
+                names.append(f"limit/{limit:.9g}")
+                if names[-1] not in stored:
+                    stored.add(names[-1])
+                    graph.initializer.append(numpy_helper.from_array(np.asarray(limit), names[-1]))
             within = f"{node.output[0]}_within"
             nodes.append(helper.make_node("Clip", [node.input[0], *names], [within]))
             node.input[0] = within

@@ -6,6 +6,7 @@
 # pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportOptionalIterable=false
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -97,32 +98,31 @@ def einsum(build: Builder, node: fx.Node) -> fx.Node | None:
     left, right = [c for c in a if c not in b], [c for c in b if c not in a]
     if any(c not in output for c in left + right):
         return None
-    sizes = {c: n for term, x in zip(terms, operands, strict=True) for c, n in zip(term, shape_of(x), strict=True)}
+    shapes = [shape_of_any(build, x) for x in operands]
+    sizes = {c: n for term, shape in zip(terms, shapes, strict=True) for c, n in zip(term, shape, strict=True)}
+    samples = next((term[0] for term, x in zip(terms, operands, strict=True) if x.op != "get_attr"), "")
 
-    def matrix(x: fx.Node, term: str, order: list[str], rows: list[str], columns: list[str]) -> fx.Node:
-        moved = _permuted(build, x, [term.index(c) for c in order])
-        first = [-1 if i == 0 else sizes[c] for i, c in enumerate(batch)]
-        return build(aten.reshape.default, moved, [*first, _product(sizes, rows), _product(sizes, columns)])
+    def extent(letters: list[str]) -> int:
+        return -1 if samples in letters else math.prod(sizes[c] for c in letters)
+
+    def matrix(what: str, x: fx.Node, term: str, order: list[str], rows: list[str], columns: list[str]) -> fx.Node:
+        axes, shape = [term.index(c) for c in order], [*(extent([c]) for c in batch), extent(rows), extent(columns)]
+        if x.op == "get_attr":
+            return build.constant(what, build.tensor_of(x).detach().permute(axes).reshape(shape))
+        return build(aten.reshape.default, _permuted(build, x, axes), shape)
 
     made = build(
         aten.matmul.default,
-        matrix(operands[0], a, [*batch, *left, *summed], left, summed),
-        matrix(operands[1], b, [*batch, *summed, *right], summed, right),
+        matrix("left", operands[0], a, [*batch, *left, *summed], left, summed),
+        matrix("right", operands[1], b, [*batch, *summed, *right], summed, right),
     )
     order = [*batch, *left, *right]
-    first = [-1 if i == 0 and batch else sizes[c] for i, c in enumerate(order)]
-    return _permuted(build, build(aten.reshape.default, made, first), [order.index(c) for c in output])
+    whole = build(aten.reshape.default, made, [extent([c]) for c in order])
+    return _permuted(build, whole, [order.index(c) for c in output])
 
 
 def _permuted(build: Builder, x: fx.Node, order: list[int]) -> fx.Node:
     return x if order == sorted(order) else build(aten.permute.default, x, order)
-
-
-def _product(sizes: dict[str, int], letters: list[str]) -> int:
-    product = 1
-    for letter in letters:
-        product *= int(sizes[letter])
-    return product
 
 
 def shape_of_any(build: Builder, node: fx.Node) -> tuple[int, ...]:

@@ -251,6 +251,18 @@ PRODUCTS: dict[str, Case] = {
     "scaled_attention": case(_scaled, qkv=lambda: nn.Linear(16, 48)),
     "bmm": case(lambda s, y: torch.bmm(torch.bmm(y, y.transpose(1, 2)), y)),
     "einsum": case(lambda s, y: torch.einsum("nij,njk->nik", torch.einsum("nij,nkj->nik", y, y), y)),
+    "einsum_with_weights": case(
+        lambda s, y: torch.einsum("nij,kj->nki", y, s.w), w=lambda: nn.Parameter(torch.randn(5, 16))
+    ),
+    "einsum_over_two": case(
+        lambda s, y: torch.einsum("nij,ijk->nk", y, s.w), w=lambda: nn.Parameter(torch.randn(6, 16, 5))
+    ),
+    "einsum_of_places": case(
+        lambda s, y: torch.einsum("nij,ikj->nik", y, s.w), w=lambda: nn.Parameter(torch.randn(6, 4, 16))
+    ),
+    "einsum_weights_first": case(
+        lambda s, y: torch.einsum("kj,nij->nik", s.w, y), w=lambda: nn.Parameter(torch.randn(5, 16))
+    ),
     "matmul_constant": case(lambda s, y: y @ s.matrix, matrix=lambda: nn.Parameter(torch.randn(16, 8))),
     "one_head": case(
         lambda s, y: s.att(y, y, y, need_weights=False)[0], att=lambda: nn.MultiheadAttention(16, 1, batch_first=True)

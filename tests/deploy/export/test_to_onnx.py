@@ -284,6 +284,18 @@ def test_no_more_float_operators_than_a_plain_export_leaves(function, expected, 
     assert float(error) < 1.3 * float((quantized.model(x) - net(x)).square().mean())
 
 
+@torch.no_grad()
+def test_a_layer_that_is_kept_in_float_runs_in_float(tmp_path: Path) -> None:
+    """ONNX Runtime rounds float weights between two pairs to int8, and computes in them."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 16, 3), torch.nn.ReLU())
+    net, x = net.append(torch.nn.Conv2d(16, 4, 1)).eval(), torch.randn(16, 3, 6, 10)
+    quantized = quantize_model(net, x[:1], [x], exceptions={"2": "float"})
+    made = export_model(quantized, x[:1], tmp_path / "net.onnx", samples=x)
+    assert made.manifest["parity"]["runtimes"]["onnxruntime"]["max_lsb"] <= 1
+    assert set(float_operators_of_onnx(made.path)) & {"Conv", "FusedConv"}
+
+
 class Differences(torch.nn.Module):
     """Differences of two values, from a number and of constants, one value taken away twice; tanh."""
 
