@@ -202,6 +202,11 @@ def picked_by_numbers(build: Builder, node: fx.Node) -> fx.Node | None:
         times, dim = node.args[1], argument(node, "dim")
         if dim is None or not isinstance(times, int):
             return None
+        if dim % len(shape_of(x)) == 0:  # each sample several times, of however many there are
+            copies = build(
+                aten.repeat.default, build(aten.unsqueeze.default, x, 1), [1, times, *[1] * len(shape_of(x)[1:])]
+            )
+            return build(aten.reshape.default, copies, [-1, *shape_of(x)[1:]])
         rows = torch.arange(shape_of(x)[dim]).repeat_interleave(times)
     else:
         given = [(axis, index) for axis, index in enumerate(node.args[1]) if index is not None]

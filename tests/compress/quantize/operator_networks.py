@@ -263,6 +263,7 @@ PRODUCTS: dict[str, Case] = {
     "einsum_weights_first": case(
         lambda s, y: torch.einsum("kj,nij->nik", s.w, y), w=lambda: nn.Parameter(torch.randn(5, 16))
     ),
+    "samples_in_copies": case(lambda s, y: y.repeat_interleave(2, 0).unflatten(0, (-1, 2)).mean(1) * 0.5),
     "matmul_constant": case(lambda s, y: y @ s.matrix, matrix=lambda: nn.Parameter(torch.randn(16, 8))),
     "one_head": case(
         lambda s, y: s.att(y, y, y, need_weights=False)[0], att=lambda: nn.MultiheadAttention(16, 1, batch_first=True)
