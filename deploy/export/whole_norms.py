@@ -41,8 +41,8 @@ def make_norms_whole(module: fx.GraphModule, islands: Collection[str]) -> list[s
     wholes: dict[str, Whole] = {}
     parts: dict[str, list[fx.Node]] = {}
     for node in module.graph.nodes:
-        whole = node.meta.get(PART_OF)
-        if whole is not None and whole.target in _WHOLE:
+        whole = next((one for one in node.meta.get(PART_OF, ()) if one.target in _WHOLE), None)
+        if whole is not None:
             wholes[whole.name] = whole
             parts.setdefault(whole.name, []).append(node)
     made = []

@@ -16,7 +16,7 @@ from edgepress.compress.quantize.graph.layers import argument
 
 #: node.meta key: the scheme that a node wants whatever the network's is.
 WANTED_SCHEME = "edgepress_scheme"
-#: node.meta key: the `Whole` that a node is a part of; of nested ones the outermost.
+#: node.meta key: each `Whole` that a node is a part of, the outermost first.
 PART_OF = "edgepress_part_of"
 
 
@@ -128,9 +128,9 @@ def rewrite_operators(module: fx.GraphModule, table: dict[Any, Rewrite]) -> dict
                 module.graph.erase_node(user)
         else:
             node.replace_all_uses_with(result)
-        whole = node.meta.get(PART_OF) or Whole(node.name, node.target, _options(node))
+        wholes = (*node.meta.get(PART_OF, ()), Whole(node.name, node.target, _options(node)))
         for new in build.made:
-            new.meta.setdefault(PART_OF, whole)
+            new.meta.setdefault(PART_OF, wholes)
         moved |= {new.name: moved.get(old.name, old.name) for new, old in build.moved.items()}
         module.graph.erase_node(node)
         pending = build.made + pending

@@ -140,10 +140,11 @@ def cosine_similarity(build: Builder, node: fx.Node) -> fx.Node | None:
         return None
 
     def unit(value: Any) -> fx.Node:
-        length = build(aten.clamp_min.default, _length(build, value, [axis], True), least, wide=True)
-        return build(aten.mul.Tensor, value, build(aten.reciprocal.default, length))
+        length = build(aten.linalg_vector_norm.default, value, 2, [axis], True)
+        inverse = build(aten.reciprocal.default, build(aten.clamp_min.default, length, least, wide=True))
+        return build(aten.mul.Tensor, value, inverse, wide=True)
 
-    product = build(aten.mul.Tensor, unit(x), unit(y))
+    product = build(aten.mul.Tensor, unit(x), unit(y), wide=True)
     mean = build(aten.mean.dim, product, [axis], False, wide=True)
     return build(aten.mul.Tensor, mean, float(_count(product, [axis])))
 

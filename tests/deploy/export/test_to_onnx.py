@@ -266,6 +266,10 @@ class Around(torch.nn.Module):
         (torch.nn.GroupNorm(1, 8, affine=False), {"InstanceNormalization": 1}),
         (torch.nn.InstanceNorm2d(8, affine=True), {"InstanceNormalization": 1}),
         (lambda y: torch.nn.functional.normalize(y, dim=1), {"ReduceL2": 1}),
+        (
+            lambda y: y + torch.cosine_similarity(y[:, :4], y[:, 4:], dim=1).unsqueeze(1),
+            {"ReduceL2": 2, "Mul": 3, "ReduceMean": 1},
+        ),
         (lambda y: y.log_softmax(1), {"LogSoftmax": 1}),
         (lambda y: y + y.logsumexp(1, keepdim=True), {"ReduceLogSumExp": 1}),
         (torch.nn.Hardtanh(), {}),
