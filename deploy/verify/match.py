@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: How a file tells its tensors apart: by number (TFLite) or by name (ONNX).
 Identity = TypeVar("Identity", int, str)
 
+#: Position in the graph, name, forms, largest magnitude.
+_Value = tuple[int, str, list[np.ndarray], float]
+
 #: Largest difference between a converted float value and ours, relative to the largest magnitude in the tensor.
 TOLERANCE = 1e-3
 #: The same of two converted forms of one value. What is farther from a tensor than another value by more than this, is
@@ -27,8 +30,10 @@ _NOISE = 1e-5
 #: From here on a value is given to the file as it is in the network: every operator makes of a difference a larger one
 #: in a network that amplifies, until nothing is within the tolerance any more.
 _DRIFT = 1e-4
-#: Axis orders in which a converter may keep a tensor of so many dimensions.
+#: Axis orders in which a converter may keep a tensor of so many dimensions, and those of four in which it seldom does:
+#: a transpose that it moved behind the operator that read it.
 _ORDERS = {3: [(0, 1, 2), (0, 2, 1)], 4: [(0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)]}
+_SELDOM = {4: [(0, 1, 3, 2), (0, 2, 1, 3), (0, 3, 2, 1)]}
 
 
 def probe_around(example_inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -70,9 +75,19 @@ def record_values(module: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> d
 
 def layouts(value: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
     """The forms of a converter's value, as integers or floats, which have a shape of ours."""
-    forms = [value.transpose(order) for order in _ORDERS.get(value.ndim, [tuple(range(value.ndim))])]
+    forms = [value.transpose(order) for order in _orders(value.ndim)]
     fitting = [form for form in forms if form.shape == shape]
     return fitting or ([value.reshape(shape)] if value.size == np.prod(shape) else [])
+
+
+def _orders(rank: int) -> list[tuple[int, ...]]:
+    return [*_ORDERS.get(rank, [tuple(range(rank))]), *_SELDOM.get(rank, [])]
+
+
+def _forms(value: np.ndarray, orders: Iterable[tuple[int, ...]]) -> list[np.ndarray]:
+    """A value in some orders of its axes, each different form once, as rows."""
+    flat = [np.ascontiguousarray(value.transpose(order)).ravel() for order in orders]
+    return [form for i, form in enumerate(flat) if not any(np.array_equal(form, other) for other in flat[:i])]
 
 
 def match_file(
@@ -117,7 +132,7 @@ def _drifted(
         if identity not in found:
             continue
         own = ours[found[identity][0]]
-        orders = _ORDERS.get(own.ndim, [tuple(range(own.ndim))])
+        orders = _orders(own.ndim)
         forms = [np.ascontiguousarray(own.transpose(order)).reshape(value.shape) for order in orders]
         form = min(forms, key=lambda form: float(np.abs(form - value).max(initial=0)))
         if np.abs(form - value).max(initial=0) > _DRIFT * np.abs(own).max(initial=0):
@@ -138,24 +153,38 @@ def match_values(
         Identity -> names of all our values which equal it, the nearest in the order of the graph first. A tensor
         without an equal is left out.
     """
-    forms: dict[int, list[tuple[int, str, list[np.ndarray], float]]] = {}
+    usual: dict[int, list[_Value]] = {}
+    seldom: dict[int, list[_Value]] = {}
     for position, (name, value) in enumerate(ours.items()):
-        orders = _ORDERS.get(value.ndim, [tuple(range(value.ndim))])
-        flat = [np.ascontiguousarray(value.transpose(order)).ravel() for order in orders]
-        unique = [f for i, f in enumerate(flat) if not any(np.array_equal(f, g) for g in flat[:i])]
-        forms.setdefault(value.size, []).append((position, name, unique, float(np.abs(value).max(initial=0))))
+        largest = float(np.abs(value).max(initial=0))
+        forms = _forms(value, _ORDERS.get(value.ndim, [tuple(range(value.ndim))]))
+        usual.setdefault(value.size, []).append((position, name, forms, largest))
     found: dict[Identity, list[str]] = {}
     used: set[str] = set()
     reached = 0
-    for identity, value in theirs:
-        flat = np.asarray(value, np.float32).ravel()
+
+    def equals(flat: np.ndarray, among: Iterable[_Value]) -> list[tuple[bool, int, int, str, float]]:
         equal = []
-        for position, name, unique, largest in forms.get(flat.size, []):
+        for position, name, forms, largest in among:
             with np.errstate(over="ignore", invalid="ignore"):
-                error = min(float(np.abs(flat - form).max(initial=0)) for form in unique)
+                error = min(float(np.abs(flat - form).max(initial=0)) for form in forms)
             # What overflowed is equal to nothing: an infinity would be as near to any other.
             if np.isfinite(error) and error <= TOLERANCE * largest + 1e-12:
                 equal.append((name in used, abs(position - reached), position, name, error / (largest + 1e-12)))
+        return equal
+
+    for identity, value in theirs:
+        flat = np.asarray(value, np.float32).ravel()
+        equal = equals(flat, usual.get(flat.size, []))
+        if not equal and value.ndim in _SELDOM:
+            if flat.size not in seldom:
+                entries = [(entry, ours[entry[1]]) for entry in usual.get(flat.size, [])]
+                seldom[flat.size] = [
+                    (position, name, _forms(own, _SELDOM[own.ndim]), largest)
+                    for (position, name, _, largest), own in entries
+                    if own.ndim in _SELDOM
+                ]
+            equal = equals(flat, seldom[flat.size])
         if equal:
             nearest = min(error for *_, error in equal)
             equal = [one[:4] for one in equal if one[4] <= nearest + _NOISE]

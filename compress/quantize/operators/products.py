@@ -18,8 +18,11 @@ from edgepress.compress.quantize.operators.masks import LEAST
 
 
 def product(build: Builder, node: fx.Node) -> fx.Node | None:
-    """A product with a constant matrix is a fully connected layer."""
+    """A product with a constant matrix, or a constant vector, is a fully connected layer."""
     a, b = node.args[:2]
+    if b.op == "get_attr" and len(shape_of_any(build, b)) == 1 and len(shape_of(a)) >= 2:
+        made = build(aten.linear.default, a, build.constant("weight", build.tensor_of(b).detach().reshape(1, -1)))
+        return build(aten.reshape.default, made, [-1, *shape_of(a)[1:-1]])
     if b.op == "get_attr" and len(shape_of_any(build, b)) == 2:
         return build(aten.linear.default, a, build.constant("weight", build.tensor_of(b).detach().T.contiguous()))
     if a.op == "get_attr" and len(shape_of_any(build, a)) == 2 and len(shape_of(b)) >= 2:

@@ -149,6 +149,35 @@ def test_a_map_behind_a_layer_leaves_the_layer_in_integers(tmp_path: Path):
     assert all(figures["max_lsb"] <= 1 for figures in made.manifest["parity"]["runtimes"].values())
 
 
+class Distances(nn.Module):
+    """Distances as a mean over bins, as YOLOv8's head has them (Li et al. 2020, arXiv 2006.04388, equation 5)."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.by = nn.Conv2d(3, 4 * 16, 3, padding=1), by
+        self.register_buffer("bins", torch.arange(16.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.conv(x).view(len(x), 4, 16, -1)
+        if self.by == "a product":
+            return rows.transpose(2, 3).softmax(3) @ self.bins
+        return (rows.softmax(2) * self.bins.view(1, 1, -1, 1)).sum(2)
+
+
+@pytest.mark.parametrize("by", ["a sum", "a product"])
+def test_distances_as_means_over_bins_are_in_integers(by: str, tmp_path: Path):
+    """The converter moves a transpose behind the product that reads it; a product with a vector is a dense layer."""
+    pytest.importorskip("litert_torch")
+    net = Distances(by).eval()
+    quantized = quantize_model(net, X[:1], [X])
+    for form in ("tflite", "onnx"):
+        made = export_model(quantized, X[:1], tmp_path / f"net.{form}")
+        assert made.manifest["float_islands"] == []
+        runtime = "litert" if form == "tflite" else "onnxruntime"
+        assert made.manifest["parity"]["runtimes"][runtime]["max_lsb"] <= 1
+
+
 class Amplifying(nn.Module):
     """Steps y -> 4 y (1 - y), each of which doubles a difference: 24 of them make everything of a rounding."""
 
