@@ -203,9 +203,8 @@ def picked_by_numbers(build: Builder, node: fx.Node) -> fx.Node | None:
         if dim is None or not isinstance(times, int):
             return None
         if dim % len(shape_of(x)) == 0:  # each sample several times, of however many there are
-            copies = build(
-                aten.repeat.default, build(aten.unsqueeze.default, x, 1), [1, times, *[1] * len(shape_of(x)[1:])]
-            )
+            only = build.constant("rows", torch.zeros(times, dtype=torch.int32))
+            copies = build(aten.index_select.default, build(aten.unsqueeze.default, x, 1), 1, only)
             return build(aten.reshape.default, copies, [-1, *shape_of(x)[1:]])
         rows = torch.arange(shape_of(x)[dim]).repeat_interleave(times)
     else:
