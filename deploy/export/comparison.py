@@ -21,6 +21,8 @@ _THRESHOLDS = Thresholds(label_agreement=None)
 _INDICES = Thresholds(None, None, LABEL_AGREEMENT, None)
 #: How much farther from the float network (root mean square) a file may be than fake quantization: 1 dB.
 _AS_NEAR = 10 ** (1 / 20)
+#: The same where no layer of it is wrong: 12 dB.
+_AMPLIFIED = 4.0
 #: Steps that a kernel may round by another way than fake quantization, in any one layer.
 _LAYER_LSB = 1.0
 #: Kind of file -> the runtime that stands for phones, boards and servers: a file that it cannot run is not written.
@@ -101,12 +103,18 @@ def compare_with_torch(
         )
         missed = [violation for pair in pairs for violation in _missed(runtime, pair)]
         # A reference that is wrong itself would be far from a float network that the file is near to.
-        equally_good = noise / 2 < _rms(got, unrounded) < noise * _AS_NEAR
+        far = _rms(got, unrounded)
+        equally_good = noise / 2 < far < noise * _AS_NEAR
         if missed and noise and (equally_good or _rms(got, expected) < noise):
             figures[runtime]["amplified"] = True
         elif missed and (defects := defects_in(path, runtime)):
             figures[runtime]["known_defects"] = defects
-        elif missed and quantized is not None and _rounds(path, runtime, quantized, batch, fixed_batch):
+        elif (
+            missed
+            and quantized is not None
+            and (not noise or noise / 2 < far < noise * _AMPLIFIED)
+            and _rounds(path, runtime, quantized, batch, fixed_batch)
+        ):
             figures[runtime]["amplified"] = True
         else:
             departed += missed
