@@ -40,29 +40,31 @@ def limits_of(scale: np.ndarray, zero_point: np.ndarray) -> tuple[np.float32, np
     return low, high
 
 
+def _parameters(node: Any, constants: dict[str, onnx.TensorProto]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(scale, zero point) of a quantizing operator, where they are constants and one for the whole tensor."""
+    from onnx import numpy_helper
+
+    if len(node.input) < 3 or not all(name in constants for name in node.input[1:3]):
+        return None
+    scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+    return (scale, zero_point) if scale.size == 1 else None
+
+
 def unlimited(graph: onnx.GraphProto) -> list[Any]:
     """QuantizeLinear nodes to 16 bits whose saturation is theirs alone: no Clip and no integers before them.
 
     The network's inputs are left out: who feeds the file knows their integers, and `runtimes` rounds to them before.
     """
-    from onnx import numpy_helper
-
     constants = {entry.name: entry for entry in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
 
-    def parameters(node: Any) -> tuple[np.ndarray, np.ndarray] | None:
-        if len(node.input) < 3 or not all(name in constants for name in node.input[1:3]):
-            return None
-        scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
-        return (scale, zero_point) if scale.size == 1 else None
-
     found = []
     for node in graph.node:
-        own = parameters(node) if node.op_type == "QuantizeLinear" else None
+        own = _parameters(node, constants) if node.op_type == "QuantizeLinear" else None
         before = made_by.get(node.input[0]) if own is not None else None
         if own is None or before is None or own[1].dtype not in _WIDE or before.op_type in (*_MOVING, "Clip"):
             continue
-        given = parameters(before) if before.op_type == "DequantizeLinear" else None
+        given = _parameters(before, constants) if before.op_type == "DequantizeLinear" else None
         if given is not None:
             (low, high), (least, greatest) = limits_of(*own), limits_of(*given)
             slack = np.float32(own[0]) / 2  # what rounds to the last integer is within
@@ -84,18 +86,15 @@ def write_limits(model: onnx.ModelProto) -> None:
 
 def keep_in_float(model: onnx.ModelProto) -> None:
     """Put a Clip that changes nothing between integers and each layer with float weights, in place."""
-    from onnx import numpy_helper
-
     graph = model.graph
     constants = {entry.name: entry for entry in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
     wanted = {}
     for node in graph.node:
         pair = made_by.get(node.input[0]) if node.op_type in _ROUNDED and node.input[1] in constants else None
-        if pair is not None and pair.op_type == "DequantizeLinear" and len(pair.input) > 2:
-            parameters = [numpy_helper.to_array(constants[name]) for name in pair.input[1:3] if name in constants]
-            if len(parameters) == 2 and parameters[0].size == 1:
-                wanted[node.output[0]] = limits_of(*parameters)
+        own = _parameters(pair, constants) if pair is not None and pair.op_type == "DequantizeLinear" else None
+        if own is not None:
+            wanted[node.output[0]] = limits_of(*own)
     _put_clips(graph, wanted)
 
 
@@ -136,12 +135,10 @@ def drop_what_saturates(model: onnx.ModelProto) -> None:
         before = made_by.get(clip.input[0])
         if before is None or before.op_type == "DequantizeLinear":
             continue
-        given = [*node.input[1:3], *(name for name in clip.input[1:3] if name)]
-        if len(node.input) < 3 or not all(name in constants for name in given):
+        own = _parameters(node, constants)
+        if own is None or own[1].dtype in _WIDE or not all(name in constants for name in clip.input[1:3] if name):
             continue
-        scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
-        if scale.size != 1 or zero_point.dtype in _WIDE:
-            continue
+        scale, zero_point = own
         ends = np.iinfo(zero_point.dtype)
         low, high = (
             float(numpy_helper.to_array(constants[clip.input[i]])) if len(clip.input) > i and clip.input[i] else end

@@ -179,9 +179,7 @@ class Prover:
 
         Heads that only training uses are compared in an edited copy; a rebuilt network has its own training graph.
         """
-        import torch
-
-        from edgepress.models.cost.program import MODES, plain_precision
+        from edgepress.models.cost.program import MODES
 
         expected = self.expected(selection)
         runs = [("evaluation", dense) for dense in self.weights]
@@ -193,9 +191,7 @@ class Prover:
                 continue
             smaller = cut(dense, self.graph, selection, plan, self.traces)
             MODES[mode](smaller)
-            with torch.no_grad(), plain_precision():
-                found = [value for value in _plain(smaller(*self._copies())) if isinstance(value, torch.Tensor)]
-            gap = _gap(reference, found)
+            gap = _gap(reference, self._found(smaller))
             if TOLERANCE < gap < float("inf") and mode == "evaluation" and plan["kind"] == "modules":
                 gap = self._gap_in_double(selection, plan, dense, gap)
             worst = max(worst, gap)
@@ -203,24 +199,28 @@ class Prover:
                 break
         return worst
 
+    def _found(self, smaller: nn.Module, double: bool = False) -> list[torch.Tensor]:
+        """Outputs of a removed network."""
+        import torch
+
+        from edgepress.models.cost.program import plain_precision
+
+        with torch.no_grad(), plain_precision():
+            return [value for value in _plain(smaller(*self._copies(double))) if isinstance(value, torch.Tensor)]
+
     def _gap_in_double(
         self, selection: Selection, plan: Mapping[str, Any], dense: nn.Module, in_single: float
     ) -> float:
         """The same difference in double precision: deep networks with random weights amplify roundings of single
         precision beyond the tolerance, and what is wrong differs there, too. `in_single` where it cannot be run.
         """
-        import torch
-
         from edgepress.models.checkpoints.copying import copied
-        from edgepress.models.cost.program import plain_precision
 
         try:
             exact = copied(dense).double()
             removal = Removal(self.graph.state, self.graph.removed_labels(selection))
             reference = self._reference(removal, exact, double=True)
-            smaller = cut(exact, self.graph, selection, plan, self.traces).eval()
-            with torch.no_grad(), plain_precision():
-                found = [v for v in _plain(smaller(*self._copies(double=True))) if isinstance(v, torch.Tensor)]
+            found = self._found(cut(exact, self.graph, selection, plan, self.traces).eval(), double=True)
         except Exception:  # constants of single precision in a forward, and whatever else asks for it
             return in_single
         return _gap(reference, found)

@@ -116,11 +116,11 @@ def test_files_hold_integers_and_runtimes_agree(group: str, names: tuple[str, ..
             given = given if isinstance(given, tuple) else (given,)
             for (name, value), got in zip(expected.items(), given, strict=True):
                 off = np.abs(got.reshape(value.shape) - value.numpy()) / steps[name]
-                errors = [
-                    float((one - real[name]).square().mean()) for one in (torch.tensor(got).view_as(value), value)
-                ]
-                if suffix == "onnx" and off.max() > MOST_STEPS and errors[0] < errors[1]:
-                    continue  # a norm that is one operator there, in float, and nearer to the network
+                if suffix == "onnx" and "norm" in name and np.quantile(off, 0.99) > MOST_STEPS:
+                    # One operator there, in float: it must be nearer to the network than fake quantization is.
+                    errors = [(one - real[name]).square().mean() for one in (torch.tensor(got).view_as(value), value)]
+                    assert errors[0] < errors[1], (runtime, name, errors)
+                    continue
                 # Where a convolution is rounded twice, one value in 500 is a step away, which a steep function spreads.
                 assert off.mean() <= MEAN_STEPS, (runtime, name, off.mean())
                 assert np.quantile(off, 0.99) <= MOST_STEPS, (runtime, name, off.max())
