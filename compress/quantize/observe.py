@@ -153,36 +153,46 @@ def _percentile(seen: Observed, low: float, high: float, clipping: float) -> tup
     )
 
 
-def _search(low: float, high: float, loss: Callable[[float, float], float]) -> tuple[float, float]:
+def _search(low: float, high: float, losses: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[float, float]:
     """Shrink either end in turn while the loss falls; the ends of a one-sided range stay at 0."""
-    best, lowest = (low, high), loss(low, high)
+    best, lowest = (low, high), float(losses(np.array([low]), np.array([high]))[0])
+    shares = np.linspace(0.2, 1.0, _CANDIDATES, endpoint=True)
     for _ in range(2):
         before = best
         for end in (0, 1):
             if (low, high)[end] == 0:
                 continue
-            for share in np.linspace(0.2, 1.0, _CANDIDATES, endpoint=True):
-                trial = (low * share, best[1]) if end == 0 else (best[0], high * share)
-                value = loss(*trial)
-                if value < lowest:
-                    best, lowest = trial, value
+            starts = low * shares if end == 0 else np.full(_CANDIDATES, best[0])
+            ends = high * shares if end == 1 else np.full(_CANDIDATES, best[1])
+            found = losses(starts, ends)
+            least = int(np.argmin(found))
+            if found[least] < lowest:
+                best, lowest = (float(starts[least]), float(ends[least])), float(found[least])
         if best == before:
             break
-    return float(best[0]), float(best[1])
+    return best
 
 
 def _mse(seen: Observed, low: float, high: float, clipping: float) -> tuple[float, float]:
-    centers, counts = seen.centers, seen.counts
+    centers = seen.centers
+    # Of the first n bins: how many values, their sum, and that of their squares.
+    sums = [np.concatenate([[0.0], np.cumsum(seen.counts * centers**power)]) for power in range(3)]
 
-    def loss(start: float, end: float) -> float:
-        scale = (end - start) / 255
-        zero_point = np.clip(np.rint(-128 - start / scale), -128, 127)
-        rounded = (np.clip(np.rint(centers / scale) + zero_point, -128, 127) - zero_point) * scale
+    def outside(first: np.ndarray, last: np.ndarray, level: np.ndarray) -> np.ndarray:
+        """Squared distance of all values in bins [first, last) from the level that they are clipped to."""
+        number, total, squares = (one[last] - one[first] for one in sums)
+        return squares - 2 * level * total + level**2 * number
+
+    def losses(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        scale = (ends - starts) / 255
+        zero_point = np.clip(np.rint(-128 - starts / scale), -128, 127)
+        below, above = np.searchsorted(centers, starts, "right"), np.searchsorted(centers, ends, "left")
+        clipped = outside(np.zeros_like(below), below, (-128 - zero_point) * scale)
+        clipped += outside(above, np.full_like(above, BINS), (127 - zero_point) * scale)
         # A bin is wider than a point: rounding errors inside it average to scale^2/12 where the grid is fine.
-        error = np.where((centers > start) & (centers < end), scale * scale / 12, clipping * (centers - rounded) ** 2)
-        return float((error * counts).sum())
+        return scale**2 / 12 * (sums[0][above] - sums[0][below]) + clipping * clipped
 
-    return _search(low, high, loss)
+    return _search(low, high, losses)
 
 
 def _entropy(seen: Observed, low: float, high: float, clipping: float) -> tuple[float, float]:
@@ -207,7 +217,7 @@ def _entropy(seen: Observed, low: float, high: float, clipping: float) -> tuple[
         p, q = reference[kept] / total, spread[kept] / max(spread.sum(), 1e-12)
         return float((p * np.log(p / q)).sum() + 50 * lost)
 
-    return _search(low, high, loss)
+    return _search(low, high, lambda starts, ends: np.array([loss(a, b) for a, b in zip(starts, ends, strict=True)]))
 
 
 METHODS: dict[str, Callable[[Observed, float, float, float], tuple[float, float]]] = {

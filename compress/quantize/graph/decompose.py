@@ -27,10 +27,14 @@ aten = torch.ops.aten
 _whole = ExportedProgram.run_decompositions
 #: On numbers and tuples.
 _BUILTINS = {value for name, value in vars(operator).items() if not name.startswith("_")}
+#: On sizes that follow the batch, and what is demanded of them: nothing in it is computed.
+_OF_SIZES = {value for name, value in vars(torch).items() if name.startswith("sym_")} | {aten._assert_scalar.default}
 #: Written in terms of others by torch, and all the same never a view of what they read.
 _FRESH = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.linear.default, aten.batch_norm.default}
 _NOTHING: Mapping[Any, str] = {}
 _OF = "decomposed_from"
+#: State of torch's registry of operators -> the composite ones.
+_LISTED: dict[Any, set[Any]] = {}
 
 
 class _Whole(Exception):
@@ -49,9 +53,36 @@ def decomposing_in_place(kept: Mapping[Any, str] = _NOTHING) -> Iterator[None]:
 
     ExportedProgram.run_decompositions = run  # type: ignore[method-assign]
     try:
-        yield
+        with _listed_once():
+            yield
     finally:
         ExportedProgram.run_decompositions = _whole  # type: ignore[method-assign]
+
+
+@contextmanager
+def _listed_once() -> Iterator[None]:
+    """Let torch look for its composite operators once for each state of its registry, not for every table and program:
+    it takes a sixth of a second each time.
+    """
+    from torch.export import decomp_utils, exported_program
+
+    look = exported_program._collect_all_valid_cia_ops
+
+    def operators() -> set[Any]:
+        registered = torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd")
+        state = (tuple(registered), tuple(torch.ops._dir))
+        if state not in _LISTED:
+            _LISTED.clear()
+            _LISTED[state] = look()
+        return set(_LISTED[state])
+
+    for place in (decomp_utils, exported_program):
+        place._collect_all_valid_cia_ops = operators
+    try:
+        yield
+    finally:
+        for place in (decomp_utils, exported_program):
+            place._collect_all_valid_cia_ops = look
 
 
 def decomposed(
@@ -85,7 +116,8 @@ def _decomposed(
     if signature.buffers_to_mutate or signature.user_inputs_to_mutate or signature.backward_signature is not None:
         raise _Whole
     wanted = set(table)
-    implicit, explicit = _split_decomp_table_to_cia_and_python_decomp(table)
+    with _listed_once():
+        implicit, explicit = _split_decomp_table_to_cia_and_python_decomp(table)
     changed = {
         node: how
         for node in graph.nodes
@@ -106,7 +138,7 @@ def _instead(node: fx.Node, wanted: set[Any], implicit: Mapping[Any, Any]) -> Ca
         return None
     if node.op != "call_function" or isinstance(target, torch._ops.HigherOrderOperator):
         raise _Whole
-    if target in _BUILTINS:
+    if target in _BUILTINS or target in _OF_SIZES:
         return None
     if not _is_operator(target):
         return target  # a function of Python, put there by a pass

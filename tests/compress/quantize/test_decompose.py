@@ -200,3 +200,39 @@ def test_sizes_at_run_time_are_read_from_the_input_not_from_values_inside():
     read = [node.args[0] for node in made.graph.nodes if node.target is aten.sym_size.int]
     assert read
     assert {node.name for node in read} == {"x"}
+
+
+def test_what_is_demanded_of_sizes_stays(monkeypatch):
+    """torch.onnx lets a batch be of any size but 1: an assertion on it stands between operators."""
+    demanded, real = [], decompose._decomposed
+
+    def spy(program, *more):
+        demanded.extend(node for node in program.graph.nodes if node.target is torch.sym_not)
+        return real(program, *more)
+
+    monkeypatch.setattr(decompose, "_whole", lambda program, table: pytest.fail("left to torch"))
+    monkeypatch.setattr(decompose, "_decomposed", spy)
+
+    def attention(s, x):
+        rows = s.b(x).reshape(x.shape[0], 8, 4).permute(0, 2, 1)
+        return s.a(rows, rows, rows, need_weights=False)[0]
+
+    network = Net(attention, a=nn.MultiheadAttention(8, 2, batch_first=True), b=nn.Conv2d(3, 8, 4, 4)).eval()
+    with decomposing_in_place(kept={aten.reshape.default: "view"}):
+        batch = ({0: torch.export.Dim.DYNAMIC},)
+        example = (torch.randn(2, 3, 8, 8),)
+        assert torch.onnx.export(network, example, dynamo=True, dynamic_shapes=batch, verbose=False) is not None
+    assert demanded
+
+
+def test_operators_are_listed_again_where_one_was_registered():
+    from torch.export import exported_program
+
+    with decomposing_in_place():
+        before = exported_program._collect_all_valid_cia_ops()
+        assert aten.linear.default in before
+        assert before == exported_program._collect_all_valid_cia_ops()
+        with torch.library._scoped_library("edgepress_test", "FRAGMENT") as library:
+            library.define("twice(Tensor x) -> Tensor")
+            library.impl("twice", lambda x: x * 2, "CompositeImplicitAutograd")
+            assert torch.ops.edgepress_test.twice.default in exported_program._collect_all_valid_cia_ops()

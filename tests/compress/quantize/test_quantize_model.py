@@ -202,6 +202,37 @@ def test_a_range_is_written_with_the_same_integers(low: float, width: float, fac
         assert integers_of_range(*written, bits) == integers_of_range(float(low), float(high), bits)
 
 
+def _least_squared_error(seen: Observed, clipping: float) -> tuple[float, float]:
+    """The search as it is said: every value rounded, for one range after the other."""
+    low, high = min(0.0, seen.low), max(0.0, seen.high)
+
+    def loss(start: float, end: float) -> float:
+        scale = (end - start) / 255
+        zero_point = np.clip(np.rint(-128 - start / scale), -128, 127)
+        rounded = (np.clip(np.rint(seen.centers / scale) + zero_point, -128, 127) - zero_point) * scale
+        inside = (seen.centers > start) & (seen.centers < end)
+        return float((np.where(inside, scale**2 / 12, clipping * (seen.centers - rounded) ** 2) * seen.counts).sum())
+
+    best = (low, high)
+    for _ in range(2):
+        for end in (0, 1):
+            for share in np.linspace(0.2, 1.0, 100):
+                trial = (low * share, best[1]) if end == 0 else (best[0], high * share)
+                best = trial if loss(*trial) < loss(*best) else best
+    return best
+
+
+@pytest.mark.parametrize("clipping", [1.0, INPUT_CLIPPING])
+@pytest.mark.parametrize("shift", [-20.0, -1.0, 0.0, 1.0, 20.0])
+def test_the_least_squared_error_is_that_of_rounding_every_value(shift: float, clipping: float) -> None:
+    values = np.random.default_rng(int(shift) + 20).standard_t(2.5, 3_000) + shift
+    for kept in (values, np.maximum(values, 0.0)):
+        seen = Observed(float(kept.min()), float(kept.max()))
+        seen.counts += np.histogram(kept, 2048, (seen.low, seen.high))[0]
+        found = choose_range(seen, "mse", clipping=clipping)
+        assert found == pytest.approx(_least_squared_error(seen, clipping), rel=1e-9)
+
+
 def test_methods_clip_a_long_tail_and_keep_a_flat_range() -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(200_000, generator=generator)
