@@ -8,6 +8,8 @@ torch's layout, with a free batch where the network allows one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,15 +89,16 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_ba
         shapes = None
     with silenced() as said, decomposing_in_place(kept={torch.ops.aten.reshape.default: "view"}):
         try:
-            program = torch.onnx.export(
-                module,
-                example_inputs,
-                dynamo=True,
-                opset_version=OPSET,
-                verbose=False,
-                dynamic_shapes=shapes,
-                external_data=False,
-            )
+            with _slices_as_they_are():
+                program = torch.onnx.export(
+                    module,
+                    example_inputs,
+                    dynamo=True,
+                    opset_version=OPSET,
+                    verbose=False,
+                    dynamic_shapes=shapes,
+                    external_data=False,
+                )
             if program is None:
                 raise RuntimeError("the exporter gave nothing")
             model = program.model_proto
@@ -112,6 +115,21 @@ def convert_float(module: nn.Module, example_inputs: tuple[Any, ...], dynamic_ba
     give_constants(model)
     pool_globally(model)
     return model
+
+
+@contextmanager
+def _slices_as_they_are() -> Iterator[None]:
+    """Without the rule of onnxscript that makes one Split of two slices: it holds all slices of a value against each
+    other, at which the steps of a GRU take longer than all else.
+    """
+    from onnxscript import rewriter
+
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name != "SlicesSplit")
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 def _first_cause(error: BaseException) -> BaseException:

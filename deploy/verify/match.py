@@ -8,6 +8,7 @@ converter's names and is checked by itself: what matches nothing is reported, ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,8 @@ Identity = TypeVar("Identity", int, str)
 #: Position in the graph, name, forms, largest magnitude.
 _Value = tuple[int, str, list[np.ndarray], float]
 
+#: Of so many numbers two tensors are compared before they are compared as a whole.
+_GLANCE = 24
 #: Largest difference between a converted float value and ours, relative to the largest magnitude in the tensor.
 TOLERANCE = 1e-3
 #: The same of two converted forms of one value. What is farther from a tensor than another value by more than this, is
@@ -140,6 +143,46 @@ def _drifted(
     return drifted
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """Values of one size.
+
+    Attributes:
+        entries: the values.
+        at: [K] places that are compared first.
+        seen: [F, K] what stands there in each form of each value.
+        owner: [F] index of the value that a form is of.
+        bound: [F] how far it may be off.
+    """
+
+    entries: list[_Value]
+    at: np.ndarray
+    seen: np.ndarray
+    owner: np.ndarray
+    bound: np.ndarray
+
+    @classmethod
+    def of(cls, size: int, entries: list[_Value]) -> _Candidates:
+        at = np.unique(np.linspace(0, max(0, size - 1), _GLANCE).astype(int)) if size else np.zeros(0, int)
+        owner = [index for index, (_, _, forms, _) in enumerate(entries) for _ in forms]
+        seen = [form[at] for _, _, forms, _ in entries for form in forms]
+        bound = [TOLERANCE * entries[index][3] + 1e-12 for index in owner]
+        return cls(entries, at, np.array(seen).reshape(len(owner), len(at)), np.array(owner, int), np.array(bound))
+
+    def equal_to(self, flat: np.ndarray) -> list[tuple[int, str, float]]:
+        """Position, name and relative error of each value that a tensor equals."""
+        equal = []
+        with np.errstate(over="ignore", invalid="ignore"):
+            glance = np.abs(self.seen - flat[self.at]).max(axis=1, initial=0) <= self.bound
+            for index in dict.fromkeys(self.owner[glance].tolist()):
+                position, name, forms, largest = self.entries[index]
+                error = min(float(np.abs(flat - form).max(initial=0)) for form in forms)
+                # What overflowed is equal to nothing: an infinity would be as near to any other.
+                if np.isfinite(error) and error <= TOLERANCE * largest + 1e-12:
+                    equal.append((position, name, error / (largest + 1e-12)))
+        return equal
+
+
 def match_values(
     ours: Mapping[str, np.ndarray], theirs: Iterable[tuple[Identity, np.ndarray]]
 ) -> dict[Identity, list[str]]:
@@ -153,37 +196,35 @@ def match_values(
         Identity -> names of all our values which equal it, the nearest in the order of the graph first. A tensor
         without an equal is left out.
     """
-    usual: dict[int, list[_Value]] = {}
-    seldom: dict[int, list[_Value]] = {}
+    values: dict[int, list[_Value]] = {}
     for position, (name, value) in enumerate(ours.items()):
         largest = float(np.abs(value).max(initial=0))
         forms = _forms(value, _ORDERS.get(value.ndim, [tuple(range(value.ndim))]))
-        usual.setdefault(value.size, []).append((position, name, forms, largest))
+        values.setdefault(value.size, []).append((position, name, forms, largest))
+    usual = {size: _Candidates.of(size, entries) for size, entries in values.items()}
+    seldom: dict[int, _Candidates] = {}
     found: dict[Identity, list[str]] = {}
     used: set[str] = set()
     reached = 0
 
-    def equals(flat: np.ndarray, among: Iterable[_Value]) -> list[tuple[bool, int, int, str, float]]:
-        equal = []
-        for position, name, forms, largest in among:
-            with np.errstate(over="ignore", invalid="ignore"):
-                error = min(float(np.abs(flat - form).max(initial=0)) for form in forms)
-            # What overflowed is equal to nothing: an infinity would be as near to any other.
-            if np.isfinite(error) and error <= TOLERANCE * largest + 1e-12:
-                equal.append((name in used, abs(position - reached), position, name, error / (largest + 1e-12)))
-        return equal
+    def equals(flat: np.ndarray, among: _Candidates | None) -> list[tuple[bool, int, int, str, float]]:
+        return [
+            (name in used, abs(position - reached), position, name, error)
+            for position, name, error in (among.equal_to(flat) if among else ())
+        ]
 
     for identity, value in theirs:
         flat = np.asarray(value, np.float32).ravel()
-        equal = equals(flat, usual.get(flat.size, []))
+        equal = equals(flat, usual.get(flat.size))
         if not equal and value.ndim in _SELDOM:
             if flat.size not in seldom:
-                entries = [(entry, ours[entry[1]]) for entry in usual.get(flat.size, [])]
-                seldom[flat.size] = [
+                entries = [(entry, ours[entry[1]]) for entry in values.get(flat.size, [])]
+                others = [
                     (position, name, _forms(own, _SELDOM[own.ndim]), largest)
                     for (position, name, _, largest), own in entries
                     if own.ndim in _SELDOM
                 ]
+                seldom[flat.size] = _Candidates.of(flat.size, others)
             equal = equals(flat, seldom[flat.size])
         if equal:
             nearest = min(error for *_, error in equal)
