@@ -55,8 +55,8 @@ benchmarks run model.pte --data test.npz && benchmarks gate model.pte --budget "
 _UNMEASURED = """## Figures
 None yet for this version. On a quiet machine with the extras `executorch` and `openvino`: `python -m
 edgepress.benchmarks.experiments.runtimes --train ds_cnn@digits resnet8@digits cp_resnet@digits mobilenet@digits
-cp_mobile@digits --work runtimes --output benchmarks/results/runtimes.json --page` writes them here: accuracy, LSB against fake
-quantization, bytes and latency of each format, and what misses its mark.
+cp_mobile@digits --work runtimes --output benchmarks/results/runtimes.json --page` writes them here: accuracy, LSB
+against fake quantization, bytes and latency of each format, and what misses its mark.
 """
 
 
