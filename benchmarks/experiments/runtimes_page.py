@@ -80,8 +80,7 @@ def page(result: dict[str, Any] | None) -> str:
             "far apart, and none may be farther.",
             "",
             "The network on cifar was trained by `compress init images:cifar --device cortex-m4` and `compress train "
-            "images.toml --network mobilenet --epochs 30 --run runs/mobilenet`, in 12 minutes; those on the digits see "
-            "748 of them.",
+            "images.toml --network mobilenet --epochs 30 --run runs/mobilenet`.",
             "",
             f"`{result['command']}` ({result['date'][:10]}, {result['environment']['cpu']}; {versions})",
             "",

@@ -143,6 +143,10 @@ def _drifted(
     return drifted
 
 
+def _bound(largest: float) -> float:
+    return TOLERANCE * largest + 1e-12
+
+
 @dataclass(frozen=True)
 class _Candidates:
     """Values of one size.
@@ -166,7 +170,7 @@ class _Candidates:
         at = np.unique(np.linspace(0, max(0, size - 1), _GLANCE).astype(int)) if size else np.zeros(0, int)
         owner = [index for index, (_, _, forms, _) in enumerate(entries) for _ in forms]
         seen = [form[at] for _, _, forms, _ in entries for form in forms]
-        bound = [TOLERANCE * entries[index][3] + 1e-12 for index in owner]
+        bound = [_bound(entries[index][3]) for index in owner]
         return cls(entries, at, np.array(seen).reshape(len(owner), len(at)), np.array(owner, int), np.array(bound))
 
     def equal_to(self, flat: np.ndarray) -> list[tuple[int, str, float]]:
@@ -178,7 +182,7 @@ class _Candidates:
                 position, name, forms, largest = self.entries[index]
                 error = min(float(np.abs(flat - form).max(initial=0)) for form in forms)
                 # What overflowed is equal to nothing: an infinity would be as near to any other.
-                if np.isfinite(error) and error <= TOLERANCE * largest + 1e-12:
+                if np.isfinite(error) and error <= _bound(largest):
                     equal.append((position, name, error / (largest + 1e-12)))
         return equal
 

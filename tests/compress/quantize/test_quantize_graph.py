@@ -15,24 +15,12 @@ from edgepress.compress.quantize.fold import fold
 from edgepress.compress.quantize.graph.layers import LAYERS, weight_and_bias
 from edgepress.compress.quantize.graph.outputs import named_leaves, tensors
 from edgepress.models.errors import UsageError
+from tests.compress.quantize.operator_networks import Network
 
 
-class Net(nn.Module):
-    """A forward given as a function of the module and its inputs."""
-
-    def __init__(self, function: Callable[..., Any], **parts: nn.Module | nn.Parameter):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        return self.function(self, *inputs)
-
-
-class OneInput(Net):
+class OneInput(Network):
     def forward(self, x: torch.Tensor) -> Any:
-        return self.function(self, x)
+        return self.written(self, x)
 
 
 def _windows(s: Any, x: torch.Tensor) -> torch.Tensor:
@@ -87,7 +75,7 @@ def _network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
             "encoder": lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True),
             "gru": lambda: nn.GRU(8, 5, batch_first=True),
         }.get(value if isinstance(value, str) else "", lambda value=value: nn.Linear(*value))()
-    return Net(function, **made).eval(), shape
+    return Network(function, **made).eval(), shape
 
 
 @torch.no_grad()
@@ -104,7 +92,7 @@ def test_a_folded_graph_means_what_the_network_means_for_any_batch(name: str) ->
 
 
 def test_no_size_of_the_example_stands_in_the_graph() -> None:
-    folded = fold(Net(lambda s, x: s.c(x).view(len(x), -1), c=nn.Conv2d(1, 2, 3)), torch.randn(7, 1, 5, 5))
+    folded = fold(Network(lambda s, x: s.c(x).view(len(x), -1), c=nn.Conv2d(1, 2, 3)), torch.randn(7, 1, 5, 5))
     numbers: list[Any] = []
     for node in folded.module.graph.nodes:
         fx.map_arg(node.args, lambda n: n)
@@ -136,7 +124,7 @@ def test_outputs_stay_dictionaries_and_tuples() -> None:
     def forward(s: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
         return {"out": s.c(x), "more": [s.c(y), {"mean": x.mean((2, 3))}, None]}
 
-    net, x = Net(forward, c=nn.Conv2d(2, 3, 1)).eval(), torch.randn(4, 2, 3, 3)
+    net, x = Network(forward, c=nn.Conv2d(2, 3, 1)).eval(), torch.randn(4, 2, 3, 3)
     made = quantize_model(net, (x[:1], x[:1]), [(x, x)])
     expected, got = net(x, x), made.model(x, x)
     assert [name for name, _ in named_leaves(got)] == ["out", "more.0", "more.1.mean"]

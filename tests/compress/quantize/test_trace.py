@@ -7,17 +7,7 @@ from torch import nn
 
 from edgepress.compress.quantize.graph import trace as traced
 from edgepress.compress.quantize.graph.trace import trace
-
-
-class Net(nn.Module):
-    def __init__(self, forward, **parts):
-        super().__init__()
-        self.written = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x):
-        return self.written(self, x)
+from tests.compress.quantize.operator_networks import Network
 
 
 @pytest.fixture
@@ -43,19 +33,19 @@ def in_windows(s, x):
 
 def rows_of(channels: int, side: int, out: int):
     convolution = nn.Conv2d(3, channels, 3, padding=1)
-    return Net(in_rows, a=convolution, b=nn.Linear(channels * side * side, out)), (3, side, side)
+    return Network(in_rows, a=convolution, b=nn.Linear(channels * side * side, out)), (3, side, side)
 
 
 CASES = {
     "rows": (rows_of(4, 8, 5), [11]),
     # 11 channels, 13 x 13 pixels and 17 outputs: the first three primes say nothing.
     "its own primes": (rows_of(11, 13, 17), [19]),
-    "windows": ((Net(in_windows, a=nn.Conv2d(3, 4, 3)), (3, 8, 8)), [11]),
+    "windows": ((Network(in_windows, a=nn.Conv2d(3, 4, 3)), (3, 8, 8)), [11]),
     "sizes by keyword": (
-        (Net(lambda s, x: s.a(x).view(size=(x.shape[0], 4, 36)).sum(1), a=nn.Conv2d(3, 4, 3)), (3, 8, 8)),
+        (Network(lambda s, x: s.a(x).view(size=(x.shape[0], 4, 36)).sum(1), a=nn.Conv2d(3, 4, 3)), (3, 8, 8)),
         [11],
     ),
-    "a slice without an end": ((Net(lambda s, x: s.a(x)[:, :, 2:], a=nn.Conv2d(3, 4, 3)), (3, 8, 8)), [11]),
+    "a slice without an end": ((Network(lambda s, x: s.a(x)[:, :, 2:], a=nn.Conv2d(3, 4, 3)), (3, 8, 8)), [11]),
 }
 
 
@@ -72,7 +62,7 @@ def test_one_trace_serves_every_batch(name, exports):
 
 def test_a_number_of_the_network_that_the_trace_takes_for_the_batch_is_found_out(exports):
     """33 = 3 x 11 stands in the forward alone: taken for three batches, two samples would sum up 6 values."""
-    network = Net(lambda s, x: s.a(x).flatten(1)[:, :33].sum(1), a=nn.Conv2d(3, 4, 3)).eval()
+    network = Network(lambda s, x: s.a(x).flatten(1)[:, :33].sum(1), a=nn.Conv2d(3, 4, 3)).eval()
     found = trace(network, (torch.randn(2, 3, 8, 8),))
     assert exports == [11, 2, 3]
     assert found.fixed_batch is None
@@ -82,7 +72,7 @@ def test_a_number_of_the_network_that_the_trace_takes_for_the_batch_is_found_out
 
 
 def test_a_factor_that_depends_on_the_batch_is_no_number_of_the_network(exports):
-    network = Net(lambda s, x: s.a(x) * (1.0 / len(x)), a=nn.Conv2d(3, 4, 3)).eval()
+    network = Network(lambda s, x: s.a(x) * (1.0 / len(x)), a=nn.Conv2d(3, 4, 3)).eval()
     found = trace(network, (torch.randn(4, 3, 8, 8),))
     assert found.fixed_batch == 4
     assert "mul" in found.reason
@@ -90,7 +80,7 @@ def test_a_factor_that_depends_on_the_batch_is_no_number_of_the_network(exports)
 
 
 def test_a_tensor_made_for_the_batch_follows_it(exports):
-    network = Net(lambda s, x: s.a(x) + torch.arange(len(x)).reshape(-1, 1, 1, 1), a=nn.Conv2d(3, 4, 3)).eval()
+    network = Network(lambda s, x: s.a(x) + torch.arange(len(x)).reshape(-1, 1, 1, 1), a=nn.Conv2d(3, 4, 3)).eval()
     found = trace(network, (torch.randn(4, 3, 8, 8),))
     x = torch.randn(4, 3, 8, 8)
     assert torch.allclose(found.module(x), network(x), atol=1e-5)
