@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -86,13 +87,15 @@ if hasattr(os, "register_at_fork"):
 def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Within the block SIGTERM raises `Terminated` in the main thread, as Ctrl-C raises KeyboardInterrupt.
 
-    Children that are left when the block ends by either are ended. Where native code keeps Python from noticing, a
-    thread ends the process in its place after a few seconds, once `last` was called.
+    Children that the block started and left when it ends by either are ended; those that were there before are the
+    caller's. Where native code keeps Python from noticing, a thread ends the process in its place after a few seconds,
+    once `last` was called.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     children: dict[int, str] = {}
+    before = descendants()
     done, child, above = threading.Event(), is_child(), os.environ.get(_PARENT)
     os.environ[_PARENT] = str(os.getpid())
     received: list[int] = []
@@ -104,7 +107,7 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         received.append(number)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        children.update(descendants())
+        children.update(descendants(before))
         raise Terminated
 
     reading, writing = os.pipe()
@@ -117,27 +120,27 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     _active.append(terminate)
     watch = threading.Thread(
-        target=_watch, args=(reading, done, children, last, child, stderr), daemon=True, name="signals"
+        target=_watch, args=(reading, done, children, before, last, child, stderr), daemon=True, name="signals"
     )
     watch.start()
     try:
         yield
     except (KeyboardInterrupt, Terminated, Interrupted):
-        children.update(descendants())
+        children.update(descendants(before))
         _end(children)
         raise
     except SystemExit as error:
         # Ray leaves with the signal's number while it starts, until `restore_handlers` takes its handler back.
         if error.code != signal.SIGTERM:
             raise
-        children.update(descendants())
+        children.update(descendants(before))
         _end(children)
         raise Terminated from error
     except Exception as error:
         if not received:
             raise
         # An extension module that is interrupted while it is imported says that it cannot be.
-        children.update(descendants())
+        children.update(descendants(before))
         _end(children)
         raise (Terminated if received[0] == signal.SIGTERM else Interrupted)() from error
     finally:
@@ -161,6 +164,7 @@ def _watch(
     reading: int,
     done: threading.Event,
     children: dict[int, str],
+    before: dict[int, str],
     last: Callable[[], None],
     child: bool,
     stderr: int,
@@ -174,7 +178,7 @@ def _watch(
     if done.wait(_CHILDS_GRACE_S if child else _GRACE_S):
         return
     number = signal.Signals(byte[0])
-    children.update(descendants())
+    children.update(descendants(before))
     _end(children)
     if not child:
         how = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
@@ -183,16 +187,24 @@ def _watch(
     os._exit(_CODES[number])
 
 
-def descendants() -> dict[int, str]:
-    """Every process below this one with the time at which it started, which tells it from a later one of its number."""
-    found: dict[int, str] = {}
+def descendants(spared: Mapping[int, str] | None = None) -> dict[int, str]:
+    """Every process below this one with the time at which it started, which tells it from a later one of its number.
+
+    Args:
+        spared: processes that are left out with what is below them. Python's own that frees what killed processes leave
+            (semaphores, shared memory) is always left out: it ends with this one.
+    """
+    spared, found = spared or {}, {}
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    freeing = getattr(tracker, "_pid", None)
     waiting = [os.getpid()]
     while waiting:
         for listed in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
             with suppress(OSError):
                 for child in map(int, listed.read_text().split()):
                     started = _started(child)
-                    if started is not None and child not in found:
+                    known = child in found or child == freeing or spared.get(child) == started
+                    if started is not None and not known:
                         found[child] = started
                         waiting.append(child)
     return found

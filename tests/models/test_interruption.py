@@ -108,6 +108,40 @@ def test_a_signal_ends_children_and_scratch_with_one_sentence(command, name, num
     assert not (child and alive(child))
 
 
+#: A program that calls a command of ours, which is interrupted after it started a child and Python's resource tracker.
+PROGRAM = """
+import subprocess
+from contextlib import suppress
+from multiprocessing import resource_tracker
+from edgepress.models.command_line import run_command
+
+def interrupted(args=None):
+    resource_tracker.ensure_running()
+    started.append(subprocess.Popen(["sleep", "60"]))
+    raise KeyboardInterrupt
+
+started = [subprocess.Popen(["sleep", "60"])]
+with suppress(SystemExit):
+    run_command(interrupted)
+resource_tracker.ensure_running()  # it would warn that the one before died
+print([child.poll() for child in started])
+started[0].kill()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found in /proc")
+def test_children_of_the_calling_program_and_its_resource_tracker_are_left_alone():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=50,
+    )
+    assert done.stdout == f"[None, {-signal.SIGTERM}]\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_scratch_folder_is_made_leaves_none(tmp_path, number):
