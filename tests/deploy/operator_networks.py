@@ -229,6 +229,14 @@ def unary(b: Builder, x: int, name: str, dtype: str = "INT8") -> int:
     return y
 
 
+def softmax_16(b: Builder, x: int) -> int:
+    """With the largest beta, all but the largest of a row is nothing."""
+    y = b.tensor(b.shapes[x], 1 / 32768, 0, "INT16")
+    beta = float(b.rng.choice([1.0, 0.125, 100.0]))
+    b.operator("SOFTMAX", [x], [y], "SoftmaxOptions", beta=beta)
+    return y
+
+
 def rsqrt(b: Builder, x: int, dtype: str = "INT8") -> int:
     """Of a square, since what lies below 0 has no root."""
     scale, _ = b.quantization[x]
@@ -421,6 +429,7 @@ WIDE: dict[str, Callable[[Builder, int], int]] = {
     "DEPTHWISE_CONV_2D 16": depthwise_16,
     "POOL 16": pool_16,
     "QUANTIZE 16": lambda b, x: requantized(b, x, "INT16", "INT16"),
+    "SOFTMAX 16": softmax_16,
     "RSQRT 16": lambda b, x: rsqrt(b, x, "INT16"),
     **{f"{name} 16": lambda b, x, name=name: binary_16(b, x, name) for name in ("ADD", "SUB", "MUL")},  # type: ignore[misc]
     **{

@@ -6,6 +6,7 @@ Each computes as TFLite Micro's reference kernel does; one table and one kernel 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, floor, frexp
 
@@ -107,6 +108,37 @@ def sigmoid_16() -> np.ndarray:
     table = np.rint(65536 * (curve + bend / 16)).astype(np.uint16)
     table[-1] = 65535
     return table
+
+
+def softmax_16() -> tuple[np.ndarray, np.ndarray]:
+    """exp(10 (i / 512 - 1)) and 1 / (1 + i / 512) for i up to 512, both with 15 fractional bits as int16.
+
+    Each is drawn as lines between those places, and a line between two places of a convex curve runs above it: half of
+    that distance in the middle is taken from the place where the line begins. All in single precision, as TFLite Micro
+    makes these tables when it starts.
+    """
+    steps, one = np.float32(65535), np.float32(1)
+    return (
+        _lines_16(lambda x: np.exp(x.astype(np.float64)).astype(np.float32), np.float32(10) / steps * -steps, 0 * one),
+        _lines_16(lambda x: one / (one + x), 0 * one, one / steps * steps),
+    )
+
+
+def _lines_16(curve: Callable[[np.ndarray], np.ndarray], low: np.float32, high: np.float32) -> np.ndarray:
+    two, scale = np.float32(2), np.float32(2) / np.float32(65535)
+    of_one = np.float32(65536) / (scale * np.float32(32767) - scale * np.float32(-32768))
+
+    def rounded(x: np.ndarray) -> np.ndarray:
+        return np.trunc(x + np.copysign(0.5, x.astype(np.float64))).astype(np.float32)
+
+    step = (high - low) / np.float32(512)
+    ends = low + np.arange(513, dtype=np.float32) * step
+    starts, middles = ends[:-1], ends[:-1] + step / two
+    places = rounded(curve(starts) * of_one)
+    drawn = rounded((curve(ends[1:]) * of_one + places) / two)
+    above = drawn - rounded(curve(middles) * of_one)
+    last = rounded(curve(np.array([high])) * of_one)
+    return np.clip(np.append(places - rounded(above / two), last), -32768, 32767).astype(np.int16)
 
 
 def _to_q4(s: Scales) -> tuple[int, int, int]:

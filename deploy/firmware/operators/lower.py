@@ -55,7 +55,7 @@ RULES: dict[str, Rule] = {
     "REDUCE_MIN": reductions.extreme,
     "ARG_MAX": reductions.arg_extreme,
     "ARG_MIN": reductions.arg_extreme,
-    "SOFTMAX": layers.softmax,
+    "SOFTMAX": _by_type(int8=layers.softmax, int16=wide.softmax),
     "LOG_SOFTMAX": functions.log_softmax,
     "ADD": _by_type(int8=values.add_or_sub, int32=rearranging.add_to_index),
     "SUB": values.add_or_sub,

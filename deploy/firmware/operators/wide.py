@@ -9,7 +9,7 @@ import numpy as np
 
 from edgepress.deploy.firmware.lowering.context import Refused, Rows, activation_range, described, fixed
 from edgepress.deploy.firmware.lowering.steps import FieldValue, Value
-from edgepress.deploy.firmware.lowering.tables import round_away, sigmoid_16
+from edgepress.deploy.firmware.lowering.tables import round_away, sigmoid_16, softmax_16
 from edgepress.deploy.firmware.operators.layers import (
     channel_scales,
     dense_window,
@@ -162,6 +162,40 @@ def saturating(rows: Rows, operator: Operator) -> None:
     arguments = ("table", str(multiplier), str(shift), str(prod(y.shape)))
     rows.add(
         kernel, "", {}, [x.index], y.index, described(x.shape), arguments=arguments, arrays={"table": sigmoid_16()}
+    )
+
+
+def softmax(rows: Rows, operator: Operator) -> None:
+    """Along the last dimension, to scale 1/32768, by tables of exp and of 1 / (1 + x) that are interpolated."""
+    x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
+    (in_scale, _), (out_scale, _) = rows.quantized(x, "int16"), rows.quantized(y, "int16")
+    if abs(float(out_scale) * 32768 - 1) > 1e-3:
+        raise Refused(f"its output has the scale {out_scale:g}, not 1/32768")
+    if not x.shape or x.shape != y.shape:
+        raise Refused(f"{list(x.shape)} becomes {list(y.shape)}")
+    depth = x.shape[-1]
+    if depth > 65536:  # the sum of exponentials has 32 bits
+        raise Refused(f"it is over {depth:,} values; up to 65,536 are certain to be in range")
+    # 65,535 steps for what is 10 below the largest; exp of less is nothing.
+    multiplier, shift = fixed(float(in_scale) * float(np.float32(operator.option("beta", 0.0))) / (10.0 / 65535.0))
+    if shift > 15:
+        raise Refused(f"beta * scale = {operator.option('beta', 0.0) * float(in_scale):g} is too large")
+    exponentials, reciprocals = softmax_16()
+    rows.add(
+        "ep_softmax_16",
+        "ep_softmax_wide",
+        {
+            "rows": prod(x.shape) // depth,
+            "depth": depth,
+            "exponentials": "exponentials",
+            "reciprocals": "reciprocals",
+            "multiplier": multiplier,
+            "shift": shift,
+        },
+        [x.index],
+        y.index,
+        f"{described(x.shape)}, int16",
+        arrays={"exponentials": exponentials, "reciprocals": reciprocals},
     )
 
 

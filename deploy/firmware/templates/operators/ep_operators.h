@@ -78,6 +78,14 @@ typedef struct {
   int8_t shift;
 } ep_log_softmax_plan;
 
+typedef struct {
+  int32_t rows, depth;
+  const int16_t *exponentials; /* [513], from exp(-10) to exp(0), 15 fractional bits */
+  const int16_t *reciprocals;  /* [513], from 1 to 1/2, 15 fractional bits */
+  int32_t multiplier;          /* to 65,535 steps for 10, 31 fractional bits */
+  int8_t shift;
+} ep_softmax_wide;
+
 /* UNIDIRECTIONAL_SEQUENCE_LSTM. Gates lie in the order input, forget, cell, output. */
 #define EP_LSTM_FIELDS(bias_type)                                                                          \
   const uint16_t *table;                                /* see ep_logistic_16 */                           \
@@ -141,6 +149,7 @@ void ep_logistic_16(const uint16_t table[256], int32_t multiplier, int32_t shift
                     int16_t *out);
 void ep_tanh_16(const uint16_t table[256], int32_t multiplier, int32_t shift, int32_t count, const int16_t *in, int16_t *out);
 /* 1 / sqrt: of 0 and below the largest. `shift` is of what has 20 more bits. */
+void ep_softmax_16(const ep_softmax_wide *layer, const int16_t *in, int16_t *out);
 void ep_rsqrt_16(int32_t multiplier, int32_t shift, int32_t count, const int16_t *in, int16_t *out);
 
 /* QUANTIZE to another scale, and CAST. */

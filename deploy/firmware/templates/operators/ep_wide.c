@@ -95,6 +95,32 @@ void ep_tanh_16(const uint16_t table[256], int32_t multiplier, int32_t shift, in
   }
 }
 
+/* A place of 65,536 between the 513 of a table. */
+static int32_t between(const int16_t *table, int32_t place) {
+  const int32_t at = place >> 7;
+  return table[at] + (((table[at + 1] - table[at]) * (place & 127) + 64) >> 7);
+}
+
+void ep_softmax_16(const ep_softmax_wide *p, const int16_t *in, int16_t *out) {
+  for (int32_t row = 0; row < p->rows; ++row, in += p->depth, out += p->depth) {
+    int32_t largest = INT16_MIN, sum = 0, right = 14;
+    for (int32_t i = 0; i < p->depth; ++i)
+      if (in[i] > largest) largest = in[i];
+    for (int32_t i = 0; i < p->depth; ++i) {
+      const int32_t place = 65535 + ep_rescale(in[i] - largest, p->multiplier, p->shift);
+      out[i] = (int16_t)between(p->exponentials, place < 0 ? 0 : place);
+      sum += out[i];
+    }
+    while (sum >> (right + 1)) ++right; /* at least exp(0), whose leading one is the 15th */
+    const int32_t fraction = (int32_t)((((int64_t)sum << (30 - right)) + (1 << 13)) >> 14) - (1 << 16);
+    const int32_t reciprocal = between(p->reciprocals, fraction > 65535 ? 65535 : fraction);
+    for (int32_t i = 0; i < p->depth; ++i) {
+      const int32_t value = (int32_t)(((int64_t)out[i] * reciprocal + (1 << (right - 1))) >> right);
+      out[i] = (int16_t)ep_clamp(value, 0, 32767);
+    }
+  }
+}
+
 static int32_t power_saturated(int32_t x, int32_t exponent) {
   const int64_t y = (int64_t)x * ((int64_t)1 << exponent);
   return y > INT32_MAX ? INT32_MAX : y < INT32_MIN ? INT32_MIN : (int32_t)y;
