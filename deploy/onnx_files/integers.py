@@ -42,9 +42,8 @@ _NOT_COMPUTING = {
 }
 #: Operators whose constant operands are stored as integers of their own range.
 _WITH_CONSTANTS = {"Add", "Sub", "Mul", "Div", "PRelu"}
-_CLIPPING = {"Relu", "Clip"}
 #: Operators before which no integers stand where they are the only reader: with that one, they are one operator.
-_MELTING = {*_CLIPPING, "Reciprocal"}
+_CLIPPING = {"Relu", "Clip"}
 
 
 @dataclass(frozen=True)
@@ -167,11 +166,16 @@ class _Writer:
             self.graph.node.remove(node)
 
     def _melt_roots(self) -> None:
-        """1 / sqrt(x), which the exporter writes as two operators, is rounded once, as everywhere else."""
-        for node in self.graph.node:
-            name = node.output[0]
-            if node.op_type == "Sqrt" and [reader.op_type for reader in self.readers.get(name, [])] == ["Reciprocal"]:
-                self.integers.pop(name, None)
+        """1 / sqrt(x), which the exporter writes as two operators, becomes one power, rounded once as everywhere else."""
+        for root in list(self.graph.node):
+            name, readers = root.output[0], self.readers.get(root.output[0], [])
+            if root.op_type != "Sqrt" or name in self.outputs or [node.op_type for node in readers] != ["Reciprocal"]:
+                continue
+            [inverse], given = readers, root.input[0]
+            inverse.op_type = "Pow"
+            inverse.input[:] = [given, self._store("power/-0.5", np.asarray(-0.5, np.float32))]
+            self.readers[given] = [inverse if node is root else node for node in self.readers[given]]
+            self.graph.node.remove(root)
 
     def _spread(self, nodes: list[Any]) -> None:
         """Values that only the exporter has, between operators which keep integers as they are."""
@@ -299,7 +303,7 @@ class _Writer:
         if name in self.integers:
             return None if self._stays_float(name) else self.integers[name]
         readers = self.readers.get(name, [])
-        if len(readers) == 1 and readers[0].op_type in _MELTING and name not in self.outputs:
+        if len(readers) == 1 and readers[0].op_type in _CLIPPING and name not in self.outputs:
             melted = readers[0].output[0]
             return None if self._stays_float(melted) else self.integers.get(melted)
         return None
