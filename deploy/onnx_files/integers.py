@@ -166,7 +166,7 @@ class _Writer:
             self.graph.node.remove(node)
 
     def _melt_roots(self) -> None:
-        """1 / sqrt(x), which the exporter writes as two operators, becomes one power, rounded once as everywhere else."""
+        """1 / sqrt(x), two operators of the exporter, becomes one power, rounded once as everywhere else."""
         for root in list(self.graph.node):
             name, readers = root.output[0], self.readers.get(root.output[0], [])
             if root.op_type != "Sqrt" or name in self.outputs or [node.op_type for node in readers] != ["Reciprocal"]:
