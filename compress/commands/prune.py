@@ -32,7 +32,7 @@ from edgepress.compress.pipeline.data import task_of
 from edgepress.compress.pipeline.entries import find_entry, is_float, recipe_of
 from edgepress.compress.pipeline.stages import prune_stage
 from edgepress.models.errors import UsageError
-from edgepress.models.limits import METRIC_UNITS
+from edgepress.models.limits import DEVICE_METRICS, METRIC_UNITS
 from edgepress.models.run_directory import RunDirectory
 from edgepress.models.terminal.words import say
 from edgepress.models.units import format_against, format_quantity
@@ -67,7 +67,9 @@ def prune(
     device: Annotated[
         str | None, typer.Option(help="Device class whose limits bind too; the recipe's otherwise.")
     ] = None,
-    no_device_limits: Annotated[bool, typer.Option("--no-device-limits", help="Only the targets bind.")] = False,
+    no_device_limits: Annotated[
+        bool, typer.Option("--no-device-limits", help="Only the targets bind, on --device.")
+    ] = False,
     method: Annotated[str | None, typer.Option(help="admm, gradual, one-shot or from-scratch.")] = None,
     projection: Annotated[str | None, typer.Option(help="threshold, knapsack or algorithm-1.")] = None,
     importance: Annotated[
@@ -174,9 +176,10 @@ def prune(
             changed = changed.model_copy(update={"method": "one-shot"})
             say("no task is known (--data): one-shot pruning without training")
         bound_by = device or (recipe.device if recipe else None)
-        bound_by = None if no_device_limits else bound_by
+        if no_device_limits and not set(wanted) & set(DEVICE_METRICS):
+            bound_by = None
         entry = with_footprint(entry, wanted, bound_by, trust)
-        limits = limits_for(entry, wanted, bound_by)
+        limits = limits_for(entry, wanted, bound_by, targets_alone=no_device_limits)
         if is_within(entry, limits):
             raise UsageError(
                 f"{entry['path']} is within the budget already ("

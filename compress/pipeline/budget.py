@@ -51,23 +51,27 @@ def with_footprint(
     return {**entry, **footprint(model.eval(), spec.example_inputs(), device)}
 
 
-def limits_for(entry: Mapping[str, Any], targets: Mapping[str, str], device: str | None) -> Limits:
+def limits_for(
+    entry: Mapping[str, Any], targets: Mapping[str, str], device: str | None, targets_alone: bool = False
+) -> Limits:
     """Targets and what pruning can hold of a device class's limits, whichever is tighter, in the rule of the class.
 
     Args:
         entry: of the checkpoint in its run directory, with its cost and the rule that it was counted by.
         targets: metric -> "20M", "50%", ...
         device: the class whose limits bind too, less what its counter finds beside weights; None for the targets alone.
+        targets_alone: the class names the device of the targets, and its own limits do not bind.
 
     Raises:
         UsageError: an unknown class, a target that is no positive number, a share of a cost that is known under another
             rule, or nothing that pruning can hold.
     """
-    bound = Limits()
+    bound, named = Limits(), None
     if device is not None:
         from edgepress.models.footprint.table import held_limits
 
-        bound = held_limits(device, entry.get("constant_bytes") or 0)
+        held = held_limits(device, entry.get("constant_bytes") or 0)
+        bound, named = bound if targets_alone else held, held.device
     if "%" in str(targets.get("macs", "")) and entry.get("rule") != bound.rule:
         raise UsageError(
             f"--target-macs = {targets['macs']!r}: {entry['path']} was counted by the rule "
@@ -76,12 +80,12 @@ def limits_for(entry: Mapping[str, Any], targets: Mapping[str, str], device: str
         )
     own = absolute(entry, targets)
     needing = [OPTIONS[metric] for metric in own if metric in DEVICE_METRICS]
-    if needing and bound.device is None:
+    if needing and named is None:
         raise UsageError(f"{', '.join(needing)} needs a device class: give --device NAME")
     for metric, value in own.items():
         if value <= 0:
             raise UsageError(f"{OPTIONS[metric]} = {targets[metric]!r} must be above 0")
-    limits = Limits(**own, rule=bound.rule, scheme=bound.scheme, device=bound.device).tightest(bound)  # type: ignore[arg-type]
+    limits = Limits(**own, rule=bound.rule, scheme=bound.scheme, device=named).tightest(bound)  # type: ignore[arg-type]
     if not limits.budgets():
         raise UsageError(f"device class {device!r} limits nothing that pruning can hold; give a target as well")
     return replace(limits, rule=bound.rule)

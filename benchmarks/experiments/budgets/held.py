@@ -209,7 +209,11 @@ def twin_of(rows: Sequence[dict[str, Any]], case: tuple[str, str, tuple[str, ...
 
 def written(output: Path) -> str:
     """The page, from the results in the folder of `output`; those of trainings may be missing."""
-    results = {"budgets_accuracy": {"rows": []}, "budgets_against_macs": {"pairs": []}}
+    results = {
+        "budgets_accuracy": {"rows": []},
+        "budgets_against_macs": {"pairs": []},
+        "budgets_real_sets": {"pairs": []},
+    }
     for name in (*results, "instructions", "firmware_flash"):
         if (path := output.with_name(f"{name}.json")).is_file() or name not in results:
             results[name] = read_json(path, dict[str, Any])

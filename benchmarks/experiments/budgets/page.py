@@ -13,7 +13,8 @@ from edgepress.models.units import format_quantity
 _HEAD = """# Budgets of devices
 
 Written by `python -m edgepress.benchmarks.experiments.budgets.held` from `budgets.json`, `budgets_accuracy.json`,
-`budgets_against_macs.json`, `instructions.json` and `firmware_flash.json` in `benchmarks/results`; not edited by hand.
+`budgets_against_macs.json`, `budgets_real_sets.json`, `instructions.json` and `firmware_flash.json` in
+`benchmarks/results`; not edited by hand.
 
 Each network, with random weights, is pruned (projection `threshold`, importance `l2`) to each budget alone and to all
 together. A target is a share of the dense network's figure: {shares}. Reached is what pruning holds, over the target.
@@ -34,8 +35,8 @@ def page(results: Mapping[str, Mapping[str, Any]], shares: Mapping[str, float], 
     """The page.
 
     Args:
-        results: "budgets", "budgets_accuracy", "budgets_against_macs", "instructions" and "firmware_flash", as in
-            benchmarks/results; the second and third may have no rows.
+        results: "budgets", "budgets_accuracy", "budgets_against_macs", "budgets_real_sets", "instructions" and
+            "firmware_flash", as in benchmarks/results; the second to fourth may have no rows.
         shares: metric -> share of the dense figure that was asked.
         tries: calls of which the quickest counts.
     """
@@ -68,7 +69,8 @@ def page(results: Mapping[str, Mapping[str, Any]], shares: Mapping[str, float], 
             "budgets of our firmware's memory; the command makes them again.",
         ]
     lines += ["", *summary(rows), *_below(rows), "", f"`{result['command']}`, {result['environment']['cpu']}.", ""]
-    lines += [*against_macs(results["budgets_against_macs"]), *_instructions(results["instructions"]), ""]
+    lines += [*against_macs(results["budgets_against_macs"]), *real_sets(results["budgets_real_sets"])]
+    lines += [*_instructions(results["instructions"]), ""]
     lines += [*_flash(results["firmware_flash"]), ""]
     return "\n".join(lines)
 
@@ -155,21 +157,44 @@ def _named(row: Mapping[str, Any]) -> str:
 
 def against_macs(result: Mapping[str, Any]) -> list[str]:
     """What it brings to ask for instructions in place of MACs, at as many instructions."""
-    pairs = result["pairs"]
-    if not pairs:
+    if not result["pairs"]:
         return []
-    seeds = len({pair["seed"] for pair in pairs})
-    lines = [
+    return [
         "## Pruned by instructions against pruned by MACs",
         "",
         "Networks trained on the digits are pruned to a share of their MACs, and again to the instructions on",
         f"{result['device']} that this left (importance `fisher`), and trained on for {result['epochs']} epochs.",
-        f"Accuracy: mean and sample deviation of {seeds} seeds. Gain: of the budget of instructions, in points, mean",
+        "Accuracy: mean and sample deviation of the seeds. Gain: of the budget of instructions, in points, mean",
         "of the paired differences and their 95 % interval (Student's t). The last column: MACs by instructions over",
         "those by MACs.",
         "",
-        "| network | share of MACs | instructions, M | by MACs | by instructions | gain | MACs |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        *_pairs(result),
+    ]
+
+
+def real_sets(result: Mapping[str, Any]) -> list[str]:
+    """The same on pictures and recordings."""
+    if not result["pairs"]:
+        return []
+    lengths = "; ".join(
+        f"{name}: recipe `{case['recipe']}`, {case['epochs']} epochs, {case['fine_tuning']} of each pruned network"
+        for name, case in result["cases"].items()
+    )
+    return [
+        "### On pictures and recordings",
+        "",
+        "The same with shipped recipes, shortened, all else as they stand. The epoch is chosen on validation, accuracy",
+        f"is of the test split in float32. {lengths}.",
+        "",
+        *_pairs(result),
+    ]
+
+
+def _pairs(result: Mapping[str, Any]) -> list[str]:
+    pairs = result["pairs"]
+    lines = [
+        "| network | share of MACs | seeds | instructions, M | by MACs | by instructions | gain | MACs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, share in dict.fromkeys((pair["network"], pair["share"]) for pair in pairs):
         own = [pair for pair in pairs if (pair["network"], pair["share"]) == (name, share)]
@@ -178,6 +203,7 @@ def against_macs(result: Mapping[str, Any]) -> list[str]:
         cells = (
             name,
             f"{share:.0%}",
+            str(len(own)),
             f"{counts:.2f}",
             _spread(by["macs"]),
             _spread(by["instructions"]),

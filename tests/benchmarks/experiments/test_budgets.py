@@ -62,7 +62,7 @@ def test_the_gain_of_instructions_is_that_of_pairs():
     ]
     lines = against_macs({"pairs": pairs, "device": "cortex-m4", "epochs": 5, "command": "measure"})
     # Differences of 1 and 3 points: mean 2, deviation sqrt(2), of the mean 1; t(0.975; 1) = 12.706.
-    assert "| a | 50% | 2.00 | 85.0 ± 7.1 % | 87.0 ± 5.7 % | +2.0 [-10.7, +14.7] | 0.900 |" in lines
+    assert "| a | 50% | 2 | 2.00 | 85.0 ± 7.1 % | 87.0 ± 5.7 % | +2.0 [-10.7, +14.7] | 0.900 |" in lines
     assert "Over all 2 pairs: -10.0 % more MACs at the same instructions, gain +2.0 [-10.7, +14.7] points." in lines
     assert against_macs({"pairs": []}) == []
 

@@ -19,3 +19,13 @@ def test_a_challenge_that_counts_every_constant_leaves_room_for_them():
 def test_a_machine_counts_weights_alone():
     m4 = device_class("cortex-m4").limits
     assert limits_for(ENTRY, {"macs": "5M"}, "cortex-m4").weight_bytes == m4.weight_bytes
+
+
+def test_targets_of_a_class_without_its_limits():
+    """--device names the core that instructions are counted on; --no-device-limits leaves the rest of it out."""
+    limits = limits_for({**ENTRY, "instructions": 9e6}, {"instructions": "50%"}, "cortex-m4", targets_alone=True)
+    assert limits.budgets() == {"instructions": 4.5e6}
+    assert limits.device == "cortex-m4"
+    held = limits_for({**ENTRY, "instructions": 9e6}, {"instructions": "50%"}, "cortex-m4").budgets()
+    assert held["instructions"] == 4.5e6
+    assert len(held) > 1
