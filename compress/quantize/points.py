@@ -77,6 +77,15 @@ SAME_RANGE: set[Any] = {
 }
 #: Pooling that computes new values; these are rounded again, to the same range.
 AVERAGES = {aten.avg_pool2d.default, aten.avg_pool1d.default}
+#: Of these, what TFLite Micro has for int8 alone: the 16 bits of a norm are rounded to 8 before them.
+_NARROW: set[Any] = {
+    aten.upsample_bilinear2d.vec,
+    aten.upsample_bilinear2d.default,
+    aten.upsample_nearest1d.vec,
+    aten.amax.default,
+    aten.amin.default,
+    aten.index_select.default,
+}
 #: Operator -> bits -> range of its output; exactly the scales of the specification (1/256, 1/128, 1/16, 1/32768).
 FIXED: dict[Any, dict[int, tuple[float, float]]] = {
     aten.softmax.int: {8: (0.0, 255 / 256), 16: (0.0, 32767 / 32768)},
@@ -175,6 +184,7 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
     islands: dict[str, str] = {}
     constants: dict[str, str] = {}
     hidden = {node.name for node in graph.nodes if _melts(node)}
+    bits: dict[str, int] = {}
 
     def find(name: str) -> str:
         while parent[name] != name:
@@ -200,8 +210,13 @@ def find_points(graph: fx.Graph, scheme: str, exceptions: dict[str, str]) -> Poi
         wanted = exception_of(body, keys, exceptions, exception_of(node, keys, exceptions, scheme))
         inputs = [source for source in node.all_input_nodes if holds_floats(source) and not is_constant(source)]
         taken_out = node.target is operator.getitem and inputs and inputs[0].name in islands
+        bits[node.name] = SCHEMES.get(wanted, 8)
+        if _is_narrow(node) and bits[node.name] == 8 and any(bits.get(source.name) == 16 for source in inputs):
+            rounded.add(node.name)
+            continue
         if node.target in SAME_RANGE and wanted != FLOAT and not taken_out:
             unite([source.name for source in inputs if source.name in parent], node.name)
+            bits[node.name] = next((bits[source.name] for source in inputs if source.name in bits), bits[node.name])
             if node.target in AVERAGES or _takes_in_constants(node):
                 rounded.add(node.name)
             continue
@@ -328,6 +343,11 @@ def _melts(node: fx.Node) -> bool:
     if user.target in RELUS:
         return clipping_of(user) is not None
     return node.target in _ABSORBING and user.target is aten.add.Tensor and user.all_input_nodes == [node]
+
+
+def _is_narrow(node: fx.Node) -> bool:
+    """Whether an operator that keeps the range has 8 bits only; of padding, that by what is there."""
+    return node.target in _NARROW or (node.target is aten.pad.default and argument(node, "mode") == "reflect")
 
 
 def _takes_in_constants(node: fx.Node) -> bool:

@@ -222,12 +222,16 @@ class _Rewriter:
         return [i for i in map(int, operator.inputs) if i >= 0 and self._is_float(i)]
 
     def _read_as_integers(self, kind: str, operator: Any, version: int) -> bool:
-        """Comparisons and argmax read integers where there are some."""
+        """Comparisons and argmax read int8 where there is some.
+
+        Of int16 LiteRT chooses none, and compares the integers of two scales as they are; TFLite Micro knows neither.
+        """
         given = [self.integers[i] for i in self._computed(operator) if i in self.integers]
         if not given or len(given) != len(self._computed(operator)):
             return False
-        bits = max(integers.bits for integers in given)
-        own = Integers(given[0].scale, given[0].zero_point, bits)
+        if any(integers.bits != 8 for integers in given):
+            return False
+        own = given[0]
         inputs = [self._operand(kind, int(i), own) for i in operator.inputs]
         outputs = [self._activation(int(i), None) for i in operator.outputs]
         self.new.emit_like(operator, version, kind, inputs, outputs)

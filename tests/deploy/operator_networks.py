@@ -120,6 +120,38 @@ def gather(b: Builder, x: int) -> int:
     return y
 
 
+def gather_nd(b: Builder, x: int) -> int:
+    """Slices along the first axis, which a TRANSPOSE makes longer than 1."""
+    n, h, w, c = b.shapes[x]
+    turned = b.like((h, n, w, c), x)
+    b.operator("TRANSPOSE", [x, b.integers([1, 0, 2, 3])], [turned], "TransposeOptions")
+    count = int(b.rng.integers(1, 6))
+    made = b.like((count, n, w, c), x)
+    b.operator("GATHER_ND", [turned, b.integers(b.rng.integers(0, h, (count, 1)))], [made], "GatherNdOptions")
+    y = b.like((n, count, w, c), x)
+    b.operator("TRANSPOSE", [made, b.integers([1, 0, 2, 3])], [y], "TransposeOptions")
+    return y
+
+
+def mirror_pad(b: Builder, x: int) -> int:
+    """Up to the whole image on both sides, its edge repeated or not."""
+    shape, edge = b.shapes[x], int(b.rng.integers(0, 2))
+    pairs = [[int(v) for v in b.rng.integers(0, size + edge, 2)] for size in shape]
+    y = b.like(tuple(size + sum(pair) for size, pair in zip(shape, pairs, strict=True)), x)
+    b.operator("MIRROR_PAD", [x, b.integers(pairs)], [y], "MirrorPadOptions", mode=edge)
+    return y
+
+
+def resize_16(b: Builder, x: int) -> int:
+    n, _, _, c = b.shapes[x]
+    height, width = (int(v) for v in b.rng.integers(1, 12, 2))
+    y = _like(b, (n, height, width, c), x, "INT16")
+    options = {"alignCorners": False, "halfPixelCenters": bool(b.rng.integers(0, 2))}
+    sizes = b.integers([height, width])
+    b.operator("RESIZE_NEAREST_NEIGHBOR", [x, sizes], [y], "ResizeNearestNeighborOptions", **options)
+    return y
+
+
 def function_by_table(b: Builder, x: int) -> int:
     """CAST, ADD and GATHER: any function of an int8, which becomes one table."""
     shape = b.shapes[x]
@@ -398,6 +430,8 @@ IMAGES: dict[str, Callable[[Builder, int], int]] = {
     "BROADCAST_TO": broadcast_to,
     "REVERSE_V2": reverse,
     "GATHER": gather,
+    "GATHER_ND": gather_nd,
+    "MIRROR_PAD": mirror_pad,
     "CAST": function_by_table,
     "ARG_MAX": chosen_by_arg_max,
     "MAXIMUM": extreme_of_two,
@@ -430,6 +464,7 @@ WIDE: dict[str, Callable[[Builder, int], int]] = {
     "POOL 16": pool_16,
     "QUANTIZE 16": lambda b, x: requantized(b, x, "INT16", "INT16"),
     "SOFTMAX 16": softmax_16,
+    "RESIZE_NEAREST_NEIGHBOR 16": resize_16,
     "RSQRT 16": lambda b, x: rsqrt(b, x, "INT16"),
     **{f"{name} 16": lambda b, x, name=name: binary_16(b, x, name) for name in ("ADD", "SUB", "MUL")},  # type: ignore[misc]
     **{

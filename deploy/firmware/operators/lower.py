@@ -79,6 +79,7 @@ RULES: dict[str, Rule] = {
     "CAST": rearranging.cast,
     "PAD": moves.pad,
     "PADV2": moves.pad,
+    "MIRROR_PAD": moves.mirror_pad,
     "CONCATENATION": moves.concatenation,
     "SPLIT": moves.split,
     "SPLIT_V": moves.split,
@@ -87,6 +88,7 @@ RULES: dict[str, Rule] = {
     "PACK": rearranging.pack,
     "UNPACK": rearranging.unpack,
     "GATHER": rearranging.gather,
+    "GATHER_ND": rearranging.gather_nd,
     "BROADCAST_TO": rearranging.broadcast_to,
     "REVERSE_V2": rearranging.reverse,
     "DEPTH_TO_SPACE": rearranging.depth_and_space,
@@ -108,8 +110,8 @@ _MOVES = frozenset(
     re.findall(
         r"\w+",
         """RESHAPE SQUEEZE EXPAND_DIMS PAD PADV2 CONCATENATION SPLIT SPLIT_V SLICE STRIDED_SLICE PACK UNPACK TRANSPOSE
-        GATHER BROADCAST_TO REVERSE_V2 DEPTH_TO_SPACE SPACE_TO_DEPTH SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND QUANTIZE
-        DEQUANTIZE""",
+        GATHER GATHER_ND MIRROR_PAD BROADCAST_TO REVERSE_V2 DEPTH_TO_SPACE SPACE_TO_DEPTH SPACE_TO_BATCH_ND
+        BATCH_TO_SPACE_ND QUANTIZE DEQUANTIZE""",
     )
 )
 #: The largest number of bytes that the kernels' 32-bit offsets are used for.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from math import prod
 
 import numpy as np
@@ -112,6 +113,47 @@ def pad(rows: Rows, operator: Operator) -> None:
         f"{described(x.shape)} -> {described(y.shape)}",
         to_start=sum(before * s for (before, _), s in zip(pairs, step, strict=True)),
     )
+
+
+def mirror_pad(rows: Rows, operator: Operator) -> None:
+    """MIRROR_PAD: the middle, and each edge and corner as a copy that runs backwards."""
+    x, y = ends(rows, operator)
+    if x.dtype in ("int8", "int16") and rows.quantized(x, x.dtype) != rows.quantized(y, x.dtype):
+        raise Refused("input and output have different scales")
+    flat, apart = rows.integers(operator, 1), int(operator.option("mode", 0) == 0)  # REFLECT leaves the edge itself out
+    pairs = list(zip(flat[::2], flat[1::2], strict=True))
+    if len(pairs) != len(x.shape) or any(
+        min(pair) < 0 or max(pair) > size - apart for pair, size in zip(pairs, x.shape, strict=True)
+    ):
+        raise Refused(f"the paddings {pairs} of {list(x.shape)}")
+    if tuple(size + before + after for size, (before, after) in zip(x.shape, pairs, strict=True)) != y.shape:
+        raise Refused(f"{list(x.shape)} padded by {pairs} is not {list(y.shape)}")
+    # Of each axis: length, where it is read from and in which direction, and where it is written to.
+    regions = [
+        [
+            (length, start, way, to)
+            for length, start, way, to in (
+                (before, before - 1 + apart, -1, 0),
+                (size, 0, 1, before),
+                (after, size - 1 - apart, -1, before + size),
+            )
+            if length
+        ]
+        for size, (before, after) in zip(x.shape, pairs, strict=True)
+    ]
+    read, written = strides(x.shape), strides(y.shape)
+    for region in product(*regions):
+        copy(
+            rows,
+            [length for length, _, _, _ in region],
+            [way * step for (_, _, way, _), step in zip(region, read, strict=True)],
+            written,
+            x,
+            y,
+            f"{described(x.shape)} -> {described(y.shape)}",
+            from_start=sum(start * step for (_, start, _, _), step in zip(region, read, strict=True)),
+            to_start=sum(to * step for (_, _, _, to), step in zip(region, written, strict=True)),
+        )
 
 
 def concatenation(rows: Rows, operator: Operator) -> None:

@@ -133,6 +133,32 @@ def gather(rows: Rows, operator: Operator) -> None:
     )
 
 
+def gather_nd(rows: Rows, operator: Operator) -> None:
+    """GATHER_ND by one number each: slices along the first axis."""
+    x, y = ends(rows, operator)
+    which = rows.operand(operator, 1, constant=True)
+    if which.dtype != "int32" or which.data is None or not which.shape or which.shape[-1] != 1:
+        raise Refused(f"{which.name!r} is {which.dtype} {list(which.shape)}, not int32 with one number for each slice")
+    if (*which.shape[:-1], *x.shape[1:]) != y.shape:
+        raise Refused(f"{list(x.shape)} by {list(which.shape)} is not {list(y.shape)}")
+    if not ((which.data >= 0) & (which.data < x.shape[0])).all():
+        raise Refused(f"{which.name!r} holds numbers outside of {x.shape[0]}")
+    rows.add(
+        "ep_gather",
+        "ep_gather_plan",
+        {
+            "batches": 1,
+            "outer": 1,
+            "size": x.shape[0],
+            "count": which.data.size,
+            "bytes": prod(x.shape[1:]) * np.dtype(x.dtype).itemsize,
+        },
+        [x.index, which.index],
+        y.index,
+        f"{described(x.shape)} by {described(which.shape)} -> {described(y.shape)}",
+    )
+
+
 def cast(rows: Rows, operator: Operator) -> None:
     """CAST between integers; what only chooses from tables is not made."""
     x, y = rows.operand(operator, 0, constant=False), rows.values[operator.outputs[0]]

@@ -21,8 +21,11 @@ Line = Callable[[int, int, bool, bool], np.ndarray]
 def resize_nearest(rows: Rows, operator: Operator) -> None:
     """Which row and column each output takes, in float32 as TFLite Micro does."""
     x, y = ends(rows, operator)
-    rows.int8(x)
-    _resize(rows, operator, x, y, "ep_resize_nearest", "ep_resize", _nearest)
+    if x.dtype not in ("int8", "int16"):
+        raise Refused(f"{x.name!r} is {x.dtype}, not int8 or int16")
+    rows.quantized(x, x.dtype)
+    pixel = {"pixel_bytes": x.shape[-1] * np.dtype(x.dtype).itemsize}
+    _resize(rows, operator, x, y, "ep_resize_nearest", "ep_resize", pixel, _nearest)
 
 
 def resize_bilinear(rows: Rows, operator: Operator) -> None:
@@ -30,10 +33,19 @@ def resize_bilinear(rows: Rows, operator: Operator) -> None:
     x, y = rows.operand(operator, 0), rows.values[operator.outputs[0]]
     if rows.int8(x) != rows.int8(y):
         raise Refused("input and output have different scales")
-    _resize(rows, operator, x, y, "ep_resize_bilinear", "ep_bilinear", _between)
+    _resize(rows, operator, x, y, "ep_resize_bilinear", "ep_bilinear", {"channels": x.shape[-1]}, _between)
 
 
-def _resize(rows: Rows, operator: Operator, x: Value, y: Value, kernel: str, structure: str, line: Line) -> None:
+def _resize(
+    rows: Rows,
+    operator: Operator,
+    x: Value,
+    y: Value,
+    kernel: str,
+    structure: str,
+    pixel: dict[str, int],
+    line: Line,
+) -> None:
     if len(x.shape) != 4 or len(y.shape) != 4 or (x.shape[0], x.shape[3]) != (y.shape[0], y.shape[3]):
         raise Refused(f"{list(x.shape)} becomes {list(y.shape)}")
     if tuple(rows.integers(operator, 1)) != y.shape[1:3]:
@@ -46,7 +58,7 @@ def _resize(rows: Rows, operator: Operator, x: Value, y: Value, kernel: str, str
             "batches": x.shape[0],
             "in_h": x.shape[1],
             "in_w": x.shape[2],
-            "channels": x.shape[3],
+            **pixel,
             "out_h": y.shape[1],
             "out_w": y.shape[2],
             "rows": "rows",

@@ -102,7 +102,7 @@ typedef struct {
 typedef struct {
   const int16_t *rows;    /* [out_h]: the input row of each output row */
   const int16_t *columns; /* [out_w] */
-  uint16_t batches, in_h, in_w, channels, out_h, out_w;
+  uint16_t batches, in_h, in_w, pixel_bytes, out_h, out_w;
 } ep_resize;
 
 typedef struct {
@@ -134,7 +134,7 @@ void ep_sub(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *ou
 void ep_mul(const ep_binary *layer, const int8_t *a, const int8_t *b, int8_t *out);
 void ep_copy(const ep_move *layer, const void *in, void *out);
 void ep_fill(int8_t value, int32_t count, void *out);
-void ep_resize_nearest(const ep_resize *layer, const int8_t *in, int8_t *out);
+void ep_resize_nearest(const ep_resize *layer, const void *in, void *out);
 /* Any function of one int8: out[i] = table[in[i] + 128]. */
 void ep_lookup(const int8_t table[256], int32_t count, const int8_t *in, int8_t *out);
 void ep_softmax(const ep_softmax_plan *layer, const int8_t *in, int8_t *out);

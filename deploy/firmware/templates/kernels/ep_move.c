@@ -24,11 +24,13 @@ void ep_copy(const ep_move *p, const void *source, void *target) {
 
 void ep_fill(int8_t value, int32_t count, void *out) { memset(out, value, (size_t)count); }
 
-void ep_resize_nearest(const ep_resize *p, const int8_t *in, int8_t *out) {
-  for (int32_t batch = 0; batch < p->batches; ++batch, in += p->in_h * p->in_w * p->channels)
+void ep_resize_nearest(const ep_resize *p, const void *in, void *out) {
+  const int8_t *image = in;
+  int8_t *to = out;
+  for (int32_t batch = 0; batch < p->batches; ++batch, image += p->in_h * p->in_w * p->pixel_bytes)
     for (int32_t y = 0; y < p->out_h; ++y)
-      for (int32_t x = 0; x < p->out_w; ++x, out += p->channels)
-        memcpy(out, in + (p->rows[y] * p->in_w + p->columns[x]) * p->channels, (size_t)p->channels);
+      for (int32_t x = 0; x < p->out_w; ++x, to += p->pixel_bytes)
+        memcpy(to, image + (p->rows[y] * p->in_w + p->columns[x]) * p->pixel_bytes, (size_t)p->pixel_bytes);
 }
 
 void ep_fill_16(int16_t value, int32_t count, int16_t *out) {
