@@ -19,8 +19,8 @@ from edgepress.compress.quantize.graph.absorb import Origin, absorb
 from edgepress.compress.quantize.graph.constants import fetch, fold_constants, fold_what_follows_the_batch, store
 from edgepress.compress.quantize.graph.layers import LAYERS, argument, weight_and_bias
 from edgepress.compress.quantize.graph.trace import place_of, quiet, trace
+from edgepress.compress.quantize.operators.attention import rewrite_masks, widen_long_softmax
 from edgepress.compress.quantize.operators.build import rewrite_operators
-from edgepress.compress.quantize.operators.masks import rewrite_masks
 from edgepress.compress.quantize.operators.response_norm import pool_instead_of_mean, rewrite_response_norm
 from edgepress.compress.quantize.operators.table import FOR_CONVERTERS, FOR_INTEGERS
 from edgepress.compress.quantize.operators.written_norms import rewrite_written_norms
@@ -99,6 +99,8 @@ def fold(model: nn.Module, example_inputs: Any, for_integers: bool = True) -> Fo
         rewrite_masks(traced)
         rewrite_written_norms(traced)
     moved = rewrite_operators(traced, {**FOR_CONVERTERS, **FOR_INTEGERS} if for_integers else FOR_CONVERTERS)
+    if for_integers:
+        widen_long_softmax(traced)
     origins = _origins_after(graph, origins, moved)
     pool_instead_of_mean(traced)
     graph.eliminate_dead_code()

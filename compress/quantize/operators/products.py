@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from edgepress.compress.quantize.graph.layers import argument, aten
+from edgepress.compress.quantize.operators.attention import LEAST
 from edgepress.compress.quantize.operators.build import Builder, shape_of
-from edgepress.compress.quantize.operators.masks import LEAST
 
 
 def product(build: Builder, node: fx.Node) -> fx.Node | None:

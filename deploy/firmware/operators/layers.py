@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgepress.compress.quantize.operators.attention import LONGEST
 from edgepress.deploy.firmware.lowering.context import (
     Refused,
     Rows,
@@ -25,8 +26,6 @@ _FAST_SUM, _LARGEST_SUM = 1 << 30, 1 << 31
 _FURTHEST_FAST_SHIFT = -22
 #: Two bits beside each multiplier say how far the channel's shift is below the layer's largest.
 _WIDEST_SPREAD = 3
-#: Above this, TFLite Micro's softmax may abort, depending on the values.
-_LARGEST_DEPTH = 511
 #: A plane of a depthwise convolution is cut into bands that take at most this much, where one row allows it.
 _PLANE_BYTES = 2048
 
@@ -343,8 +342,8 @@ def softmax(rows: Rows, operator: Operator) -> None:
     if not x.shape or x.shape != y.shape:
         raise Refused(f"{list(x.shape)} becomes {list(y.shape)}")
     depth = x.shape[-1]
-    if depth > _LARGEST_DEPTH:
-        raise Refused(f"it is over {depth} values; up to {_LARGEST_DEPTH} are certain to be in range")
+    if depth > LONGEST:
+        raise Refused(f"it is over {depth} values; up to {LONGEST} are certain to be in range")
     try:
         table = exponentials(in_scale, operator.option("beta", 0.0))
     except (NoTable, ValueError) as reason:

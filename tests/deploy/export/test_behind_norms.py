@@ -1,4 +1,4 @@
-"""Norms give 16 bits; what stands behind one and has 8 bits alone on some runtime reads 8."""
+"""Norms give 16 bits; what stands behind one and has 8 bits alone on some runtime reads 8. A long softmax needs 16."""
 
 from __future__ import annotations
 
@@ -71,3 +71,30 @@ def test_thresholds_behind_norms_compare_real_values(sign, tmp_path):
     """LiteRT compares int16 of two scales as if they had one: half of the image was halved that should not be."""
     made = exported(lambda x: torch.where(sign * x > 0.1, x, x * 0.5), tmp_path)
     assert all(figures["max_lsb"] <= 3 for figures in made.manifest["parity"]["runtimes"].values())
+
+
+class Attention(nn.Module):
+    """Of 520 places, all alike to each: exponentials that sum up to more than 512."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Conv1d(8, 48, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.project(x).transpose(1, 2).split(16, 2)
+        return nn.functional.scaled_dot_product_attention(0.01 * query, key, value)
+
+
+def test_a_softmax_over_many_values_has_16_bits_and_aborts_nothing(tmp_path):
+    torch.manual_seed(0)
+    net, x = Attention().eval(), torch.randn(8, 8, 520)
+    quantized = quantize_model(net, x[:1], [x])
+    made = export_model(quantized, x[:1], tmp_path / "net.tflite", samples=x)
+    file = read_tflite(made.path)
+    [softmax] = [operator for operator in file.operators if operator.code == "SOFTMAX"]
+    assert file.tensors[softmax.outputs[0]].dtype == "int16"
+    assert [figures.get("skipped") for figures in made.manifest["parity"]["runtimes"].values()] == [None] * 3
+    lower(made.path)
+    with torch.no_grad():  # means over all places, which 8 bits (a step is 1/256, each weight 1/520) give as 0 or twice
+        expected = net(x)
+        assert float((quantized.model(x) - expected).square().mean()) < 0.1 * float(expected.square().mean())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks of attention that a network writes by hand: minus infinity, or a number far below, where nothing may be seen.
+"""What attention has 16 bits for: masks that a network writes by hand, and a softmax over many values.
 
-As they stand they would leave a range no steps: in 8 bits, [-1e9, 10] has one value for all scores. exp of the least
-that is added here is 0 in any float beside exp of a score, and 16 bits hold it and the scores.
+A mask is minus infinity, or a number far below, where nothing may be seen. As it stands it would leave a range no
+steps: in 8 bits, [-1e9, 10] has one value for all scores. exp of the least that is added here is 0 in any float beside
+exp of a score, and 16 bits hold it and the scores.
 """
 
 # torch.fx types what a node is called with as a union of all that could be: its members say nothing here.
@@ -21,7 +22,11 @@ from edgepress.compress.quantize.operators.build import WANTED_SCHEME, Builder
 
 #: Stands for minus infinity.
 LEAST = -64.0
+#: Most values of a softmax in 8 bits. Where their exponentials sum up to 512, the kernels of TFLite Micro and LiteRT's
+#: reference shift by more than 31 and abort the process; and the step is 1/256, where most of so many values are less.
+LONGEST = 511
 _SOFTMAX = {aten.softmax.int, aten._softmax.default}
+_PRODUCTS = {aten.matmul.default, aten.bmm.default, aten.mm.default}
 #: May stand between the mask and the softmax: they only name the axes anew.
 _RESHAPING = {aten.view.default, aten.reshape.default, aten.unsqueeze.default, aten.squeeze.dim, aten.unflatten.int}
 
@@ -46,6 +51,23 @@ def rewrite_masks(module: fx.GraphModule) -> None:
         module.graph.erase_node(node)
         for entry in way:
             entry.meta[WANTED_SCHEME] = "a16w8"
+
+
+def widen_long_softmax(module: fx.GraphModule) -> None:
+    """Give a softmax over more values than `LONGEST` 16 bits, and the products that read it."""
+    for node in module.graph.nodes:
+        value = node.meta.get("val")
+        if node.target not in _SOFTMAX or not isinstance(value, torch.Tensor):
+            continue
+        size = value.shape[int(node.args[1])]
+        if not isinstance(size, int) or size <= LONGEST:
+            continue
+        wide = [node]
+        while wide:
+            own = wide.pop()
+            own.meta[WANTED_SCHEME] = "a16w8"
+            if own.target not in _PRODUCTS:
+                wide += [user for user in own.users if user.target in {*_RESHAPING, *_PRODUCTS, aten.expand.default}]
 
 
 def _scores_and_mask(module: fx.GraphModule, node: Any) -> tuple[fx.Node, torch.Tensor] | None:
