@@ -119,7 +119,8 @@ def prune_and_train(
         and (selection := shaping.selection()) is not None
     ):
         # Chosen anew, other channels would go than those that training has learned to do without.
-        pruned = take_out(shaped, example_inputs, shaping.graph, selection, limits)
+        said = below_the_budget(shaping.graph, selection, limits)
+        pruned = take_out(shaped, example_inputs, shaping.graph, selection, limits, said)
     else:
         pruned = remove_once(shaped, example_inputs, limits, settings, task)
     left = settings.train.epochs - len(history)
@@ -143,6 +144,22 @@ def split_epochs(settings: PruneSettings) -> int:
     if settings.method not in ("admm", "gradual") or epochs < 2 or not settings.shaping_share:
         return 0
     return min(max(1, round(settings.shaping_share * epochs)), epochs - 1)
+
+
+def below_the_budget(graph: ChannelGraph, selection: Selection, limits: Limits) -> tuple[str, ...]:
+    """A note where shaping ends below 99 % of every limit.
+
+    It gives nothing back, and instructions or arenas fall by more than a step where a kernel likes the new widths.
+    """
+    figures = graph.cost(selection)
+    shares = {metric: figures.get(metric) / limit for metric, limit in limits.budgets().items() if limit}
+    nearest = max(shares, key=shares.__getitem__, default=None)
+    if nearest is None or shares[nearest] >= 0.99:
+        return ()
+    return (
+        f"{nearest} is at {100 * shares[nearest]:.2f} % of its limit: what training took away does not come back, "
+        "even where some of it would fit; one-shot pruning may come nearer",
+    )
 
 
 def make_shaping(

@@ -13,6 +13,7 @@ from torch import nn
 from edgepress.compress.prune.coupling.channels import find_groups
 from edgepress.compress.prune.schedules.gradual import Gradual
 from edgepress.compress.prune.schedules.trainers import (
+    below_the_budget,
     data_scoring,
     importance_for,
     prune_and_train,
@@ -39,6 +40,16 @@ def test_the_budget_falls_geometrically_from_the_dense_cost(network):
     assert gradual.limits_at(0.5).macs == pytest.approx(dense / 2, rel=0.01)
     assert gradual.limits_at(1.0).macs == dense // 4
     assert gradual.limits_at(0.5).params == 10**9  # binds nothing, so that it stays as it is
+
+
+def test_shaping_that_ends_below_its_budget_says_so(network):
+    graph = find_groups(network, EXAMPLE)
+    whole = tuple(np.ones(group.size, bool) for group in graph.groups)
+    dense = cost_of(network, EXAMPLE).macs
+    assert below_the_budget(graph, whole, Limits(macs=dense)) == ()
+    assert below_the_budget(graph, whole, Limits(macs=2 * dense, params=graph.cost(whole).get("params"))) == ()
+    [said] = below_the_budget(graph, whole, Limits(macs=2 * dense, params=10**9))
+    assert said.startswith("macs is at 50.00 % of its limit: ")
 
 
 def test_removed_channels_stay_at_zero_and_only_become_more(network):
