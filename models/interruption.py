@@ -100,6 +100,10 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     os.environ[_PARENT] = str(os.getpid())
     received: list[int] = []
 
+    def end_children() -> None:
+        children.update(descendants(before))
+        _end(children)
+
     def interrupt(number: int, frame: FrameType | None) -> None:
         received.append(number)
         signal.default_int_handler(number, frame)
@@ -120,28 +124,25 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
     wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     _active.append(terminate)
     watch = threading.Thread(
-        target=_watch, args=(reading, done, children, before, last, child, stderr), daemon=True, name="signals"
+        target=_watch, args=(reading, done, end_children, last, child, stderr), daemon=True, name="signals"
     )
     watch.start()
     try:
         yield
     except (KeyboardInterrupt, Terminated, Interrupted):
-        children.update(descendants(before))
-        _end(children)
+        end_children()
         raise
     except SystemExit as error:
         # Ray leaves with the signal's number while it starts, until `restore_handlers` takes its handler back.
         if error.code != signal.SIGTERM:
             raise
-        children.update(descendants(before))
-        _end(children)
+        end_children()
         raise Terminated from error
     except Exception as error:
         if not received:
             raise
         # An extension module that is interrupted while it is imported says that it cannot be.
-        children.update(descendants(before))
-        _end(children)
+        end_children()
         raise (Terminated if received[0] == signal.SIGTERM else Interrupted)() from error
     finally:
         done.set()
@@ -163,8 +164,7 @@ def ended_by_signals(last: Callable[[], None] = lambda: None) -> Iterator[None]:
 def _watch(
     reading: int,
     done: threading.Event,
-    children: dict[int, str],
-    before: dict[int, str],
+    end_children: Callable[[], None],
     last: Callable[[], None],
     child: bool,
     stderr: int,
@@ -178,8 +178,7 @@ def _watch(
     if done.wait(_CHILDS_GRACE_S if child else _GRACE_S):
         return
     number = signal.Signals(byte[0])
-    children.update(descendants(before))
-    _end(children)
+    end_children()
     if not child:
         how = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
         os.write(stderr, f"error: {how}; {KEPT}\n".encode())

@@ -226,12 +226,10 @@ class _Rewriter:
 
         Of int16 LiteRT chooses none, and compares the integers of two scales as they are; TFLite Micro knows neither.
         """
-        given = [self.integers[i] for i in self._computed(operator) if i in self.integers]
-        if not given or len(given) != len(self._computed(operator)):
+        given = [self.integers.get(i) for i in self._computed(operator)]
+        own = given[0] if given else None
+        if own is None or any(integers is None or integers.bits != 8 for integers in given):
             return False
-        if any(integers.bits != 8 for integers in given):
-            return False
-        own = given[0]
         inputs = [self._operand(kind, int(i), own) for i in operator.inputs]
         outputs = [self._activation(int(i), None) for i in operator.outputs]
         self.new.emit_like(operator, version, kind, inputs, outputs)

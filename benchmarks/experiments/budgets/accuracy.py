@@ -126,7 +126,7 @@ def key_of(name: str, row: dict[str, Any] | None, seed: int) -> str:
 def measure(run: Path, rows: Sequence[dict[str, Any]], networks: Sequence[str]) -> None:
     """Train, prune and test what is not there yet."""
     path = run / "accuracy.jsonl"
-    done = {line["key"] for line in lines_of(run)}
+    done = {line["key"] for line in lines_of(path)}
     for name in networks:
         asked: list[dict[str, Any] | None] = [
             None,
@@ -145,15 +145,14 @@ def measure(run: Path, rows: Sequence[dict[str, Any]], networks: Sequence[str]) 
                 append_lines(path, [json.dumps({"key": key, "accuracy": accuracy(model, NETWORKS[name][2])})])
 
 
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    """What was measured."""
-    path = run / "accuracy.jsonl"
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """What was measured, a line each."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def table(run: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each row whose seeds are all there: accuracies of the seeds, those of the dense network first."""
-    found = {line["key"]: line["accuracy"] for line in lines_of(run)}
+    found = {line["key"]: line["accuracy"] for line in lines_of(run / "accuracy.jsonl")}
     asked = [{"network": name} for name in NETWORKS] + list(rows)
     result = []
     for row in asked:

@@ -13,7 +13,9 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from edgepress.benchmarks.experiments.budgets.accuracy import (
     batches_of,
     dense,
     digits,
+    lines_of,
     train,
 )
 from edgepress.benchmarks.experiments.budgets.held import NETWORKS
@@ -54,10 +57,16 @@ def pair(run: Path, name: str, share: float, seed: int) -> dict[str, Any]:
     return {"network": name, "share": share, "seed": seed, "macs": by_macs, "instructions": by_instructions}
 
 
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    """What was measured."""
-    path = run / "against_macs.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+def measured(
+    path: Path, wanted: Iterable[tuple[str, float, int]], pair: Callable[[str, float, int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """All pairs of a file, by network, share and seed, once those that are wanted and missing are measured."""
+    done = {(line["network"], line["share"], line["seed"]) for line in lines_of(path)}
+    for name, share, seed in wanted:
+        if (name, share, seed) not in done:
+            print(f"{name}, {share:.0%}, seed {seed}", file=sys.stderr, flush=True)
+            append_lines(path, [json.dumps(pair(name, share, seed))])
+    return sorted(lines_of(path), key=lambda line: (line["network"], -line["share"], line["seed"]))
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -69,17 +78,11 @@ def main(args: Sequence[str] | None = None) -> None:
     from edgepress.benchmarks.measure.environment import environment
 
     given.run.mkdir(parents=True, exist_ok=True)
-    done = {(line["network"], line["share"], line["seed"]) for line in lines_of(given.run)}
-    for name in given.networks:
-        for share in SHARES:
-            for seed in range(SEEDS):
-                if (name, share, seed) not in done:
-                    print(f"{name}, {share:.0%}, seed {seed}", file=sys.stderr, flush=True)
-                    append_lines(given.run / "against_macs.jsonl", [json.dumps(pair(given.run, name, share, seed))])
+    wanted = product(given.networks, SHARES, range(SEEDS))
+    pairs = measured(given.run / "against_macs.jsonl", wanted, partial(pair, given.run))
     if given.output is not None:
         module = "edgepress.benchmarks.experiments.budgets.against_macs"
         command = shlex.join(["python", "-m", module, *(args or sys.argv[1:])])
-        pairs = sorted(lines_of(given.run), key=lambda line: (line["network"], -line["share"], line["seed"]))
         result = {"schema": SCHEMA, "command": command, "device": DEVICE, "epochs": EPOCHS, "pairs": pairs}
         write_json(given.output, {**result, "environment": environment()})
 

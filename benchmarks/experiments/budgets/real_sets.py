@@ -10,7 +10,6 @@ and every pair is a line of DIR/pairs.jsonl.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepress.benchmarks.experiments.budgets.against_macs import DEVICE
-from edgepress.models.atomic import append_lines, write_json
+from edgepress.benchmarks.experiments.budgets.against_macs import DEVICE, measured
+from edgepress.models.atomic import write_json
 
 SCHEMA, SEEDS = 1, 3
 SHARES = (0.5, 0.25)
@@ -80,12 +79,6 @@ def pair(run: Path, name: str, data: str, share: float, seed: int) -> dict[str, 
     return {"network": name, "share": share, "seed": seed, "macs": by_macs, "instructions": by_instructions}
 
 
-def lines_of(run: Path) -> list[dict[str, Any]]:
-    """What was measured."""
-    path = run / "pairs.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
 def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/budgets-real-sets"), help="keeps trainings and pairs")
@@ -96,16 +89,12 @@ def main(args: Sequence[str] | None = None) -> None:
     from edgepress.benchmarks.measure.environment import environment
 
     given.run.mkdir(parents=True, exist_ok=True)
-    done = {(line["network"], line["share"], line["seed"]) for line in lines_of(given.run)}
-    for name, data in zip(CASES, (given.esc, given.images), strict=True):
-        for seed, share in ((seed, share) for seed in range(SEEDS) for share in SHARES):
-            if data is not None and (name, share, seed) not in done:
-                print(f"{name}, {share:.0%}, seed {seed}", file=sys.stderr, flush=True)
-                append_lines(given.run / "pairs.jsonl", [json.dumps(pair(given.run, name, data, share, seed))])
+    data = dict(zip(CASES, (given.esc, given.images), strict=True))
+    wanted = [(name, share, seed) for name in CASES if data[name] for seed in range(SEEDS) for share in SHARES]
+    pairs = measured(given.run / "pairs.jsonl", wanted, lambda name, *rest: pair(given.run, name, data[name], *rest))
     if given.output is not None:
         module = "edgepress.benchmarks.experiments.budgets.real_sets"
         command = shlex.join(["python", "-m", module, *(args or sys.argv[1:])])
-        pairs = sorted(lines_of(given.run), key=lambda line: (line["network"], -line["share"], line["seed"]))
         cases = {name: asdict(case) for name, case in CASES.items()}
         result = {"schema": SCHEMA, "command": command, "device": DEVICE, "cases": cases, "pairs": pairs}
         write_json(given.output, {**result, "environment": environment()})

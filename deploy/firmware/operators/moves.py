@@ -91,12 +91,7 @@ def pad(rows: Rows, operator: Operator) -> None:
         if x.dtype in ("int8", "int16") and rows.quantized(given, x.dtype) != rows.quantized(y, x.dtype):
             raise Refused("the value has another scale than the output")
         value = given.data.reshape(-1)[0].item()
-    flat = rows.integers(operator, 1)
-    pairs = list(zip(flat[::2], flat[1::2], strict=True))
-    if len(pairs) != len(x.shape) or any(min(pair) < 0 for pair in pairs):
-        raise Refused(f"the paddings {pairs} of {list(x.shape)}")
-    if tuple(size + before + after for size, (before, after) in zip(x.shape, pairs, strict=True)) != y.shape:
-        raise Refused(f"{list(x.shape)} padded by {pairs} is not {list(y.shape)}")
+    pairs = _paddings(rows, operator, x, y)
     if len(pairs) == 4 and pairs[0] == pairs[3] == (0, 0) and value == zero and rows.only_convolved(y.index):
         # Convolutions take positions outside of the image for zero themselves.
         rows.paddings[y.index] = (x, pairs[1][0], pairs[2][0])
@@ -115,19 +110,25 @@ def pad(rows: Rows, operator: Operator) -> None:
     )
 
 
+def _paddings(rows: Rows, operator: Operator, x: Value, y: Value) -> list[tuple[int, int]]:
+    """What is added before and behind along each axis."""
+    flat = rows.integers(operator, 1)
+    pairs = list(zip(flat[::2], flat[1::2], strict=True))
+    if len(pairs) != len(x.shape) or any(min(pair) < 0 for pair in pairs):
+        raise Refused(f"the paddings {pairs} of {list(x.shape)}")
+    if tuple(size + before + after for size, (before, after) in zip(x.shape, pairs, strict=True)) != y.shape:
+        raise Refused(f"{list(x.shape)} padded by {pairs} is not {list(y.shape)}")
+    return pairs
+
+
 def mirror_pad(rows: Rows, operator: Operator) -> None:
     """MIRROR_PAD: the middle, and each edge and corner as a copy that runs backwards."""
     x, y = ends(rows, operator)
     if x.dtype in ("int8", "int16") and rows.quantized(x, x.dtype) != rows.quantized(y, x.dtype):
         raise Refused("input and output have different scales")
-    flat, apart = rows.integers(operator, 1), int(operator.option("mode", 0) == 0)  # REFLECT leaves the edge itself out
-    pairs = list(zip(flat[::2], flat[1::2], strict=True))
-    if len(pairs) != len(x.shape) or any(
-        min(pair) < 0 or max(pair) > size - apart for pair, size in zip(pairs, x.shape, strict=True)
-    ):
+    pairs, apart = _paddings(rows, operator, x, y), int(operator.option("mode", 0) == 0)  # REFLECT leaves the edge out
+    if any(max(pair) > size - apart for pair, size in zip(pairs, x.shape, strict=True)):
         raise Refused(f"the paddings {pairs} of {list(x.shape)}")
-    if tuple(size + before + after for size, (before, after) in zip(x.shape, pairs, strict=True)) != y.shape:
-        raise Refused(f"{list(x.shape)} padded by {pairs} is not {list(y.shape)}")
     # Of each axis: length, where it is read from and in which direction, and where it is written to.
     regions = [
         [

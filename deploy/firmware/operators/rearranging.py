@@ -113,7 +113,21 @@ def gather(rows: Rows, operator: Operator) -> None:
         raise Refused(f"{which.name!r} is {which.dtype}, not int32")
     if not 0 <= batches <= min(axis, len(which.shape)) or x.shape[:batches] != which.shape[:batches]:
         raise Refused(f"{batches} dimensions of {list(x.shape)} and {list(which.shape)} are no batches")
-    if (*x.shape[:axis], *which.shape[batches:], *x.shape[axis + 1 :]) != y.shape:
+    _slices(rows, x, which, which.shape, y, axis, batches)
+
+
+def gather_nd(rows: Rows, operator: Operator) -> None:
+    """GATHER_ND by one number each: slices along the first axis."""
+    x, y = ends(rows, operator)
+    which = rows.operand(operator, 1, constant=True)
+    if which.dtype != "int32" or which.data is None or not which.shape or which.shape[-1] != 1:
+        raise Refused(f"{which.name!r} is {which.dtype} {list(which.shape)}, not int32 with one number for each slice")
+    _slices(rows, x, which, which.shape[:-1], y, 0, 0)
+
+
+def _slices(rows: Rows, x: Value, which: Value, numbers: tuple[int, ...], y: Value, axis: int, batches: int) -> None:
+    """Slices of `x` along an axis by numbers of the shape `numbers`."""
+    if (*x.shape[:axis], *numbers[batches:], *x.shape[axis + 1 :]) != y.shape:
         raise Refused(f"{list(x.shape)} by {list(which.shape)} along axis {axis} is not {list(y.shape)}")
     if which.data is not None and not ((which.data >= 0) & (which.data < x.shape[axis])).all():
         raise Refused(f"{which.name!r} holds numbers outside of {x.shape[axis]}")
@@ -124,34 +138,8 @@ def gather(rows: Rows, operator: Operator) -> None:
             "batches": prod(x.shape[:batches]),
             "outer": prod(x.shape[batches:axis]),
             "size": x.shape[axis],
-            "count": prod(which.shape[batches:]),
+            "count": prod(numbers[batches:]),
             "bytes": prod(x.shape[axis + 1 :]) * np.dtype(x.dtype).itemsize,
-        },
-        [x.index, which.index],
-        y.index,
-        f"{described(x.shape)} by {described(which.shape)} -> {described(y.shape)}",
-    )
-
-
-def gather_nd(rows: Rows, operator: Operator) -> None:
-    """GATHER_ND by one number each: slices along the first axis."""
-    x, y = ends(rows, operator)
-    which = rows.operand(operator, 1, constant=True)
-    if which.dtype != "int32" or which.data is None or not which.shape or which.shape[-1] != 1:
-        raise Refused(f"{which.name!r} is {which.dtype} {list(which.shape)}, not int32 with one number for each slice")
-    if (*which.shape[:-1], *x.shape[1:]) != y.shape:
-        raise Refused(f"{list(x.shape)} by {list(which.shape)} is not {list(y.shape)}")
-    if not ((which.data >= 0) & (which.data < x.shape[0])).all():
-        raise Refused(f"{which.name!r} holds numbers outside of {x.shape[0]}")
-    rows.add(
-        "ep_gather",
-        "ep_gather_plan",
-        {
-            "batches": 1,
-            "outer": 1,
-            "size": x.shape[0],
-            "count": which.data.size,
-            "bytes": prod(x.shape[1:]) * np.dtype(x.dtype).itemsize,
         },
         [x.index, which.index],
         y.index,

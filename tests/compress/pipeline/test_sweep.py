@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -195,13 +196,10 @@ def by_hand(task: SweepTask, folder: Path) -> dict[str, str]:
 
 def with_node(nodes):
     """Another node of one core. Ray waits 30 s for one to start, in which a busy machine may not get that far."""
-    for attempts_left in (2, 1, 0):
-        try:
+    for _ in range(2):
+        with suppress(Exception):
             return nodes.add_node(num_cpus=1)
-        except Exception:
-            if not attempts_left:
-                raise
-    raise AssertionError
+    return nodes.add_node(num_cpus=1)
 
 
 @pytest.mark.slow

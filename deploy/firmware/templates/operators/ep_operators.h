@@ -148,8 +148,8 @@ void ep_two_slopes_16(int32_t positive, int32_t positive_shift, int32_t negative
 void ep_logistic_16(const uint16_t table[256], int32_t multiplier, int32_t shift, int32_t count, const int16_t *in,
                     int16_t *out);
 void ep_tanh_16(const uint16_t table[256], int32_t multiplier, int32_t shift, int32_t count, const int16_t *in, int16_t *out);
-/* 1 / sqrt: of 0 and below the largest. `shift` is of what has 20 more bits. */
 void ep_softmax_16(const ep_softmax_wide *layer, const int16_t *in, int16_t *out);
+/* 1 / sqrt: of 0 and below the largest. `shift` is of what has 20 more bits. */
 void ep_rsqrt_16(int32_t multiplier, int32_t shift, int32_t count, const int16_t *in, int16_t *out);
 
 /* QUANTIZE to another scale, and CAST. */
